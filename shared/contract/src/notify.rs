@@ -1,0 +1,213 @@
+//! Notifications: what other backends publish, and what notify-service is asked, answers and publishes.
+
+use crate::chat::{Head, Range};
+use crate::{NotificationId, Page, Request, Seq, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The JetStream stream of what other backends publish.
+pub const EVENTS_STREAM: &str = "EVENTS";
+/// Its subjects: `events.<type>`.
+pub const EVENTS_SUBJECTS: &str = "events.>";
+/// What stands before the type in them.
+pub const EVENTS_PREFIX: &str = "events.";
+/// The JetStream stream of events that could not be used.
+pub const DEADLETTERS_STREAM: &str = "DEADLETTERS";
+/// Its subjects: `deadletters.<type>`.
+pub const DEADLETTERS_SUBJECTS: &str = "deadletters.>";
+/// What stands before the type in them.
+pub const DEADLETTERS_PREFIX: &str = "deadletters.";
+/// The JetStream stream of what we publish for other backends.
+pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
+/// Its subjects.
+pub const EVENTS_OUT_SUBJECTS: &str = "chat.reported";
+/// The header of a dead letter that says what was wrong.
+pub const REASON_HEADER: &str = "Reason";
+/// Types that no event may have, as frames of other meanings do.
+pub const RESERVED_TYPES: [&str; 5] = ["read", "read_all", "error", "auth", "typing"];
+
+/// A notification, as the contract's frames and pages show it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Notification {
+    /// Its type, such as `payment_completed`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Unique over all inboxes; grows with `seq`.
+    pub notification_id: NotificationId,
+    /// Its place in the user's inbox.
+    pub seq: Seq,
+    /// What it says, in the user's language.
+    pub title: String,
+    /// What it says below the title.
+    pub message: String,
+    /// As published: an object.
+    pub data: Box<RawValue>,
+    /// When it was committed.
+    pub created_at: Timestamp,
+    /// Whether the user has read it.
+    pub is_read: bool,
+    /// How many the user has not read, when this was written or read.
+    pub unread_count: i64,
+    /// The notification that this one supersedes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<NotificationId>,
+}
+
+/// Notifications were read. With `type`, the frame of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "read")]
+pub struct InboxRead {
+    /// The one that was read; with `all`, the last of those.
+    pub notification_id: NotificationId,
+    /// When.
+    pub read_at: Timestamp,
+    /// How many are still unread.
+    pub unread_count: i64,
+    /// Whether all up to that one were read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// notify-service → gateways: what happened in a user's inbox, after its commit. The JSON is the frame of the contract.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum InboxEvent {
+    /// A new notification.
+    Notification(Notification),
+    /// Some were read.
+    Read(InboxRead),
+}
+
+impl InboxEvent {
+    /// Reads an event back.
+    ///
+    /// # Errors
+    /// When it isn't one.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Kind<'a> {
+            r#type: &'a str,
+        }
+        match serde_json::from_slice::<Kind<'_>>(json)?.r#type {
+            "read" => serde_json::from_slice(json).map(Self::Read),
+            _ => serde_json::from_slice(json).map(Self::Notification),
+        }
+    }
+
+    /// The subject of a user's events.
+    pub fn subject_of(user: UserId) -> String {
+        format!("notify.event.{user}")
+    }
+}
+
+/// A page of a user's inbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageNotifications {
+    /// Whose inbox.
+    pub user_id: UserId,
+    /// Which part.
+    pub range: Range,
+    /// How many at most; 0 only asks for the head.
+    pub limit: u16,
+    /// Only what is unread.
+    #[serde(default)]
+    pub unread: bool,
+    /// The language last seen for the user, to be remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lang: Option<String>,
+}
+
+impl Request for PageNotifications {
+    const SUBJECT: &'static str = "notify.notifications.page";
+    type Reply = NotificationPage;
+}
+
+/// The answer to [`PageNotifications`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NotificationPage {
+    /// The notifications.
+    pub page: Page<Notification>,
+    /// The last of the inbox.
+    pub head: Head,
+    /// How many are unread.
+    pub unread_count: i64,
+}
+
+/// gateway → notify-service: a user has read one notification, or all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkNotification {
+    /// Whose.
+    pub user_id: UserId,
+    /// Which; `None`: all there are.
+    pub notification_id: Option<NotificationId>,
+}
+
+impl Request for MarkNotification {
+    const SUBJECT: &'static str = "notify.notifications.read";
+    /// What was read; `None` from an empty inbox.
+    type Reply = Option<InboxRead>;
+}
+
+/// gateway → notify-service: where do these inboxes end?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxHeads {
+    /// At most [`crate::limits::HEADS_MAX`].
+    pub users: Vec<UserId>,
+}
+
+impl Request for InboxHeads {
+    const SUBJECT: &'static str = "notify.heads";
+    type Reply = Vec<InboxHead>;
+}
+
+/// One answer of [`InboxHeads`]; inboxes that were never written to are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxHead {
+    /// Whose.
+    pub user_id: UserId,
+    /// The last `seq`.
+    pub seq: Seq,
+    /// How many are unread.
+    pub unread_count: i64,
+}
+
+/// A plain event's body, as backends publish it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct EventBody {
+    /// One user.
+    #[serde(default)]
+    pub user_id: Option<UserId>,
+    /// Or several: at most [`crate::limits::EVENT_USERS_MAX`].
+    #[serde(default)]
+    pub user_ids: Option<Vec<UserId>>,
+    /// An object, passed on as it is.
+    #[serde(default)]
+    pub data: Option<Box<RawValue>>,
+    /// Notifies a user once, however often it arrives.
+    #[serde(default)]
+    pub event_id: Option<String>,
+    /// Instead of the catalogue's.
+    #[serde(default)]
+    pub title: Option<String>,
+    /// Instead of the catalogue's.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// The language of the text.
+    #[serde(default)]
+    pub lang: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_the_frame_of_the_contract() {
+        let shown = r#"{"type":"payment_completed","notification_id":31,"seq":4,"title":"Paiement confirmé","message":"Votre paiement a été traité","data":{"payment_id":789},"created_at":"2025-12-09T10:30:00.123456Z","is_read":false,"unread_count":3}"#;
+        let read = r#"{"type":"read","notification_id":31,"read_at":"2025-12-09T10:30:00.123456Z","unread_count":0}"#;
+        for json in [shown, read] {
+            let event = InboxEvent::parse(json.as_bytes()).unwrap();
+            assert_eq!(serde_json::to_string(&event).unwrap(), json);
+        }
+    }
+}
