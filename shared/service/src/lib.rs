@@ -1,1 +1,18 @@
-//! stub
+//! What every service does alike: boot, configuration, NATS, Postgres, health, metrics, logs, shutdown.
+//!
+//! Names no rule of chat and no table.
+
+pub mod admin;
+pub mod backoff;
+pub mod boot;
+pub mod bus;
+pub mod config;
+pub mod endpoints;
+pub mod postgres;
+pub mod streams;
+
+pub use admin::Admin;
+pub use backoff::Backoff;
+pub use boot::main;
+pub use bus::{Bus, RequestError};
+pub use endpoints::Endpoints;

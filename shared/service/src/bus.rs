@@ -1,0 +1,327 @@
+//! NATS, as a service sees it: typed events and requests.
+
+use crate::{Backoff, config};
+use anyhow::Context;
+use async_nats::{
+    Client, ConnectOptions, Event as ClientEvent, RequestErrorKind, Subscriber, connection::State,
+};
+use bytes::Bytes;
+use contract::{Code, Event, Refusal, Request};
+use futures_util::StreamExt;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// The oldest nats-server that takes every setting we use; older ones ignore some of them in silence.
+const SERVER_AT_LEAST: (i64, i64, i64) = (2, 11, 0);
+/// Bytes of a payload that fits NATS' default limit of 1 MiB with room for headers.
+pub const PAYLOAD_BYTES: usize = 900 * 1024;
+
+/// A connection to NATS that comes back by itself. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    client: Client,
+    jetstream: async_nats::jetstream::Context,
+    doubts: Arc<watch::Sender<u64>>,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The service said no.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// No replica of the service is there.
+    #[error("no service listens on {0}")]
+    NoResponders(&'static str),
+    /// None answered in time: it may have been done or not.
+    #[error("no answer on {0} in time")]
+    TimedOut(&'static str),
+    /// It could not be asked.
+    #[error("ask on {0}")]
+    Failed(&'static str, #[source] async_nats::Error),
+    /// The answer, or the question, can't be read.
+    #[error("payload of {0}")]
+    Payload(&'static str, #[source] serde_json::Error),
+}
+
+impl RequestError {
+    /// Whether asking again may help. What is asked must bear being done twice.
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => matches!(refusal.code, Code::Unavailable),
+            Self::NoResponders(_) | Self::TimedOut(_) | Self::Failed(..) => true,
+            Self::Payload(..) => false,
+        }
+    }
+
+    /// What a client is told.
+    pub fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Payload(..) => Refusal::new(Code::Internal, "a fault of the server"),
+            _ => Refusal::unavailable(),
+        }
+    }
+}
+
+impl Bus {
+    /// Connects, and says every few seconds that it still tries; `None` when the token is cancelled first.
+    ///
+    /// # Errors
+    /// When the configuration can't be used: a retry would not help.
+    pub async fn connect(
+        name: &str,
+        config: &config::Nats,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
+        let servers: Vec<async_nats::ServerAddr> = config
+            .nats_url
+            .split(',')
+            .map(|url| url.trim().parse().context("NATS_URL is not a list of NATS addresses"))
+            .collect::<anyhow::Result<_>>()?;
+        let doubts = Arc::new(watch::Sender::new(0));
+        loop {
+            let options = options(name, config, doubts.clone()).await?;
+            let connected = tokio::select! {
+                connected = options.connect(&servers[..]) => connected,
+                () = shutdown.cancelled() => return Ok(None),
+            };
+            match connected {
+                Ok(client) => return Ok(Some(Self::new(client, doubts))),
+                Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS"),
+            }
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = shutdown.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    fn new(client: Client, doubts: Arc<watch::Sender<u64>>) -> Self {
+        let (major, minor, patch) = SERVER_AT_LEAST;
+        if !client.is_server_compatible(major, minor, patch) {
+            let version = client.server_info().version;
+            tracing::warn!(version, "this nats-server is too old: {major}.{minor} or later is needed");
+        }
+        tracing::info!(server = client.server_info().server_name, "connected to NATS");
+        let mut jetstream = async_nats::jetstream::new(client.clone());
+        jetstream.set_timeout(Duration::from_secs(5));
+        Self { client, jetstream, doubts }
+    }
+
+    /// The client below, for what has no typed form.
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// JetStream over the same connection.
+    pub const fn jetstream(&self) -> &async_nats::jetstream::Context {
+        &self.jetstream
+    }
+
+    /// Changes whenever events may have been lost: the connection broke or came back, or a subscription overflowed.
+    pub fn doubts(&self) -> watch::Receiver<u64> {
+        self.doubts.subscribe()
+    }
+
+    /// Whether the connection stands, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Publishes to whoever listens now. Waits only while the client's own queue is full.
+    ///
+    /// # Errors
+    /// When the client is closed, or the payload too large.
+    pub async fn publish<E: Event>(&self, event: &E) -> anyhow::Result<()> {
+        let payload = serde_json::to_vec(event).context("encode an event")?;
+        self.publish_bytes(event.subject(), payload.into()).await
+    }
+
+    /// Publishes bytes.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn publish_bytes(&self, subject: String, payload: Bytes) -> anyhow::Result<()> {
+        self.client.publish(subject, payload).await.context("publish")
+    }
+
+    /// Asks one replica of a service.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is a refusal.
+    pub async fn request<R: Request>(
+        &self,
+        question: &R,
+        within: Duration,
+    ) -> Result<R::Reply, RequestError> {
+        let payload =
+            serde_json::to_vec(question).map_err(|error| RequestError::Payload(R::SUBJECT, error))?;
+        let answer = self.request_bytes(R::SUBJECT, payload.into(), within).await?;
+        serde_json::from_slice(&answer).map_err(|error| RequestError::Payload(R::SUBJECT, error))
+    }
+
+    /// Asks one replica of a service again and again while that may help, at most for `within` altogether.
+    /// What is asked must bear being done twice.
+    ///
+    /// # Errors
+    /// The last one.
+    pub async fn request_until<R: Request>(
+        &self,
+        question: &R,
+        within: Duration,
+    ) -> Result<R::Reply, RequestError> {
+        let deadline = tokio::time::Instant::now() + within;
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let error = match self.request(question, left.min(ATTEMPT)).await {
+                Err(error) if error.is_passing() => error,
+                ended => return ended,
+            };
+            let delay = backoff.delay();
+            if tokio::time::Instant::now() + delay >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn request_bytes(
+        &self,
+        subject: &'static str,
+        payload: Bytes,
+        within: Duration,
+    ) -> Result<Bytes, RequestError> {
+        if !self.is_connected() {
+            // Queued in the client it might be done long after the caller gave up.
+            return Err(RequestError::NoResponders(subject));
+        }
+        let request = async_nats::Request::new().payload(payload).timeout(Some(within));
+        let answer =
+            self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
+                RequestErrorKind::NoResponders => RequestError::NoResponders(subject),
+                RequestErrorKind::TimedOut => RequestError::TimedOut(subject),
+                _ => RequestError::Failed(subject, error.into()),
+            })?;
+        match answer.headers.as_ref().and_then(|headers| headers.get(async_nats::service::NATS_SERVICE_ERROR))
+        {
+            Some(refusal) => Err(RequestError::Refused(Refusal::from_header(refusal.as_str()))),
+            None => Ok(answer.payload),
+        }
+    }
+
+    /// Listens to a subject; `*` and `>` are wildcards.
+    ///
+    /// # Errors
+    /// When the client is closed.
+    pub async fn subscribe(&self, subject: String) -> anyhow::Result<Subscriber> {
+        self.client.subscribe(subject).await.context("subscribe")
+    }
+
+    /// Shares a subject with the other replicas of this service: each payload goes to one of them.
+    ///
+    /// # Errors
+    /// When the client is closed.
+    pub async fn share<E: Event>(&self, group: &str) -> anyhow::Result<Subscriber> {
+        self.client.queue_subscribe(E::PATTERN, group.to_owned()).await.context("subscribe")
+    }
+
+    /// Whether what this process publishes comes back to it through NATS.
+    ///
+    /// # Errors
+    /// When it doesn't, within 2 s.
+    pub async fn round_trip(&self) -> anyhow::Result<()> {
+        let there_and_back = async {
+            let inbox = self.client.new_inbox();
+            let mut subscriber = self.client.subscribe(inbox.clone()).await?;
+            self.client.publish(inbox, Bytes::new()).await?;
+            subscriber.next().await.context("the subscription ended")
+        };
+        timeout(Duration::from_secs(2), there_and_back)
+            .await
+            .context("nothing came back from NATS in 2 s")??;
+        Ok(())
+    }
+
+    /// Sends what is queued and closes the connection; waits 5 s at most.
+    pub async fn close(&self) {
+        let drained = timeout(Duration::from_secs(5), async {
+            self.client.flush().await.ok();
+            self.client.drain().await.ok();
+        });
+        if drained.await.is_err() {
+            tracing::warn!("NATS did not take what was queued in time");
+        }
+    }
+}
+
+/// How long one attempt of [`Bus::request_until`] waits: a replica that was killed after it took a request never answers.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+
+async fn options(
+    name: &str,
+    config: &config::Nats,
+    doubts: Arc<watch::Sender<u64>>,
+) -> anyhow::Result<ConnectOptions> {
+    let options = match &config.nats_creds {
+        Some(file) => ConnectOptions::with_credentials_file(file)
+            .await
+            .context("NATS_CREDS names a file that can't be read")?,
+        None => ConnectOptions::new(),
+    };
+    Ok(options
+        .name(name)
+        .connection_timeout(Duration::from_secs(3))
+        .ping_interval(Duration::from_secs(3))
+        .reconnect_delay_callback(|attempt| {
+            let step = Duration::from_millis(100) * u32::try_from(attempt.min(20)).unwrap_or(20);
+            step.mul_f64(0.5 + fastrand::f64() / 2.0)
+        })
+        .event_callback(move |event| {
+            let doubts = doubts.clone();
+            async move { note(&event, &doubts) }
+        }))
+}
+
+fn note(event: &ClientEvent, doubts: &watch::Sender<u64>) {
+    match event {
+        ClientEvent::Connected => metrics::counter!("nats_connects_total").increment(1),
+        ClientEvent::Disconnected => tracing::warn!("lost NATS; reconnecting"),
+        ClientEvent::SlowConsumer(_) => {
+            metrics::counter!("nats_dropped_total").increment(1);
+        }
+        ClientEvent::ServerError(error) => tracing::warn!(%error, "NATS reported an error"),
+        ClientEvent::ClientError(error) => tracing::warn!(%error, "the NATS client reported an error"),
+        _ => {}
+    }
+    if matches!(event, ClientEvent::Connected | ClientEvent::Disconnected | ClientEvent::SlowConsumer(_)) {
+        doubts.send_modify(|count| *count += 1);
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Bytes of a text in JSON, at most: what a payload's size is estimated with.
+pub fn json_len(text: &str) -> usize {
+    let extra: usize = text
+        .bytes()
+        .map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+            0..=0x1f => 5,
+            _ => 0,
+        })
+        .sum();
+    text.len() + extra + 2
+}

@@ -1,0 +1,114 @@
+//! Postgres: a pool on one schema, migrated, that waits for a database which isn't there yet.
+
+use crate::{Backoff, config};
+use anyhow::Context;
+use sqlx::{
+    ConnectOptions, Connection, Executor, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{str::FromStr, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Connects to this service's own schema and brings it up to date, saying every few seconds that it still tries;
+/// `None` when the token is cancelled first. Replicas that start at once wait for each other's migrations.
+///
+/// # Errors
+/// When the configuration can't be used, or a migration fails for a reason that will not pass.
+pub async fn open(
+    schema: &'static str,
+    migrations: &Migrator,
+    config: &config::Database,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<PgPool>> {
+    let options = PgConnectOptions::from_str(&config.database_url)
+        .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not an address of Postgres"))?
+        .application_name(schema)
+        .options([("search_path", schema)])
+        .log_statements(tracing::log::LevelFilter::Trace);
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
+    loop {
+        let prepared = tokio::select! {
+            prepared = prepare(schema, migrations, &options) => prepared,
+            () = shutdown.cancelled() => return Ok(None),
+        };
+        match prepared {
+            Ok(()) => break,
+            Err(error) if error.chain().any(is_passing) => {
+                tracing::warn!(error = format!("{error:#}"), "waiting for Postgres");
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+    let pool = PgPoolOptions::new()
+        .max_connections(config.database_connections)
+        .acquire_timeout(Duration::from_secs(2))
+        // A ping before each use costs a round trip; a broken connection shows itself, and every caller retries.
+        .test_before_acquire(false)
+        .connect_lazy_with(options);
+    Ok(Some(pool))
+}
+
+async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions) -> anyhow::Result<()> {
+    let mut connection = options.connect().await.context("connect to Postgres")?;
+    let known: Option<bool> = sqlx::query_scalar("select true from pg_namespace where nspname = $1")
+        .bind(schema)
+        .fetch_optional(&mut connection)
+        .await
+        .context("look for the schema")?;
+    if known.is_none() {
+        // The name is one of ours. Two replicas may both come here: the one that is late is told so.
+        let created =
+            connection.execute(sqlx::AssertSqlSafe(format!("create schema if not exists {schema}"))).await;
+        if let Err(error) = created
+            && !error.as_database_error().is_some_and(|error| error.is_unique_violation())
+        {
+            return Err(error).context("create the schema");
+        }
+    }
+    migrations.run(&mut connection).await.context("migrate the schema")?;
+    connection.close().await.ok();
+    Ok(())
+}
+
+/// Whether an error may pass by itself: the connection, or a server that starts, stops or is busy.
+fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<sqlx::Error>() {
+        Some(error) => is_passing_error(error),
+        None => error.downcast_ref::<std::io::Error>().is_some(),
+    }
+}
+
+/// Whether doing it again may help.
+pub fn is_passing_error(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed => true,
+        // Connection exceptions, serialization and deadlock, out of resources, operator intervention, system errors
+        // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+                || code == "25006"
+        }),
+        _ => false,
+    }
+}
+
+/// Whether Postgres answers.
+///
+/// # Errors
+/// When it doesn't, within 2 s.
+pub async fn answers(pool: &PgPool) -> anyhow::Result<()> {
+    let select = sqlx::query("select 1").execute(pool);
+    tokio::time::timeout(Duration::from_secs(2), select)
+        .await
+        .context("Postgres does not answer within 2 s")??;
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! JetStream streams: made where they are missing.
+
+use crate::{Backoff, Bus};
+use async_nats::jetstream::stream::Config;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Makes sure that a stream is there, as often as it takes. What an operator has changed in one that exists stays.
+pub async fn ensure(bus: &Bus, config: Config, shutdown: &CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
+    while !shutdown.is_cancelled() {
+        match bus.jetstream().get_or_create_stream(config.clone()).await {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(
+                    stream = config.name,
+                    error = crate::bus::chain(&error),
+                    "waiting for JetStream"
+                );
+            }
+        }
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
