@@ -1,1 +1,19 @@
-//! stub
+//! Real nats-server and real Postgres, for tests and for the local stack of `cargo xtask up`.
+//!
+//! Nothing here is part of a release build of a service. Every server listens on loopback only, has its data in a
+//! folder of its own, and ends with the process that started it, however that process ends.
+
+pub mod database;
+pub mod nats;
+pub mod place;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod provision;
+mod server;
+
+pub use database::TestDatabase;
+pub use nats::{NatsOptions, NatsServer};
+pub use ports::free_port;
+pub use postgres::{Postgres, PostgresOptions};
+pub use process::{Child, Output, Program, Signal};

@@ -1,0 +1,206 @@
+//! A real nats-server with JetStream.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+use crate::{
+    place,
+    ports::free_port,
+    process::{Child, Output, Program, Signal},
+    provision,
+    server::{self, Started},
+};
+
+/// How a [`NatsServer`] is to run. The default is what a test wants.
+#[derive(Debug, Clone, Default)]
+pub struct NatsOptions {
+    /// Where its data is kept; in a temporary folder, gone with the server, where none is given.
+    pub data: Option<PathBuf>,
+    /// The port; a free one where none is given.
+    pub port: Option<u16>,
+    /// Whether JetStream acknowledges only what is safely on the disk, as it should wherever data matters. Unless
+    /// set, that is within two minutes, which outlives a kill -9 of the server but not of the machine.
+    pub durable: bool,
+    /// Where its log goes; to a file beside its data unless set.
+    pub output: Option<Output>,
+    /// More lines of its configuration file.
+    pub configuration: String,
+}
+
+/// A nats-server of one's own, on loopback. Dropped, it is gone.
+///
+/// It notices a client that has stalled within about ten seconds.
+#[derive(Debug)]
+pub struct NatsServer {
+    program: PathBuf,
+    options: NatsOptions,
+    port: u16,
+    folder: PathBuf,
+    child: Child, // Before `_temporary`: dropped first.
+    _temporary: Option<TempDir>,
+}
+
+impl NatsServer {
+    /// Starts one for a test; it answers when this returns.
+    ///
+    /// # Errors
+    /// When nats-server can't be had, or doesn't start.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(NatsOptions::default()).await
+    }
+
+    /// Starts one; it answers when this returns.
+    ///
+    /// # Errors
+    /// When nats-server can't be had, or doesn't start; when the given port is taken.
+    pub async fn start_with(options: NatsOptions) -> anyhow::Result<Self> {
+        server::blocking(move || Self::start_blocking(options)).await
+    }
+
+    fn start_blocking(options: NatsOptions) -> anyhow::Result<Self> {
+        let program = provision::nats_server(&provision::print)?;
+        let temporary = match options.data {
+            None => Some(tempfile::Builder::new().prefix("nats-").tempdir_in(place::temporary(None))?),
+            Some(_) => None,
+        };
+        let folder = match (&options.data, &temporary) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(temporary)) => temporary.path().to_path_buf(),
+            (None, None) => bail!("no place for the data"),
+        };
+        place::create(&folder)?;
+        let remove = temporary.as_ref().map(TempDir::path);
+        let (port, child) = server::start_on(options.port, free_port, |port| {
+            launch(&program, &options, &folder, remove, port)
+        })
+        .context("start nats-server")?;
+        Ok(Self { program, options, port, folder, child, _temporary: temporary })
+    }
+
+    /// Where it listens, `nats://127.0.0.1:<port>`; the same after a restart.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process id; another after a restart.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Its process.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Where its data, its configuration and its log are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Kills it with -9, and waits for its end. [`NatsServer::restart`] brings it back.
+    pub async fn kill(&self) {
+        self.child.kill().await;
+    }
+
+    /// Starts it again, on the same port with the same data, after killing it if it still runs. It answers when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When it doesn't start.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill().await;
+        let (program, options, port) = (self.program.clone(), self.options.clone(), self.port);
+        let folder = self.folder.clone();
+        let remove = self._temporary.as_ref().map(|folder| folder.path().to_path_buf());
+        self.child = server::blocking(move || {
+            let (_, child) = server::start_on(Some(port), free_port, |port| {
+                launch(&program, &options, &folder, remove.as_deref(), port)
+            })
+            .context("restart nats-server")?;
+            Ok(child)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Freezes it: connections stay open, nothing answers.
+    pub fn stop(&self) {
+        self.child.signal(Signal::Stop);
+    }
+
+    /// Lets it go on after [`NatsServer::stop`].
+    pub fn cont(&self) {
+        self.child.signal(Signal::Cont);
+    }
+
+    /// Stops it in its own way, and waits for its end.
+    pub async fn shut_down(&self, patience: Duration) {
+        self.child.terminate(Signal::Term, patience).await;
+    }
+}
+
+/// Starts it on `port`, and waits until it answers there.
+fn launch(
+    program: &Path,
+    options: &NatsOptions,
+    folder: &Path,
+    remove: Option<&Path>,
+    port: u16,
+) -> anyhow::Result<Started> {
+    // Another server that has the port would not say this name.
+    let name = format!("local-{:016x}", fastrand::u64(..));
+    let configuration = folder.join("nats-server.conf");
+    fs::write(&configuration, configure(&name, port, &folder.join("data"), options)?)
+        .with_context(|| format!("write {}", configuration.display()))?;
+    let log = folder.join("nats-server.log");
+    let output = options.output.clone().unwrap_or_else(|| Output::File(log.clone()));
+    let mut program = Program::new(program)
+        .args(["--config".as_ref(), configuration.as_os_str()])
+        .folder("/")
+        .output(output);
+    if let Some(folder) = remove {
+        program = program.remove(folder);
+    }
+    server::await_ready(program.spawn()?, &log, || says(port, &name))
+}
+
+fn configure(name: &str, port: u16, data: &Path, options: &NatsOptions) -> anyhow::Result<String> {
+    let data = data.to_str().context("the data folder's name is not UTF-8")?;
+    let sync_interval = if options.durable { "always" } else { "2m" };
+    let more = &options.configuration;
+    Ok(format!(
+        r#"server_name: "{name}"
+host: "127.0.0.1"
+port: {port}
+# A client that has stalled is noticed within seconds, not minutes.
+ping_interval: "5s"
+ping_max: 2
+jetstream {{
+    store_dir: "{data}"
+    sync_interval: {sync_interval}
+}}
+{more}
+"#
+    ))
+}
+
+/// Whether the server on `port` greets with `name`.
+fn says(port: u16, name: &str) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
+        return false;
+    };
+    let mut greeting = String::new();
+    stream.set_read_timeout(Some(Duration::from_millis(500))).is_ok()
+        && BufReader::new(stream).read_line(&mut greeting).is_ok()
+        && greeting.starts_with("INFO ")
+        && greeting.contains(name)
+}
