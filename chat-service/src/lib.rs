@@ -1,1 +1,96 @@
-//! stub
+//! Conversations: the only reader and writer of the chat tables.
+//!
+//! A message's way: [`lanes`] gather what arrives while a batch is under way, [`store`] commits a batch, [`outbox`]
+//! tells the gateways and notify-service, and only then the sender gets its answer.
+
+mod api;
+mod config;
+mod lanes;
+mod outbox;
+mod store;
+
+pub use config::{Config, ConversationsBy};
+
+use api::Api;
+use service::{Admin, Bus, admin::Checks, postgres};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// A chat service that listens on its admin port and does nothing else yet.
+pub struct ChatService {
+    config: Config,
+    admin: Admin,
+    shutdown: CancellationToken,
+}
+
+impl ChatService {
+    /// Listens on the admin port.
+    ///
+    /// # Errors
+    /// When the address can't be had.
+    pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let admin = Admin::bind(config.admin_addr, shutdown.clone()).await?;
+        Ok(Self { config, admin, shutdown })
+    }
+
+    /// Where `/readyz` is.
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Waits for NATS and Postgres, works until the token is cancelled, and finishes what it has taken.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { config, admin, shutdown } = self;
+        let Some(bus) = Bus::connect("chat-service", &config.nats, &shutdown).await? else { return Ok(()) };
+        let Some(pool) = postgres::open("chat", &MIGRATIONS, &config.database, &shutdown).await? else {
+            return Ok(());
+        };
+        service::streams::ensure(&bus, service::streams::chat_log(), &shutdown).await;
+
+        let tasks = TaskTracker::new();
+        let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
+        let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
+        let api = Arc::new(Api::new(pool.clone(), lanes, outbox.clone(), config.conversations_by));
+        api::serve(&api, &bus, &tasks, &shutdown).await?;
+        drop(api);
+
+        let (ready_bus, ready_pool) = (bus.clone(), pool.clone());
+        admin.started(
+            Checks::default()
+                .with("nats", move || {
+                    let bus = ready_bus.clone();
+                    async move { bus.round_trip().await }
+                })
+                .with("postgres", move || {
+                    let pool = ready_pool.clone();
+                    async move { postgres::answers(&pool).await }
+                })
+                .with("outbox", move || {
+                    let outbox = outbox.clone();
+                    async move { outbox.moves() }
+                }),
+        );
+        tracing::info!(admin = %admin.addr(), "chat-service is up");
+
+        shutdown.cancelled().await;
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!(left = tasks.len(), "stopped before everything was finished");
+        }
+        bus.close().await;
+        pool.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// How long a stop waits for what was taken.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// The subject prefix of this service's name in `nats micro ls`.
+const SERVICE: (&str, &str) = ("chat", "conversations: stores messages and keeps their order");

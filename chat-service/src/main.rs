@@ -1,2 +1,10 @@
-//! stub
-fn main() {}
+//! The chat service's process.
+
+use chat_service::{ChatService, Config};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main(
+        |config: Config, shutdown| async move { ChatService::bind(config, shutdown).await?.run().await },
+    )
+}

@@ -236,7 +236,7 @@ pub struct Head {
     pub id: i64,
 }
 
-/// The answer to [`PageMessages`]. Head and markers are at least as new as the items.
+/// The answer to [`PageMessages`]. The items are at least as new as head and markers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessagePage {
     /// The messages; `client_id` only in the asker's own, and in all for a gateway.
@@ -247,6 +247,9 @@ pub struct MessagePage {
     pub head: Head,
     /// How far each participant who has read anything has read.
     pub markers: Vec<Marker>,
+    /// The asker's display name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
 }
 
 /// gateway → chat-service: where do these conversations end?

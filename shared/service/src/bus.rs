@@ -325,3 +325,18 @@ pub fn json_len(text: &str) -> usize {
         .sum();
     text.len() + extra + 2
 }
+
+/// Cuts a page so that it fits a payload: at least one item stays. Says whether anything was cut.
+pub fn fit<T: serde::Serialize>(items: &mut Vec<T>) -> serde_json::Result<bool> {
+    let (mut bytes, mut keep) = (0, 0);
+    for item in &*items {
+        bytes += serde_json::to_vec(item)?.len() + 1;
+        if bytes > PAYLOAD_BYTES && keep > 0 {
+            break;
+        }
+        keep += 1;
+    }
+    let cut = keep < items.len();
+    items.truncate(keep);
+    Ok(cut)
+}

@@ -58,6 +58,11 @@ impl Endpoints {
         self.tasks.spawn(run(endpoint, concurrency, Arc::new(answer), tasks, shutdown));
         Ok(())
     }
+
+    /// Stays announced until the token is cancelled.
+    pub async fn hold(self) {
+        self.shutdown.cancelled().await;
+    }
 }
 
 async fn run<R, F, Fut>(

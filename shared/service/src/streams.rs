@@ -1,7 +1,8 @@
 //! JetStream streams: made where they are missing.
 
 use crate::{Backoff, Bus};
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use contract::{Event, chat};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -23,5 +24,19 @@ pub async fn ensure(bus: &Bus, config: Config, shutdown: &CancellationToken) {
             () = backoff.wait() => {}
             () = shutdown.cancelled() => {}
         }
+    }
+}
+
+/// The stream from chat-service to notify-service: gone once it is acknowledged, refused when full (the outbox keeps it).
+pub fn chat_log() -> Config {
+    Config {
+        name: chat::LOG_STREAM.to_owned(),
+        subjects: vec![chat::LogEntry::PATTERN.to_owned()],
+        retention: RetentionPolicy::WorkQueue,
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_bytes: 1024 * 1024 * 1024,
+        duplicate_window: Duration::from_secs(120),
+        ..Config::default()
     }
 }

@@ -1,0 +1,277 @@
+//! The questions that chat-service answers.
+
+use crate::{
+    SERVICE,
+    config::ConversationsBy,
+    lanes::Lanes,
+    outbox::Outbox,
+    store::{self, Marked, Members},
+};
+use contract::chat::{
+    Conversation, ConversationHead, CountUnread, CreateConversation, GetConversation, Heads, Invitee,
+    ListConversations, MarkRead, Marker, Message, MessagePage, OpenConversation, Opened, PageMessages, Send,
+    SendOne, SendPack, Sent, Unread,
+};
+use contract::{Code, ConversationId, Page, Refusal, UserId, frames, limits};
+use futures_util::future::join_all;
+use service::{Bus, Endpoints, bus::fit, postgres};
+use sqlx::PgPool;
+use std::{collections::BTreeMap, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Packs that are worked on at once; more wait in NATS.
+const PACKS: usize = 64;
+/// Other questions of one kind that are worked on at once.
+const QUESTIONS: usize = 32;
+
+/// What answers.
+pub struct Api {
+    pool: PgPool,
+    lanes: Lanes,
+    outbox: Outbox,
+    conversations_by: ConversationsBy,
+}
+
+/// Listens to every question.
+///
+/// # Errors
+/// When NATS can't be asked.
+pub async fn serve(
+    api: &Arc<Api>,
+    bus: &Bus,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (name, description) = SERVICE;
+    let endpoints = Endpoints::new(bus, name, description, tasks.clone(), shutdown.clone()).await?;
+    macro_rules! serve {
+        ($request:ty, $concurrency:expr, $method:ident) => {{
+            let api = api.clone();
+            endpoints
+                .serve::<$request, _, _>($concurrency, move |request| {
+                    let api = api.clone();
+                    async move { api.$method(request).await }
+                })
+                .await?;
+        }};
+    }
+    serve!(SendPack, PACKS, pack);
+    serve!(SendOne, PACKS, send);
+    serve!(PageMessages, QUESTIONS, page);
+    serve!(MarkRead, QUESTIONS, mark_read);
+    serve!(Heads, QUESTIONS, heads);
+    serve!(CreateConversation, QUESTIONS, create);
+    serve!(OpenConversation, QUESTIONS, open);
+    serve!(GetConversation, QUESTIONS, conversation);
+    serve!(ListConversations, QUESTIONS, list);
+    serve!(CountUnread, QUESTIONS, unread);
+    tasks.spawn(endpoints.hold());
+    Ok(())
+}
+
+impl Api {
+    /// What answers with these.
+    pub const fn new(pool: PgPool, lanes: Lanes, outbox: Outbox, conversations_by: ConversationsBy) -> Self {
+        Self { pool, lanes, outbox, conversations_by }
+    }
+
+    async fn pack(&self, pack: SendPack) -> Result<Vec<Sent>, Refusal> {
+        if pack.sends.len() > limits::PACK_SENDS || pack.sends.iter().any(|send| send.client_id.is_none()) {
+            return Err(invalid("a pack holds a bounded number of sends, each with a client_id"));
+        }
+        Ok(join_all(pack.sends.into_iter().map(|send| self.lanes.store(send))).await)
+    }
+
+    async fn send(&self, SendOne(send): SendOne) -> Result<Message, Refusal> {
+        let send = Send {
+            message: frames::message_text(&send.message)?,
+            client_id: Some(match send.client_id {
+                Some(id) => frames::client_id(id)?,
+                None => Send::own_key(format_args!("{:032x}", fastrand::u128(..))),
+            }),
+            sender_username: send.sender_username.as_deref().and_then(username),
+            ..send
+        };
+        match self.lanes.store(send).await {
+            Sent::Stored(message) | Sent::Repeated(message) => Ok(message),
+            Sent::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    async fn page(&self, ask: PageMessages) -> Result<MessagePage, Refusal> {
+        // Before the items: where the page is empty, the log ended at this head.
+        let members = store::members(&self.pool, ask.conversation_id)
+            .await
+            .map_err(|error| failed("read a conversation's head", &error))?;
+        if let Some(user) = ask.user_id {
+            self.admit(&members, user, ask.username.as_deref()).await?;
+        }
+        let limit = ask.limit.min(limits::PAGE_MAX);
+        let mut items = Vec::new();
+        if limit > 0 {
+            items = store::page(&self.pool, ask.conversation_id, ask.range, i64::from(limit) + 1)
+                .await
+                .map_err(|error| failed("read a page", &error))?;
+        }
+        let limit = usize::from(limit);
+        let mut more = items.len() > limit;
+        items.truncate(limit);
+        for message in &mut items {
+            message.is_read = members.is_read(message);
+            if ask.user_id.is_some_and(|user| user != message.sender_id) {
+                message.client_id = None;
+            }
+        }
+        more |= fit(&mut items).map_err(|error| broken("measure a page", &error))?;
+        let username = ask.user_id.map(|user| {
+            let claimed = ask.username.as_deref().and_then(username);
+            claimed.or_else(|| members.username(user)).unwrap_or_else(|| format!("user-{user}"))
+        });
+        let markers = members.markers(ask.conversation_id);
+        Ok(MessagePage { items, more, head: members.head(), markers, username })
+    }
+
+    /// Lets a participant in, and remembers the name in the token.
+    async fn admit(&self, members: &Members, user: UserId, claimed: Option<&str>) -> Result<(), Refusal> {
+        if !members.holds(user) {
+            return Err(Refusal::forbidden());
+        }
+        match claimed.and_then(username) {
+            Some(name) if members.username(user).as_ref() != Some(&name) => {
+                let learnt = store::learn_username(&self.pool, user, &name).await;
+                learnt.map_err(|error| failed("remember a username", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn mark_read(&self, ask: MarkRead) -> Result<Marker, Refusal> {
+        let marked = store::mark_read(&self.pool, ask.conversation_id, ask.user_id, ask.message_id)
+            .await
+            .map_err(|error| failed("move a marker", &error))?;
+        match marked {
+            Marked::Forbidden => Err(Refusal::forbidden()),
+            Marked::NotFound => Err(Refusal::new(Code::NotFound, "no such message in this conversation")),
+            Marked::At(marker, None) => Ok(marker),
+            Marked::At(marker, Some(outbox_id)) => {
+                self.outbox.tell_read(outbox_id, marker).await;
+                Ok(marker)
+            }
+        }
+    }
+
+    async fn heads(&self, ask: Heads) -> Result<Vec<ConversationHead>, Refusal> {
+        if ask.conversations.len() > limits::HEADS_MAX {
+            return Err(invalid("too many conversations at once"));
+        }
+        let ids: Vec<i64> = ask.conversations.into_iter().map(ConversationId::get).collect();
+        store::heads(&self.pool, &ids).await.map_err(|error| failed("read heads", &error))
+    }
+
+    async fn create(&self, wanted: CreateConversation) -> Result<Conversation, Refusal> {
+        Ok(self.make(wanted).await?.conversation)
+    }
+
+    async fn open(&self, OpenConversation(wanted): OpenConversation) -> Result<Opened, Refusal> {
+        if self.conversations_by == ConversationsBy::Backends {
+            return Err(Refusal::new(
+                Code::Forbidden,
+                "conversations are started by the marketplace itself here",
+            ));
+        }
+        self.make(wanted).await
+    }
+
+    async fn make(&self, wanted: CreateConversation) -> Result<Opened, Refusal> {
+        let viewer = wanted.participants.first().map(|first| first.user_id);
+        let (wanted, people) = checked(wanted)?;
+        let viewer = viewer.ok_or_else(|| invalid("participants are missing"))?;
+        let (users, usernames): (Vec<i64>, Vec<Option<String>>) = people.into_iter().unzip();
+        let (id, created) = store::open_conversation(&self.pool, &users, &usernames, &wanted)
+            .await
+            .map_err(|error| failed("make a conversation", &error))?;
+        let conversation = self.one(id, viewer).await?;
+        Ok(Opened { conversation, created })
+    }
+
+    async fn one(&self, id: ConversationId, viewer: UserId) -> Result<Conversation, Refusal> {
+        let found = store::conversations(&self.pool, &[id.get()], viewer)
+            .await
+            .map_err(|error| failed("read a conversation", &error))?;
+        found.into_iter().next().ok_or_else(Refusal::forbidden)
+    }
+
+    async fn conversation(&self, ask: GetConversation) -> Result<Conversation, Refusal> {
+        self.one(ask.conversation_id, ask.user_id).await
+    }
+
+    async fn list(&self, ask: ListConversations) -> Result<Page<Conversation>, Refusal> {
+        let limit = ask.limit.clamp(1, limits::PAGE_MAX);
+        let ids = store::list(&self.pool, ask.user_id, ask.range, i64::from(limit) + 1)
+            .await
+            .map_err(|error| failed("list conversations", &error))?;
+        let ids = Page::of(ids, usize::from(limit), |id| *id);
+        let mut items = store::conversations(&self.pool, &ids.items, ask.user_id)
+            .await
+            .map_err(|error| failed("read conversations", &error))?;
+        let cut = fit(&mut items).map_err(|error| broken("measure a page", &error))?;
+        let last = items.last().map(|last| last.conversation_id.get());
+        Ok(Page { next: if cut { last } else { ids.next }, items })
+    }
+
+    async fn unread(&self, ask: CountUnread) -> Result<Unread, Refusal> {
+        store::unread(&self.pool, ask.user_id).await.map_err(|error| failed("count what is unread", &error))
+    }
+}
+
+/// Each person once, by id; with a name where one was given.
+type People = BTreeMap<i64, Option<String>>;
+
+fn checked(wanted: CreateConversation) -> Result<(CreateConversation, People), Refusal> {
+    if wanted.participants.len() > 2 * limits::PARTICIPANTS_MAX {
+        return Err(invalid(format!("a conversation has at most {} people", limits::PARTICIPANTS_MAX)));
+    }
+    let mut people = People::new();
+    for Invitee { user_id, username: name } in &wanted.participants {
+        let known = people.entry(user_id.get()).or_default();
+        *known = name.as_deref().and_then(username).or(known.take());
+    }
+    if !(limits::PARTICIPANTS_MIN..=limits::PARTICIPANTS_MAX).contains(&people.len()) {
+        let (min, max) = (limits::PARTICIPANTS_MIN, limits::PARTICIPANTS_MAX);
+        return Err(invalid(format!("a conversation has {min} to {max} different people")));
+    }
+    if wanted.listing_id.is_some_and(|listing| listing < 1) {
+        return Err(invalid("\"listing_id\" must be a positive whole number"));
+    }
+    let title = wanted.title.map(|title| title.trim().to_owned()).filter(|title| !title.is_empty());
+    if title.as_ref().is_some_and(|title| title.chars().count() > limits::TITLE_CHARS || title.contains('\0'))
+    {
+        return Err(invalid(format!("\"title\" is at most {} characters, without NUL", limits::TITLE_CHARS)));
+    }
+    Ok((CreateConversation { title, ..wanted }, people))
+}
+
+/// A display name as it is stored: trimmed, without control characters, cut to its limit; `None` when nothing is left.
+fn username(name: &str) -> Option<String> {
+    let name: String =
+        name.trim().chars().filter(|char| !char.is_control()).take(limits::USERNAME_CHARS).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+fn invalid(detail: impl Into<String>) -> Refusal {
+    Refusal::new(Code::InvalidRequest, detail)
+}
+
+fn failed(doing: &'static str, error: &sqlx::Error) -> Refusal {
+    tracing::error!(error = service::bus::chain(error), "{doing}");
+    if postgres::is_passing_error(error) {
+        Refusal::unavailable()
+    } else {
+        Refusal::new(Code::Internal, "a fault of the server")
+    }
+}
+
+fn broken(doing: &'static str, error: &serde_json::Error) -> Refusal {
+    tracing::error!(%error, "{doing}");
+    Refusal::new(Code::Internal, "a fault of the server")
+}

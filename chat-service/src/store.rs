@@ -1,0 +1,515 @@
+//! Every query of the chat tables.
+
+use contract::chat::{
+    Conversation, ConversationHead, CreateConversation, Head, Marker, Message, Participant, Range, Send,
+    Unread,
+};
+use contract::{ConversationId, MessageId, Timestamp, UserId};
+use sqlx::{PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
+use std::collections::HashMap;
+use time::OffsetDateTime;
+
+/// What became of one message of a batch.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is stored now. The first of its conversation in the batch brings along everyone who is in it.
+    Stored(Message, Option<Vec<UserId>>),
+    /// It was stored before, as this.
+    Repeated(Message),
+    /// The sender isn't in the conversation, or there is none.
+    Forbidden,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Batch {
+    /// In the order of the messages.
+    pub outcomes: Vec<Outcome>,
+    /// What the outbox calls it, if anything was stored.
+    pub outbox_id: Option<i64>,
+}
+
+/// Stores messages in one commit. Doing it again is harmless: every send has a `client_id`.
+pub async fn store_messages(db: impl PgExecutor<'_>, sends: &[&Send]) -> sqlx::Result<Batch> {
+    let column = |of: fn(&Send) -> i64| sends.iter().map(|send| of(send)).collect::<Vec<i64>>();
+    let rows = sqlx::query("select * from store_messages($1, $2, $3, $4, $5)")
+        .bind(column(|send| send.conversation_id.get()))
+        .bind(column(|send| send.sender_id.get()))
+        .bind(sends.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
+        .bind(sends.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
+        .bind(sends.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    if rows.len() != sends.len() {
+        return Err(sqlx::Error::Protocol(format!("{} answers for {} messages", rows.len(), sends.len())));
+    }
+    let outbox_id = rows.first().map(|row| row.try_get("outbox_id")).transpose()?.flatten();
+    let outcomes =
+        rows.iter().zip(sends).map(|(row, send)| outcome(row, send)).collect::<sqlx::Result<_>>()?;
+    Ok(Batch { outcomes, outbox_id })
+}
+
+fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
+    let kind: &str = row.try_get("outcome")?;
+    if kind == "forbidden" {
+        return Ok(Outcome::Forbidden);
+    }
+    let message = Message {
+        conversation_id: send.conversation_id,
+        message_id: id(row.try_get("message_id")?)?,
+        seq: row.try_get("seq")?,
+        sender_id: send.sender_id,
+        sender_username: row.try_get("sender_username")?,
+        content: row.try_get("content")?,
+        created_at: timestamp(row, "created_at")?,
+        is_read: row.try_get("is_read")?,
+        client_id: send.client_id.clone().and_then(Send::public_key),
+    };
+    if kind == "repeated" {
+        return Ok(Outcome::Repeated(message));
+    }
+    let everyone: Option<Vec<i64>> = row.try_get("recipients")?;
+    let everyone = everyone.map(|users| users.into_iter().map(id).collect()).transpose()?;
+    Ok(Outcome::Stored(message, everyone))
+}
+
+/// A conversation's head, and everyone in it.
+pub struct Members {
+    head: Head,
+    members: Vec<Member>,
+}
+
+struct Member {
+    user_id: UserId,
+    username: Option<String>,
+    read_seq: i64,
+    read_message_id: i64,
+    read_at: Option<Timestamp>,
+}
+
+impl Members {
+    /// The last message.
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Whether this user is in it.
+    pub fn holds(&self, user: UserId) -> bool {
+        self.members.iter().any(|member| member.user_id == user)
+    }
+
+    /// The name last seen for a user who is in it.
+    pub fn username(&self, user: UserId) -> Option<String> {
+        self.members.iter().find(|member| member.user_id == user)?.username.clone()
+    }
+
+    /// Whether everyone but the sender has read a message.
+    pub fn is_read(&self, message: &Message) -> bool {
+        self.members
+            .iter()
+            .filter(|member| member.user_id != message.sender_id)
+            .all(|member| member.read_seq >= message.seq)
+    }
+
+    /// How far those have read who have read anything.
+    pub fn markers(&self, conversation: ConversationId) -> Vec<Marker> {
+        let marker = |member: &Member| {
+            Some(Marker {
+                conversation_id: conversation,
+                user_id: member.user_id,
+                message_id: MessageId::new(member.read_message_id).ok()?,
+                seq: member.read_seq,
+                read_at: member.read_at?,
+                unread_count: None,
+            })
+        };
+        self.members.iter().filter_map(marker).collect()
+    }
+}
+
+/// Head and members of a conversation; without members, there is no such conversation.
+pub async fn members(db: impl PgExecutor<'_>, conversation: ConversationId) -> sqlx::Result<Members> {
+    let rows = sqlx::query(
+        "select c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at
+         from conversations c
+         join participants p on p.conversation_id = c.conversation_id
+         left join users u on u.user_id = p.user_id
+         where c.conversation_id = $1",
+    )
+    .bind(conversation.get())
+    .fetch_all(db)
+    .await?;
+    let head = match rows.first() {
+        Some(row) => Head { seq: row.try_get("last_seq")?, id: row.try_get("last_message_id")? },
+        None => Head::default(),
+    };
+    let member = |row: &PgRow| {
+        Ok(Member {
+            user_id: id(row.try_get("user_id")?)?,
+            username: row.try_get("username")?,
+            read_seq: row.try_get("read_seq")?,
+            read_message_id: row.try_get("read_message_id")?,
+            read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
+        })
+    };
+    Ok(Members { head, members: rows.iter().map(member).collect::<sqlx::Result<_>>()? })
+}
+
+/// Messages of a conversation. `is_read` is left to [`Members::is_read`].
+pub async fn page(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    range: Range,
+    limit: i64,
+) -> sqlx::Result<Vec<Message>> {
+    let (query, from) = match range {
+        Range::Newest => (PAGE_BEFORE, i64::MAX),
+        Range::Before(id) => (PAGE_BEFORE, id),
+        Range::After(id) => (PAGE_AFTER, id),
+    };
+    let rows = sqlx::query(query).bind(conversation.get()).bind(from).bind(limit).fetch_all(db).await?;
+    rows.iter().map(message).collect()
+}
+
+const PAGE_BEFORE: &str =
+    "select * from messages where conversation_id = $1 and message_id < $2 order by message_id desc limit $3";
+const PAGE_AFTER: &str =
+    "select * from messages where conversation_id = $1 and message_id > $2 order by message_id limit $3";
+
+/// Messages by their keys, in the order of ids.
+pub async fn messages(
+    db: impl PgExecutor<'_>,
+    conversations: &[i64],
+    messages: &[i64],
+) -> sqlx::Result<Vec<Message>> {
+    let rows = sqlx::query(
+        "select m.* from unnest($1::bigint[], $2::bigint[]) as k (conversation_id, message_id)
+         join messages m on m.conversation_id = k.conversation_id and m.message_id = k.message_id
+         order by m.message_id",
+    )
+    .bind(conversations)
+    .bind(messages)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(message).collect()
+}
+
+fn message(row: &PgRow) -> sqlx::Result<Message> {
+    Ok(Message {
+        conversation_id: id(row.try_get("conversation_id")?)?,
+        message_id: id(row.try_get("message_id")?)?,
+        seq: row.try_get("seq")?,
+        sender_id: id(row.try_get("sender_id")?)?,
+        sender_username: row.try_get("sender_username")?,
+        content: row.try_get("content")?,
+        created_at: timestamp(row, "created_at")?,
+        is_read: false,
+        client_id: Send::public_key(row.try_get("client_id")?),
+    })
+}
+
+/// Remembers a user's display name.
+pub async fn learn_username(db: impl PgExecutor<'_>, user: UserId, username: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into users as u (user_id, username) values ($1, $2)
+         on conflict (user_id) do update set username = excluded.username where u.username <> excluded.username",
+    )
+    .bind(user.get())
+    .bind(username)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Everyone in these conversations.
+pub async fn everyone(
+    db: impl PgExecutor<'_>,
+    conversations: &[i64],
+) -> sqlx::Result<HashMap<ConversationId, Vec<UserId>>> {
+    let rows = sqlx::query(
+        "select conversation_id, array_agg(user_id order by user_id) as users from participants
+         where conversation_id = any ($1) group by conversation_id",
+    )
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    let entry = |row: &PgRow| {
+        let users: Vec<i64> = row.try_get("users")?;
+        Ok((id(row.try_get("conversation_id")?)?, users.into_iter().map(id).collect::<sqlx::Result<_>>()?))
+    };
+    rows.iter().map(entry).collect()
+}
+
+/// What moving a marker came to.
+pub enum Marked {
+    /// The marker is there now; with the name of its outbox entry, if it moved.
+    At(Marker, Option<i64>),
+    /// The user isn't in the conversation, or there is none.
+    Forbidden,
+    /// No such message in the conversation.
+    NotFound,
+}
+
+/// Moves a user's marker forward to a message.
+pub async fn mark_read(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    user: UserId,
+    message: MessageId,
+) -> sqlx::Result<Marked> {
+    let row = sqlx::query("select * from mark_read($1, $2, $3)")
+        .bind(conversation.get())
+        .bind(user.get())
+        .bind(message.get())
+        .fetch_optional(db)
+        .await?;
+    let Some(row) = row else { return Ok(Marked::Forbidden) };
+    let Some(seq) = row.try_get("seq")? else { return Ok(Marked::NotFound) };
+    let marker = Marker {
+        conversation_id: conversation,
+        user_id: user,
+        message_id: id(row.try_get("message_id")?)?,
+        seq,
+        read_at: timestamp(&row, "read_at")?,
+        unread_count: None,
+    };
+    Ok(Marked::At(marker, row.try_get("outbox_id")?))
+}
+
+/// One entry of the outbox.
+pub struct Unsent {
+    /// Its name.
+    pub outbox_id: i64,
+    /// The conversation of each message.
+    pub conversations: Vec<i64>,
+    /// The messages.
+    pub messages: Vec<i64>,
+    /// Whose marker moved to the one message, unless the messages were stored.
+    pub reader: Option<i64>,
+}
+
+/// Locks some entries that nobody has sent for a while, and that no other replica is sending.
+pub async fn lock_unsent(
+    db: &mut PgConnection,
+    older_than_secs: f64,
+    limit: i64,
+) -> sqlx::Result<Vec<Unsent>> {
+    let rows = sqlx::query(
+        "select id, conversation_ids, message_ids, reader from outbox
+         where created_at < clock_timestamp() - make_interval(secs => $1)
+         order by id limit $2 for update skip locked",
+    )
+    .bind(older_than_secs)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    let unsent = |row: &PgRow| {
+        Ok(Unsent {
+            outbox_id: row.try_get("id")?,
+            conversations: row.try_get("conversation_ids")?,
+            messages: row.try_get("message_ids")?,
+            reader: row.try_get("reader")?,
+        })
+    };
+    rows.iter().map(unsent).collect()
+}
+
+/// Takes entries out of the outbox.
+pub async fn forget_sent(db: impl PgExecutor<'_>, outbox_ids: &[i64]) -> sqlx::Result<()> {
+    sqlx::query("delete from outbox where id = any ($1)").bind(outbox_ids).execute(db).await?;
+    Ok(())
+}
+
+/// Seconds since the oldest entry of the outbox was written; 0 when it is empty.
+pub async fn outbox_age(db: impl PgExecutor<'_>) -> sqlx::Result<f64> {
+    sqlx::query_scalar(
+        "select coalesce(extract(epoch from clock_timestamp() - (
+             select created_at from outbox order by id limit 1)), 0)::float8",
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Where logs end, and how far they are read.
+pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<Vec<ConversationHead>> {
+    let rows = sqlx::query(
+        "select c.conversation_id, c.last_seq,
+                (select coalesce(sum(p.read_seq), 0)::bigint from participants p
+                 where p.conversation_id = c.conversation_id) as read_sum
+         from conversations c where c.conversation_id = any ($1)",
+    )
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    let head = |row: &PgRow| {
+        Ok(ConversationHead {
+            conversation_id: id(row.try_get("conversation_id")?)?,
+            seq: row.try_get("last_seq")?,
+            read_sum: row.try_get("read_sum")?,
+        })
+    };
+    rows.iter().map(head).collect()
+}
+
+/// The conversation of these people about this listing, and whether it is new. Both lists are sorted alike.
+pub async fn open_conversation(
+    pool: &PgPool,
+    users: &[i64],
+    usernames: &[Option<String>],
+    wanted: &CreateConversation,
+) -> sqlx::Result<(ConversationId, bool)> {
+    let mut transaction = pool.begin().await?;
+    let made: Option<i64> = sqlx::query_scalar(
+        "insert into conversations (listing_id, title, people)
+         values ($1, $2, sha256(convert_to(format('%s|%s', $1, $3::bigint[]), 'UTF8')))
+         on conflict (people) do nothing returning conversation_id",
+    )
+    .bind(wanted.listing_id)
+    .bind(&wanted.title)
+    .bind(users)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let conversation: i64 = match made {
+        Some(conversation) => {
+            sqlx::query(
+                "insert into participants (conversation_id, user_id) select $1, unnest($2::bigint[])",
+            )
+            .bind(conversation)
+            .bind(users)
+            .execute(&mut *transaction)
+            .await?;
+            conversation
+        }
+        None => {
+            sqlx::query_scalar(
+                "select conversation_id from conversations
+                 where people = sha256(convert_to(format('%s|%s', $1::bigint, $2::bigint[]), 'UTF8'))",
+            )
+            .bind(wanted.listing_id)
+            .bind(users)
+            .fetch_one(&mut *transaction)
+            .await?
+        }
+    };
+    sqlx::query(
+        "insert into users as u (user_id, username)
+         select * from unnest($1::bigint[], $2::text[]) as n (user_id, username) where n.username is not null
+         on conflict (user_id) do update set username = excluded.username where u.username <> excluded.username",
+    )
+    .bind(users)
+    .bind(usernames)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok((id(conversation)?, made.is_some()))
+}
+
+/// Ids of a user's conversations, newest activity first (oldest first after an id).
+pub async fn list(db: impl PgExecutor<'_>, user: UserId, range: Range, limit: i64) -> sqlx::Result<Vec<i64>> {
+    let (query, from) = match range {
+        Range::Newest => (LIST_BEFORE, None),
+        Range::Before(id) => (LIST_BEFORE, Some(id)),
+        Range::After(id) => (LIST_AFTER, Some(id)),
+    };
+    sqlx::query_scalar(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await
+}
+
+const LIST_BEFORE: &str = "select c.conversation_id
+    from participants p join conversations c on c.conversation_id = p.conversation_id
+    where p.user_id = $1
+      and ($2::bigint is null or c.activity < (select f.activity from conversations f where f.conversation_id = $2))
+    order by c.activity desc limit $3";
+const LIST_AFTER: &str = "select c.conversation_id
+    from participants p join conversations c on c.conversation_id = p.conversation_id
+    where p.user_id = $1
+      and c.activity > coalesce((select f.activity from conversations f where f.conversation_id = $2), 0)
+    order by c.activity limit $3";
+
+/// Conversations as a participant sees them, in the order of the ids; those that the user isn't in are left out.
+pub async fn conversations(pool: &PgPool, ids: &[i64], viewer: UserId) -> sqlx::Result<Vec<Conversation>> {
+    let rows = sqlx::query(
+        "select c.*, c.last_seq - v.read_seq as unread from conversations c
+         join participants v on v.conversation_id = c.conversation_id and v.user_id = $2
+         where c.conversation_id = any ($1)",
+    )
+    .bind(ids)
+    .bind(viewer.get())
+    .fetch_all(pool)
+    .await?;
+    let last: Vec<i64> =
+        rows.iter().map(|row| row.try_get("last_message_id")).collect::<sqlx::Result<_>>()?;
+    let mine: Vec<i64> =
+        rows.iter().map(|row| row.try_get("conversation_id")).collect::<sqlx::Result<_>>()?;
+    let mut last: HashMap<i64, Message> =
+        messages(pool, &mine, &last).await?.into_iter().map(|m| (m.conversation_id.get(), m)).collect();
+    let mut people = people(pool, &mine).await?;
+    let mut found = HashMap::new();
+    for row in &rows {
+        let conversation: i64 = row.try_get("conversation_id")?;
+        let (participants, markers) = people.remove(&conversation).unwrap_or_default();
+        let last_message = last.remove(&conversation).map(|message| {
+            let others = markers.iter().filter(|(user, _)| *user != message.sender_id.get());
+            let is_read = others.clone().all(|(_, read_seq)| *read_seq >= message.seq);
+            let client_id = message.client_id.filter(|_| message.sender_id == viewer);
+            Message { is_read, client_id, ..message }
+        });
+        let entry = Conversation {
+            conversation_id: id(conversation)?,
+            listing_id: row.try_get("listing_id")?,
+            title: row.try_get("title")?,
+            created_at: timestamp(row, "created_at")?,
+            participants,
+            last_message,
+            unread_count: row.try_get("unread")?,
+        };
+        found.insert(conversation, entry);
+    }
+    Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+}
+
+/// Names, and pairs of user and `read_seq`.
+type People = (Vec<Participant>, Vec<(i64, i64)>);
+
+async fn people(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<HashMap<i64, People>> {
+    let rows = sqlx::query(
+        "select p.conversation_id, p.user_id, p.read_seq, coalesce(u.username, 'user-' || p.user_id) as username
+         from participants p left join users u on u.user_id = p.user_id
+         where p.conversation_id = any ($1) order by p.conversation_id, p.user_id",
+    )
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    let mut people: HashMap<i64, People> = HashMap::new();
+    for row in &rows {
+        let user: i64 = row.try_get("user_id")?;
+        let (participants, markers) = people.entry(row.try_get("conversation_id")?).or_default();
+        participants.push(Participant { user_id: id(user)?, username: row.try_get("username")? });
+        markers.push((user, row.try_get("read_seq")?));
+    }
+    Ok(people)
+}
+
+/// What a user has not read.
+pub async fn unread(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Unread> {
+    let row = sqlx::query(
+        "select count(*) filter (where c.last_seq > p.read_seq) as conversations,
+                coalesce(sum(c.last_seq - p.read_seq), 0)::bigint as messages
+         from participants p join conversations c on c.conversation_id = p.conversation_id
+         where p.user_id = $1",
+    )
+    .bind(user.get())
+    .fetch_one(db)
+    .await?;
+    Ok(Unread { conversations: row.try_get("conversations")?, messages: row.try_get("messages")? })
+}
+
+fn id<T: TryFrom<i64>>(number: i64) -> sqlx::Result<T>
+where
+    T::Error: std::error::Error + std::marker::Send + Sync + 'static,
+{
+    T::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
+    row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
+}
