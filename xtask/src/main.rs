@@ -1,2 +1,38 @@
-//! stub
-fn main() {}
+//! Developer commands: `cargo xtask up`, `cargo xtask token`, `cargo xtask test`.
+
+mod build;
+mod console;
+mod local;
+mod parts;
+mod ready;
+mod seed;
+mod servers;
+mod test;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Developer commands of Vyzio Realtime.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    Up(up::Up),
+    Token(token::Token),
+    Test(test::Test),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Up(up) => up.run().await,
+        Command::Token(token) => token.run(),
+        Command::Test(test) => test.run().await,
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -81,7 +81,10 @@ impl User {
 }
 
 /// Creates a folder and those above it, such that others may enter them.
-pub(crate) fn create(folder: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When that is not allowed, or something else is in its place.
+pub fn create(folder: &Path) -> anyhow::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }

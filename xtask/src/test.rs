@@ -1,0 +1,58 @@
+//! `cargo xtask test`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use testkit::{Postgres, Program, Signal, database, provision};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{build, servers};
+
+/// Run every test, on a real nats-server, a real Postgres and, where there is one, a real browser.
+///
+/// What is missing is fetched or installed first.
+#[derive(Args)]
+pub struct Test {
+    /// Only tests whose name has one of these in it; what starts with a dash goes to the test programs
+    #[arg(value_name = "FILTER", trailing_var_arg = true, allow_hyphen_values = true)]
+    filters: Vec<String>,
+}
+
+impl Test {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        servers::provide().await?;
+        if let Err(error) = servers::provide_browser().await {
+            eprintln!("\n*** WARNING: no browser, so its tests are SKIPPED. {error:#}. ***\n");
+        }
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            code = self.build_and_test() => code,
+            _ = interrupt.recv() => Ok(ExitCode::from(130)),
+            _ = terminate.recv() => Ok(ExitCode::from(143)),
+        }
+    }
+
+    async fn build_and_test(&self) -> anyhow::Result<ExitCode> {
+        // Tests start the programs of other packages, which cargo doesn't build for them.
+        let code = run(build::cargo(&["build", "--workspace", "--all-targets", "--locked"])).await?;
+        if code != 0 {
+            return Ok(ExitCode::from(code));
+        }
+        let postgres = Postgres::start().await?;
+        let mut args = vec!["test", "--workspace", "--locked", "--no-fail-fast", "--"];
+        args.extend(self.filters.iter().map(String::as_str));
+        let tests = build::cargo(&args)
+            .env(database::TEST_POSTGRES_URL, postgres.url("postgres"))
+            .env(provision::NATS_SERVER_BIN, provision::nats_server(&provision::print)?)
+            .env(provision::POSTGRES_BIN_DIR, provision::postgres(&provision::print)?);
+        Ok(ExitCode::from(run(tests).await?))
+    }
+}
+
+/// Runs cargo to its end; the number that it ends with. Given up, it is stopped, with all that it runs.
+async fn run(cargo: Program) -> anyhow::Result<u8> {
+    let child = cargo.farewell(Signal::Term).spawn()?;
+    let status = child.wait().await;
+    Ok(status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

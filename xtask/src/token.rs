@@ -1,0 +1,58 @@
+//! `cargo xtask token`
+
+use std::{
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use clap::Args;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+
+use crate::local;
+
+/// How long a token is good unless said: a week, in minutes.
+pub const A_WEEK: u64 = 7 * 24 * 60;
+
+/// Print a token for the local stack.
+///
+/// It is signed as the gateway of `cargo xtask up` expects, and good for a socket's `?token=` as for the HTTP API.
+#[derive(Args)]
+pub struct Token {
+    /// Whose token: the user's id, a positive integer
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    user: i64,
+    /// The user's display name
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// How long it is good; 7 days unless said
+    #[arg(long, value_name = "N", default_value_t = A_WEEK, hide_default_value = true)]
+    minutes: u64,
+}
+
+impl Token {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        println!("{}", token(&local::jwt_secret()?, self.user, self.username.as_deref(), self.minutes)?);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A token as the backend would issue it, with the claims that the gateway is configured to look for.
+pub fn token(secret: &str, user: i64, username: Option<&str>, minutes: u64) -> anyhow::Result<String> {
+    let configured = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("tell the time")?.as_secs();
+    let mut claims = json!({"token_type": "access", "iat": now, "exp": now + minutes * 60});
+    claims[configured("USER_ID_CLAIM").as_deref().unwrap_or("user_id")] = user.into();
+    if let Some(username) = username {
+        claims[configured("USERNAME_CLAIM").as_deref().unwrap_or("username")] = username.into();
+    }
+    if let Some(issuer) = configured("JWT_ISSUER") {
+        claims["iss"] = issuer.into();
+    }
+    if let Some(audience) = configured("JWT_AUDIENCE") {
+        claims["aud"] = audience.into();
+    }
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).context("sign the token")
+}
