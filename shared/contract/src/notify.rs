@@ -23,6 +23,11 @@ pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
 pub const EVENTS_OUT_SUBJECTS: &str = "chat.reported";
 /// The header of a dead letter that says what was wrong.
 pub const REASON_HEADER: &str = "Reason";
+/// The header of a dead letter that says where it was published.
+pub const ORIGINAL_SUBJECT_HEADER: &str = "Original-Subject";
+/// What stands before the name of a header that NATS would act upon (such as `Nats-Msg-Id`) or that is one of the above,
+/// in a dead letter: replaying it gives the header its name back.
+pub const ORIGINAL_HEADER_PREFIX: &str = "Original-";
 /// Types that no event may have, as frames of other meanings do.
 pub const RESERVED_TYPES: [&str; 5] = ["read", "read_all", "error", "auth", "typing"];
 
