@@ -145,7 +145,8 @@ impl Stack {
         let postgres = Part::new(POSTGRES, 0, 1, Recipe::Postgres(postgres))?;
         let nats = NatsOptions {
             data: Some(local::nats_data()),
-            port: Some(free_port()?),
+            // Where every client looks unless told otherwise.
+            port: Some(if ports::is_free(4222) { 4222 } else { free_port()? }),
             durable: true,
             ..NatsOptions::default()
         };
@@ -265,7 +266,7 @@ async fn greet(ready: &Ready) -> anyhow::Result<()> {
     let Ready { http, ws, nats, .. } = ready;
     let logs = local::logs();
     let logs = logs.strip_prefix(place::workspace()).unwrap_or(&logs).display();
-    println!("\nVyzio Realtime is up at {http}; the API's description is at {http}/api/docs.\n");
+    println!("\nVyzio Realtime is up at {http}.\n");
     if let Some(secret) = &ready.jwt_secret {
         let [a, b] = seed::PEOPLE.map(|(user, name)| token(secret, user, Some(name), token::A_WEEK));
         let (a, b) = (a?, b?);

@@ -32,7 +32,7 @@ pub fn for_postgres() -> PathBuf {
     let local = local();
     match postgres_user() {
         Some(user) if !user.can_enter(&local) => {
-            let name = local.to_string_lossy().trim_start_matches('/').replace(['/', '.'], "-");
+            let name = workspace().to_string_lossy().trim_start_matches('/').replace('/', "-");
             Path::new("/var/lib/vyzio-realtime").join(name)
         }
         _ => local,
