@@ -1,1 +1,164 @@
-//! stub
+//! Keeps each user's inbox: what other backends and the chat publish becomes notifications.
+//!
+//! An event that JetStream has acknowledged becomes one notification of each of its users, or one dead letter. An inbox
+//! is a log like a conversation: its `seq` has no hole, whichever replica writes it.
+
+pub mod catalogue;
+mod config;
+mod consumer;
+mod deadletter;
+pub mod event;
+mod inboxes;
+mod plan;
+mod pulse;
+mod questions;
+mod retention;
+mod store;
+mod streams;
+
+pub use config::Config;
+
+use anyhow::Context;
+use catalogue::Catalogue;
+use consumer::Consumer;
+use inboxes::Inboxes;
+use pulse::Pulse;
+use service::{Admin, Bus, Endpoints, admin::Checks, postgres};
+use sqlx::migrate::Migrator;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use streams::Source;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+/// What was taken is finished in this time after a stop.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// notify-service, bound to its admin port.
+pub struct NotifyService {
+    config: Config,
+    catalogue: watch::Sender<Arc<Catalogue>>,
+    admin: Admin,
+}
+
+impl NotifyService {
+    /// Reads the catalogue and listens on the admin port. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// When either can't be done.
+    pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let catalogue =
+            Catalogue::load(config.catalogue_dir.as_deref()).context("configuration: CATALOGUE_DIR")?;
+        let catalogue = watch::Sender::new(Arc::new(catalogue));
+        let admin = Admin::bind(config.admin_addr, shutdown).await?;
+        Ok(Self { config, catalogue, admin })
+    }
+
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Waits for NATS and Postgres, then works until the token is cancelled; what was taken is finished.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+        let Some(bus) = Bus::connect("notify-service", &self.config.nats, &shutdown).await? else {
+            return Ok(());
+        };
+        let Some(pool) = postgres::open("notify", &MIGRATIONS, &self.config.database, &shutdown).await?
+        else {
+            return Ok(());
+        };
+        for stream in [streams::events(), streams::deadletters(), service::streams::chat_log()] {
+            service::streams::ensure(&bus, stream, &shutdown).await;
+        }
+        let tasks = TaskTracker::new();
+        let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
+        let mut checks = Checks::default();
+        let nats = bus.clone();
+        checks = checks.with("nats", move || {
+            let bus = nats.clone();
+            async move { bus.round_trip().await }
+        });
+        let database = pool.clone();
+        checks = checks.with("postgres", move || {
+            let pool = database.clone();
+            async move { postgres::answers(&pool).await }
+        });
+        for source in [Source::Events, Source::Chat] {
+            let pulse = consume(source, &bus, &inboxes, &tasks, &shutdown);
+            checks = checks.with(source.name(), move || std::future::ready(pulse.check()));
+        }
+        let days = self.config.notification_retention_days;
+        tasks.spawn(retention::run(inboxes.clone(), days, shutdown.clone()));
+        let folder = self.config.catalogue_dir.clone();
+        tasks.spawn(reload(hangup, folder, self.catalogue, shutdown.clone()));
+        let description = "users' inboxes";
+        let endpoints =
+            Endpoints::new(&bus, "notify-service", description, tasks.clone(), shutdown.clone()).await?;
+        questions::serve(&endpoints, &inboxes).await?;
+        self.admin.started(checks);
+        tracing::info!("ready");
+        shutdown.cancelled().await;
+        tasks.close();
+        if timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = tasks.len(), "some work did not end in time; NATS will deliver it again");
+        }
+        bus.close().await;
+        pool.close().await;
+        Ok(())
+    }
+}
+
+/// Starts to consume a stream, and to watch that.
+fn consume(
+    source: Source,
+    bus: &Bus,
+    inboxes: &Inboxes,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Arc<Pulse> {
+    let pulse = Arc::new(Pulse::new(source));
+    let consumer = Consumer {
+        source,
+        bus: bus.clone(),
+        inboxes: inboxes.clone(),
+        pulse: pulse.clone(),
+        shutdown: shutdown.clone(),
+    };
+    tasks.spawn(consumer.run());
+    let (watched, bus, shutdown) = (pulse.clone(), bus.clone(), shutdown.clone());
+    tasks.spawn(async move { watched.watch(&bus, shutdown).await });
+    pulse
+}
+
+/// Reads the catalogue again on SIGHUP. One that can't be used changes nothing.
+async fn reload(
+    mut hangup: Signal,
+    folder: Option<PathBuf>,
+    catalogue: watch::Sender<Arc<Catalogue>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            Some(()) = hangup.recv() => {}
+            () = shutdown.cancelled() => return,
+        }
+        match Catalogue::load(folder.as_deref()) {
+            Ok(fresh) => {
+                catalogue.send_replace(Arc::new(fresh));
+                tracing::info!("the catalogue is read again");
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the catalogue stays as it was");
+            }
+        }
+    }
+}

@@ -1,2 +1,10 @@
-//! stub
-fn main() {}
+//! Keeps each user's inbox: what other backends and the chat publish becomes notifications.
+
+use notify_service::{Config, NotifyService};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main(async |config: Config, shutdown| {
+        NotifyService::bind(config, shutdown.clone()).await?.run(shutdown).await
+    })
+}

@@ -1,0 +1,394 @@
+//! What notifications say: a catalogue of texts, one Project Fluent file for each language.
+
+use anyhow::{Context, bail};
+use fluent_bundle::{
+    FluentArgs, FluentError, FluentResource, FluentValue,
+    concurrent::FluentBundle,
+    resolver::{ResolverError, errors::ReferenceKind},
+};
+use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+use unic_langid::LanguageIdentifier;
+
+/// The language that everything falls back to.
+pub const DEFAULT_LANGUAGE: &str = "fr";
+/// Characters of a title.
+pub const TITLE_CHARS: usize = 200;
+/// Characters of a text.
+pub const MESSAGE_CHARS: usize = 2_000;
+/// The type of notification that stands for messages of a conversation.
+pub const MESSAGE_RECEIVED: &str = "message_received";
+/// What a text of it may show.
+const MESSAGE_RECEIVED_PARAMETERS: [&str; 4] = ["sender_username", "count", "conversation_id", "message_id"];
+const BUILT_IN: [(&str, &str); 2] =
+    [("fr", include_str!("../catalogue/fr.ftl")), ("en", include_str!("../catalogue/en.ftl"))];
+
+/// What a notification says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Text {
+    /// At most [`TITLE_CHARS`] characters.
+    pub title: String,
+    /// At most [`MESSAGE_CHARS`] characters.
+    pub message: String,
+}
+
+/// Why there is no text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoText {
+    /// The type is in no language.
+    #[error("the catalogue has no text for this type")]
+    UnknownType,
+    /// The text shows what is not there.
+    #[error("the text of this type can't be made without \"{0}\" in \"data\"")]
+    Missing(String),
+}
+
+/// The texts of all types in all languages.
+pub struct Catalogue {
+    /// By name; the default one is always there.
+    languages: BTreeMap<String, Language>,
+}
+
+/// The texts of one language.
+struct Language {
+    bundle: FluentBundle<FluentResource>,
+    /// The messages in it, which the bundle does not tell.
+    ids: BTreeSet<String>,
+}
+
+impl Catalogue {
+    /// The built-in texts, and before them those of a folder.
+    ///
+    /// # Errors
+    /// When a file can't be read, isn't Fluent, or has a type without a title or message.
+    pub fn load(folder: Option<&Path>) -> anyhow::Result<Self> {
+        let mut files: Vec<(String, String)> =
+            BUILT_IN.into_iter().map(|(lang, text)| (lang.to_owned(), text.to_owned())).collect();
+        if let Some(folder) = folder {
+            files.extend(read(folder)?);
+        }
+        let mut languages = BTreeMap::new();
+        for (lang, text) in files {
+            add(&mut languages, &lang, text).with_context(|| format!("{lang}.ftl"))?;
+        }
+        let catalogue = Self { languages };
+        catalogue.check_messages()?;
+        catalogue.warn_of_gaps();
+        Ok(catalogue)
+    }
+
+    /// Which language of the catalogue serves who wants this one: itself, else the one without its region, else the
+    /// default.
+    pub fn language(&self, wanted: Option<&str>) -> &str {
+        let known = |lang: &str| self.languages.get_key_value(lang).map(|(lang, _)| lang.as_str());
+        let wanted = wanted.unwrap_or(DEFAULT_LANGUAGE);
+        known(wanted)
+            .or_else(|| known(wanted.split('-').next().unwrap_or_default()))
+            .unwrap_or(DEFAULT_LANGUAGE)
+    }
+
+    /// The text of a type in a language; where that language can't say it, in French, else in any.
+    ///
+    /// # Errors
+    /// Why the first language that knows the type can't say it.
+    pub fn text(&self, kind: &str, lang: &str, parameters: &Map<String, Value>) -> Result<Text, NoText> {
+        let id = fluent_id(kind);
+        let arguments = arguments(parameters);
+        let first = [lang, DEFAULT_LANGUAGE];
+        let others = self.languages.keys().map(String::as_str);
+        let mut failure = NoText::UnknownType;
+        for language in first.into_iter().chain(others).filter_map(|lang| self.languages.get(lang)) {
+            match render(&language.bundle, &id, &arguments) {
+                Ok(text) => return Ok(text),
+                Err(NoText::UnknownType) => {}
+                Err(missing) if failure == NoText::UnknownType => failure = missing,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+
+    /// Chat must never lack its text, whatever a folder says.
+    fn check_messages(&self) -> anyhow::Result<()> {
+        let parameters = MESSAGE_RECEIVED_PARAMETERS.map(|name| (name.to_owned(), Value::from(1)));
+        let parameters = Map::from_iter(parameters);
+        let arguments = arguments(&parameters);
+        for (lang, language) in &self.languages {
+            match render(&language.bundle, MESSAGE_RECEIVED, &arguments) {
+                Ok(_) | Err(NoText::UnknownType) => {}
+                Err(NoText::Missing(name)) => bail!(
+                    "{lang}.ftl: {MESSAGE_RECEIVED} shows {name}, but has only {}",
+                    MESSAGE_RECEIVED_PARAMETERS.join(", ")
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn warn_of_gaps(&self) {
+        for (lang, id) in self.gaps() {
+            tracing::warn!(
+                lang,
+                r#type = id,
+                "this language lacks a text that another has, which is shown instead"
+            );
+        }
+    }
+
+    /// The texts that a language lacks and another one has.
+    fn gaps(&self) -> Vec<(&str, &str)> {
+        let all: BTreeSet<&String> = self.languages.values().flat_map(|language| &language.ids).collect();
+        let mut gaps = Vec::new();
+        for (lang, language) in &self.languages {
+            let missing = all.iter().filter(|id| !language.ids.contains(**id));
+            gaps.extend(missing.map(|id| (lang.as_str(), id.as_str())));
+        }
+        gaps
+    }
+}
+
+/// A language as it is stored and looked up: `en-US,en;q=0.9` and `en_US` are `en-us`. `None` if it looks like none.
+pub fn language_tag(text: &str) -> Option<String> {
+    let first = text.split([',', ';']).next().unwrap_or_default().trim();
+    let tag = first.replace('_', "-").to_ascii_lowercase();
+    let primary = tag.split('-').next().unwrap_or_default();
+    let looks_right = (2..=3).contains(&primary.len())
+        && primary.bytes().all(|byte| byte.is_ascii_alphabetic())
+        && tag.len() <= 35
+        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    looks_right.then_some(tag)
+}
+
+/// The `.ftl` files of a folder, by language.
+fn read(folder: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).context("CATALOGUE_DIR names a folder that can't be read")? {
+        let path = entry.context("CATALOGUE_DIR names a folder that can't be read")?.path();
+        if path.extension().is_none_or(|extension| extension != "ftl") {
+            continue;
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(lang) = language_tag(&name) else {
+            bail!("{name}.ftl is not named after a language");
+        };
+        files.push((lang, fs::read_to_string(&path).with_context(|| format!("read {name}.ftl"))?));
+    }
+    Ok(files)
+}
+
+fn add(languages: &mut BTreeMap<String, Language>, lang: &str, text: String) -> anyhow::Result<()> {
+    let resource = FluentResource::try_new(text).map_err(|(resource, errors)| {
+        let line = |at: usize| resource.source().get(..at).unwrap_or_default().matches('\n').count() + 1;
+        let errors = errors.iter().map(|error| format!("line {}: {}", line(error.pos.start), error.kind));
+        anyhow::anyhow!("{}", errors.collect::<Vec<_>>().join("; "))
+    })?;
+    let ids: Vec<String> = resource.source().lines().filter_map(message_id).map(str::to_owned).collect();
+    let identifier: LanguageIdentifier = lang.parse().context("not a language")?;
+    let language = languages.entry(lang.to_owned()).or_insert_with(|| {
+        let mut bundle = FluentBundle::new_concurrent(vec![identifier]);
+        // The texts are shown by themselves; marks around what they show would only be seen.
+        bundle.set_use_isolating(false);
+        Language { bundle, ids: BTreeSet::new() }
+    });
+    language.bundle.add_resource_overriding(resource);
+    for id in ids {
+        let complete = (language.bundle.get_message(&id))
+            .is_some_and(|found| found.value().is_some() && found.get_attribute("message").is_some());
+        if !complete {
+            bail!("{id} has no title or no .message");
+        }
+        language.ids.insert(id);
+    }
+    Ok(())
+}
+
+/// The message that starts on a line: in a file without errors, only they start with a letter.
+fn message_id(line: &str) -> Option<&str> {
+    let (id, _) = line.split_once('=')?;
+    id.starts_with(|first: char| first.is_ascii_alphabetic()).then(|| id.trim_end())
+}
+
+/// Fluent's identifiers have no dots.
+fn fluent_id(kind: &str) -> String {
+    kind.replace('.', "-")
+}
+
+/// Numbers and texts; other values can't be shown.
+fn arguments(parameters: &Map<String, Value>) -> FluentArgs<'_> {
+    /// Beyond it, Fluent's numbers lose digits.
+    const EXACT: u64 = 1 << 53;
+    let mut arguments = FluentArgs::with_capacity(parameters.len());
+    for (name, value) in parameters {
+        match value {
+            Value::String(text) => arguments.set(name.as_str(), text.as_str()),
+            Value::Number(number) if number.as_i64().is_some_and(|number| number.unsigned_abs() > EXACT) => {
+                arguments.set(name.as_str(), number.to_string());
+            }
+            Value::Number(number) => {
+                arguments.set(name.as_str(), FluentValue::try_number(&number.to_string()).into_owned());
+            }
+            _ => {}
+        }
+    }
+    arguments
+}
+
+fn render(
+    bundle: &FluentBundle<FluentResource>,
+    id: &str,
+    arguments: &FluentArgs<'_>,
+) -> Result<Text, NoText> {
+    let found = bundle.get_message(id).ok_or(NoText::UnknownType)?;
+    let title = found.value().ok_or(NoText::UnknownType)?;
+    let message = found.get_attribute("message").ok_or(NoText::UnknownType)?.value();
+    let mut errors = Vec::new();
+    let title = bundle.format_pattern(title, Some(arguments), &mut errors).into_owned();
+    let message = bundle.format_pattern(message, Some(arguments), &mut errors).into_owned();
+    match errors.first() {
+        None => Ok(Text { title: cut(title, TITLE_CHARS), message: cut(message, MESSAGE_CHARS) }),
+        Some(FluentError::ResolverError(ResolverError::Reference(ReferenceKind::Variable { id }))) => {
+            Err(NoText::Missing(id.clone()))
+        }
+        Some(error) => Err(NoText::Missing(error.to_string())),
+    }
+}
+
+/// What a parameter makes too long ends with an ellipsis.
+fn cut(mut text: String, chars: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(chars) {
+        let last = text[..end].char_indices().next_back().map_or(0, |(at, _)| at);
+        text.truncate(last);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(map) => map,
+            _ => panic!("not an object"),
+        }
+    }
+
+    fn said(catalogue: &Catalogue, kind: &str, lang: &str, data: Value) -> (String, String) {
+        let text = catalogue.text(kind, lang, &object(data)).unwrap();
+        (text.title, text.message)
+    }
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn error(files: &[(&str, &str)]) -> String {
+        let folder = folder(files);
+        format!("{:#}", Catalogue::load(Some(folder.path())).err().expect("was taken"))
+    }
+
+    #[test]
+    fn the_texts_are_those_of_the_contract() {
+        let catalogue = Catalogue::load(None).unwrap();
+        let pair = |title: &str, message: &str| (title.to_owned(), message.to_owned());
+        let john = json!({"sender_username": "john_doe", "count": 1});
+        assert_eq!(
+            said(&catalogue, "message_received", "fr", john.clone()),
+            pair("Nouveau message", "john_doe a envoyé un message")
+        );
+        assert_eq!(
+            said(&catalogue, "message_received", "en", john),
+            pair("New message", "john_doe sent a message")
+        );
+        assert_eq!(
+            said(&catalogue, "payment_completed", "fr", json!({})),
+            pair("Paiement confirmé", "Votre paiement a été traité")
+        );
+        assert_eq!(
+            said(&catalogue, "listing_published", "fr", json!({})),
+            pair("Annonce publiée", "Votre annonce est maintenant visible")
+        );
+        assert!(catalogue.gaps().is_empty());
+    }
+
+    #[test]
+    fn an_unknown_language_is_french() {
+        let catalogue = Catalogue::load(None).unwrap();
+        for (wanted, served) in
+            [(None, "fr"), (Some("en"), "en"), (Some("en-us"), "en"), (Some("de"), "fr"), (Some(""), "fr")]
+        {
+            assert_eq!(catalogue.language(wanted), served, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_language_is_read_from_what_browsers_say() {
+        for (text, tag) in [
+            ("fr", Some("fr")),
+            ("en-US,en;q=0.9", Some("en-us")),
+            ("pt_BR", Some("pt-br")),
+            ("*", None),
+            ("", None),
+            ("english", None),
+            ("e\0", None),
+            ("fr/../../x", None),
+        ] {
+            assert_eq!(language_tag(text).as_deref(), tag, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_type_is_a_new_entry() {
+        let folder = folder(&[(
+            "fr.ftl",
+            "offers = { $count ->\n    [one] Une offre\n   *[other] { $count } offres\n }\n    .message = Pour { $listing }\n",
+        )]);
+        let catalogue = Catalogue::load(Some(folder.path())).unwrap();
+        let offers =
+            |count: i64| said(&catalogue, "offers", "en", json!({"count": count, "listing": "Vélo"}));
+        assert_eq!(offers(1).0, "Une offre");
+        assert_eq!(offers(3), ("3 offres".to_owned(), "Pour Vélo".to_owned()));
+        assert_eq!(catalogue.gaps(), [("en", "offers")]);
+        let missing = catalogue.text("offers", "en", &object(json!({"count": 1})));
+        assert_eq!(missing, Err(NoText::Missing("listing".into())));
+        assert_eq!(catalogue.text("nothing", "fr", &Map::new()), Err(NoText::UnknownType));
+    }
+
+    #[test]
+    fn a_folder_goes_before_the_built_in_texts_and_a_broken_one_is_refused() {
+        let text = "payment_completed = Payé\n    .message = Merci\n";
+        let changed = folder(&[("fr.ftl", text), ("README.md", "not a catalogue")]);
+        let catalogue = Catalogue::load(Some(changed.path())).unwrap();
+        assert_eq!(said(&catalogue, "payment_completed", "fr", json!({})).0, "Payé");
+        assert_eq!(said(&catalogue, "listing_published", "fr", json!({})).0, "Annonce publiée");
+
+        assert!(error(&[("fr.ftl", "a = b\n    .message = c\n???\n")]).contains("fr.ftl: line 3"));
+        assert!(error(&[("fr.ftl", "a = b\n")]).contains("a has no title or no .message"));
+        assert!(error(&[("french.ftl", "")]).contains("not named after a language"));
+        let chat = "message_received = { $nobody }\n    .message = x\n";
+        assert!(error(&[("en.ftl", chat)]).contains("message_received shows nobody"));
+    }
+
+    #[test]
+    fn numbers_are_shown_as_they_were_published() {
+        let folder = folder(&[("fr.ftl", "n = { $n }\n    .message = { $n }\n")]);
+        let catalogue = Catalogue::load(Some(folder.path())).unwrap();
+        for number in ["0", "-7", "12.5", "9007199254740993", "9223372036854775807"] {
+            let data = serde_json::from_str(&format!(r#"{{"n":{number}}}"#)).unwrap();
+            assert_eq!(said(&catalogue, "n", "fr", data).0, number);
+        }
+        let long = said(&catalogue, "n", "fr", json!({"n": "é".repeat(5_000)}));
+        assert_eq!((long.0.chars().count(), long.1.chars().count()), (TITLE_CHARS, MESSAGE_CHARS));
+        assert!(long.0.ends_with("é…"));
+    }
+}

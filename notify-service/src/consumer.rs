@@ -1,0 +1,274 @@
+//! Takes batches from a stream, and lets go of a message only once it is stored or a dead letter.
+
+use crate::deadletter;
+use crate::event::{self, Delivery, Unusable};
+use crate::inboxes::{Inboxes, OPS_PER_TRANSACTION, StoreError, chat_ops};
+use crate::plan::{Op, What};
+use crate::pulse::Pulse;
+use crate::streams::{self, ACK_WAIT, CONSUMER, Source};
+use anyhow::Context;
+use async_nats::jetstream::{AckKind, Message, consumer::pull};
+use futures_util::{FutureExt, StreamExt, future::join_all};
+use service::{Backoff, Bus, bus::chain};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Messages that are taken at once.
+const BATCH: usize = 200;
+/// How long a dead letter that could not be stored waits, and a message whose store failed at most.
+const RETRY_AT_MOST: Duration = Duration::from_secs(5);
+
+/// Consumes one stream.
+pub struct Consumer {
+    /// Which.
+    pub source: Source,
+    /// NATS.
+    pub bus: Bus,
+    /// Where it goes.
+    pub inboxes: Inboxes,
+    /// Whether it moves.
+    pub pulse: Arc<Pulse>,
+    /// Stops it.
+    pub shutdown: CancellationToken,
+}
+
+/// A message that can be used.
+struct Work {
+    message: Message,
+    place: String,
+    ops: Vec<Op>,
+}
+
+impl Consumer {
+    /// Runs until the token is cancelled; the batch in hand is finished.
+    pub async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_AT_MOST);
+        while !self.shutdown.is_cancelled() {
+            let Err(error) = self.consume(&mut backoff).await else { return };
+            if self.shutdown.is_cancelled() {
+                return;
+            }
+            self.pulse.failed(&format!("{error:#}"));
+            tracing::warn!(
+                stream = self.source.name(),
+                error = format!("{error:#}"),
+                "waiting for JetStream"
+            );
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// Consumes until the token is cancelled, or NATS says why that can't go on.
+    async fn consume(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
+        let mut messages = self.open().await?;
+        loop {
+            let batch = tokio::select! {
+                batch = next(&mut messages) => batch?,
+                () = self.shutdown.cancelled() => break,
+            };
+            metrics::histogram!("batch_messages", "stream" => self.source.name()).record(batch.len() as f64);
+            let failed = self.handle(batch).await;
+            match failed {
+                None => {
+                    backoff.reset();
+                    self.pulse.worked();
+                }
+                Some((error, undone)) => {
+                    self.retry_later(error, undone, &mut messages, backoff.delay()).await
+                }
+            }
+        }
+        // What was delivered in the meantime goes to another replica at once.
+        self.give_back(&buffered(&mut messages), Duration::ZERO).await;
+        Ok(())
+    }
+
+    async fn open(&self) -> anyhow::Result<pull::Stream> {
+        service::streams::ensure(&self.bus, self.source.stream(), &self.shutdown).await;
+        let stream = self.bus.jetstream().get_stream(self.source.name()).await.context("open the stream")?;
+        let consumer = stream
+            .get_or_create_consumer(CONSUMER, streams::consumer())
+            .await
+            .context("open the consumer")?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .expires(Duration::from_secs(30))
+            .heartbeat(Duration::from_secs(5))
+            .messages();
+        messages.await.context("pull from the consumer")
+    }
+
+    /// Stores a batch. What could not be stored for reasons of ours comes back with the first of them.
+    async fn handle(&self, batch: Vec<Message>) -> Option<(StoreError, Vec<Message>)> {
+        let catalogue = self.inboxes.catalogue();
+        let (mut works, mut unusable) = (Vec::new(), Vec::new());
+        for message in batch {
+            let place = place(&message);
+            match ops(self.source, &message, &place, &catalogue) {
+                Ok(ops) => works.push(Work { message, place, ops }),
+                Err(reason) => unusable.push((message, place, reason)),
+            }
+        }
+        let buried =
+            join_all(unusable.iter().map(|(message, place, reason)| self.bury(message, place, reason)));
+        let (failed, _) = tokio::join!(self.store(works), buried);
+        failed
+    }
+
+    /// Stores what can be used, several messages in a transaction.
+    async fn store(&self, mut works: Vec<Work>) -> Option<(StoreError, Vec<Message>)> {
+        let mut since = tokio::time::Instant::now();
+        while !works.is_empty() {
+            let pack = works.drain(..pack_len(&works)).collect::<Vec<_>>();
+            let ops: Vec<Op> = pack.iter().flat_map(|work| work.ops.iter().cloned()).collect();
+            match self.inboxes.apply(&ops).await {
+                Ok(()) => join_all(pack.iter().map(|work| ack(&work.message, AckKind::Ack))).await,
+                Err(error) if error.is_data() => {
+                    tracing::debug!(error = chain(&error), "a batch is stored one by one");
+                    if let Err((error, mut undone)) = self.store_singly(pack).await {
+                        undone.extend(works.into_iter().map(|work| work.message));
+                        return Some((error, undone));
+                    }
+                    vec![]
+                }
+                Err(error) => {
+                    let undone = pack.into_iter().chain(works).map(|work| work.message).collect();
+                    return Some((error, undone));
+                }
+            };
+            if since.elapsed() > ACK_WAIT / 3 {
+                // So many users take their time; the others are still ours.
+                join_all(works.iter().map(|work| ack(&work.message, AckKind::Progress))).await;
+                since = tokio::time::Instant::now();
+            }
+        }
+        None
+    }
+
+    /// Finds what Postgres doesn't take, and keeps it from the others.
+    async fn store_singly(&self, pack: Vec<Work>) -> Result<(), (StoreError, Vec<Message>)> {
+        let mut pack = pack.into_iter();
+        while let Some(work) = pack.next() {
+            match self.inboxes.apply(&work.ops).await {
+                Ok(()) => ack(&work.message, AckKind::Ack).await,
+                Err(error) if error.is_data() => {
+                    let reason = Unusable(format!("it can't be stored: {}", chain(&error)));
+                    self.bury(&work.message, &work.place, &reason).await;
+                }
+                Err(error) => {
+                    let undone = std::iter::once(work).chain(pack).map(|work| work.message).collect();
+                    return Err((error, undone));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a dead letter of it; only then is it terminated.
+    async fn bury(&self, message: &Message, place: &str, reason: &Unusable) {
+        match deadletter::bury(&self.bus, message, place, &reason.0).await {
+            Ok(()) => ack(message, AckKind::Term).await,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), place, "a dead letter is not stored yet");
+                ack(message, AckKind::Nak(Some(RETRY_AT_MOST))).await;
+            }
+        }
+    }
+
+    /// Postgres did not do it: NATS delivers it again after a while, to us or to another replica.
+    async fn retry_later(
+        &self,
+        error: StoreError,
+        mut undone: Vec<Message>,
+        messages: &mut pull::Stream,
+        delay: Duration,
+    ) {
+        let why = chain(&error);
+        self.pulse.failed(&why);
+        metrics::counter!("batch_retries_total", "stream" => self.source.name()).increment(1);
+        if error.is_passing() {
+            tracing::warn!(stream = self.source.name(), error = why, "events wait for Postgres");
+        } else {
+            tracing::error!(stream = self.source.name(), error = why, "events can't be stored, and wait");
+        }
+        // What came behind waits as well, or it would overtake.
+        undone.extend(buffered(messages));
+        self.give_back(&undone, delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    async fn give_back(&self, messages: &[Message], delay: Duration) {
+        let delay = (!delay.is_zero()).then_some(delay);
+        join_all(messages.iter().map(|message| ack(message, AckKind::Nak(delay)))).await;
+    }
+}
+
+/// The next message, and what else is there already.
+async fn next(messages: &mut pull::Stream) -> anyhow::Result<Vec<Message>> {
+    let first = messages.next().await.context("the consumer has ended")?;
+    let mut batch = vec![first.context("pull from the consumer")?];
+    while batch.len() < BATCH
+        && let Some(Some(Ok(message))) = messages.next().now_or_never()
+    {
+        batch.push(message);
+    }
+    Ok(batch)
+}
+
+fn buffered(messages: &mut pull::Stream) -> Vec<Message> {
+    std::iter::from_fn(|| messages.next().now_or_never()??.ok()).collect()
+}
+
+/// How many of these go into one transaction: at least one.
+fn pack_len(works: &[Work]) -> usize {
+    let mut ops = 0;
+    let fits = works.iter().take_while(|work| {
+        ops += work.ops.len();
+        ops <= OPS_PER_TRANSACTION
+    });
+    fits.count().max(1)
+}
+
+/// An acknowledgement that gets lost is no harm: what is delivered again changes nothing.
+async fn ack(message: &Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
+        tracing::debug!(%error, "an acknowledgement was not sent");
+    }
+}
+
+/// What names a message for ever: also when its stream is made anew and counts from 1 again.
+fn place(message: &Message) -> String {
+    match message.info() {
+        Ok(info) => {
+            format!("{}:{}:{}", info.stream, info.stream_sequence, info.published.unix_timestamp_nanos())
+        }
+        Err(_) => message.reply.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+fn ops(
+    source: Source,
+    message: &Message,
+    place: &str,
+    catalogue: &crate::catalogue::Catalogue,
+) -> Result<Vec<Op>, Unusable> {
+    match source {
+        Source::Events => {
+            let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
+            let delivery = Delivery { subject, headers, payload: &message.payload, place };
+            let (users, notice) = event::parse(delivery, catalogue)?;
+            let notice = Arc::new(notice);
+            Ok(users.into_iter().map(|user| Op { user, what: What::Notice(notice.clone()) }).collect())
+        }
+        Source::Chat => serde_json::from_slice(&message.payload)
+            .map(chat_ops)
+            .map_err(|error| Unusable(format!("not an entry of the chat's log: {error}"))),
+    }
+}

@@ -1,0 +1,328 @@
+//! What a batch does to the inboxes that it holds locked: arithmetic only, no I/O.
+
+use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, Text};
+use crate::event::Notice;
+use contract::{
+    ConversationId, MessageId, NotificationId, Seq, Timestamp, UserId,
+    notify::{InboxEvent, InboxRead, Notification},
+};
+use serde_json::{Map, Value, json, value::RawValue};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// One thing to do to one user's inbox. Doing it again changes nothing.
+#[derive(Debug, Clone)]
+pub struct Op {
+    /// Whose.
+    pub user: UserId,
+    /// What.
+    pub what: What,
+}
+
+/// What is done to an inbox.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// An event of another backend.
+    Notice(Arc<Notice>),
+    /// A message that the user has received.
+    Message(Arc<Received>),
+    /// The user has read a conversation up to a message.
+    Read(ConversationId, MessageId),
+}
+
+/// A message, as its recipients are told of it.
+#[derive(Debug)]
+pub struct Received {
+    /// What it is known by when it comes again.
+    pub key: String,
+    /// Where.
+    pub conversation: ConversationId,
+    /// Which.
+    pub message: MessageId,
+    /// Whose.
+    pub sender_username: String,
+}
+
+impl Op {
+    /// What it is known by when it comes again, unless it makes no notification.
+    pub fn key(&self) -> Option<&str> {
+        match &self.what {
+            What::Notice(notice) => Some(&notice.key),
+            What::Message(message) => Some(&message.key),
+            What::Read(..) => None,
+        }
+    }
+
+    /// The conversation that it is about.
+    pub fn conversation(&self) -> Option<ConversationId> {
+        match &self.what {
+            What::Notice(_) => None,
+            What::Message(message) => Some(message.conversation),
+            What::Read(conversation, _) => Some(*conversation),
+        }
+    }
+}
+
+/// A user's inbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inbox {
+    /// The last `seq`; 0 when it is empty.
+    pub last_seq: Seq,
+    /// The last notification's id; 0 when it is empty.
+    pub last_id: i64,
+    /// How many are unread.
+    pub unread_count: i64,
+    /// The language last seen.
+    pub lang: Option<String>,
+}
+
+/// The unread notification that stands for a conversation.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// Its id.
+    pub id: NotificationId,
+    /// Its newest message.
+    pub message: i64,
+    /// For how many messages it stands.
+    pub count: i64,
+    /// Its place in [`Changes::added`], if it is new.
+    pub added: Option<usize>,
+}
+
+/// What is known before a batch, all of it read while the inboxes were locked.
+#[derive(Default)]
+pub struct Known {
+    /// The inboxes of all its users.
+    pub inboxes: HashMap<UserId, Inbox>,
+    /// What stands for the conversations that it is about.
+    pub standing: HashMap<(UserId, ConversationId), Standing>,
+    /// How far they are read.
+    pub markers: HashMap<(UserId, ConversationId), i64>,
+    /// The notifications that some of its events have made before.
+    pub repeated: HashMap<(UserId, String), Notification>,
+}
+
+/// A notification to store.
+#[derive(Debug)]
+pub struct Added {
+    /// Whose.
+    pub user: UserId,
+    /// What the user is shown.
+    pub shown: Notification,
+    /// [`Op::key`].
+    pub key: String,
+    /// With a `message_received`: conversation, newest message, count.
+    pub stands_for: Option<(ConversationId, i64, i64)>,
+    /// Whether something later in the same batch has made it read.
+    pub read: bool,
+}
+
+/// What a batch changes.
+#[derive(Default)]
+pub struct Changes {
+    /// New notifications, by id.
+    pub added: Vec<Added>,
+    /// Older ones that become read.
+    pub read: Vec<(UserId, NotificationId)>,
+    /// Markers that move.
+    pub markers: HashMap<(UserId, ConversationId), i64>,
+    /// What becomes of the inboxes that change.
+    pub inboxes: HashMap<UserId, Inbox>,
+    /// What is told, in this order, once all that is committed.
+    pub told: Vec<(UserId, InboxEvent)>,
+    /// How many events had made their notification before.
+    pub repeated: usize,
+    /// How many notifications were superseded.
+    pub superseded: usize,
+}
+
+/// Works out a batch.
+pub struct Plan<'a> {
+    catalogue: &'a Catalogue,
+    at: Timestamp,
+    ids: std::vec::IntoIter<NotificationId>,
+    known: Known,
+    seen: HashSet<(UserId, String)>,
+    changes: Changes,
+}
+
+impl<'a> Plan<'a> {
+    /// Starts from what is known, with one id for each notification that there may be, in ascending order.
+    pub fn new(catalogue: &'a Catalogue, at: Timestamp, ids: Vec<NotificationId>, known: Known) -> Self {
+        let (seen, changes) = Default::default();
+        Self { catalogue, at, ids: ids.into_iter(), known, seen, changes }
+    }
+
+    /// What the operations change, done one after the other.
+    pub fn run(mut self, ops: &[Op]) -> Changes {
+        for op in ops {
+            match &op.what {
+                What::Notice(notice) => self.notice(op.user, notice),
+                What::Message(message) => self.message(op.user, message),
+                What::Read(conversation, message) => self.read(op.user, *conversation, *message),
+            }
+        }
+        self.changes
+    }
+
+    fn notice(&mut self, user: UserId, notice: &Notice) {
+        if self.is_repeated(user, &notice.key) {
+            return;
+        }
+        let text = self.notice_text(user, notice);
+        let shown = Shown { kind: &notice.kind, text, data: notice.data.clone(), replaces: None };
+        self.add(user, shown, notice.key.clone(), None);
+    }
+
+    /// In the user's own language, where the event leaves that open.
+    fn notice_text(&self, user: UserId, notice: &Notice) -> Text {
+        let lang = self.language(user);
+        if !notice.translated || lang == notice.lang {
+            return notice.text.clone();
+        }
+        match self.catalogue.text(&notice.kind, lang, &notice.parameters) {
+            Ok(text) => notice.own.over(text),
+            Err(_) => notice.text.clone(),
+        }
+    }
+
+    fn message(&mut self, user: UserId, received: &Received) {
+        let place = (user, received.conversation);
+        if self.is_repeated(user, &received.key) || self.marker(place) >= received.message.get() {
+            return;
+        }
+        let old = self.known.standing.get(&place).copied();
+        if let Some(old) = old {
+            self.mark(user, old);
+            self.changes.superseded += 1;
+        }
+        let count = old.map_or(0, |old| old.count) + 1;
+        // Replicas may take entries of the log out of turn: a notification never goes back to an older message.
+        let message = received.message.get().max(old.map_or(0, |old| old.message));
+        let sender = &received.sender_username;
+        let parameters: Map<String, Value> = Map::from_iter([
+            ("sender_username".to_owned(), json!(sender)),
+            ("count".to_owned(), json!(count)),
+            ("conversation_id".to_owned(), json!(received.conversation)),
+            ("message_id".to_owned(), json!(message)),
+        ]);
+        // The catalogue was not taken unless it has this text.
+        let text = self
+            .catalogue
+            .text(MESSAGE_RECEIVED, self.language(user), &parameters)
+            .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender.clone() });
+        let data = format!(
+            r#"{{"conversation_id":{},"message_id":{message},"count":{count}}}"#,
+            received.conversation
+        );
+        let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
+        let shown = Shown { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
+        let added = self.changes.added.len();
+        let stands_for = Some((received.conversation, message, count));
+        if let Some(id) = self.add(user, shown, received.key.clone(), stands_for) {
+            self.known.standing.insert(place, Standing { id, message, count, added: Some(added) });
+        }
+    }
+
+    fn read(&mut self, user: UserId, conversation: ConversationId, message: MessageId) {
+        let place = (user, conversation);
+        if self.marker(place) >= message.get() {
+            return;
+        }
+        self.known.markers.insert(place, message.get());
+        self.changes.markers.insert(place, message.get());
+        let Some(standing) = self.known.standing.get(&place).copied() else { return };
+        if standing.message > message.get() {
+            return;
+        }
+        self.known.standing.remove(&place);
+        self.mark(user, standing);
+        let read = InboxRead {
+            notification_id: standing.id,
+            read_at: self.at,
+            unread_count: self.inbox(user).unread_count,
+            all: false,
+        };
+        self.changes.told.push((user, InboxEvent::Read(read)));
+    }
+
+    /// Whether an event has made its notification before. One of an earlier batch is told again, as that batch may
+    /// have been committed by a process that ended before it told anyone; who knows it drops it.
+    fn is_repeated(&mut self, user: UserId, key: &str) -> bool {
+        let named = (user, key.to_owned());
+        if let Some(mut shown) = self.known.repeated.remove(&named) {
+            shown.unread_count = self.inbox(user).unread_count;
+            self.changes.told.push((user, InboxEvent::Notification(shown)));
+            self.changes.repeated += 1;
+            self.seen.insert(named);
+            return true;
+        }
+        !self.seen.insert(named)
+    }
+
+    fn add(
+        &mut self,
+        user: UserId,
+        shown: Shown<'_>,
+        key: String,
+        stands_for: Option<(ConversationId, i64, i64)>,
+    ) -> Option<NotificationId> {
+        let id = self.ids.next()?;
+        let at = self.at;
+        let inbox = self.inbox_mut(user);
+        inbox.last_seq += 1;
+        inbox.last_id = id.get();
+        inbox.unread_count += 1;
+        let shown = Notification {
+            kind: shown.kind.to_owned(),
+            notification_id: id,
+            seq: inbox.last_seq,
+            title: shown.text.title,
+            message: shown.text.message,
+            data: shown.data,
+            created_at: at,
+            is_read: false,
+            unread_count: inbox.unread_count,
+            replaces: shown.replaces,
+        };
+        self.changes.told.push((user, InboxEvent::Notification(shown.clone())));
+        self.changes.added.push(Added { user, shown, key, stands_for, read: false });
+        Some(id)
+    }
+
+    /// An unread notification becomes read.
+    fn mark(&mut self, user: UserId, standing: Standing) {
+        match standing.added.and_then(|index| self.changes.added.get_mut(index)) {
+            Some(added) => added.read = true,
+            None => self.changes.read.push((user, standing.id)),
+        }
+        self.inbox_mut(user).unread_count -= 1;
+    }
+
+    fn marker(&self, place: (UserId, ConversationId)) -> i64 {
+        self.known.markers.get(&place).copied().unwrap_or(0)
+    }
+
+    fn language(&self, user: UserId) -> &'a str {
+        let lang = self.known.inboxes.get(&user).and_then(|inbox| inbox.lang.as_deref());
+        self.catalogue.language(lang)
+    }
+
+    fn inbox(&self, user: UserId) -> Inbox {
+        let changed = self.changes.inboxes.get(&user);
+        changed.or_else(|| self.known.inboxes.get(&user)).cloned().unwrap_or_default()
+    }
+
+    fn inbox_mut(&mut self, user: UserId) -> &mut Inbox {
+        let known = &self.known.inboxes;
+        self.changes.inboxes.entry(user).or_insert_with(|| known.get(&user).cloned().unwrap_or_default())
+    }
+}
+
+/// What a notification is made of, but for its place in the inbox.
+struct Shown<'a> {
+    kind: &'a str,
+    text: Text,
+    data: Box<RawValue>,
+    replaces: Option<NotificationId>,
+}

@@ -1,0 +1,470 @@
+//! The queries on the schema `notify`. Whoever changes anything of a user's has locked the user's inbox first.
+
+use crate::plan::{Added, Inbox, Standing};
+use contract::{
+    ConversationId, NotificationId, Seq, Timestamp, UserId,
+    ids::InvalidId,
+    notify::{InboxHead, Notification},
+};
+use serde_json::value::RawValue;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+use std::collections::HashMap;
+use time::OffsetDateTime;
+
+/// A stored notification.
+#[derive(FromRow)]
+struct Row {
+    notification_id: i64,
+    seq: Seq,
+    r#type: String,
+    title: String,
+    message: String,
+    data: String,
+    created_at: OffsetDateTime,
+    is_read: bool,
+    replaces: Option<i64>,
+}
+
+impl Row {
+    fn shown(self, unread_count: i64) -> sqlx::Result<Notification> {
+        Ok(Notification {
+            kind: self.r#type,
+            notification_id: valid(NotificationId::new(self.notification_id))?,
+            seq: self.seq,
+            title: self.title,
+            message: self.message,
+            data: RawValue::from_string(self.data).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            created_at: self.created_at.into(),
+            is_read: self.is_read,
+            unread_count,
+            replaces: self.replaces.map(|id| valid(NotificationId::new(id))).transpose()?,
+        })
+    }
+}
+
+fn valid<T>(id: Result<T, InvalidId>) -> sqlx::Result<T> {
+    id.map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Makes inboxes where there are none. In ascending order, so that two replicas never wait for each other in a circle.
+pub async fn add_inboxes(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<()> {
+    let query = "insert into inboxes (user_id) select unnest($1::bigint[]) on conflict do nothing";
+    sqlx::query(query).bind(users).execute(db).await.map(drop)
+}
+
+/// Locks the inboxes of these users that there are, in ascending order.
+pub async fn lock_inboxes(db: &mut PgConnection, users: &[i64]) -> sqlx::Result<HashMap<UserId, Inbox>> {
+    let rows: Vec<(i64, Seq, i64, i64, Option<String>)> = sqlx::query_as(
+        "select user_id, last_seq, last_id, unread_count, lang from inboxes
+        where user_id = any($1) order by user_id for update",
+    )
+    .bind(users)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|(user, last_seq, last_id, unread_count, lang)| {
+            Ok((valid(UserId::new(user))?, Inbox { last_seq, last_id, unread_count, lang }))
+        })
+        .collect()
+}
+
+/// The notifications that these events have made of these users, with an `unread_count` of 0.
+pub async fn repeated(
+    db: &mut PgConnection,
+    users: &[i64],
+    keys: &[&str],
+) -> sqlx::Result<HashMap<(UserId, String), Notification>> {
+    #[derive(FromRow)]
+    struct Repeated {
+        user_id: i64,
+        event_key: String,
+        #[sqlx(flatten)]
+        row: Row,
+    }
+    let rows: Vec<Repeated> = sqlx::query_as(
+        "select user_id, event_key, notification_id, seq, type, title, message, data, created_at,
+            read_at is not null as is_read, replaces
+        from unnest($1::bigint[], $2::text[]) as event (user_id, event_key)
+        join notifications using (user_id, event_key)",
+    )
+    .bind(users)
+    .bind(keys)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|found| Ok(((valid(UserId::new(found.user_id))?, found.event_key), found.row.shown(0)?)))
+        .collect()
+}
+
+/// What stands for these users' conversations.
+pub async fn standing(
+    db: &mut PgConnection,
+    users: &[i64],
+    conversations: &[i64],
+) -> sqlx::Result<HashMap<(UserId, ConversationId), Standing>> {
+    let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(
+        "select user_id, conversation_id, notification_id, coalesce(message_id, 0), coalesce(message_count, 0)
+        from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
+        join notifications using (user_id, conversation_id)
+        where read_at is null and conversation_id is not null",
+    )
+    .bind(users)
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|(user, conversation, id, message, count)| {
+            let id = valid(NotificationId::new(id))?;
+            Ok((place(user, conversation)?, Standing { id, message, count, added: None }))
+        })
+        .collect()
+}
+
+/// How far these users have read these conversations.
+pub async fn markers(
+    db: &mut PgConnection,
+    users: &[i64],
+    conversations: &[i64],
+) -> sqlx::Result<HashMap<(UserId, ConversationId), i64>> {
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "select user_id, conversation_id, message_id
+        from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
+        join markers using (user_id, conversation_id)",
+    )
+    .bind(users)
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(|(user, conversation, message)| Ok((place(user, conversation)?, message))).collect()
+}
+
+fn place(user: i64, conversation: i64) -> sqlx::Result<(UserId, ConversationId)> {
+    Ok((valid(UserId::new(user))?, valid(ConversationId::new(conversation))?))
+}
+
+/// The time, and that many new ids in ascending order.
+pub async fn next_ids(
+    db: &mut PgConnection,
+    count: usize,
+) -> sqlx::Result<(OffsetDateTime, Vec<NotificationId>)> {
+    // Not now(), which is when the transaction began: before it waited for the inboxes.
+    let (at, mut ids): (OffsetDateTime, Vec<i64>) = sqlx::query_as(
+        "select clock_timestamp(), array(select nextval('notification_ids') from generate_series(1, $1))",
+    )
+    .bind(i64::try_from(count).unwrap_or(i64::MAX))
+    .fetch_one(db)
+    .await?;
+    ids.sort_unstable();
+    let ids = ids.into_iter().map(|id| valid(NotificationId::new(id))).collect::<sqlx::Result<_>>()?;
+    Ok((at, ids))
+}
+
+/// Stores notifications.
+pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) -> sqlx::Result<()> {
+    fn column<'a, T>(added: &'a [Added], value: impl Fn(&'a Added) -> T) -> Vec<T> {
+        added.iter().map(value).collect()
+    }
+    let stands_for = |added: &Added| added.stands_for;
+    sqlx::query(
+        "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_count, created_at, read_at)
+        select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_count, $14, case when is_read then $14 end
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bool[])
+        as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_count, is_read)",
+    )
+    .bind(column(added, |added| added.user.get()))
+    .bind(column(added, |added| added.shown.notification_id.get()))
+    .bind(column(added, |added| added.shown.seq))
+    .bind(column(added, |added| added.shown.kind.as_str()))
+    .bind(column(added, |added| added.shown.title.as_str()))
+    .bind(column(added, |added| added.shown.message.as_str()))
+    .bind(column(added, |added| added.shown.data.get()))
+    .bind(column(added, |added| added.key.as_str()))
+    .bind(column(added, |added| added.shown.replaces.map(NotificationId::get)))
+    .bind(column(added, |added| stands_for(added).map(|(conversation, ..)| conversation.get())))
+    .bind(column(added, |added| stands_for(added).map(|(_, message, _)| message)))
+    .bind(column(added, |added| stands_for(added).map(|(.., count)| count)))
+    .bind(column(added, |added| added.read))
+    .bind(at)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Marks notifications as read.
+pub async fn mark(
+    db: &mut PgConnection,
+    read: &[(UserId, NotificationId)],
+    at: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let (users, ids): (Vec<i64>, Vec<i64>) = read.iter().map(|(user, id)| (user.get(), id.get())).unzip();
+    sqlx::query(
+        "update notifications set read_at = $3 from unnest($1::bigint[], $2::bigint[]) as read (user_id, id)
+        where notifications.user_id = read.user_id and notification_id = read.id and read_at is null",
+    )
+    .bind(users)
+    .bind(ids)
+    .bind(at)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Moves markers, forward only.
+pub async fn move_markers(
+    db: &mut PgConnection,
+    markers: &HashMap<(UserId, ConversationId), i64>,
+) -> sqlx::Result<()> {
+    let column = |value: fn(&UserId, &ConversationId, i64) -> i64| -> Vec<i64> {
+        markers.iter().map(|((user, conversation), message)| value(user, conversation, *message)).collect()
+    };
+    sqlx::query(
+        "insert into markers (user_id, conversation_id, message_id)
+        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[])
+        on conflict (user_id, conversation_id)
+        do update set message_id = greatest(markers.message_id, excluded.message_id)",
+    )
+    .bind(column(|user, _, _| user.get()))
+    .bind(column(|_, conversation, _| conversation.get()))
+    .bind(column(|_, _, message| message))
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Writes what has become of inboxes.
+pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inbox>) -> sqlx::Result<()> {
+    let column = |value: fn(&UserId, &Inbox) -> i64| -> Vec<i64> {
+        inboxes.iter().map(|(user, inbox)| value(user, inbox)).collect()
+    };
+    sqlx::query(
+        "update inboxes set last_seq = new.last_seq, last_id = new.last_id, unread_count = new.unread_count
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+            as new (user_id, last_seq, last_id, unread_count)
+        where inboxes.user_id = new.user_id",
+    )
+    .bind(column(|user, _| user.get()))
+    .bind(column(|_, inbox| inbox.last_seq))
+    .bind(column(|_, inbox| inbox.last_id))
+    .bind(column(|_, inbox| inbox.unread_count))
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Marks one notification of a user as read: when; `None` if it isn't one of the user's unread ones.
+pub async fn mark_one(
+    db: &mut PgConnection,
+    user: UserId,
+    id: NotificationId,
+) -> sqlx::Result<Option<Timestamp>> {
+    let at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "update notifications set read_at = clock_timestamp()
+        where user_id = $1 and notification_id = $2 and read_at is null returning read_at",
+    )
+    .bind(user.get())
+    .bind(id.get())
+    .fetch_optional(db)
+    .await?;
+    Ok(at.map(Timestamp::from))
+}
+
+/// Since when a notification of a user is read; `None` if it isn't, or isn't the user's.
+pub async fn read_at(
+    db: &mut PgConnection,
+    user: UserId,
+    id: NotificationId,
+) -> sqlx::Result<Option<Timestamp>> {
+    let at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "select read_at from notifications
+        where user_id = $1 and notification_id = $2 and read_at is not null",
+    )
+    .bind(user.get())
+    .bind(id.get())
+    .fetch_optional(db)
+    .await?;
+    Ok(at.map(Timestamp::from))
+}
+
+/// Marks all notifications of a user as read: when, and how many that were.
+pub async fn mark_all(db: &mut PgConnection, user: UserId) -> sqlx::Result<(Timestamp, i64)> {
+    let (at, count): (OffsetDateTime, i64) = sqlx::query_as(
+        "with moment as (select clock_timestamp() as at),
+        marked as (update notifications set read_at = moment.at from moment
+            where user_id = $1 and read_at is null returning 1)
+        select moment.at, (select count(*) from marked) from moment",
+    )
+    .bind(user.get())
+    .fetch_one(db)
+    .await?;
+    Ok((at.into(), count))
+}
+
+/// A user's inbox as it is.
+pub async fn inbox(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Option<Inbox>> {
+    let row: Option<(Seq, i64, i64, Option<String>)> =
+        sqlx::query_as("select last_seq, last_id, unread_count, lang from inboxes where user_id = $1")
+            .bind(user.get())
+            .fetch_optional(db)
+            .await?;
+    Ok(row.map(|(last_seq, last_id, unread_count, lang)| Inbox { last_seq, last_id, unread_count, lang }))
+}
+
+/// Remembers a user's language.
+pub async fn remember_language(db: impl PgExecutor<'_>, user: UserId, lang: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into inboxes (user_id, lang) values ($1, $2)
+        on conflict (user_id) do update set lang = excluded.lang",
+    )
+    .bind(user.get())
+    .bind(lang)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Where these inboxes end, of those that were ever written to.
+pub async fn heads(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<Vec<InboxHead>> {
+    let rows: Vec<(i64, Seq, i64)> = sqlx::query_as(
+        "select user_id, last_seq, unread_count from inboxes where user_id = any($1) and last_seq > 0",
+    )
+    .bind(users)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|(user, seq, unread_count)| {
+            Ok(InboxHead { user_id: valid(UserId::new(user))?, seq, unread_count })
+        })
+        .collect()
+}
+
+/// A part of an inbox: at most so many, at most so many bytes (but one at least).
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Whose.
+    pub user: UserId,
+    /// Only unread ones.
+    pub unread: bool,
+    /// How many at most.
+    pub limit: u16,
+    /// Bytes of JSON at most, roughly and from above.
+    pub bytes: i64,
+}
+
+/// One of the four queries of a page. The innermost reads the index; the next adds up bytes, without fetching what is
+/// stored apart; a text may grow sixfold in JSON.
+macro_rules! page {
+    ($beyond:literal, $order:literal, $unread:literal) => {
+        concat!(
+            "select * from (
+                select *, count(*) over () as rows,
+                    sum(400 + octet_length(data) + 6 * (octet_length(title) + octet_length(message)))
+                        over (order by notification_id ",
+            $order,
+            ") as bytes,
+                    row_number() over (order by notification_id ",
+            $order,
+            ") as place
+                from (
+                    select notification_id, seq, type, title, message, data, created_at,
+                        read_at is not null as is_read, replaces
+                    from notifications where user_id = $1 and notification_id ",
+            $beyond,
+            " $2 ",
+            $unread,
+            "
+                    order by notification_id ",
+            $order,
+            " limit $3 + 1
+                ) as page
+            ) as page where place <= $3 and (bytes <= $4 or place = 1) order by place"
+        )
+    };
+}
+
+async fn page(
+    db: impl PgExecutor<'_>,
+    query: &'static str,
+    beyond: i64,
+    part: Part,
+) -> sqlx::Result<(Vec<Notification>, bool)> {
+    #[derive(FromRow)]
+    struct Placed {
+        rows: i64,
+        #[sqlx(flatten)]
+        row: Row,
+    }
+    let rows: Vec<Placed> = sqlx::query_as(query)
+        .bind(part.user.get())
+        .bind(beyond)
+        .bind(i64::from(part.limit))
+        .bind(part.bytes)
+        .fetch_all(db)
+        .await?;
+    let more = rows.first().is_some_and(|first| first.rows > i64::try_from(rows.len()).unwrap_or(i64::MAX));
+    let items = rows.into_iter().map(|placed| placed.row.shown(0)).collect::<sqlx::Result<_>>()?;
+    Ok((items, more))
+}
+
+/// Those before an id, newest first, with an `unread_count` of 0; and whether there are more.
+pub async fn page_before(
+    db: impl PgExecutor<'_>,
+    before: i64,
+    part: Part,
+) -> sqlx::Result<(Vec<Notification>, bool)> {
+    let query = if part.unread { page!("<", "desc", "and read_at is null") } else { page!("<", "desc", "") };
+    page(db, query, before, part).await
+}
+
+/// Those after an id, oldest first, with an `unread_count` of 0; and whether there are more.
+pub async fn page_after(
+    db: impl PgExecutor<'_>,
+    after: i64,
+    part: Part,
+) -> sqlx::Result<(Vec<Notification>, bool)> {
+    let query = if part.unread { page!(">", "asc", "and read_at is null") } else { page!(">", "asc", "") };
+    page(db, query, after, part).await
+}
+
+/// Takes the one place among all replicas in which old notifications are removed, until the transaction ends.
+pub async fn lock_retention(db: &mut PgConnection) -> sqlx::Result<bool> {
+    /// Of no meaning, but of this service alone.
+    const KEY: i64 = 0x6e6f_7469_6679;
+    sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(KEY).fetch_one(db).await
+}
+
+/// The oldest notifications that are older than so many days: user and id.
+pub async fn old(db: &mut PgConnection, days: i32, limit: i64) -> sqlx::Result<Vec<(i64, i64)>> {
+    sqlx::query_as(
+        "select user_id, notification_id from notifications
+        where created_at < now() - make_interval(days => $1) order by created_at limit $2",
+    )
+    .bind(days)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Removes notifications of locked inboxes; these keep an exact count of what is unread.
+pub async fn remove(db: &mut PgConnection, old: &[(i64, i64)]) -> sqlx::Result<u64> {
+    let (users, ids): (Vec<i64>, Vec<i64>) = old.iter().copied().unzip();
+    let removed: i64 = sqlx::query_scalar(
+        "with removed as (
+            delete from notifications using unnest($1::bigint[], $2::bigint[]) as old (user_id, id)
+            where notifications.user_id = old.user_id and notification_id = old.id
+            returning notifications.user_id, read_at is null as unread
+        ), counted as (
+            update inboxes set unread_count = unread_count - missing.unread
+            from (select user_id, count(*) as unread from removed where unread group by user_id) as missing
+            where inboxes.user_id = missing.user_id
+        ) select count(*) from removed",
+    )
+    .bind(users)
+    .bind(ids)
+    .fetch_one(db)
+    .await?;
+    Ok(u64::try_from(removed).unwrap_or(0))
+}
