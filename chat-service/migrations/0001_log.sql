@@ -31,6 +31,8 @@ create table participants (
     read_seq        bigint      not null default 0,
     read_message_id bigint      not null default 0,
     read_at         timestamptz,
+    -- Whether the marker moved there because the user sent that message.
+    read_by_sending boolean     not null default false,
     primary key (conversation_id, user_id)
 ) with (fillfactor = 70);
 create index participants_by_user on participants (user_id, conversation_id);
@@ -121,7 +123,7 @@ begin
         returning m.conversation_id, m.message_id, m.seq, m.sender_id
     ), marked as (
         update participants p
-        set read_seq = l.seq, read_message_id = l.message_id, read_at = at
+        set read_seq = l.seq, read_message_id = l.message_id, read_at = at, read_by_sending = true
         from (
             select i.conversation_id, i.sender_id, max(i.seq) as seq, max(i.message_id) as message_id
             from inserted i group by i.conversation_id, i.sender_id
@@ -182,7 +184,8 @@ begin
     end if;
     return query
     with moved as (
-        update participants p set read_seq = target, read_message_id = p_message, read_at = clock_timestamp()
+        update participants p
+        set read_seq = target, read_message_id = p_message, read_at = clock_timestamp(), read_by_sending = false
         where p.conversation_id = p_conversation and p.user_id = p_user and p.read_seq < target
         returning p.read_seq, p.read_message_id, p.read_at
     ), noted as (

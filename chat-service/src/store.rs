@@ -85,6 +85,7 @@ struct Member {
     read_seq: i64,
     read_message_id: i64,
     read_at: Option<Timestamp>,
+    read_by_sending: bool,
 }
 
 impl Members {
@@ -121,6 +122,7 @@ impl Members {
                 seq: member.read_seq,
                 read_at: member.read_at?,
                 unread_count: None,
+                by_sending: member.read_by_sending,
             })
         };
         self.members.iter().filter_map(marker).collect()
@@ -130,7 +132,7 @@ impl Members {
 /// Head and members of a conversation; without members, there is no such conversation.
 pub async fn members(db: impl PgExecutor<'_>, conversation: ConversationId) -> sqlx::Result<Members> {
     let rows = sqlx::query(
-        "select c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at
+        "select c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at, p.read_by_sending
          from conversations c
          join participants p on p.conversation_id = c.conversation_id
          left join users u on u.user_id = p.user_id
@@ -150,6 +152,7 @@ pub async fn members(db: impl PgExecutor<'_>, conversation: ConversationId) -> s
             read_seq: row.try_get("read_seq")?,
             read_message_id: row.try_get("read_message_id")?,
             read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
+            read_by_sending: row.try_get("read_by_sending")?,
         })
     };
     Ok(Members { head, members: rows.iter().map(member).collect::<sqlx::Result<_>>()? })
@@ -272,6 +275,7 @@ pub async fn mark_read(
         seq,
         read_at: timestamp(&row, "read_at")?,
         unread_count: None,
+        by_sending: false,
     };
     Ok(Marked::At(marker, row.try_get("outbox_id")?))
 }

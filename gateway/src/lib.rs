@@ -1,1 +1,158 @@
-//! stub
+//! The gateway: sockets, tokens, routing. No rule of chat, and no database.
+//!
+//! A client's frame goes from its [`session`] through the [`packer`] (or a request) to a service. What a service
+//! publishes comes in at a [`channel`], which puts it in order ([`log`]) and hands it to the [`outbox`] of each socket.
+
+mod api;
+mod auth;
+mod channel;
+mod config;
+mod demo;
+mod frames;
+mod http;
+mod hub;
+mod log;
+mod multiplex;
+mod outbox;
+mod packer;
+mod problem;
+mod server;
+mod session;
+mod typing;
+
+pub use config::{Config, TokenExpiry, Tokens};
+
+use anyhow::Context;
+use hub::Hub;
+use packer::Packer;
+use service::{Admin, Bus, admin::Checks};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Milliseconds between two sockets that are closed, where there is time: a few sockets need not wait for the whole
+/// drain time.
+const DRAIN_STEP_MS: u64 = 5;
+/// How long a stop goes on waiting for sockets after the drain time.
+const DRAIN_REST: Duration = Duration::from_secs(8);
+/// How long a stop waits for what is not a socket.
+const TASKS_REST: Duration = Duration::from_secs(4);
+
+/// A gateway that listens and serves nothing yet.
+pub struct Gateway {
+    config: Config,
+    listener: TcpListener,
+    admin: Admin,
+    verifier: auth::Verifier,
+    shutdown: CancellationToken,
+}
+
+/// What every session and call needs.
+pub(crate) struct Shared {
+    hub: Arc<Hub>,
+    packer: Packer,
+    verifier: auth::Verifier,
+    /// This gateway, among the others.
+    id: String,
+    allowed_origins: Vec<String>,
+    outbox_frames: usize,
+    outbox_bytes: usize,
+    drain: Duration,
+    demo: bool,
+    /// A stop was asked for.
+    shutdown: CancellationToken,
+    /// Sockets.
+    sessions: TaskTracker,
+    /// Everything else.
+    tasks: TaskTracker,
+}
+
+impl Gateway {
+    /// Checks the configuration and listens on both ports.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let verifier = auth::Verifier::new(config.tokens.clone())?;
+        let addr = config.listen_addr();
+        let listener = TcpListener::bind(addr)
+            .await
+            .with_context(|| format!("configuration: listen on GATEWAY_ADDR {addr}"))?;
+        let admin = Admin::bind(config.admin_addr, shutdown.clone()).await?;
+        Ok(Self { config, listener, admin, verifier, shutdown })
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Errors
+    /// When the operating system doesn't say.
+    pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        self.listener.local_addr().context("read the gateway's address")
+    }
+
+    /// Where `/readyz` is.
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Waits for NATS, lets clients in until the token is cancelled, and then closes their sockets one after the other.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let addr = self.local_addr()?;
+        let Self { config, listener, admin, verifier, shutdown } = self;
+        let Some(bus) = Bus::connect("gateway", &config.nats, &shutdown).await? else { return Ok(()) };
+
+        let (sessions, tasks) = (TaskTracker::new(), TaskTracker::new());
+        // Channels outlive the stop until the last socket is closed.
+        let ended = CancellationToken::new();
+        let hub = Arc::new(Hub::new(bus.clone(), tasks.clone(), ended.clone()));
+        tasks.spawn(hub.clone().compare());
+        let shared = Arc::new(Shared {
+            packer: packer::start(bus.clone(), &tasks),
+            hub,
+            verifier,
+            id: format!("{:016x}", fastrand::u64(..)),
+            allowed_origins: config.allowed_origins,
+            outbox_frames: config.outbox_frames as usize,
+            outbox_bytes: config.outbox_bytes as usize,
+            drain: Duration::from_secs(config.drain_seconds.into()),
+            demo: config.demo,
+            shutdown: shutdown.clone(),
+            sessions: sessions.clone(),
+            tasks: tasks.clone(),
+        });
+        let ready = bus.clone();
+        admin.started(Checks::default().with("nats", move || {
+            let bus = ready.clone();
+            async move { bus.round_trip().await }
+        }));
+        tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
+
+        server::run(listener, http::router(shared.clone()), &shutdown).await;
+
+        sessions.close();
+        let drain = shared.drain + DRAIN_REST;
+        drop(shared);
+        if tokio::time::timeout(drain, sessions.wait()).await.is_err() {
+            tracing::warn!(left = sessions.len(), "stopped before every socket was closed");
+        }
+        ended.cancel();
+        tasks.close();
+        if tokio::time::timeout(TASKS_REST, tasks.wait()).await.is_err() {
+            tracing::warn!(left = tasks.len(), "stopped before everything was finished");
+        }
+        bus.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// How long after a stop one socket is closed, so that clients don't all come back at once.
+    fn drain_delay(&self) -> Duration {
+        let window = Duration::from_millis(DRAIN_STEP_MS * self.sessions.len() as u64).min(self.drain);
+        window.mul_f64(fastrand::f64())
+    }
+}

@@ -1,2 +1,10 @@
-//! stub
-fn main() {}
+//! The gateway's process.
+
+use gateway::{Config, Gateway};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main(
+        |config: Config, shutdown| async move { Gateway::bind(config, shutdown).await?.run().await },
+    )
+}

@@ -46,6 +46,9 @@ pub struct Marker {
     /// The conversation's last `seq` less the marker's. Only ever shown to `user_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_count: Option<i64>,
+    /// Whether it moved because the user sent that message: then the message itself says so, and no frame does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_sending: bool,
 }
 
 /// chat-service → gateways: what happened in a conversation, after its commit.

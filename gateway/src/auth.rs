@@ -1,0 +1,270 @@
+//! Who a client is: tokens, checked once a socket.
+
+use crate::config::{TokenExpiry, Tokens};
+use anyhow::Context;
+use axum::http::{HeaderMap, header};
+use contract::{Timestamp, UserId, limits};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde_json::{Map, Value};
+
+/// Seconds by which clocks may differ.
+const LEEWAY: u64 = 5;
+/// Bytes of a token; real ones have well under one KiB.
+const TOKEN_BYTES: usize = 8 * 1024;
+
+/// Who a token speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user_id: UserId,
+    /// The display name in the token.
+    pub username: Option<String>,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+}
+
+/// Why a token is not taken. What it says is for our own logs: clients are only told that it isn't.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// There is none.
+    #[error("no token")]
+    Missing,
+    /// Too long to be one.
+    #[error("the token is too long")]
+    TooLong,
+    /// The signature, the form or a standard claim is wrong.
+    #[error("the token is not valid")]
+    Invalid(#[from] jsonwebtoken::errors::Error),
+    /// A claim of ours is wrong.
+    #[error("the claim {0} is missing or wrong")]
+    Claim(&'static str),
+}
+
+/// Checks tokens.
+pub struct Verifier {
+    key: DecodingKey,
+    validation: Validation,
+    tokens: Tokens,
+}
+
+impl Verifier {
+    /// A verifier for this configuration.
+    ///
+    /// # Errors
+    /// When the key can't be used.
+    pub fn new(tokens: Tokens) -> anyhow::Result<Self> {
+        let (key, algorithm) = match (&tokens.jwt_secret, &tokens.jwt_public_key) {
+            (Some(secret), None) => {
+                anyhow::ensure!(!secret.is_empty(), "configuration: JWT_SECRET is empty");
+                (DecodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
+            }
+            (None, Some(pem)) => public_key(pem.as_bytes())?,
+            _ => anyhow::bail!("configuration: exactly one of JWT_SECRET and JWT_PUBLIC_KEY is needed"),
+        };
+        // The algorithm is the key's: what a token's header claims can only be refused.
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = LEEWAY;
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["exp"]);
+        validation.validate_aud = tokens.jwt_audience.is_some();
+        if let Some(audience) = &tokens.jwt_audience {
+            validation.set_audience(&[audience]);
+        }
+        if let Some(issuer) = &tokens.jwt_issuer {
+            validation.set_issuer(&[issuer]);
+            validation.set_required_spec_claims(&["exp", "iss"]);
+        }
+        Ok(Self { key, validation, tokens })
+    }
+
+    /// Checks a token.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    pub fn verify(&self, token: &str) -> Result<Identity, Rejected> {
+        if token.len() > TOKEN_BYTES {
+            return Err(Rejected::TooLong);
+        }
+        let claims: Map<String, Value> = jsonwebtoken::decode(token, &self.key, &self.validation)?.claims;
+        if claims.get("token_type").is_some_and(|kind| kind != "access") {
+            return Err(Rejected::Claim("token_type"));
+        }
+        let now = Timestamp::now().unix();
+        if let Some(issued) = claims.get("iat").filter(|issued| !issued.is_null()) {
+            let issued = seconds(issued).ok_or(Rejected::Claim("iat"))?;
+            if issued > now.saturating_add(LEEWAY.cast_signed()) {
+                return Err(Rejected::Claim("iat"));
+            }
+        }
+        let user_id = claims.get(&self.tokens.user_id_claim).and_then(user_id);
+        let expires_at = claims.get("exp").and_then(seconds).and_then(Timestamp::from_unix);
+        Ok(Identity {
+            user_id: user_id.ok_or(Rejected::Claim("user_id"))?,
+            username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(username),
+            expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
+        })
+    }
+
+    /// Seconds from now until a socket with this identity is closed; `None`: never.
+    pub fn lifetime(&self, identity: &Identity) -> Option<u64> {
+        let left = identity.expires_at.unix() - Timestamp::now().unix() + LEEWAY.cast_signed();
+        (self.tokens.token_expiry == TokenExpiry::Enforce).then(|| u64::try_from(left).unwrap_or(0))
+    }
+}
+
+fn public_key(pem: &[u8]) -> anyhow::Result<(DecodingKey, Algorithm)> {
+    DecodingKey::from_rsa_pem(pem)
+        .map(|key| (key, Algorithm::RS256))
+        .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (key, Algorithm::ES256)))
+        .or_else(|_| DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA)))
+        .context("configuration: JWT_PUBLIC_KEY is not an RSA, P-256 or Ed25519 public key in PEM form")
+}
+
+fn user_id(claim: &Value) -> Option<UserId> {
+    match claim {
+        Value::Number(number) => UserId::new(number.as_i64()?).ok(),
+        Value::String(digits) => digits.parse().ok(),
+        _ => None,
+    }
+}
+
+fn username(claim: &str) -> Option<String> {
+    let name: String =
+        claim.trim().chars().filter(|char| !char.is_control()).take(limits::USERNAME_CHARS).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// Seconds since 1970 of a date claim, which may have decimals (RFC 7519, NumericDate).
+fn seconds(claim: &Value) -> Option<i64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float too large saturates, and is no calendar date"
+    )]
+    claim.as_i64().or_else(|| claim.as_f64().map(|seconds| seconds as i64))
+}
+
+/// The token of a handshake or call, from the first place that has one, and whether it was a subprotocol.
+pub fn token_of(headers: &HeaderMap, query: Option<&str>) -> Option<(String, bool)> {
+    if let Some(token) = bearer(headers) {
+        return Some((token.to_owned(), false));
+    }
+    if let Some(token) = subprotocol(headers) {
+        return Some((token.to_owned(), true));
+    }
+    query.and_then(|query| parameter(query, "token")).map(|token| (token, false))
+}
+
+/// The token in `Authorization`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+fn subprotocol(headers: &HeaderMap) -> Option<&str> {
+    let mut protocols = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim);
+    protocols.find(|protocol| *protocol == "bearer")?;
+    protocols.next()
+}
+
+/// The first value of a query's parameter, decoded; tokens and numbers need no more than percent-decoding.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jsonwebtoken::{EncodingKey, Header};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn verifier() -> Verifier {
+        Verifier::new(Tokens {
+            jwt_secret: Some("a secret of the tests".into()),
+            jwt_public_key: None,
+            jwt_issuer: None,
+            jwt_audience: None,
+            token_expiry: TokenExpiry::Enforce,
+            user_id_claim: "user_id".into(),
+            username_claim: "username".into(),
+        })
+        .unwrap()
+    }
+
+    fn sign(claims: &Value) -> String {
+        let key = EncodingKey::from_secret(b"a secret of the tests");
+        jsonwebtoken::encode(&Header::default(), claims, &key).unwrap()
+    }
+
+    fn soon() -> i64 {
+        Timestamp::now().unix() + 60
+    }
+
+    #[test]
+    fn tokens_of_simplejwt_are_taken() {
+        for user_id in [json!(456), json!("456")] {
+            let claims = json!({"token_type": "access", "exp": soon(), "iat": soon() - 60, "jti": "x", "user_id": user_id});
+            assert_eq!(verifier().verify(&sign(&claims)).unwrap().user_id.get(), 456);
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_for_us_is_refused() {
+        for claims in [
+            json!({"exp": soon()}),
+            json!({"user_id": 1}),
+            json!({"user_id": 1, "exp": soon() - 120}),
+            json!({"user_id": 0, "exp": soon()}),
+            json!({"user_id": -4, "exp": soon()}),
+            json!({"user_id": 1.5, "exp": soon()}),
+            json!({"user_id": "12x", "exp": soon()}),
+            json!({"user_id": 1, "exp": soon(), "nbf": soon()}),
+            json!({"user_id": 1, "exp": soon(), "iat": soon()}),
+            json!({"user_id": 1, "exp": soon(), "token_type": "refresh"}),
+        ] {
+            assert!(verifier().verify(&sign(&claims)).is_err(), "{claims}");
+        }
+        let other = EncodingKey::from_secret(b"another secret");
+        let forged =
+            jsonwebtoken::encode(&Header::default(), &json!({"user_id": 1, "exp": soon()}), &other).unwrap();
+        assert!(verifier().verify(&forged).is_err());
+        // {"alg":"none"} with a user and an end far away.
+        let none = "eyJhbGciOiJub25lIn0.eyJ1c2VyX2lkIjoxLCJleHAiOjk5OTk5OTk5OTl9.";
+        assert!(verifier().verify(none).is_err());
+    }
+
+    #[test]
+    fn the_header_comes_before_the_subprotocol_and_the_query() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(token_of(&headers, Some("after=3&token=q%2Eq")), Some(("q.q".into(), false)));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "bearer, p".parse().unwrap());
+        assert_eq!(token_of(&headers, Some("token=q")), Some(("p".into(), true)));
+        headers.insert(header::AUTHORIZATION, "Bearer h".parse().unwrap());
+        assert_eq!(token_of(&headers, Some("token=q")), Some(("h".into(), false)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_or_query_panics(text: String) {
+            let _ = verifier().verify(&text);
+            let _ = parameter(&text, "token");
+        }
+    }
+}

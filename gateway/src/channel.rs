@@ -1,0 +1,359 @@
+//! Log channels: one subscription each, and the repair of what it misses.
+
+use crate::{
+    frames::{self, Event},
+    log::{Attached, Entry, Lack, Log, MemberId, View},
+};
+use async_nats::Subscriber;
+use contract::{
+    ConversationId, Refusal, UserId,
+    chat::{ChatEvent, Head, Marker, PageMessages, Range},
+    limits,
+    notify::{InboxEvent, PageNotifications},
+};
+use futures_util::StreamExt;
+use service::{Bus, bus::RequestError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, SetOnce},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long events of two publishers may cross before a hole is read from the service.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long to wait after a repair that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a channel outlives its last member: pages are reloaded.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long a question to a service may take.
+const ANSWER: Duration = limits::SEND_DEADLINE;
+
+/// Which log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogKey {
+    /// A conversation's.
+    Conversation(ConversationId),
+    /// A user's inbox.
+    Inbox(UserId),
+}
+
+/// A part of a log.
+pub struct Part {
+    /// In order, oldest first.
+    pub entries: Vec<Entry>,
+    /// Whether there are later ones.
+    pub more: bool,
+    /// Where the log ended before the entries were read.
+    pub head: Head,
+    /// The markers of then.
+    pub markers: Vec<Marker>,
+    /// The asker's display name, where the service knows names.
+    pub username: Option<String>,
+}
+
+/// Who asks for a part of a log.
+#[derive(Clone, Copy)]
+pub enum Asker<'a> {
+    /// The gateway, for sockets that were let in.
+    Gateway,
+    /// A user who must have a right to it, and the name in the token.
+    User(UserId, Option<&'a str>),
+}
+
+impl LogKey {
+    /// The subject of its events.
+    pub fn subject(self) -> String {
+        match self {
+            Self::Conversation(conversation) => ChatEvent::subject_of(conversation),
+            Self::Inbox(user) => InboxEvent::subject_of(user),
+        }
+    }
+
+    /// The name of its channel on the socket that carries several.
+    pub fn name(self) -> String {
+        match self {
+            Self::Conversation(conversation) => format!("chat/{conversation}"),
+            Self::Inbox(_) => "notifications".to_owned(),
+        }
+    }
+
+    fn event(self, payload: bytes::Bytes) -> serde_json::Result<Event> {
+        match self {
+            Self::Conversation(_) => frames::chat_event(payload),
+            Self::Inbox(user) => frames::inbox_event(user, payload),
+        }
+    }
+
+    /// Reads the entries after an id from the service; with `None`, only where the log ends.
+    ///
+    /// # Errors
+    /// When the service refuses, or can't be asked within some seconds.
+    pub async fn read(self, bus: &Bus, asker: Asker<'_>, after: Option<i64>) -> Result<Part, RequestError> {
+        let range = Range::After(after.unwrap_or_default());
+        let limit = if after.is_some() { limits::PAGE_MAX } else { 0 };
+        match self {
+            Self::Conversation(conversation_id) => {
+                let (user_id, username) = match asker {
+                    Asker::Gateway => (None, None),
+                    Asker::User(user, name) => (Some(user), name.map(str::to_owned)),
+                };
+                let ask = PageMessages { conversation_id, user_id, username, range, limit };
+                let page = bus.request_until(&ask, ANSWER).await?;
+                let entries = page.items.into_iter().map(frames::message).collect();
+                let (more, head, markers) = (page.more, page.head, page.markers);
+                Ok(Part { entries, more, head, markers, username: page.username })
+            }
+            Self::Inbox(user_id) => {
+                let ask = PageNotifications { user_id, range, limit, unread: false, lang: None };
+                let page = bus.request_until(&ask, ANSWER).await?;
+                let entries =
+                    page.page.items.iter().map(|item| frames::notification(user_id, item)).collect();
+                let more = page.page.next.is_some();
+                Ok(Part { entries, more, head: page.head, markers: Vec::new(), username: None })
+            }
+        }
+    }
+}
+
+/// A log that some socket of this gateway follows.
+pub struct Channel {
+    key: LogKey,
+    log: Mutex<Log>,
+    /// Something changed that the task must look at.
+    changed: Notify,
+    /// Set once the subscription is on its way to NATS: what is asked after that is answered after it.
+    subscribed: SetOnce<()>,
+}
+
+/// A socket's place on a channel; dropping it takes the socket off.
+pub struct Membership {
+    channel: Arc<Channel>,
+    id: MemberId,
+}
+
+impl Channel {
+    /// A channel whose task is not yet running.
+    pub fn new(key: LogKey) -> Self {
+        Self { key, log: Mutex::default(), changed: Notify::new(), subscribed: SetOnce::new() }
+    }
+
+    /// Which log.
+    pub const fn key(&self) -> LogKey {
+        self.key
+    }
+
+    /// Waits until what is asked of a service is answered later than the subscription begins.
+    pub async fn subscribed(&self) {
+        self.subscribed.wait().await;
+    }
+
+    /// Puts a socket on the channel; it has been sent everything up to `at`.
+    fn attach(
+        self: &Arc<Self>,
+        view: View,
+        at: Head,
+        markers: Vec<Marker>,
+        resumes: bool,
+    ) -> (Membership, Attached) {
+        let attached = self.log().attach(view, at, markers, resumes);
+        self.changed.notify_one();
+        let (Attached::Live(id) | Attached::Behind(id, _)) = attached;
+        (Membership { channel: self.clone(), id }, attached)
+    }
+
+    /// The service said that the log has at least so much.
+    pub fn head(&self, seq: i64, read_sum: Option<i64>) {
+        self.log().head(seq, read_sum);
+        self.changed.notify_one();
+    }
+
+    /// The last `seq` that was told, once the channel has a first member.
+    pub fn last_seq(&self) -> Option<i64> {
+        self.log().last_seq()
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect("no holder of this lock panics")
+    }
+
+    fn is_empty(&self) -> bool {
+        self.log().is_empty()
+    }
+
+    /// Follows the log until nobody is here any more, and `leave` agrees.
+    pub async fn run(
+        self: Arc<Self>,
+        bus: Bus,
+        shutdown: CancellationToken,
+        leave: impl Fn(&Arc<Self>) -> bool,
+    ) {
+        let Some(mut subscriber) = self.subscribe(&bus, &shutdown).await else { return };
+        self.subscribed.set(()).ok();
+        let mut repair_at: Option<Instant> = None;
+        let mut empty_at: Option<Instant> = None;
+        loop {
+            let due = repair_at.into_iter().chain(empty_at).min();
+            tokio::select! {
+                message = subscriber.next() => match message {
+                    Some(message) => self.take(message.payload),
+                    None => return, // The client is closed: the gateway stops.
+                },
+                () = self.changed.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = shutdown.cancelled() => return,
+            }
+            let now = Instant::now();
+            if self.is_empty() {
+                let since = *empty_at.get_or_insert(now + LINGER);
+                if now >= since && leave(&self) {
+                    return;
+                }
+                if now >= since {
+                    empty_at = Some(now + LINGER);
+                }
+            } else {
+                empty_at = None;
+            }
+            repair_at = match (self.log().lack(), repair_at) {
+                (Lack::Nothing, _) => None,
+                (_, None) => Some(now + PATIENCE),
+                (_, Some(at)) => Some(at),
+            };
+            if repair_at.is_some_and(|at| now >= at) {
+                repair_at = self.repair(&bus).await.err().map(|error| {
+                    tracing::warn!(%error, channel = self.key.name(), "read what was missed; trying again");
+                    Instant::now() + RETRY
+                });
+            }
+        }
+    }
+
+    async fn subscribe(&self, bus: &Bus, shutdown: &CancellationToken) -> Option<Subscriber> {
+        tokio::select! {
+            subscriber = bus.subscribe(self.key.subject()) => match subscriber {
+                Ok(subscriber) => Some(subscriber),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "subscribe to a channel");
+                    None
+                }
+            },
+            () = shutdown.cancelled() => None,
+        }
+    }
+
+    fn take(&self, payload: bytes::Bytes) {
+        match self.key.event(payload) {
+            Ok(Event::Entry(entry)) => self.log().entry(entry),
+            Ok(Event::Note(note)) => self.log().note(note),
+            Err(error) => {
+                metrics::counter!("gateway_undecodable_total").increment(1);
+                tracing::error!(%error, "an event can't be read");
+            }
+        }
+    }
+
+    /// Reads what is missing from the service, page by page.
+    async fn repair(&self, bus: &Bus) -> Result<(), RequestError> {
+        loop {
+            let lack = self.log().lack();
+            let after = match lack {
+                Lack::Nothing => return Ok(()),
+                Lack::Entries(after) => Some(after),
+                Lack::Markers => None,
+            };
+            metrics::counter!("gateway_repairs_total").increment(1);
+            let part = self.key.read(bus, Asker::Gateway, after).await?;
+            let ends = part.entries.is_empty();
+            let mut log = self.log();
+            for entry in part.entries {
+                log.entry(entry);
+            }
+            log.markers_read(part.markers);
+            if ends && matches!(log.lack(), Lack::Entries(_)) {
+                // What is known to exist can't be read yet: not for long, as it was committed before it was told.
+                return Err(RequestError::NoResponders("a log that is behind its events"));
+            }
+        }
+    }
+}
+
+impl Membership {
+    /// The replay is over.
+    pub fn release(&self) {
+        self.channel.log().release(self.id);
+    }
+
+    /// The service said that this is stored, and was before: the sender is told again.
+    pub fn repeat(&self, entry: &Entry) {
+        self.channel.log().repeat(self.id, entry);
+        self.channel.changed.notify_one();
+    }
+
+    /// The service said that this is stored.
+    pub fn stored(&self, seq: i64) {
+        self.channel.head(seq, None);
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.channel.log().detach(self.id);
+        self.channel.changed.notify_one();
+    }
+}
+
+/// Brings a socket onto a log: sends what came after an id, then everything live; none missing, none twice.
+///
+/// # Errors
+/// When the service refuses, or can't be asked.
+pub async fn join(
+    channel: &Arc<Channel>,
+    bus: &Bus,
+    view: View,
+    first: Part,
+    after: Option<i64>,
+) -> Result<Membership, Refusal> {
+    let key = channel.key();
+    let mut markers = first.markers;
+    let mut at = first.head;
+    if let Some(after) = after {
+        at = Head { id: after, ..at };
+        loop {
+            let part =
+                key.read(bus, Asker::Gateway, Some(at.id)).await.map_err(RequestError::into_refusal)?;
+            markers = part.markers;
+            let Some(last) = part.entries.last().map(|entry| entry.at) else {
+                at = Head { seq: part.head.seq, id: part.head.id };
+                break;
+            };
+            send(&view, part.entries).await;
+            at = last;
+            if !part.more {
+                break;
+            }
+        }
+    }
+    let (membership, attached) = channel.attach(view.clone(), at, markers, after.is_some());
+    if let Attached::Behind(_, until) = attached {
+        while at.seq < until {
+            let part =
+                key.read(bus, Asker::Gateway, Some(at.id)).await.map_err(RequestError::into_refusal)?;
+            let Some(last) = part.entries.last().map(|entry| entry.at) else { break };
+            send(&view, part.entries.into_iter().filter(|entry| entry.at.seq <= until)).await;
+            at = last;
+        }
+        membership.release();
+    }
+    Ok(membership)
+}
+
+async fn send(view: &View, entries: impl IntoIterator<Item = Entry>) {
+    for entry in entries {
+        view.outbox.room().await;
+        view.outbox.push(view.frame(&entry));
+    }
+}

@@ -1,0 +1,108 @@
+//! The gateway's configuration.
+
+use clap::{Args, Parser, ValueEnum};
+use service::config::{Nats, Telemetry};
+use std::{fmt, net::SocketAddr};
+
+/// Lets clients in: WebSockets and HTTP on one side, NATS on the other.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub struct Config {
+    /// NATS.
+    #[command(flatten)]
+    pub nats: Nats,
+    /// Logs.
+    #[command(flatten)]
+    pub telemetry: Telemetry,
+    /// Tokens.
+    #[command(flatten)]
+    pub tokens: Tokens,
+    /// Where clients connect
+    #[arg(long, env = "GATEWAY_ADDR", default_value = "0.0.0.0:8000")]
+    pub gateway_addr: SocketAddr,
+    /// Instead of GATEWAY_ADDR: this port on every address
+    #[arg(long, env = "PORT")]
+    pub port: Option<u16>,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9000")]
+    pub admin_addr: SocketAddr,
+    /// Origins whose pages may connect, separated by commas; * for all. A page of the gateway's own origin always may
+    #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+    /// Frames that wait for one client, at most; more closes it with 1013
+    #[arg(long, env = "OUTBOX_FRAMES", default_value = "1024", value_parser = clap::value_parser!(u32).range(16..=65536))]
+    pub outbox_frames: u32,
+    /// Bytes that wait for one client, at most; more closes it with 1013
+    #[arg(long, env = "OUTBOX_BYTES", default_value = "1048576", value_parser = clap::value_parser!(u32).range(131_072..))]
+    pub outbox_bytes: u32,
+    /// Seconds over which sockets are closed when the gateway stops
+    #[arg(long, env = "DRAIN_SECONDS", default_value = "10", value_parser = clap::value_parser!(u8).range(0..=20))]
+    pub drain_seconds: u8,
+    /// Serves the demo page at /demo/
+    #[arg(long, env = "DEMO")]
+    pub demo: bool,
+}
+
+impl AsRef<Telemetry> for Config {
+    fn as_ref(&self) -> &Telemetry {
+        &self.telemetry
+    }
+}
+
+impl Config {
+    /// Where clients connect.
+    pub fn listen_addr(&self) -> SocketAddr {
+        match self.port {
+            Some(port) => SocketAddr::from(([0, 0, 0, 0], port)),
+            None => self.gateway_addr,
+        }
+    }
+}
+
+/// How tokens are checked.
+#[derive(Clone, Args)]
+#[group(skip)]
+pub struct Tokens {
+    /// Key of HS256 tokens
+    #[arg(
+        long,
+        env = "JWT_SECRET",
+        hide_env_values = true,
+        required_unless_present = "jwt_public_key",
+        conflicts_with = "jwt_public_key"
+    )]
+    pub jwt_secret: Option<String>,
+    /// Public key in PEM form of RS256, ES256 or EdDSA tokens
+    #[arg(long, env = "JWT_PUBLIC_KEY")]
+    pub jwt_public_key: Option<String>,
+    /// The only issuer whose tokens are taken
+    #[arg(long, env = "JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// The audience that tokens must be for
+    #[arg(long, env = "JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Whether sockets close when their token ends, or it only matters at the handshake
+    #[arg(long, env = "TOKEN_EXPIRY", value_enum, default_value_t = TokenExpiry::Enforce)]
+    pub token_expiry: TokenExpiry,
+    /// The claim that holds the user's id
+    #[arg(long, env = "USER_ID_CLAIM", default_value = "user_id")]
+    pub user_id_claim: String,
+    /// The claim that holds the user's display name
+    #[arg(long, env = "USERNAME_CLAIM", default_value = "username")]
+    pub username_claim: String,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Tokens").field("token_expiry", &self.token_expiry).finish_non_exhaustive()
+    }
+}
+
+/// When a token's end matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenExpiry {
+    /// Always.
+    Enforce,
+    /// At the handshake only.
+    Handshake,
+}

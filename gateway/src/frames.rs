@@ -1,0 +1,108 @@
+//! Encoding what clients are sent. Each frame is encoded once, however many sockets it goes to.
+
+use crate::{
+    log::{Entry, Note},
+    outbox::Frame,
+};
+use bytes::Bytes;
+use contract::{
+    Refusal, UserId,
+    chat::{ChatEvent, Head, Marker, Message},
+    frames::ServerFrame,
+    notify::{InboxEvent, Notification},
+    typing::TypingEvent,
+};
+use serde::Serialize;
+
+/// An event of a log channel.
+pub enum Event {
+    /// It has a place in the log.
+    Entry(Entry),
+    /// It changes what was told before.
+    Note(Note),
+}
+
+/// Reads what chat-service published in a conversation.
+///
+/// # Errors
+/// When it isn't such an event.
+pub fn chat_event(payload: Bytes) -> serde_json::Result<Event> {
+    Ok(match serde_json::from_slice(&payload)? {
+        ChatEvent::Read(marker) => Event::Note(Note::Marker(marker)),
+        ChatEvent::Message(message) => {
+            // The payload is the frame that the sender may see, to the letter.
+            let full = Frame::try_from(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))?;
+            Event::Entry(entry(message, Some(full)))
+        }
+    })
+}
+
+/// A message of a page, as an entry.
+pub fn message(message: Message) -> Entry {
+    entry(message, None)
+}
+
+fn entry(mut message: Message, full: Option<Frame>) -> Entry {
+    let at = Head { seq: message.seq, id: message.message_id.get() };
+    let owner = message.sender_id;
+    let private = message.client_id.is_some();
+    let full = full.unwrap_or_else(|| encode(&ChatEvent::Message(message.clone())));
+    if !private {
+        return Entry { at, owner, public: full, private: None };
+    }
+    message.client_id = None;
+    Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full) }
+}
+
+/// Reads what notify-service published in a user's inbox.
+///
+/// # Errors
+/// When it isn't such an event.
+pub fn inbox_event(user: UserId, payload: Bytes) -> serde_json::Result<Event> {
+    let event = InboxEvent::parse(&payload)?;
+    let frame = Frame::try_from(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))?;
+    Ok(match event {
+        InboxEvent::Read(_) => Event::Note(Note::Inbox(frame)),
+        InboxEvent::Notification(notification) => Event::Entry(Entry {
+            at: Head { seq: notification.seq, id: notification.notification_id.get() },
+            owner: user,
+            public: frame,
+            private: None,
+        }),
+    })
+}
+
+/// A notification of a page, as an entry.
+pub fn notification(user: UserId, notification: &Notification) -> Entry {
+    Entry {
+        at: Head { seq: notification.seq, id: notification.notification_id.get() },
+        owner: user,
+        public: encode(notification),
+        private: None,
+    }
+}
+
+/// The frame for a marker that moved.
+pub fn read(marker: &Marker) -> Frame {
+    encode(&ChatEvent::Read(*marker))
+}
+
+/// The frame for someone who types, or has stopped.
+pub fn typing(event: &TypingEvent) -> Frame {
+    encode(&TypingEvent { gateway: None, ..event.clone() })
+}
+
+/// The frame for something that was not done.
+pub fn error(refusal: &Refusal, client_id: Option<&str>) -> Frame {
+    encode(&ServerFrame::Error { refusal, client_id })
+}
+
+/// Any frame of the contract.
+pub fn encode(frame: &impl Serialize) -> Frame {
+    serde_json::to_string(frame).expect("the contract's types are all JSON: no map keys but strings").into()
+}
+
+/// A frame on the socket that carries several channels.
+pub fn wrap(channel: &str, frame: &Frame) -> Frame {
+    format!(r#"{{"op":"event","channel":"{channel}","data":{}}}"#, frame.as_str()).into()
+}

@@ -1,0 +1,292 @@
+//! HTTP: the paths, the handshake of a socket, origins.
+
+use crate::{
+    Shared, api,
+    auth::{self, token_of},
+    demo,
+    problem::Problem,
+    session::{Dialect, Session, Start, goodbye},
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use contract::{Close, limits};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+/// Bytes of the buffer that each socket reads into. The default of 128 KiB would be its whole memory.
+const READ_BUFFER: usize = 1024;
+/// Bytes that are gathered before they are written.
+const WRITE_BUFFER: usize = 64 * 1024;
+
+/// Everything that the gateway serves.
+pub fn router(shared: Arc<Shared>) -> Router {
+    let mut router = api::router();
+    if shared.demo {
+        router = router.merge(demo::router());
+    }
+    router
+        .fallback(fallback)
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path takes other methods",
+            )
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), check_origin))
+        .with_state(shared)
+}
+
+/// Sockets have paths of their own form; everything else is unknown.
+async fn fallback(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    match target(request.uri().path()) {
+        Some(target) => handshake(shared, target, request),
+        None => Problem::no_path().into_response(),
+    }
+}
+
+/// What a socket's path means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Socket(Dialect),
+    /// An id that no conversation can have: answered like any other that isn't the user's.
+    Nothing,
+}
+
+fn target(path: &str) -> Option<Target> {
+    let path = path.strip_prefix("/ws")?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let conversation = |id: &str, dialect: fn(contract::ConversationId) -> Dialect| {
+        let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| id.parse().map_or(Target::Nothing, |id| Target::Socket(dialect(id))))
+    };
+    match path {
+        "" => Some(Target::Socket(Dialect::Multiplexed)),
+        "/notifications" => Some(Target::Socket(Dialect::Notifications)),
+        _ => match path.strip_prefix("/chat/") {
+            Some(id) => conversation(id, Dialect::Chat),
+            None => conversation(path.strip_prefix("/typing/")?, Dialect::Typing),
+        },
+    }
+}
+
+/// Where a socket starts, by its `after`.
+fn start(query: Option<&str>, target: Target) -> Result<Start, Problem> {
+    let Some(after) = query.and_then(|query| auth::parameter(query, "after")) else { return Ok(Start::Live) };
+    if after == "latest" && target == Target::Socket(Dialect::Notifications) {
+        return Ok(Start::Latest);
+    }
+    let digits = !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit());
+    let after = digits.then(|| after.parse().ok()).flatten();
+    after.map(Start::After).ok_or_else(|| Problem::invalid("\"after\" is an id, or 0 for everything"))
+}
+
+/// Accepts a WebSocket. What a browser can't read as an HTTP status is an accepted socket that is closed at once.
+fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Response {
+    let Some(key) = upgrade_key(&request) else {
+        let mut response =
+            Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "this path is a WebSocket")
+                .into_response();
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return response;
+    };
+    let query = request.uri().query();
+    let start = match start(query, target) {
+        Ok(start) => start,
+        Err(problem) => return problem.into_response(),
+    };
+    let token = token_of(request.headers(), query);
+    let in_subprotocol = token.as_ref().is_some_and(|(_, in_subprotocol)| *in_subprotocol);
+    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "HTTP/1.1 is needed")
+            .into_response();
+    };
+    let sessions = shared.sessions.clone();
+    sessions.spawn(async move {
+        let Some(socket) = take_socket(upgrade).await else { return };
+        let identity = match token {
+            Some((token, _)) => shared.verifier.verify(&token),
+            None => Err(auth::Rejected::Missing),
+        };
+        let close = match (identity, target) {
+            (Ok(identity), Target::Socket(dialect)) => {
+                // A task of its own, boxed where it is large: what an idle socket costs is mostly this future.
+                Box::pin(Session::new(shared, socket, identity, dialect).run(start)).await
+            }
+            (Ok(_), Target::Nothing) => refuse(socket, Close::Forbidden).await,
+            (Err(rejected), _) => {
+                tracing::debug!(reason = %rejected, "a token was refused");
+                refuse(socket, Close::Unauthorized).await
+            }
+        };
+        tracing::debug!(code = close.code(), "a socket was closed");
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+    if in_subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("bearer"));
+    }
+    response
+}
+
+async fn refuse(socket: WebSocketStream<TcpStream>, close: Close) -> Close {
+    metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
+    goodbye(socket, close).await;
+    close
+}
+
+/// The answer to a handshake's key, if the request is a handshake.
+fn upgrade_key(request: &Request) -> Option<HeaderValue> {
+    let headers = request.headers();
+    let websocket = has_token(headers, &header::UPGRADE, "websocket");
+    let upgrade = has_token(headers, &header::CONNECTION, "upgrade");
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
+    if request.method() != Method::GET || !websocket || !upgrade || !version {
+        return None;
+    }
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(token))
+}
+
+/// Takes the connection back from HTTP; hyper keeps nothing of it.
+async fn take_socket(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "a handshake was not finished");
+            return None;
+        }
+    };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("a connection is not the kind that the server accepts");
+        return None;
+    };
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(Some(limits::FRAME_BYTES))
+        .max_frame_size(Some(limits::FRAME_BYTES));
+    let stream = parts.io.into_inner();
+    Some(
+        WebSocketStream::from_partially_read(stream, parts.read_buf.to_vec(), Role::Server, Some(config))
+            .await,
+    )
+}
+
+/// Refuses what a page of a foreign origin asks; lets the allowed ones read the answers (CORS).
+async fn check_origin(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
+    if !allowed(&shared.allowed_origins, request.headers(), &origin) {
+        let detail = "pages of this origin may not connect";
+        return Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail).into_response();
+    }
+    let preflight = request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response =
+        if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if preflight {
+        let methods = HeaderValue::from_static("GET, POST, PUT, DELETE");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let allowed = HeaderValue::from_static("authorization, content-type");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    }
+    response
+}
+
+fn allowed(origins: &[String], headers: &HeaderMap, origin: &HeaderValue) -> bool {
+    let Ok(origin) = origin.to_str() else { return false };
+    let own = origin.split_once("://").map(|(_, authority)| authority);
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    (own.is_some() && own == host)
+        || origins
+            .iter()
+            .map(|allowed| allowed.trim().trim_end_matches('/'))
+            .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_contracts_paths_are_sockets_and_no_others() {
+        let conversation = |id: i64| contract::ConversationId::new(id).unwrap();
+        for (path, expected) in [
+            ("/ws/chat/123/", Some(Target::Socket(Dialect::Chat(conversation(123))))),
+            ("/ws/chat/123", Some(Target::Socket(Dialect::Chat(conversation(123))))),
+            ("/ws/typing/5/", Some(Target::Socket(Dialect::Typing(conversation(5))))),
+            ("/ws/notifications", Some(Target::Socket(Dialect::Notifications))),
+            ("/ws/", Some(Target::Socket(Dialect::Multiplexed))),
+            ("/ws", Some(Target::Socket(Dialect::Multiplexed))),
+            ("/ws/chat/0/", Some(Target::Nothing)),
+            ("/ws/chat/99999999999999999999/", Some(Target::Nothing)),
+            ("/ws/chat//", None),
+            ("/ws/chat/12a/", None),
+            ("/ws/chat/1/2/", None),
+            ("/ws//", None),
+            ("/wschat/1/", None),
+            ("/", None),
+        ] {
+            assert_eq!(target(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_origin_must_be_named_or_be_our_own() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, "shop.example:8000".parse().unwrap());
+        let allows = |origins: &[&str], origin: &'static str| {
+            let origins: Vec<String> = origins.iter().map(|origin| (*origin).to_owned()).collect();
+            allowed(&origins, &headers, &HeaderValue::from_static(origin))
+        };
+        assert!(allows(&[], "http://shop.example:8000"));
+        assert!(!allows(&[], "http://evil.example"));
+        assert!(!allows(&[], "null"));
+        assert!(allows(&["https://www.shop.example/"], "https://www.shop.example"));
+        assert!(!allows(&["https://www.shop.example"], "https://www.shop.example.evil.example"));
+        assert!(allows(&["*"], "http://evil.example"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path: String) {
+            let _ = target(&path);
+            let _ = target(&format!("/ws/chat/{path}"));
+        }
+    }
+}

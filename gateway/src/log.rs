@@ -1,0 +1,354 @@
+//! A log channel as one gateway sees it: in whatever order, how often or seldom events come in, each goes out to each
+//! socket once, in `seq` order, without a hole. Pure: no I/O and no clock.
+
+use crate::outbox::{Frame, Outbox};
+use contract::{
+    Close, Seq, UserId,
+    chat::{Head, Marker},
+};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+/// Events that wait behind a hole; later ones are read from the service.
+const PENDING: usize = 1024;
+/// Frames that wait for a member whose replay is not over.
+const HELD: usize = 1024;
+
+/// One entry of a log, encoded.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its place in the log.
+    pub at: Head,
+    /// Whose it is: for a message, the sender.
+    pub owner: UserId,
+    /// What everyone may see.
+    pub public: Frame,
+    /// What the owner sees, where that is more.
+    pub private: Option<Frame>,
+}
+
+/// What is told besides entries: it changes what was told before, and has no place of its own.
+#[derive(Debug, Clone)]
+pub enum Note {
+    /// A marker of a conversation moved.
+    Marker(Marker),
+    /// Something in an inbox was read; only for clients that know such frames.
+    Inbox(Frame),
+}
+
+/// A socket's view of a channel.
+#[derive(Clone)]
+pub struct View {
+    /// Whose socket.
+    pub user_id: UserId,
+    /// Where its frames go.
+    pub outbox: Arc<Outbox>,
+    /// The channel's name, on a socket that carries several.
+    pub envelope: Option<Arc<str>>,
+}
+
+/// A socket on a channel.
+pub type MemberId = u64;
+
+struct Member {
+    view: View,
+    delivered: Seq,
+    /// Frames that came in while the socket's replay goes on.
+    held: Option<VecDeque<Frame>>,
+}
+
+/// Where a new member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    /// Live from now on.
+    Live(MemberId),
+    /// What the member has read ends before the channel's: it must read on up to this `seq`, and then be released.
+    Behind(MemberId, Seq),
+}
+
+/// What a channel lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Nothing.
+    Nothing,
+    /// Entries after this id.
+    Entries(i64),
+    /// Nothing but the markers.
+    Markers,
+}
+
+/// How far a user has read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    seq: Seq,
+    /// The marker, unless the user's own message says it.
+    marker: Option<Marker>,
+}
+
+impl Reached {
+    fn by(marker: Marker) -> Self {
+        Self { seq: marker.seq, marker: (!marker.by_sending).then_some(marker) }
+    }
+}
+
+/// The state of a log channel.
+#[derive(Default)]
+pub struct Log {
+    last: Option<Head>,
+    /// The highest `seq` that is known to exist.
+    known: Seq,
+    pending: BTreeMap<Seq, Entry>,
+    markers: HashMap<UserId, Reached>,
+    /// Markers beyond `last`: told once what they mark has been told.
+    early: HashMap<UserId, Marker>,
+    markers_lack: bool,
+    members: HashMap<MemberId, Member>,
+    next_member: MemberId,
+}
+
+impl Log {
+    /// An entry came in, live or read from the service.
+    pub fn entry(&mut self, entry: Entry) {
+        self.known = self.known.max(entry.at.seq);
+        match self.last {
+            Some(last) if entry.at.seq <= last.seq => {}
+            Some(last) if entry.at.seq == last.seq + 1 => {
+                self.deliver(&entry);
+                self.deliver_pending();
+            }
+            _ if self.pending.len() < PENDING => {
+                self.pending.insert(entry.at.seq, entry);
+            }
+            _ => metrics::counter!("gateway_pending_full_total").increment(1),
+        }
+    }
+
+    /// A note came in.
+    pub fn note(&mut self, note: Note) {
+        match note {
+            Note::Marker(marker) => self.marker(marker),
+            Note::Inbox(frame) => {
+                for member in self.members.values_mut().filter(|member| member.view.outbox.is_talkative()) {
+                    member.push(frame.clone());
+                }
+            }
+        }
+    }
+
+    fn marker(&mut self, marker: Marker) {
+        self.known = self.known.max(marker.seq);
+        let Some(last) = self.last.filter(|last| last.seq >= marker.seq) else {
+            self.early.insert(marker.user_id, marker);
+            return;
+        };
+        let reached = self.markers.entry(marker.user_id).or_default();
+        if marker.seq <= reached.seq {
+            return;
+        }
+        *reached = Reached::by(marker);
+        if marker.by_sending {
+            return;
+        }
+        let frames = MarkerFrames::new(&marker, last.seq);
+        for member in self.members.values_mut() {
+            member.push(frames.for_user(member.view.user_id));
+        }
+    }
+
+    /// The service said that the log has at least so much, and (where it has them) what all markers add up to.
+    pub fn head(&mut self, seq: Seq, read_sum: Option<i64>) {
+        self.known = self.known.max(seq);
+        let caught_up = self.last.is_some_and(|last| last.seq >= seq);
+        self.markers_lack |= caught_up
+            && read_sum.is_some_and(|sum| sum > self.markers.values().map(|reached| reached.seq).sum());
+    }
+
+    /// What has to be read from the service.
+    pub fn lack(&self) -> Lack {
+        match self.last {
+            Some(last) if self.known > last.seq => Lack::Entries(last.id),
+            Some(_) if self.markers_lack => Lack::Markers,
+            _ => Lack::Nothing,
+        }
+    }
+
+    /// The markers were read from the service.
+    pub fn markers_read(&mut self, markers: Vec<Marker>) {
+        self.markers_lack = false;
+        for marker in markers {
+            self.marker(marker);
+        }
+    }
+
+    /// Adds a socket that has been sent everything up to `at` (nothing, if it starts there), with the markers of then.
+    /// One that resumes is also told how far everyone has read, as that may have changed while it was away.
+    pub fn attach(&mut self, view: View, at: Head, markers: Vec<Marker>, resumes: bool) -> Attached {
+        if self.last.is_none() {
+            self.last = Some(at);
+            self.markers = markers.into_iter().map(|marker| (marker.user_id, Reached::by(marker))).collect();
+            self.deliver_pending();
+        } else {
+            self.known = self.known.max(at.seq);
+            for marker in markers {
+                self.marker(marker);
+            }
+        }
+        let last = self.last.map_or(at.seq, |last| last.seq);
+        let behind = at.seq < last;
+        let mut member = Member { view, delivered: at.seq.max(last), held: behind.then(VecDeque::new) };
+        if resumes {
+            for marker in self.markers.values().filter_map(|reached| reached.marker) {
+                member.push(MarkerFrames::new(&marker, last).for_user(member.view.user_id));
+            }
+        }
+        self.next_member += 1;
+        let id = self.next_member;
+        self.members.insert(id, member);
+        if behind { Attached::Behind(id, last) } else { Attached::Live(id) }
+    }
+
+    /// The replay of a member is over: what came in meanwhile follows.
+    pub fn release(&mut self, id: MemberId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            for frame in member.held.take().into_iter().flatten() {
+                member.view.outbox.push(frame);
+            }
+        }
+    }
+
+    /// A socket has left.
+    pub fn detach(&mut self, id: MemberId) {
+        self.members.remove(&id);
+    }
+
+    /// Whether anyone is here.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The last `seq` that was told, once the channel has a first member.
+    pub fn last_seq(&self) -> Option<Seq> {
+        self.last.map(|last| last.seq)
+    }
+
+    /// The sender is told again of an entry that it repeated, unless it hasn't been told yet and will be.
+    pub fn repeat(&mut self, id: MemberId, entry: &Entry) {
+        self.known = self.known.max(entry.at.seq);
+        if let Some(member) = self.members.get_mut(&id).filter(|member| entry.at.seq <= member.delivered) {
+            let frame = member.view.frame(entry);
+            member.push_plain(frame);
+        }
+    }
+
+    fn deliver_pending(&mut self) {
+        while let Some(last) = self.last {
+            match self.pending.first_entry() {
+                Some(first) if *first.key() <= last.seq => drop(first.remove()),
+                Some(first) if *first.key() == last.seq + 1 => {
+                    let entry = first.remove();
+                    self.deliver(&entry);
+                }
+                _ => break,
+            }
+        }
+        self.deliver_early();
+    }
+
+    fn deliver_early(&mut self) {
+        let Some(last) = self.last else { return };
+        let due: Vec<UserId> = self
+            .early
+            .values()
+            .filter(|marker| marker.seq <= last.seq)
+            .map(|marker| marker.user_id)
+            .collect();
+        for user in due {
+            if let Some(marker) = self.early.remove(&user) {
+                self.marker(marker);
+            }
+        }
+    }
+
+    fn deliver(&mut self, entry: &Entry) {
+        self.last = Some(entry.at);
+        self.markers.insert(entry.owner, Reached { seq: entry.at.seq, marker: None });
+        let mut wrapped: [Option<Frame>; 2] = [None, None];
+        for member in self.members.values_mut().filter(|member| member.delivered < entry.at.seq) {
+            member.delivered = entry.at.seq;
+            let own = member.view.user_id == entry.owner;
+            let frame = member.view.visible(entry);
+            let frame = match &member.view.envelope {
+                None => frame,
+                // Every member of one channel that has an envelope has the same: its name.
+                Some(name) => {
+                    wrapped[usize::from(own)].get_or_insert_with(|| crate::frames::wrap(name, &frame)).clone()
+                }
+            };
+            member.push_plain(frame);
+        }
+    }
+}
+
+/// The two frames for a marker: to its user's sockets, and to the others'.
+struct MarkerFrames {
+    user_id: UserId,
+    private: Frame,
+    public: Frame,
+}
+
+impl MarkerFrames {
+    /// `last` is what these sockets have been told of the log: the rest after the marker is unread.
+    fn new(marker: &Marker, last: Seq) -> Self {
+        Self {
+            user_id: marker.user_id,
+            private: crate::frames::read(&Marker { unread_count: Some(last - marker.seq), ..*marker }),
+            public: crate::frames::read(&Marker { unread_count: None, ..*marker }),
+        }
+    }
+
+    fn for_user(&self, user: UserId) -> Frame {
+        if user == self.user_id { self.private.clone() } else { self.public.clone() }
+    }
+}
+
+impl View {
+    /// What this socket is sent of an entry.
+    pub fn frame(&self, entry: &Entry) -> Frame {
+        self.wrap(self.visible(entry))
+    }
+
+    /// A frame as this socket's dialect writes it.
+    pub fn wrap(&self, frame: Frame) -> Frame {
+        match &self.envelope {
+            Some(name) => crate::frames::wrap(name, &frame),
+            None => frame,
+        }
+    }
+
+    fn visible(&self, entry: &Entry) -> Frame {
+        match &entry.private {
+            Some(private) if self.user_id == entry.owner => private.clone(),
+            _ => entry.public.clone(),
+        }
+    }
+}
+
+impl Member {
+    fn push(&mut self, frame: Frame) {
+        let frame = self.view.wrap(frame);
+        self.push_plain(frame);
+    }
+
+    fn push_plain(&mut self, frame: Frame) {
+        match &mut self.held {
+            None => self.view.outbox.push(frame),
+            Some(held) if held.len() < HELD => held.push_back(frame),
+            Some(_) => self.view.outbox.close(Close::Overloaded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! The law of delivery: whatever comes in, and in whatever order, each socket is sent each entry once, in order.
+
+use super::*;
+use proptest::prelude::*;
+
+fn user(id: i64) -> UserId {
+    UserId::new(id).unwrap()
+}
+
+fn entry(seq: Seq) -> Entry {
+    Entry { at: Head { seq, id: seq * 10 }, owner: user(1), public: seq.to_string().into(), private: None }
+}
+
+fn view() -> (View, Arc<Outbox>) {
+    let outbox = Arc::new(Outbox::new(100_000, 10_000_000));
+    (View { user_id: user(2), outbox: outbox.clone(), envelope: None }, outbox)
+}
+
+fn seqs(outbox: &Outbox) -> Vec<Seq> {
+    outbox.take().iter().map(|frame| frame.as_str().parse().unwrap()).collect()
+}
+
+/// What may happen to a channel.
+#[derive(Debug, Clone)]
+enum Step {
+    /// The entry with this `seq` comes in, once more, or for the first time.
+    Arrives(Seq),
+    /// What is missing is read from a log that ends with this `seq`.
+    Repaired(Seq),
+    /// A socket joins that has read up to this `seq`.
+    Joins(Seq),
+    /// The oldest replay that is under way ends.
+    Released,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1_i64..40).prop_map(Step::Arrives),
+        1 => (1_i64..40).prop_map(Step::Repaired),
+        2 => (0_i64..40).prop_map(Step::Joins),
+        1 => Just(Step::Released),
+    ];
+    proptest::collection::vec(step, 0..80)
+}
+
+fn repair(log: &mut Log, until: Seq) {
+    if let Lack::Entries(after) = log.lack() {
+        for seq in (after / 10 + 1)..=until {
+            log.entry(entry(seq));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_socket_is_sent_each_entry_once_and_in_order(steps in steps()) {
+        let mut log = Log::default();
+        let mut sockets: Vec<(Seq, Arc<Outbox>)> = Vec::new();
+        let mut replays: VecDeque<(MemberId, Arc<Outbox>, Seq, Seq)> = VecDeque::new();
+        let release = |log: &mut Log, (id, outbox, from, until): (MemberId, Arc<Outbox>, Seq, Seq)| {
+            for seq in from + 1..=until {
+                outbox.push(seq.to_string().into());
+            }
+            log.release(id);
+        };
+        for step in steps {
+            match step {
+                Step::Arrives(seq) => log.entry(entry(seq)),
+                Step::Repaired(until) => repair(&mut log, until),
+                Step::Joins(at) => {
+                    let (view, outbox) = view();
+                    sockets.push((at, outbox.clone()));
+                    if let Attached::Behind(id, until) = log.attach(view, Head { seq: at, id: at * 10 }, Vec::new(), false) {
+                        replays.push_back((id, outbox, at, until));
+                    }
+                }
+                Step::Released => {
+                    if let Some(replay) = replays.pop_front() {
+                        release(&mut log, replay);
+                    }
+                }
+            }
+        }
+        // In the end the log is whole, and every replay over.
+        repair(&mut log, 40);
+        for seq in 1..=40 {
+            log.entry(entry(seq));
+        }
+        for replay in replays {
+            release(&mut log, replay);
+        }
+        for (at, outbox) in sockets {
+            prop_assert_eq!(seqs(&outbox), (at + 1..=40).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_hole_is_noticed_and_nothing_behind_it_is_told() {
+    let (view, outbox) = view();
+    let mut log = Log::default();
+    log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
+    log.entry(entry(7));
+    assert_eq!((seqs(&outbox), log.lack()), (vec![], Lack::Entries(50)));
+    log.entry(entry(6));
+    assert_eq!((seqs(&outbox), log.lack()), (vec![6, 7], Lack::Nothing));
+    log.head(9, None);
+    assert_eq!(log.lack(), Lack::Entries(70));
+}
+
+fn marker(seq: Seq) -> Marker {
+    Marker {
+        conversation_id: contract::ConversationId::new(9).unwrap(),
+        user_id: user(2),
+        message_id: contract::MessageId::new(seq * 10).unwrap(),
+        seq,
+        read_at: contract::Timestamp::now(),
+        unread_count: None,
+        by_sending: false,
+    }
+}
+
+#[test]
+fn a_marker_is_told_once_and_never_before_what_it_marks() {
+    let (view, outbox) = view();
+    let mut log = Log::default();
+    log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
+    log.note(Note::Marker(marker(6)));
+    assert!(outbox.take().is_empty());
+    log.entry(entry(6));
+    log.note(Note::Marker(marker(6)));
+    log.note(Note::Marker(marker(4)));
+    let told: Vec<String> = outbox.take().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0], "6");
+    assert!(told[1].contains(r#""type":"read""#) && told[1].contains(r#""unread_count":0"#), "{}", told[1]);
+    log.head(6, Some(100));
+    assert_eq!(log.lack(), Lack::Markers);
+    log.markers_read(Vec::new());
+    assert_eq!(log.lack(), Lack::Nothing);
+}
+
+#[test]
+fn only_its_user_is_told_how_much_is_unread_and_only_its_sender_the_client_id() {
+    let (own, mine) = view();
+    let (other, theirs) = view();
+    let other = View { user_id: user(3), ..other };
+    let mut log = Log::default();
+    log.attach(own, Head::default(), Vec::new(), false);
+    log.attach(other, Head::default(), Vec::new(), false);
+    log.entry(Entry { owner: user(2), private: Some("private".into()), ..entry(1) });
+    log.entry(entry(2));
+    log.note(Note::Marker(marker(2)));
+    let texts = |outbox: &Outbox| outbox.take().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (mine, theirs) = (texts(&mine), texts(&theirs));
+    assert_eq!((mine[0].as_str(), theirs[0].as_str()), ("private", "1"));
+    assert!(mine[2].contains("unread_count") && !theirs[2].contains("unread_count"), "{mine:?} {theirs:?}");
+}

@@ -1,0 +1,150 @@
+//! Sends on their way to chat-service: what gathers while others are under way travels together.
+
+use contract::{
+    Code, Refusal,
+    chat::{Send, SendPack, Sent},
+    limits,
+};
+use service::{Backoff, Bus, RequestError, bus::json_len};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+/// Sends that wait for a pack; more wait at their sockets.
+const WAITING: usize = 4096;
+/// Packs under way at once.
+const UNDER_WAY: usize = 4;
+/// How long one attempt may take: a chat-service that was killed never answers.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+
+/// The way to chat-service for messages. Cheap to clone.
+#[derive(Clone)]
+pub struct Packer(mpsc::Sender<Job>);
+
+struct Job {
+    send: Send,
+    deadline: Instant,
+    reply: oneshot::Sender<Sent>,
+}
+
+/// Starts packing.
+pub fn start(bus: Bus, tasks: &TaskTracker) -> Packer {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tasks.spawn(run(bus, receiver, tasks.clone()));
+    Packer(sender)
+}
+
+impl Packer {
+    /// Has a message stored, whatever happens to the services meanwhile; or says within
+    /// [`limits::SEND_DEADLINE`] that it can't.
+    pub async fn send(&self, mut send: Send) -> Sent {
+        let deadline = Instant::now() + limits::SEND_DEADLINE;
+        // Trying again is only safe with a key; where the client has none, this is it.
+        send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
+        let (reply, answer) = oneshot::channel();
+        let sent = async {
+            self.0.send(Job { send, deadline, reply }).await.ok()?;
+            answer.await.ok()
+        };
+        let sent = tokio::time::timeout_at(deadline + ATTEMPT / 10, sent).await;
+        sent.ok().flatten().unwrap_or_else(|| Sent::Refused(Refusal::unavailable()))
+    }
+}
+
+async fn run(bus: Bus, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
+    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+    let mut next = None;
+    loop {
+        let permit = under_way.clone().acquire_owned().await.expect("this semaphore is never closed");
+        let first = match next.take() {
+            Some(job) => job,
+            None => match jobs.recv().await {
+                Some(job) => job,
+                None => return,
+            },
+        };
+        let mut bytes = size(&first);
+        let mut pack = vec![first];
+        while pack.len() < limits::PACK_SENDS
+            && let Ok(job) = jobs.try_recv()
+        {
+            bytes += size(&job);
+            if bytes > limits::PACK_BYTES {
+                next = Some(job);
+                break;
+            }
+            pack.push(job);
+        }
+        metrics::histogram!("gateway_pack_sends")
+            .record(f64::from(u32::try_from(pack.len()).unwrap_or(u32::MAX)));
+        let bus = bus.clone();
+        tasks.spawn(async move {
+            deliver(&bus, pack).await;
+            drop(permit);
+        });
+    }
+}
+
+fn size(job: &Job) -> usize {
+    json_len(&job.send.message) + job.send.client_id.as_deref().map_or(0, json_len) + 200
+}
+
+/// Has a pack stored; what fails for a reason that passes is asked again, with the same keys, until its deadline.
+async fn deliver(bus: &Bus, mut jobs: Vec<Job>) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+    loop {
+        jobs = attempt(bus, jobs).await;
+        if jobs.is_empty() {
+            return;
+        }
+        let delay = backoff.delay();
+        let (late, rest) =
+            jobs.into_iter().partition::<Vec<_>, _>(|job| Instant::now() + delay >= job.deadline);
+        for job in late {
+            // A socket that is gone waits for nothing.
+            let _ = job.reply.send(Sent::Refused(Refusal::unavailable()));
+        }
+        jobs = rest;
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// Asks once, and returns the sends to ask for again.
+async fn attempt(bus: &Bus, jobs: Vec<Job>) -> Vec<Job> {
+    let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
+    let within = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT);
+    let pack = SendPack { sends: jobs.iter().map(|job| job.send.clone()).collect() };
+    let sent = match bus.request(&pack, within).await {
+        Ok(sent) if sent.len() == jobs.len() => sent,
+        Ok(_) => return refuse(jobs, &Refusal::new(Code::Internal, "a fault of the server")),
+        Err(error) if error.is_passing() => {
+            metrics::counter!("gateway_packs_failed_total").increment(1);
+            tracing::debug!(%error, "a pack of sends; trying again");
+            return jobs;
+        }
+        Err(error) => {
+            tracing::error!(%error, "a pack of sends");
+            return refuse(jobs, &RequestError::into_refusal(error));
+        }
+    };
+    let mut again = Vec::new();
+    for (job, sent) in jobs.into_iter().zip(sent) {
+        match sent {
+            Sent::Refused(refusal) if refusal.code == Code::Unavailable => again.push(job),
+            sent => {
+                let _ = job.reply.send(sent);
+            }
+        }
+    }
+    again
+}
+
+fn refuse(jobs: Vec<Job>, refusal: &Refusal) -> Vec<Job> {
+    for job in jobs {
+        let _ = job.reply.send(Sent::Refused(refusal.clone()));
+    }
+    Vec::new()
+}

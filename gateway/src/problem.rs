@@ -1,0 +1,86 @@
+//! Errors of the HTTP API: RFC 9457 problem details, with a stable `code`.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use contract::{Code, Refusal};
+use serde_json::json;
+use service::RequestError;
+
+/// An answer that says what is wrong.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retry_after_ms: Option<u64>,
+}
+
+impl Problem {
+    /// A problem that is not of the services but of HTTP itself.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retry_after_ms: None }
+    }
+
+    /// A parameter or body that makes no sense.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Refusal::new(Code::InvalidRequest, detail).into()
+    }
+
+    /// No such path.
+    pub fn no_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "no such path")
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            status: StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            code: refusal.code.as_str(),
+            detail: refusal.detail,
+            retry_after_ms: refusal.retry_after_ms,
+        }
+    }
+}
+
+impl From<RequestError> for Problem {
+    fn from(error: RequestError) -> Self {
+        if !matches!(error, RequestError::Refused(_)) {
+            tracing::warn!(error = service::bus::chain(&error), "a call could not be done");
+        }
+        error.into_refusal().into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let Some(ms) = self.retry_after_ms {
+            body["retry_after_ms"] = ms.into();
+        }
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                let seconds = self.retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            _ => {}
+        }
+        response
+    }
+}
