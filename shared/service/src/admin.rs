@@ -13,20 +13,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 type Check = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+type NamedCheck = (&'static str, Check);
 
 /// Says whether the process runs, whether it does its job, and how much of it.
 ///
 /// Until [`Admin::started`] it is not ready; after that, it is while every check passes.
 #[derive(Clone)]
 pub struct Admin {
-    checks: Arc<RwLock<Option<Vec<(&'static str, Check)>>>>,
+    checks: Arc<RwLock<Option<Vec<NamedCheck>>>>,
     shutdown: CancellationToken,
     addr: SocketAddr,
 }
 
 /// The checks of a service that has started.
 #[derive(Default)]
-pub struct Checks(Vec<(&'static str, Check)>);
+pub struct Checks(Vec<NamedCheck>);
 
 impl Checks {
     /// Adds a check. It must end within a few seconds.
