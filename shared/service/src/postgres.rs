@@ -70,7 +70,8 @@ async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions
             return Err(error).context("create the schema");
         }
     }
-    migrations.run(&mut connection).await.context("migrate the schema")?;
+    // Not `run`, whose future is not `Send`: it takes more than connections.
+    migrations.run_direct(None, &mut connection, false).await.context("migrate the schema")?;
     connection.close().await.ok();
     Ok(())
 }
