@@ -1,0 +1,129 @@
+//! A client's socket.
+
+use crate::within;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Error, Message, client::IntoClientRequest, http::StatusCode},
+};
+
+/// A client's socket.
+pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    /// Opens one.
+    ///
+    /// # Panics
+    /// When the handshake fails.
+    pub async fn open(url: &str) -> Self {
+        let opened = within("a handshake", tokio_tungstenite::connect_async(url)).await;
+        Self(opened.unwrap_or_else(|error| panic!("open {url}: {error}")).0)
+    }
+
+    /// Opens one with more headers, or says with which status it was refused.
+    ///
+    /// # Panics
+    /// When there is no answer of HTTP.
+    pub async fn try_open(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, StatusCode> {
+        let mut request = url.into_client_request().expect("an address");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("a header"));
+        }
+        match within("a handshake", tokio_tungstenite::connect_async(request)).await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(Error::Http(response)) => Err(response.status()),
+            Err(error) => panic!("open {url}: {error}"),
+        }
+    }
+
+    /// Sends a text frame.
+    ///
+    /// # Panics
+    /// When the socket is closed.
+    pub async fn send_text(&mut self, text: impl Into<String>) {
+        let text: String = text.into();
+        self.0.send(Message::Text(text.into())).await.expect("send a frame");
+    }
+
+    /// Sends a frame of JSON.
+    pub async fn send(&mut self, frame: Value) {
+        self.send_text(frame.to_string()).await;
+    }
+
+    /// Sends a message as the guide's page does.
+    pub async fn say(&mut self, text: &str) {
+        self.send(json!({ "message": text })).await;
+    }
+
+    /// Sends a frame of another kind.
+    ///
+    /// # Panics
+    /// When the socket is closed.
+    pub async fn send_raw(&mut self, message: Message) {
+        self.0.send(message).await.expect("send a frame");
+    }
+
+    /// The next frame.
+    ///
+    /// # Panics
+    /// When the socket is closed instead, or none comes.
+    pub async fn next(&mut self) -> Value {
+        match within("a frame", self.receive()).await {
+            Ok(frame) => frame,
+            Err(code) => panic!("closed with {code:?} instead of a frame"),
+        }
+    }
+
+    /// The next frame of this type; those before it are dropped.
+    pub async fn next_of(&mut self, kind: &str) -> Value {
+        loop {
+            let frame = self.next().await;
+            if frame["type"] == kind {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame, or the close code (`None` where the connection just ended).
+    pub async fn receive(&mut self) -> Result<Value, Option<u16>> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    return Ok(serde_json::from_str(&text).expect("frames are JSON"));
+                }
+                Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(None),
+            }
+        }
+    }
+
+    /// Checks that nothing was sent until now: everything that was would come before the answer to a wrong frame.
+    ///
+    /// # Panics
+    /// When something else comes first.
+    pub async fn expect_silence(&mut self) {
+        self.send_text("this is not JSON").await;
+        let frame = self.next().await;
+        assert_eq!(frame["code"], "invalid_json", "{frame} came first");
+    }
+
+    /// The code that the socket is closed with; frames before that are dropped.
+    pub async fn closed(&mut self) -> Option<u16> {
+        within("a close", async {
+            loop {
+                if let Err(code) = self.receive().await {
+                    return code;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Leaves.
+    pub async fn close(mut self) {
+        self.0.close(None).await.ok();
+    }
+}

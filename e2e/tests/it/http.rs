@@ -1,0 +1,192 @@
+use e2e::{Answer, Socket, Stack, token};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn conversations_are_made_once_and_listed_by_activity() {
+    let stack = Stack::start().await;
+    let wanted = json!({"participant_ids": [2], "listing_id": 12, "title": "Vélo"});
+    let made = stack.post("/api/conversations", 1, wanted.clone()).await.expect(201);
+    assert_eq!(
+        made["participants"],
+        json!([{"user_id": 1, "username": "name-1"}, {"user_id": 2, "username": "user-2"}])
+    );
+    assert_eq!(
+        (&made["listing_id"], &made["title"], &made["unread_count"]),
+        (&json!(12), &json!("Vélo"), &json!(0))
+    );
+    assert_eq!(made["last_message"], Value::Null);
+    let again = stack
+        .post("/api/conversations", 2, json!({"participant_ids": [1, 2], "listing_id": 12}))
+        .await
+        .expect(200);
+    assert_eq!(again["conversation_id"], made["conversation_id"]);
+    let other = stack.conversation(&[1, 3]).await;
+    let id = made["conversation_id"].as_i64().unwrap();
+    stack
+        .post(&format!("/api/conversations/{id}/messages"), 2, json!({"message": "Bonjour"}))
+        .await
+        .expect(201);
+    let listed = stack.get("/api/conversations", 1).await;
+    let ids: Vec<i64> = listed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["conversation_id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(ids, [id, other]);
+    assert_eq!(listed["items"][0]["last_message"]["content"], "Bonjour");
+    assert_eq!(listed["items"][0]["unread_count"], 1);
+    assert_eq!(listed["next"], Value::Null);
+    let page = stack.get("/api/conversations?limit=1", 1).await;
+    let rest = stack.get(&format!("/api/conversations?limit=1&before={}", page["next"]), 1).await;
+    assert_eq!(rest["items"][0]["conversation_id"], other);
+    assert_eq!(stack.get(&format!("/api/conversations/{id}"), 1).await["title"], "Vélo");
+    assert_eq!(
+        stack.get("/api/unread", 1).await,
+        json!({"conversations": 1, "messages": 1, "notifications": 1})
+    );
+}
+
+#[tokio::test]
+async fn messages_are_paged_both_ways() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/api/conversations/{id}/messages");
+    for text in ["a", "b", "c", "d", "e"] {
+        stack.post(&path, 1, json!({"message": text})).await.expect(201);
+    }
+    let texts = |page: &Value| -> String {
+        page["items"].as_array().unwrap().iter().map(|item| item["content"].as_str().unwrap()).collect()
+    };
+    let newest = stack.get(&format!("{path}?limit=2"), 2).await;
+    assert_eq!(texts(&newest), "ed");
+    let older = stack.get(&format!("{path}?limit=2&before={}", newest["next"]), 2).await;
+    assert_eq!(texts(&older), "cb");
+    let oldest = stack.get(&format!("{path}?limit=2&before={}", older["next"]), 2).await;
+    assert_eq!((texts(&oldest).as_str(), &oldest["next"]), ("a", &Value::Null));
+    let forward = stack.get(&format!("{path}?limit=3&after=0"), 2).await;
+    assert_eq!(texts(&forward), "abc");
+    assert_eq!(texts(&stack.get(&format!("{path}?after={}", forward["next"]), 2).await), "de");
+}
+
+#[tokio::test]
+async fn every_error_is_a_problem_with_a_code() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let host = format!("http://{}", stack.host(0));
+    let call = |method: &str, path: &str| {
+        stack.http().request(method.parse().unwrap(), format!("{host}{path}")).bearer_auth(token(1))
+    };
+    Answer::of(call("GET", "/nothing")).await.expect_problem(404, "not_found");
+    Answer::of(call("GET", "/api/conversations/x")).await.expect_problem(404, "not_found");
+    Answer::of(call("PATCH", "/api/conversations")).await.expect_problem(405, "method_not_allowed");
+    Answer::of(call("GET", &format!("/ws/chat/{id}/"))).await.expect_problem(426, "upgrade_required");
+    let post = || call("POST", "/api/conversations");
+    Answer::of(post().body("{}")).await.expect_problem(415, "unsupported_media_type");
+    let json = "application/json";
+    Answer::of(post().header("content-type", json).body("{")).await.expect_problem(400, "invalid_json");
+    Answer::of(post().header("content-type", json).body("[]")).await.expect_problem(400, "invalid_message");
+    let large = "x".repeat(70_000);
+    Answer::of(post().header("content-type", json).body(large))
+        .await
+        .expect_problem(413, "payload_too_large");
+    let alone = json!({"participant_ids": [1]});
+    stack.post("/api/conversations", 1, alone).await.expect_problem(400, "invalid_request");
+    let crowd = json!({"participant_ids": (1..=101).collect::<Vec<_>>()});
+    stack.post("/api/conversations", 1, crowd).await.expect_problem(400, "invalid_request");
+    for query in ["limit=0", "limit=201", "limit=x", "before=-1", "before=1&after=2"] {
+        let path = format!("/api/conversations/{id}/messages?{query}");
+        stack.call("GET", &path, 1, None).await.expect_problem(400, "invalid_request");
+    }
+    let bare = Answer::of(stack.http().get(format!("{host}/api/conversations"))).await;
+    bare.expect_problem(401, "unauthorized");
+    let messages = format!("/api/conversations/{id}/messages");
+    stack.post(&messages, 1, json!({"message": " "})).await.expect_problem(400, "invalid_message");
+    stack
+        .post(&messages, 1, json!({"message": "x".repeat(4001)}))
+        .await
+        .expect_problem(422, "message_too_long");
+}
+
+#[tokio::test]
+async fn strangers_get_the_same_answer_whether_or_not_a_conversation_exists() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    for path in ["", "/messages", "/messages?after=0"] {
+        let real = stack.call("GET", &format!("/api/conversations/{id}{path}"), 3, None).await;
+        let none = stack.call("GET", &format!("/api/conversations/999999{path}"), 3, None).await;
+        real.expect_problem(403, "forbidden");
+        assert_eq!(real.body, none.body);
+    }
+    for (path, body) in [("messages", json!({"message": "x"})), ("read", json!({"message_id": 1}))] {
+        let real = stack.post(&format!("/api/conversations/{id}/{path}"), 3, body.clone()).await;
+        let none = stack.post(&format!("/api/conversations/999999/{path}"), 3, body).await;
+        real.expect_problem(403, "forbidden");
+        assert_eq!(real.body, none.body);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused() {
+    let stack = Stack::start().await;
+    let url = format!("ws://{}/ws/notifications/?token={}", stack.host(0), token(1));
+    let foreign = Socket::try_open(&url, &[("origin", "https://evil.example")]).await;
+    assert_eq!(foreign.err().map(|status| status.as_u16()), Some(403));
+    let own = format!("http://{}", stack.host(0));
+    assert!(Socket::try_open(&url, &[("origin", &own)]).await.is_ok());
+    let call = stack
+        .http()
+        .get(format!("{own}/api/unread"))
+        .bearer_auth(token(1))
+        .header("origin", "https://evil.example");
+    Answer::of(call).await.expect_problem(403, "origin_not_allowed");
+}
+
+#[tokio::test]
+async fn a_token_may_come_as_a_header_or_a_subprotocol() {
+    let stack = Stack::start().await;
+    let url = format!("ws://{}/ws/notifications/", stack.host(0));
+    let header = format!("Bearer {}", token(1));
+    let mut socket = Socket::try_open(&url, &[("authorization", &header)]).await.ok().expect("a socket");
+    socket.expect_silence().await;
+    let protocols = format!("bearer, {}", token(1));
+    let mut socket =
+        Socket::try_open(&url, &[("sec-websocket-protocol", &protocols)]).await.ok().expect("a socket");
+    socket.expect_silence().await;
+}
+
+#[tokio::test]
+async fn backends_make_conversations_and_send_over_nats() {
+    let stack = Stack::start().await;
+    let backend = stack.backend().await;
+    let ask = async |subject: &'static str, body: Value| {
+        backend.request(subject, body.to_string().into()).await.unwrap()
+    };
+    let people = json!({"participants": [{"user_id": 456, "username": "john_doe"}, {"user_id": 457}], "listing_id": 3});
+    let made = ask("chat.conversations.create", people).await;
+    let made: Value = serde_json::from_slice(&made.payload).unwrap();
+    assert_eq!(made["participants"][0]["username"], "john_doe");
+    let id = made["conversation_id"].as_i64().unwrap();
+    let mut mary = stack.socket(&format!("/ws/chat/{id}/"), 457).await;
+    let sent =
+        ask("chat.messages.send", json!({"conversation_id": id, "sender_id": 456, "message": "Bonjour"}))
+            .await;
+    let sent: Value = serde_json::from_slice(&sent.payload).unwrap();
+    assert_eq!(sent["sender_username"], "john_doe");
+    assert_eq!(mary.next().await["message_id"], sent["message_id"]);
+    // Errors come in the headers of the NATS service API.
+    for (body, code, text) in [
+        (json!({"conversation_id": id, "sender_id": 9, "message": "x"}), "403", "forbidden"),
+        (json!({"conversation_id": id, "sender_id": 456, "message": " "}), "400", "invalid_message"),
+        (
+            json!({"conversation_id": id, "sender_id": 456, "message": "x", "client_id": "\u{1}x"}),
+            "400",
+            "invalid_message",
+        ),
+        (json!({"sender_id": 456}), "400", "invalid_request"),
+    ] {
+        let headers = ask("chat.messages.send", body).await.headers.expect("headers");
+        assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), code);
+        assert!(headers.get("Nats-Service-Error").unwrap().as_str().starts_with(text), "{headers:?}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The stack, as its users see it.
+
+mod chat;
+mod hostile;
+mod http;
+mod notifications;
+mod resilience;
+mod typing;

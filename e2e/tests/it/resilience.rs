@@ -1,0 +1,124 @@
+use e2e::{Kind, Options, Stack, eventually};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn a_sender_is_told_unavailable_and_all_is_well_when_the_service_is_back() {
+    let mut stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    stack.kill(Kind::Chat, 0).await;
+    let asked = Instant::now();
+    ada.send(json!({"message": "lost?", "client_id": "c1"})).await;
+    let error = ada.next().await;
+    assert_eq!((&error["code"], &error["client_id"]), (&json!("unavailable"), &json!("c1")));
+    assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
+    stack.restart(Kind::Chat, 0);
+    stack.ready().await;
+    ada.send(json!({"message": "lost?", "client_id": "c1"})).await;
+    assert_eq!(ada.next().await["seq"], 1);
+}
+
+#[tokio::test]
+async fn a_killed_chat_service_is_invisible_where_another_runs() {
+    let mut stack = Stack::with(Options { counts: [1, 2, 1, 1], ..Options::default() }).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/ws/chat/{id}/");
+    let (mut ada, mut ben) = (stack.socket(&path, 1).await, stack.socket(&path, 2).await);
+    for seq in 1..=30 {
+        if seq == 10 {
+            stack.kill(Kind::Chat, 0).await;
+        }
+        ada.say(&seq.to_string()).await;
+        assert_eq!(ada.next().await["content"], seq.to_string());
+        assert_eq!(ben.next().await["seq"], seq);
+    }
+}
+
+#[tokio::test]
+async fn nats_and_postgres_may_die_and_come_back() {
+    let mut stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/ws/chat/{id}/");
+    let (mut ada, mut ben) = (stack.socket(&path, 1).await, stack.socket(&path, 2).await);
+    ada.say("before").await;
+    assert_eq!(ben.next().await["seq"], 1);
+    assert_eq!(ada.next().await["seq"], 1);
+    stack.nats.kill().await;
+    let red = || async { (stack.readyz(Kind::Chat, 0).await == Some(503)).then_some(()) };
+    eventually("chat-service to notice", red).await;
+    stack.nats.restart().await.unwrap();
+    stack.ready().await;
+    let said = say_until_stored(&mut ada, "after").await;
+    assert_eq!(said["seq"], 2);
+    assert_eq!(ben.next().await["content"], "after");
+    // The notification's way is whole again, too.
+    let unread = || async {
+        (stack.get("/api/notifications/unread_count", 2).await["unread_count"] == 1).then_some(())
+    };
+    eventually("the notification", unread).await;
+}
+
+async fn say_until_stored(socket: &mut e2e::Socket, text: &str) -> Value {
+    loop {
+        socket.send(json!({"message": text, "client_id": text})).await;
+        let frame = socket.next().await;
+        if frame["type"] == "message" {
+            return frame;
+        }
+        assert_eq!(frame["code"], "unavailable", "{frame}");
+    }
+}
+
+#[tokio::test]
+async fn services_wait_for_nats_and_say_so() {
+    let mut stack = Stack::start().await;
+    stack.terminate(Kind::Typing, 0).await;
+    stack.nats.kill().await;
+    stack.restart(Kind::Typing, 0);
+    let starting = || async { (stack.readyz(Kind::Typing, 0).await == Some(503)).then_some(()) };
+    eventually("503 while it waits", starting).await;
+    stack.nats.restart().await.unwrap();
+    stack.ready().await;
+}
+
+#[tokio::test]
+async fn a_stop_closes_sockets_with_1012_and_exits_0() {
+    let mut stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    ada.say("the last").await;
+    let (code, closed) = tokio::join!(stack.terminate(Kind::Gateway, 0), async {
+        assert_eq!(ada.next().await["content"], "the last", "what was taken is finished");
+        ada.closed().await
+    });
+    assert_eq!((code, closed), (Some(0), Some(1012)));
+    for kind in [Kind::Chat, Kind::Notify, Kind::Typing] {
+        assert_eq!(stack.terminate(kind, 0).await, Some(0), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_left_untold_is_told_by_another() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut ben = stack.socket(&format!("/ws/chat/{id}/"), 2).await;
+    ben.expect_silence().await;
+    // As a chat-service that was killed right after its commit: the rows are there, and nobody was told.
+    let mut database =
+        <sqlx::PgConnection as sqlx::Connection>::connect(&stack.database.url()).await.unwrap();
+    let store = "select chat.store_messages(array[$1::bigint], array[1::bigint], array[null::text], array['orphan'], array['k'])";
+    sqlx::query("set search_path = chat").execute(&mut database).await.unwrap();
+    sqlx::query(store).bind(id).execute(&mut database).await.unwrap();
+    assert_eq!(ben.next().await["content"], "orphan");
+    let notified = || async {
+        (stack.get("/api/notifications/unread_count", 2).await["unread_count"] == 1).then_some(())
+    };
+    eventually("the notification", notified).await;
+    let emptied =
+        async || sqlx::query_scalar::<_, i64>("select count(*) from outbox").fetch_one(&mut database).await;
+    let mut emptied = emptied;
+    while emptied().await.unwrap() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
