@@ -1,2 +1,10 @@
-//! stub
-fn main() {}
+//! typing-service: who is typing where.
+
+use std::process::ExitCode;
+use typing_service::{Config, TypingService};
+
+fn main() -> ExitCode {
+    service::main(|config: Config, shutdown| async move {
+        TypingService::bind(config, shutdown.clone()).await?.run(shutdown).await
+    })
+}

@@ -1,0 +1,52 @@
+//! What the replicas tell each other beside the events of the contract: NATS headers, which nobody else reads.
+
+use crate::typists::{Announcement, Note};
+use anyhow::Context;
+use async_nats::{HeaderMap, Message};
+use contract::Event;
+use service::Bus;
+use std::time::Duration;
+
+/// The name of the replica that published this, so that none takes its own word for another's.
+const REPLICA: &str = "Typing-Replica";
+/// [`Note::age`], in milliseconds.
+const AGE: &str = "Typing-Age-Ms";
+/// [`Note::left`].
+const LEFT: &str = "Typing-Left";
+
+/// A name that no other replica has.
+pub fn name(bus: &Bus) -> String {
+    // An inbox is named by a random identifier.
+    bus.client().new_inbox().trim_start_matches("_INBOX.").to_owned()
+}
+
+/// Publishes an announcement of this replica.
+pub async fn publish(bus: &Bus, replica: &str, announcement: &Announcement) -> anyhow::Result<()> {
+    anyhow::ensure!(bus.is_connected(), "NATS is away");
+    let Announcement { event, note, .. } = announcement;
+    let mut headers = HeaderMap::new();
+    headers.insert(REPLICA, replica);
+    if !note.age.is_zero() {
+        headers.insert(AGE, note.age.as_millis().to_string());
+    }
+    if let Some(left) = note.left.as_deref().filter(|left| !left.contains(['\r', '\n'])) {
+        headers.insert(LEFT, left);
+    }
+    let payload = serde_json::to_vec(event).context("encode an event")?;
+    bus.client().publish_with_headers(event.subject(), headers, payload.into()).await.context("publish")
+}
+
+/// Whether this replica published it.
+pub fn is_from(message: &Message, replica: &str) -> bool {
+    header(message, REPLICA).is_some_and(|name| name == replica)
+}
+
+/// What was told beside the event. Whatever can't be read was not told.
+pub fn note(message: &Message) -> Note {
+    let age = header(message, AGE).and_then(|age| age.parse().ok()).map(Duration::from_millis);
+    Note { age: age.unwrap_or_default(), left: header(message, LEFT).map(str::to_owned) }
+}
+
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.as_ref()?.get(name).map(|value| value.as_str())
+}
