@@ -39,14 +39,16 @@ impl Voice {
     pub fn output(&self, worth_showing: fn(&str) -> bool) -> Output {
         let voice = self.clone();
         Output::Lines(Arc::new(move |line| {
+            let plain = plain(line);
+            let line = if voice.colour.is_some() { line } else { &plain };
             let mut log = voice.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let _ = writeln!(log, "{line}"); // A full disk must not stop the part.
+            let _ = writeln!(log, "{plain}"); // A full disk must not stop the part.
             drop(log);
             if worth_showing(line) {
                 voice.print(line);
             }
-            if !line.trim().is_empty() {
-                line.clone_into(&mut voice.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+            if !plain.trim().is_empty() {
+                plain.clone_into(&mut voice.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
             }
         }))
     }
@@ -69,5 +71,28 @@ impl Voice {
             Some(colour) => writeln!(out, "\x1b[{colour}m{name:WIDTH$}│\x1b[0m {line}"),
             None => writeln!(out, "{name:WIDTH$}| {line}"),
         };
+    }
+}
+
+/// The text without the colours that it has for a terminal.
+fn plain(line: &str) -> String {
+    let mut pieces = line.split("\x1b[");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain.push_str(
+            piece.split_once(|end: char| end.is_ascii_alphabetic()).map_or(piece, |(_, text)| text),
+        );
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn a_log_has_no_colours() {
+        assert_eq!(plain("\x1b[2m10:30\x1b[0m \x1b[32m INFO\x1b[0m it's up [1]"), "10:30  INFO it's up [1]");
+        assert_eq!(plain("as it is"), "as it is");
     }
 }
