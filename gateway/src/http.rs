@@ -2,10 +2,10 @@
 
 use crate::{
     Shared, api,
-    auth::{self, token_of},
+    auth::{self, Identity, Rejected, token_of},
     demo,
     problem::Problem,
-    session::{Dialect, Session, Start, goodbye},
+    session::{Dialect, Opening, Session, Start, goodbye},
 };
 use axum::{
     Router,
@@ -55,7 +55,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 /// Sockets have paths of their own form; everything else is unknown.
 async fn fallback(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     match target(request.uri().path()) {
-        Some(target) => handshake(shared, target, request),
+        Some(target) => handshake(shared, target, request).await,
         None => Problem::no_path().into_response(),
     }
 }
@@ -97,16 +97,10 @@ fn start(query: Option<&str>, target: Target) -> Result<Start, Problem> {
 }
 
 /// Accepts a WebSocket. What a browser can't read as an HTTP status is an accepted socket that is closed at once.
-fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Response {
-    let Some(key) = upgrade_key(&request) else {
-        let mut response =
-            Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "this path is a WebSocket")
-                .into_response();
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return response;
-    };
+///
+/// Whoever is told that its socket is open misses nothing from then on: it is on its channel before it is told.
+async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Response {
+    let Some(key) = upgrade_key(&request) else { return no_upgrade() };
     let query = request.uri().query();
     let start = match start(query, target) {
         Ok(start) => start,
@@ -114,28 +108,25 @@ fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Respo
     };
     let token = token_of(request.headers(), query);
     let in_subprotocol = token.as_ref().is_some_and(|(_, in_subprotocol)| *in_subprotocol);
-    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "HTTP/1.1 is needed")
-            .into_response();
+    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
+    let opening = match identify(&shared, token.map(|(token, _)| token)) {
+        Ok(identity) => match target {
+            Target::Socket(dialect) => Opening::new(shared.clone(), identity, dialect, start).await,
+            Target::Nothing => Err(Close::Forbidden),
+        },
+        Err(close) => Err(close),
     };
-    let sessions = shared.sessions.clone();
-    sessions.spawn(async move {
+    shared.sessions.spawn(async move {
         let Some(socket) = take_socket(upgrade).await else { return };
-        let identity = match token {
-            Some((token, _)) => shared.verifier.verify(&token),
-            None => Err(auth::Rejected::Missing),
-        };
-        let close = match (identity, target) {
-            (Ok(identity), Target::Socket(dialect)) => {
-                // A task of its own, boxed where it is large: what an idle socket costs is mostly this future.
-                Box::pin(Session::new(shared, socket, identity, dialect).run(start)).await
-            }
-            (Ok(_), Target::Nothing) => refuse(socket, Close::Forbidden).await,
-            (Err(rejected), _) => {
-                tracing::debug!(reason = %rejected, "a token was refused");
-                refuse(socket, Close::Unauthorized).await
+        let close = match opening {
+            // Boxed, as what an idle socket costs is mostly this future.
+            Ok(opening) => Box::pin(Session::new(opening, socket).run()).await,
+            Err(close) => {
+                goodbye(socket, close).await;
+                close
             }
         };
+        metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
         tracing::debug!(code = close.code(), "a socket was closed");
     });
     let mut response = Response::new(Body::empty());
@@ -150,10 +141,22 @@ fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Respo
     response
 }
 
-async fn refuse(socket: WebSocketStream<TcpStream>, close: Close) -> Close {
-    metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
-    goodbye(socket, close).await;
-    close
+fn identify(shared: &Shared, token: Option<String>) -> Result<Identity, Close> {
+    let token = token.ok_or(Rejected::Missing);
+    token.and_then(|token| shared.verifier.verify(&token)).map_err(|rejected| {
+        tracing::debug!(reason = %rejected, "a token was refused");
+        Close::Unauthorized
+    })
+}
+
+fn no_upgrade() -> Response {
+    let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "this path is a WebSocket");
+    let mut response = problem.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
 }
 
 /// The answer to a handshake's key, if the request is a handshake.

@@ -101,6 +101,15 @@ struct Reply {
 type Joined = (Topic, Result<Place, Refusal>);
 type Sendable = (Reply, Topic, Result<Option<Sent>, Refusal>);
 
+/// A client that was let in, before its socket is open.
+pub struct Opening {
+    shared: Arc<Shared>,
+    identity: Identity,
+    dialect: Dialect,
+    start: Start,
+    first: Option<(Topic, Admission)>,
+}
+
 /// A client's socket.
 pub struct Session {
     shared: Arc<Shared>,
@@ -126,17 +135,16 @@ struct Typing {
 }
 
 impl Session {
-    /// A session for a client whose token was taken.
-    pub fn new(
-        shared: Arc<Shared>,
-        socket: WebSocketStream<TcpStream>,
-        identity: Identity,
-        dialect: Dialect,
-    ) -> Self {
+    /// The session of a client that was let in.
+    pub fn new(opening: Opening, socket: WebSocketStream<TcpStream>) -> Self {
+        let Opening { shared, identity, dialect, start, first } = opening;
         let now = Instant::now();
         let outbox = Arc::new(Outbox::new(shared.outbox_frames, shared.outbox_bytes));
+        if start != Start::Live || dialect == Dialect::Multiplexed {
+            outbox.set_talkative();
+        }
         let expires = expiry(&shared, &identity);
-        Self {
+        let mut session = Self {
             shared,
             socket,
             outbox,
@@ -150,30 +158,21 @@ impl Session {
             ping_at: now + PING_EVERY,
             expires,
             drain_at: None,
+        };
+        if let Some((topic, admission)) = first {
+            session.places.insert(topic, Place::Joining);
+            let (shared, view) = (session.shared.clone(), session.view(topic));
+            session
+                .joins
+                .push(async move { (topic, take_place(&shared, view, admission, start).await) }.boxed());
         }
+        session
     }
 
     /// Runs until the client leaves, breaks a rule or the gateway stops; returns which.
-    pub async fn run(mut self, start: Start) -> Close {
-        let first = match self.dialect {
-            Dialect::Chat(conversation) => Some(Topic::Log(LogKey::Conversation(conversation))),
-            Dialect::Notifications => Some(Topic::Log(LogKey::Inbox(self.identity.user_id))),
-            Dialect::Typing(conversation) => Some(Topic::Typing(conversation)),
-            Dialect::Multiplexed => None,
-        };
-        if start != Start::Live || self.dialect == Dialect::Multiplexed {
-            self.outbox.set_talkative();
-        }
-        let admitted = match first {
-            Some(topic) => self.admit(topic, start).await.map_err(|refusal| closing(&refusal)),
-            None => Ok(()),
-        };
-        let close = match admitted {
-            Ok(()) => self.work().await,
-            Err(close) => close,
-        };
-        self.leave().await;
-        metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
+    pub async fn run(mut self) -> Close {
+        let close = self.work().await;
+        self.leave();
         goodbye(self.socket, close).await;
         close
     }
@@ -481,16 +480,7 @@ impl Session {
         self.outbox.push(frame);
     }
 
-    /// Asks whether the client may be on its one topic, and starts the replay.
-    async fn admit(&mut self, topic: Topic, start: Start) -> Result<(), Refusal> {
-        let admission = admission(self.shared.clone(), self.identity.clone(), topic).await?;
-        self.places.insert(topic, Place::Joining);
-        let (shared, view) = (self.shared.clone(), self.view(topic));
-        self.joins.push(async move { (topic, take_place(&shared, view, admission, start).await) }.boxed());
-        Ok(())
-    }
-
-    /// The same for one of several topics: nobody waits for it.
+    /// Lets the client onto one of several topics; nobody waits for it.
     fn join(
         &self,
         topic: Topic,
@@ -500,7 +490,7 @@ impl Session {
         let (shared, identity, view) = (self.shared.clone(), self.identity.clone(), self.view(topic));
         async move {
             let joined = async {
-                let admission = admission(shared.clone(), identity, topic).await?;
+                let admission = admission(&shared, &identity, topic).await?;
                 if let Some(reference) = &reference {
                     view.outbox.push(multiplex::ok(reference));
                 }
@@ -555,10 +545,39 @@ impl Session {
         }
     }
 
-    async fn leave(&mut self) {
+    fn leave(&mut self) {
         for (topic, place) in std::mem::take(&mut self.places) {
             self.left(topic, &place);
         }
+    }
+}
+
+impl Opening {
+    /// Lets a client in, if it may be on the one topic that its dialect is about.
+    ///
+    /// # Errors
+    /// What its socket is to be closed with.
+    pub async fn new(
+        shared: Arc<Shared>,
+        identity: Identity,
+        dialect: Dialect,
+        start: Start,
+    ) -> Result<Self, Close> {
+        let topic = match dialect {
+            Dialect::Chat(conversation) => Some(Topic::Log(LogKey::Conversation(conversation))),
+            Dialect::Notifications => Some(Topic::Log(LogKey::Inbox(identity.user_id))),
+            Dialect::Typing(conversation) => Some(Topic::Typing(conversation)),
+            Dialect::Multiplexed => None,
+        };
+        let first = match topic {
+            Some(topic) => {
+                let admission =
+                    admission(&shared, &identity, topic).await.map_err(|refusal| closing(&refusal))?;
+                Some((topic, admission))
+            }
+            None => None,
+        };
+        Ok(Self { shared, identity, dialect, start, first })
     }
 }
 
@@ -584,7 +603,7 @@ enum Admitted {
 
 /// Asks the service whether a user may be on a topic. For a log, after its subscription began, so that nothing falls
 /// between what this reads and what comes live.
-async fn admission(shared: Arc<Shared>, identity: Identity, topic: Topic) -> Result<Admission, Refusal> {
+async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Result<Admission, Refusal> {
     let asker = Asker::User(identity.user_id, identity.username.as_deref());
     match topic {
         Topic::Log(key) => {
