@@ -81,9 +81,21 @@ impl Consumer {
                 }
             }
         }
-        // What was delivered in the meantime goes to another replica at once.
-        self.give_back(&buffered(&mut messages), Duration::ZERO).await;
+        self.leave(messages).await;
         Ok(())
+    }
+
+    /// What was delivered and not taken goes to another replica, soon: it would come back to us if it was given back
+    /// before NATS knows that we have left.
+    async fn leave(&self, mut messages: pull::Stream) {
+        const SOON: Duration = Duration::from_millis(100);
+        // What NATS has sent so far is here after that.
+        if tokio::time::timeout(SOON, self.bus.client().flush()).await.is_err() {
+            tracing::debug!("NATS does not answer");
+        }
+        let rest = buffered(&mut messages);
+        drop(messages);
+        self.give_back(&rest, SOON).await;
     }
 
     async fn open(&self) -> anyhow::Result<pull::Stream> {
@@ -205,8 +217,7 @@ impl Consumer {
     }
 
     async fn give_back(&self, messages: &[Message], delay: Duration) {
-        let delay = (!delay.is_zero()).then_some(delay);
-        join_all(messages.iter().map(|message| ack(message, AckKind::Nak(delay)))).await;
+        join_all(messages.iter().map(|message| ack(message, AckKind::Nak(Some(delay))))).await;
     }
 }
 

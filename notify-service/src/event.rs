@@ -162,7 +162,7 @@ fn envelope<'a>(delivery: &Delivery<'_>, text: &'a str) -> Result<Envelope<'a>, 
             Ok(event) if said || event.specversion.is_some() => {
                 let body = event.data.map(RawValue::get).filter(|data| data.starts_with('{'));
                 let body = body.ok_or_else(|| Unusable::from("the CloudEvent has no object as \"data\""))?;
-                return Ok(Envelope { id: event.id, kind: event.r#type, body: body });
+                return Ok(Envelope { id: event.id, kind: event.r#type, body });
             }
             // Somewhere inside the data of a plain event.
             Ok(_) => {}

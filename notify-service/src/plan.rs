@@ -326,3 +326,6 @@ struct Shown<'a> {
     data: Box<RawValue>,
     replaces: Option<NotificationId>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! A notify-service with NATS and Postgres of its own, and words to talk to it.
+
+use async_nats::{HeaderMap, jetstream};
+use contract::{
+    ConversationId, MessageId, NotificationId, Request, UserId,
+    chat::{LogEntry, Range, Stored},
+    notify::{
+        DEADLETTERS_STREAM, EVENTS_STREAM, InboxEvent, InboxRead, MarkNotification, Notification,
+        NotificationPage, PageNotifications,
+    },
+};
+use futures_util::StreamExt;
+use notify_service::{Config, NotifyService};
+use service::{Bus, RequestError, config};
+use sqlx::PgPool;
+use std::{net::SocketAddr, time::Duration};
+use testkit::{NatsServer, TestDatabase};
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything takes, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for something, but not for ever.
+pub async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Asks again and again until it is so.
+pub async fn eventually(what: &str, mut fact: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !fact().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+pub fn user(id: i64) -> UserId {
+    UserId::new(id).unwrap()
+}
+
+/// A running notify-service.
+pub struct Replica {
+    pub admin: SocketAddr,
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Replica {
+    /// Starts one; it may still wait for NATS and Postgres.
+    pub async fn start(config: Config) -> Self {
+        let shutdown = CancellationToken::new();
+        let service = NotifyService::bind(config, shutdown.clone()).await.unwrap();
+        let admin = service.admin_addr();
+        let task = tokio::spawn(service.run(shutdown.clone()));
+        Self { admin, shutdown, task }
+    }
+
+    /// Stops it as SIGTERM does.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        within("the service to stop", self.task).await.unwrap().unwrap();
+    }
+
+    /// What `/readyz` says.
+    pub async fn readyz(&self) -> (bool, String) {
+        get(self.admin, "/readyz").await
+    }
+
+    pub async fn is_ready(&self) {
+        eventually("the service to be ready", async || self.readyz().await.0).await;
+    }
+}
+
+/// The plainest HTTP client: whether it is a 200, and all that was said.
+pub async fn get(addr: SocketAddr, path: &str) -> (bool, String) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an HTTP answer", stream.read_to_string(&mut answer)).await.unwrap();
+    (answer.starts_with("HTTP/1.1 200"), answer)
+}
+
+/// Settings for a test, all explicit.
+pub fn config(nats: &str, database: &str) -> Config {
+    Config {
+        nats: config::Nats { nats_url: nats.to_owned(), nats_creds: None },
+        database: config::Database { database_url: database.to_owned(), database_connections: 5 },
+        telemetry: config::Telemetry { log_format: config::LogFormat::Text, rust_log: "info".to_owned() },
+        admin_addr: "127.0.0.1:0".parse().unwrap(),
+        notification_retention_days: 180,
+        catalogue_dir: None,
+    }
+}
+
+/// A client of a notify-service.
+pub struct Client {
+    pub bus: Bus,
+    pub jetstream: jetstream::Context,
+    pub pool: PgPool,
+}
+
+impl Client {
+    pub async fn connect(nats: &str, database: &str) -> Self {
+        let nats = config::Nats { nats_url: nats.to_owned(), nats_creds: None };
+        let bus = Bus::connect("test", &nats, &CancellationToken::new()).await.unwrap().unwrap();
+        let pool = PgPool::connect_lazy(&format!("{database}?options=-csearch_path%3Dnotify")).unwrap();
+        Self { jetstream: bus.jetstream().clone(), bus, pool }
+    }
+
+    /// Publishes an event, and waits until JetStream has it.
+    pub async fn event(&self, kind: &str, body: impl Into<Vec<u8>>) {
+        self.event_with(kind, &[], body).await;
+    }
+
+    pub async fn event_with(&self, kind: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        let body: Vec<u8> = body.into();
+        let sent = self.jetstream.publish_with_headers(format!("events.{kind}"), map, body.into()).await;
+        within("JetStream", sent.unwrap().into_future()).await.unwrap();
+    }
+
+    /// Publishes what chat-service would.
+    pub async fn log(&self, entry: &LogEntry) {
+        let json = serde_json::to_vec(entry).unwrap();
+        let sent = self.jetstream.publish("chat.log", json.into()).await.unwrap();
+        within("JetStream", sent.into_future()).await.unwrap();
+    }
+
+    /// A message from a user to others.
+    pub async fn message(&self, conversation: i64, message: i64, from: i64, to: &[i64]) {
+        let stored = Stored {
+            conversation_id: ConversationId::new(conversation).unwrap(),
+            message_id: MessageId::new(message).unwrap(),
+            sender_id: user(from),
+            sender_username: format!("user-{from}"),
+            recipients: to.iter().map(|id| user(*id)).collect(),
+        };
+        self.log(&LogEntry::Stored { messages: vec![stored] }).await;
+    }
+
+    /// A marker that moves.
+    pub async fn marker(&self, conversation: i64, id: i64, message: i64) {
+        let conversation_id = ConversationId::new(conversation).unwrap();
+        let message_id = MessageId::new(message).unwrap();
+        self.log(&LogEntry::Read { user_id: user(id), conversation_id, message_id }).await;
+    }
+
+    /// Waits until nothing waits any more.
+    pub async fn is_settled(&self) {
+        for stream in [EVENTS_STREAM, contract::chat::LOG_STREAM] {
+            eventually(&format!("{stream} to be empty"), async || {
+                match self.jetstream.get_stream(stream).await {
+                    Ok(stream) => stream.cached_info().state.messages == 0,
+                    Err(_) => false,
+                }
+            })
+            .await;
+        }
+    }
+
+    /// What a user's sockets would be told from now on.
+    pub async fn watch(&self, id: i64) -> Watch {
+        let subscriber = self.bus.subscribe(InboxEvent::subject_of(user(id))).await.unwrap();
+        self.bus.client().flush().await.unwrap();
+        Watch(subscriber)
+    }
+
+    /// The dead letters, once there are so many.
+    pub async fn dead_letters(&self, count: usize) -> Vec<jetstream::Message> {
+        let stream = self.jetstream.get_stream(DEADLETTERS_STREAM).await.unwrap();
+        let config = jetstream::consumer::pull::Config::default();
+        let consumer = stream.create_consumer(config).await.unwrap();
+        let messages = consumer.messages().await.unwrap();
+        let letters = messages.take(count).map(Result::unwrap).collect();
+        let letters: Vec<jetstream::Message> = within(&format!("{count} dead letters"), letters).await;
+        let stored = self.jetstream.get_stream(DEADLETTERS_STREAM).await.unwrap();
+        assert_eq!(stored.cached_info().state.messages, count as u64, "dead letters");
+        letters
+    }
+
+    pub async fn ask<R: Request>(&self, question: &R) -> Result<R::Reply, RequestError> {
+        self.bus.request_until(question, PATIENCE).await
+    }
+
+    pub async fn page(&self, id: i64, range: Range, limit: u16) -> NotificationPage {
+        let question = PageNotifications { user_id: user(id), range, limit, unread: false, lang: None };
+        self.ask(&question).await.unwrap()
+    }
+
+    /// All of an inbox, oldest first.
+    pub async fn inbox(&self, id: i64) -> Vec<Notification> {
+        let mut all = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.page(id, Range::After(after), 200).await.page;
+            all.extend(page.items);
+            match page.next {
+                Some(next) => after = next,
+                None => return all,
+            }
+        }
+    }
+
+    pub async fn read(
+        &self,
+        id: i64,
+        notification: NotificationId,
+    ) -> Result<Option<InboxRead>, RequestError> {
+        self.ask(&MarkNotification { user_id: user(id), notification_id: Some(notification) }).await
+    }
+
+    pub async fn read_all(&self, id: i64) -> Option<InboxRead> {
+        self.ask(&MarkNotification { user_id: user(id), notification_id: None }).await.unwrap()
+    }
+
+    /// Checks all inboxes by their rows: counts exact, `seq` without a hole, ids in its order.
+    pub async fn check_inboxes(&self) {
+        let wrong: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
+            "select user_id, unread_count, last_seq, count(notification_id) from inboxes
+            left join notifications using (user_id) group by user_id
+            having unread_count <> count(*) filter (where notification_id is not null and read_at is null)
+                or last_seq <> count(notification_id) or last_seq <> coalesce(max(seq), 0)
+                or count(distinct seq) <> count(notification_id)
+                or last_id <> coalesce(max(notification_id), 0)",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        assert_eq!(wrong, [], "user, unread_count, last_seq, rows");
+        let crossed: i64 = sqlx::query_scalar(
+            "select count(*) from (select seq, lag(seq) over (partition by user_id order by notification_id) as before
+            from notifications) as pairs where seq <> before + 1",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        assert_eq!(crossed, 0, "ids grow with seq");
+    }
+
+    /// How many notifications there are.
+    pub async fn rows(&self) -> i64 {
+        sqlx::query_scalar("select count(*) from notifications").fetch_one(&self.pool).await.unwrap()
+    }
+}
+
+/// A user's events.
+pub struct Watch(async_nats::Subscriber);
+
+impl Watch {
+    pub async fn json(&mut self) -> String {
+        let message = within("an event of the inbox", self.0.next()).await.unwrap();
+        String::from_utf8(message.payload.to_vec()).unwrap()
+    }
+
+    pub async fn shown(&mut self) -> Notification {
+        let json = self.json().await;
+        match InboxEvent::parse(json.as_bytes()).unwrap() {
+            InboxEvent::Notification(shown) => shown,
+            InboxEvent::Read(_) => panic!("not a notification: {json}"),
+        }
+    }
+
+    pub async fn read(&mut self) -> InboxRead {
+        let json = self.json().await;
+        match InboxEvent::parse(json.as_bytes()).unwrap() {
+            InboxEvent::Read(read) => read,
+            InboxEvent::Notification(_) => panic!("not a read: {json}"),
+        }
+    }
+}
+
+/// One replica, ready.
+pub struct App {
+    pub replica: Option<Replica>,
+    pub client: Client,
+    pub config: Config,
+    // After what uses them.
+    _database: TestDatabase,
+    pub nats: NatsServer,
+}
+
+impl App {
+    pub async fn spawn() -> Self {
+        Self::spawn_with(|_| {}).await
+    }
+
+    pub async fn spawn_with(change: impl FnOnce(&mut Config)) -> Self {
+        let (nats, database) = (NatsServer::start().await.unwrap(), TestDatabase::create().await.unwrap());
+        let mut config = config(&nats.url(), &database.url());
+        change(&mut config);
+        let replica = Replica::start(config.clone()).await;
+        replica.is_ready().await;
+        let client = Client::connect(&nats.url(), &database.url()).await;
+        Self { replica: Some(replica), client, config, _database: database, nats }
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(replica) = self.replica.take() {
+            replica.stop().await;
+        }
+    }
+
+    pub async fn start(&mut self) {
+        let replica = Replica::start(self.config.clone()).await;
+        replica.is_ready().await;
+        self.replica = Some(replica);
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}

@@ -1,0 +1,212 @@
+//! What other backends publish.
+
+use crate::app::{App, eventually};
+use contract::chat::Range;
+use contract::notify::{DEADLETTERS_STREAM, EVENTS_STREAM};
+
+#[tokio::test]
+async fn an_event_becomes_the_notification_of_the_contract() {
+    let app = App::spawn().await;
+    let mut watch = app.watch(456).await;
+    app.event("payment_completed", r#"{"user_id":456,"data":{"payment_id":789}}"#).await;
+    let json = watch.json().await;
+    let start = r#"{"type":"payment_completed","notification_id":"#;
+    let rest = r#""seq":1,"title":"Paiement confirmé","message":"Votre paiement a été traité","data":{"payment_id":789},"created_at":""#;
+    let end = r#"Z","is_read":false,"unread_count":1}"#;
+    assert!(json.starts_with(start) && json.contains(rest) && json.ends_with(end), "{json}");
+    let stored = app.inbox(456).await;
+    assert_eq!(serde_json::to_string(&stored[0]).unwrap(), json);
+}
+
+#[tokio::test]
+async fn many_users_are_notified_each_in_their_language() {
+    let app = App::spawn().await;
+    let page = contract::notify::PageNotifications {
+        user_id: crate::app::user(2),
+        range: Range::Newest,
+        limit: 0,
+        unread: false,
+        lang: Some("en-GB,en;q=0.8".to_owned()),
+    };
+    app.ask(&page).await.unwrap();
+    let users: Vec<i64> = (1..=1_000).collect();
+    app.event("listing_published", serde_json::json!({"user_ids": users}).to_string()).await;
+    app.event("listing_published", r#"{"user_ids":[1,2],"lang":"en","title":"Yours"}"#).await;
+    app.is_settled().await;
+    assert_eq!(app.rows().await, 1_002);
+    let titles = async |id| -> Vec<String> {
+        app.inbox(id).await.into_iter().map(|shown| format!("{}: {}", shown.title, shown.message)).collect()
+    };
+    assert_eq!(
+        titles(1).await,
+        ["Annonce publiée: Votre annonce est maintenant visible", "Yours: Your listing is now visible"]
+    );
+    assert_eq!(
+        titles(2).await,
+        ["Listing published: Your listing is now visible", "Yours: Your listing is now visible"]
+    );
+    app.check_inboxes().await;
+}
+
+#[tokio::test]
+async fn an_event_with_the_same_id_notifies_a_user_once() {
+    let app = App::spawn().await;
+    app.event("payment_completed", r#"{"user_id":1,"event_id":"e1"}"#).await;
+    app.event("payment_completed", r#"{"user_ids":[1,2],"event_id":"e1"}"#).await;
+    app.event_with("payment_completed", &[("Nats-Msg-Id", "e1")], r#"{"user_id":1}"#).await;
+    app.event_with("payment_completed", &[("Nats-Msg-Id", "e2")], r#"{"user_id":1}"#).await;
+    app.event("payment_completed", r#"{"user_id":1,"event_id":"e2"}"#).await;
+    let cloud = r#"{"specversion":"1.0","id":"e1","type":"payment_completed","data":{"user_id":2}}"#;
+    app.event("payment_completed", cloud).await;
+    app.is_settled().await;
+    assert_eq!((app.inbox(1).await.len(), app.inbox(2).await.len()), (2, 1));
+    app.check_inboxes().await;
+}
+
+#[tokio::test]
+async fn a_redelivered_event_notifies_once_and_is_told_again() {
+    let mut app = App::spawn().await;
+    app.stop().await;
+    app.event("payment_completed", r#"{"user_id":1}"#).await;
+    app.message(7, 10, 2, &[1]).await;
+    // The state of NATS in which the service had stored them, but its acknowledgements never arrived.
+    app.nats.kill().await;
+    let kept = tempfile::tempdir().unwrap();
+    copy(app.nats.folder(), kept.path());
+    app.nats.restart().await.unwrap();
+    app.start().await;
+    app.is_settled().await;
+    app.stop().await;
+    app.nats.kill().await;
+    std::fs::remove_dir_all(app.nats.folder()).unwrap();
+    copy(kept.path(), app.nats.folder());
+    app.nats.restart().await.unwrap();
+    eventually("our connection", async || app.bus.round_trip().await.is_ok()).await;
+    let mut watch = app.watch(1).await;
+    app.start().await;
+    let mut seqs = [watch.shown().await.seq, watch.shown().await.seq];
+    seqs.sort_unstable();
+    assert_eq!(seqs, [1, 2], "both are told again");
+    app.is_settled().await;
+    assert_eq!(app.rows().await, 2);
+    app.check_inboxes().await;
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_one_dead_letter_as_it_was() {
+    let app = App::spawn().await;
+    let good = |n: i64| format!(r#"{{"user_id":1,"event_id":"good-{n}"}}"#);
+    let many: Vec<i64> = (1..=1_500).collect();
+    let bad: Vec<Vec<u8>> = [
+        "not json",
+        "",
+        "[]",
+        "{}",
+        r#"{"user_id":"456"}"#,
+        r#"{"user_id":-5}"#,
+        r#"{"user_id":9223372036854775808}"#,
+        &serde_json::json!({"user_ids": many}).to_string(),
+        r#"{"user_id":1,"data":[]}"#,
+        r#"{"user_id":1,"data":{"a":"\u0000"}}"#,
+        r#"{"user_id":1,"title":"\u0000","message":"x"}"#,
+        &format!(r#"{{"user_id":1,"data":{{"a":"{}"}}}}"#, "x".repeat(900 * 1024)),
+        &format!(r#"{{"user_id":1,"data":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000)),
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .chain([b"\xff\xfe{}".to_vec()])
+    .collect();
+    for (n, body) in bad.iter().enumerate() {
+        app.event("payment_completed", good(n as i64)).await;
+        app.event("payment_completed", body.clone()).await;
+    }
+    app.event("unheard.of", r#"{"user_id":1}"#).await;
+    app.event_with("read", &[("X-Trace", "t1"), ("Nats-Msg-Id", "m1")], r#"{"user_id":1}"#).await;
+    app.is_settled().await;
+    let letters = app.dead_letters(bad.len() + 2).await;
+    for (n, body) in bad.iter().enumerate() {
+        let letter = letters.iter().find(|letter| letter.payload == body.as_slice());
+        let letter = letter.unwrap_or_else(|| panic!("no dead letter for body {n}"));
+        let header = |name: &str| letter.headers.as_ref().unwrap().get(name).unwrap().as_str().to_owned();
+        assert_eq!(letter.subject.as_str(), "deadletters.payment_completed");
+        assert_eq!(header("Original-Subject"), "events.payment_completed");
+        assert!(header("Reason").len() > 10, "{:?}", header("Reason"));
+    }
+    let subject = |wanted: &str| letters.iter().find(|letter| letter.subject.as_str() == wanted).unwrap();
+    subject("deadletters.unheard.of");
+    let headers = subject("deadletters.read").headers.clone().unwrap();
+    assert_eq!(headers.get("X-Trace").unwrap().as_str(), "t1");
+    assert_eq!(headers.get("Original-Nats-Msg-Id").unwrap().as_str(), "m1");
+    assert_eq!(app.inbox(1).await.len(), bad.len());
+    let (_, metrics) = crate::app::get(app.replica.as_ref().unwrap().admin, "/metrics").await;
+    assert!(metrics.contains("deadletters_total"), "{metrics}");
+    app.check_inboxes().await;
+}
+
+#[tokio::test]
+async fn what_only_postgres_refuses_is_a_dead_letter_and_keeps_nobody_waiting() {
+    let mut app = App::spawn().await;
+    // A rule that parsing knows nothing of.
+    sqlx::query("alter table notifications add check (title <> 'poison')").execute(&app.pool).await.unwrap();
+    app.stop().await;
+    app.event("a", r#"{"user_id":1,"title":"first","message":"m"}"#).await;
+    app.event("a", r#"{"user_id":1,"title":"poison","message":"m"}"#).await;
+    app.event("a", r#"{"user_id":1,"title":"last","message":"m"}"#).await;
+    app.start().await;
+    app.is_settled().await;
+    let titles: Vec<String> = app.inbox(1).await.into_iter().map(|shown| shown.title).collect();
+    assert_eq!(titles, ["first", "last"]);
+    let letters = app.dead_letters(1).await;
+    assert!(letters[0].headers.as_ref().unwrap().get("Reason").unwrap().as_str().contains("can't be stored"));
+    app.check_inboxes().await;
+}
+
+#[tokio::test]
+async fn the_streams_are_made_and_what_an_operator_changed_stays() {
+    let mut app = App::spawn().await;
+    app.stop().await;
+    let mut config = app.jetstream.get_stream(EVENTS_STREAM).await.unwrap().cached_info().config.clone();
+    config.max_bytes = 5_000_000;
+    app.jetstream.update_stream(config).await.unwrap();
+    app.start().await;
+    for (stream, bytes) in [(EVENTS_STREAM, 5_000_000), (DEADLETTERS_STREAM, 1 << 30)] {
+        let stream = app.jetstream.get_stream(stream).await.unwrap();
+        assert_eq!(stream.cached_info().config.max_bytes, bytes);
+    }
+}
+
+#[tokio::test]
+async fn old_notifications_go_and_the_counts_stay_exact() {
+    let mut app = App::spawn().await;
+    for n in 1..=5 {
+        app.event("payment_completed", format!(r#"{{"user_ids":[1,2],"event_id":"{n}"}}"#)).await;
+    }
+    app.is_settled().await;
+    let inbox = app.inbox(1).await;
+    app.read(1, inbox[0].notification_id).await.unwrap();
+    app.stop().await;
+    sqlx::query("update notifications set created_at = now() - interval '181 days' where seq <= 3")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    app.start().await;
+    eventually("old notifications to be removed", async || app.rows().await == 4).await;
+    let page = app.page(1, Range::After(0), 50).await;
+    let seqs: Vec<i64> = page.page.items.iter().map(|shown| shown.seq).collect();
+    assert_eq!((seqs, page.unread_count, page.head.seq), (vec![4, 5], 2, 5));
+    app.event("payment_completed", r#"{"user_id":1}"#).await;
+    app.is_settled().await;
+    assert_eq!(app.page(1, Range::Newest, 1).await.page.items[0].seq, 6);
+}
