@@ -128,10 +128,7 @@ impl Part {
                             describe(status)
                         }
                         () = stop.cancelled() => {
-                            let status = running.shut_down().await;
-                            if !status.is_some_and(|status| status.success()) {
-                                self.voice.note(&describe(status));
-                            }
+                            self.shut_down(&running).await;
                             return Ok(());
                         }
                     }
@@ -150,6 +147,22 @@ impl Part {
             }
         }
         Ok(())
+    }
+
+    /// Stops it in its own way; says so if that takes long or goes wrong.
+    async fn shut_down(&self, running: &Running) {
+        let slow = async {
+            sleep(Duration::from_secs(3)).await;
+            self.voice.note("takes its time to stop");
+            std::future::pending().await
+        };
+        let status = tokio::select! {
+            status = running.shut_down() => status,
+            () = slow => None,
+        };
+        if !status.is_some_and(|status| status.success()) {
+            self.voice.note(&describe(status));
+        }
     }
 }
 
