@@ -27,7 +27,8 @@ pub struct Token {
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
     /// How long it is good; 7 days unless said
-    #[arg(long, value_name = "N", default_value_t = A_WEEK, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = A_WEEK, hide_default_value = true,
+        value_parser = clap::value_parser!(u64).range(1..=10 * 366 * 24 * 60))]
     minutes: u64,
 }
 
