@@ -158,6 +158,13 @@ impl Stack {
         child.terminate(Signal::Term, Duration::from_secs(35)).await?.code()
     }
 
+    /// Waits for the end of a service, and returns its exit code.
+    pub async fn ended(&mut self, kind: Kind, index: usize) -> Option<i32> {
+        let position = self.position(kind, index);
+        let child = self.services[position].child.take()?;
+        crate::within("the end of a service", child.wait()).await?.code()
+    }
+
     /// Sends a signal to a service.
     pub fn signal(&self, kind: Kind, index: usize, signal: Signal) {
         self.child(kind, index).signal(signal);

@@ -293,6 +293,11 @@ impl Membership {
         self.channel.changed.notify_one();
     }
 
+    /// The last `seq` that was told.
+    pub fn last_seq(&self) -> i64 {
+        self.channel.last_seq().unwrap_or_default()
+    }
+
     /// The service said that this is stored.
     pub fn stored(&self, seq: i64) {
         self.channel.head(seq, None);

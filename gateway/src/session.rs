@@ -11,7 +11,7 @@ use crate::{
     typing::Watching,
 };
 use contract::{
-    Close, Code, ConversationId, Refusal, UserId,
+    Close, Code, ConversationId, Refusal, Seq, UserId,
     chat::{MarkRead, Send, Sent},
     frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame},
     limits,
@@ -43,6 +43,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const WRITE: Duration = Duration::from_secs(10);
 /// How long a socket that is closed waits for the client to close, too.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a stop waits for the log to tell what is stored, before it looks again.
+const ECHO: Duration = Duration::from_millis(20);
 /// Bytes that are read and thrown away meanwhile.
 const GOODBYE_BYTES: usize = 4 * 1024 * 1024;
 /// How often a client's `true`s are passed on, at most.
@@ -126,6 +128,8 @@ pub struct Session {
     ping_at: Instant,
     expires: Option<Instant>,
     drain_at: Option<Instant>,
+    /// The last message of the client's that was stored: it is to see it before its socket is closed.
+    stored: Option<(Topic, Seq)>,
 }
 
 /// What the client has typed lately.
@@ -158,6 +162,7 @@ impl Session {
             ping_at: now + PING_EVERY,
             expires,
             drain_at: None,
+            stored: None,
         };
         if let Some((topic, admission)) = first {
             session.places.insert(topic, Place::Joining);
@@ -179,9 +184,8 @@ impl Session {
 
     async fn work(&mut self) -> Close {
         loop {
-            let reading = self.asked.is_none()
-                && (self.joins.is_empty() || self.dialect == Dialect::Multiplexed)
-                && self.drain_at.is_none();
+            let reading =
+                self.asked.is_none() && (self.joins.is_empty() || self.dialect == Dialect::Multiplexed);
             if !reading {
                 self.heard = Instant::now();
             }
@@ -227,8 +231,12 @@ impl Session {
     async fn timers(&mut self) -> Result<(), Close> {
         let now = Instant::now();
         if self.drain_at.is_some_and(|at| now >= at) && self.asked.is_none() {
-            self.write().await?;
-            return Err(Close::Restart);
+            if self.awaits_echo() {
+                self.drain_at = Some(now + ECHO);
+            } else {
+                self.write().await?;
+                return Err(Close::Restart);
+            }
         }
         if self.expires.is_some_and(|at| now >= at) {
             return Err(Close::Unauthorized);
@@ -242,6 +250,14 @@ impl Session {
             return timed(self.socket.send(WsMessage::Ping(bytes::Bytes::new()))).await;
         }
         Ok(())
+    }
+
+    /// Whether a message of the client's is stored, and not yet told by its log.
+    fn awaits_echo(&self) -> bool {
+        self.stored.is_some_and(|(topic, seq)| match self.places.get(&topic) {
+            Some(Place::Log(membership)) => membership.last_seq() < seq,
+            _ => false,
+        })
     }
 
     /// Writes everything that waits with as few calls as it takes.
@@ -450,6 +466,7 @@ impl Session {
                 // The message itself comes with the log; this only makes sure that it does.
                 if let Some(membership) = place {
                     membership.stored(message.seq);
+                    self.stored = Some((topic, message.seq));
                 }
                 Ok(())
             }

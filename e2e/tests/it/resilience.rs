@@ -1,6 +1,7 @@
 use e2e::{Kind, Options, Stack, eventually};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use testkit::Signal;
 
 #[tokio::test]
 async fn a_sender_is_told_unavailable_and_all_is_well_when_the_service_is_back() {
@@ -87,8 +88,15 @@ async fn a_stop_closes_sockets_with_1012_and_exits_0() {
     let mut stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    // The gateway has taken a message that chat-service does not yet answer.
+    stack.signal(Kind::Chat, 0, Signal::Stop);
     ada.say("the last").await;
-    let (code, closed) = tokio::join!(stack.terminate(Kind::Gateway, 0), async {
+    let taken =
+        async || stack.metrics(Kind::Gateway, 0).await.contains("gateway_pack_sends_count 1").then_some(());
+    eventually("the message to be taken", taken).await;
+    stack.signal(Kind::Gateway, 0, Signal::Term);
+    stack.signal(Kind::Chat, 0, Signal::Cont);
+    let (code, closed) = tokio::join!(stack.ended(Kind::Gateway, 0), async {
         assert_eq!(ada.next().await["content"], "the last", "what was taken is finished");
         ada.closed().await
     });
