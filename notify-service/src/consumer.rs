@@ -6,7 +6,8 @@ use crate::inboxes::{Inboxes, OPS_PER_TRANSACTION, StoreError, chat_ops};
 use crate::plan::{Op, What};
 use crate::pulse::Pulse;
 use crate::streams::{self, ACK_WAIT, CONSUMER, Source};
-use anyhow::Context;
+use crate::unreadable;
+use anyhow::{Context, bail};
 use async_nats::jetstream::{AckKind, Message, consumer::pull};
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use service::{Backoff, Bus, bus::chain};
@@ -63,26 +64,32 @@ impl Consumer {
 
     /// Consumes until the token is cancelled, or NATS says why that can't go on.
     async fn consume(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
+        let mut doubts = self.bus.doubts();
         let mut messages = self.open().await?;
         loop {
-            let batch = tokio::select! {
-                batch = next(&mut messages) => batch?,
+            tokio::select! {
+                batch = next(&mut messages) => self.work(batch?, &mut messages, backoff).await,
+                _ = doubts.changed() => {
+                    let rest = buffered(&mut messages);
+                    self.work(rest, &mut messages, backoff).await;
+                    bail!("the connection to NATS was lost");
+                }
                 () = self.shutdown.cancelled() => break,
-            };
-            metrics::histogram!("batch_messages", "stream" => self.source.name()).record(batch.len() as f64);
-            let failed = self.handle(batch).await;
-            match failed {
-                None => {
-                    backoff.reset();
-                    self.pulse.worked();
-                }
-                Some((error, undone)) => {
-                    self.retry_later(error, undone, &mut messages, backoff.delay()).await
-                }
             }
         }
         self.leave(messages).await;
         Ok(())
+    }
+
+    async fn work(&self, batch: Vec<Message>, messages: &mut pull::Stream, backoff: &mut Backoff) {
+        metrics::histogram!("batch_messages", "stream" => self.source.name()).record(batch.len() as f64);
+        match self.handle(batch).await {
+            None => {
+                backoff.reset();
+                self.pulse.worked();
+            }
+            Some((error, undone)) => self.retry_later(error, undone, messages, backoff.delay()).await,
+        }
     }
 
     /// What was delivered and not taken goes to another replica, soon: it would come back to us if it was given back
@@ -105,6 +112,7 @@ impl Consumer {
             .get_or_create_consumer(CONSUMER, streams::consumer())
             .await
             .context("open the consumer")?;
+        unreadable::sweep(&self.bus, self.source, &consumer).await.context("look for what can't be read")?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(BATCH)
@@ -182,7 +190,10 @@ impl Consumer {
 
     /// Makes a dead letter of it; only then is it terminated.
     async fn bury(&self, message: &Message, place: &str, reason: &Unusable) {
-        match deadletter::bury(&self.bus, message, place, &reason.0).await {
+        let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
+        let kept =
+            deadletter::keep(&self.bus, subject, headers, message.payload.clone(), place, &reason.0).await;
+        match kept {
             Ok(()) => ack(message, AckKind::Term).await,
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), place, "a dead letter is not stored yet");

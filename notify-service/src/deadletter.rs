@@ -4,8 +4,8 @@ use anyhow::Context;
 use async_nats::{
     HeaderMap, HeaderValue,
     header::{HeaderName, NATS_MESSAGE_ID},
-    jetstream,
 };
+use bytes::Bytes;
 use contract::notify::{
     DEADLETTERS_PREFIX, EVENTS_PREFIX, ORIGINAL_HEADER_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER,
 };
@@ -15,18 +15,24 @@ use service::Bus;
 ///
 /// # Errors
 /// When JetStream has not confirmed it: the message must be kept.
-pub async fn bury(bus: &Bus, message: &jetstream::Message, place: &str, reason: &str) -> anyhow::Result<()> {
-    let headers = headers(message.headers.as_ref(), &message.subject, place, reason);
-    let subject = subject(&message.subject);
-    let confirmed = bus.jetstream().publish_with_headers(subject, headers, message.payload.clone()).await;
+pub async fn keep(
+    bus: &Bus,
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    body: Bytes,
+    place: &str,
+    reason: &str,
+) -> anyhow::Result<()> {
+    let headers = with_ours(headers, subject, place, reason);
+    let confirmed = bus.jetstream().publish_with_headers(buried_at(subject), headers, body).await;
     confirmed.context("publish a dead letter")?.await.context("confirm a dead letter")?;
     metrics::counter!("deadletters_total").increment(1);
-    tracing::warn!(subject = %message.subject, place, reason, "an event can't be used: it is a dead letter now");
+    tracing::warn!(subject, place, reason, "an event can't be used: it is a dead letter now");
     Ok(())
 }
 
 /// `deadletters.<type>`.
-fn subject(original: &str) -> String {
+fn buried_at(original: &str) -> String {
     let kind = original.strip_prefix(EVENTS_PREFIX).unwrap_or(original);
     // NATS has stored it under this subject; only what a stricter server would not take is replaced.
     let kind: String = kind
@@ -37,7 +43,7 @@ fn subject(original: &str) -> String {
 }
 
 /// The original's headers, and ours. What NATS or we would act upon, such as `Nats-Msg-Id`, is kept as `Original-…`.
-fn headers(original: Option<&HeaderMap>, subject: &str, place: &str, reason: &str) -> HeaderMap {
+fn with_ours(original: Option<&HeaderMap>, subject: &str, place: &str, reason: &str) -> HeaderMap {
     let ours = |name: &str| {
         name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
             || [REASON_HEADER, ORIGINAL_SUBJECT_HEADER].iter().any(|our| our.eq_ignore_ascii_case(name))
@@ -77,7 +83,7 @@ mod tests {
         original.insert("Reason", "mine");
         original.append("X-Trace", "a");
         original.append("X-Trace", "b");
-        let kept = headers(Some(&original), "events.a", "EVENTS:7", "not JSON\r\nNats-Msg-Id: forged");
+        let kept = with_ours(Some(&original), "events.a", "EVENTS:7", "not JSON\r\nNats-Msg-Id: forged");
         let value = |name: &str| kept.get(name).map(|value| value.as_str().to_owned());
         assert_eq!(value("Nats-Msg-Id").as_deref(), Some("EVENTS:7"));
         assert_eq!(value("Original-Nats-Msg-Id").as_deref(), Some("m1"));
@@ -91,9 +97,9 @@ mod tests {
 
     #[test]
     fn the_subject_is_the_types() {
-        assert_eq!(subject("events.payment_completed"), "deadletters.payment_completed");
-        assert_eq!(subject("events.a.b"), "deadletters.a.b");
-        assert_eq!(subject("chat.log"), "deadletters.chat.log");
-        assert_eq!(subject("events.*"), "deadletters._");
+        assert_eq!(buried_at("events.payment_completed"), "deadletters.payment_completed");
+        assert_eq!(buried_at("events.a.b"), "deadletters.a.b");
+        assert_eq!(buried_at("chat.log"), "deadletters.chat.log");
+        assert_eq!(buried_at("events.*"), "deadletters._");
     }
 }

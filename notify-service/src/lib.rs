@@ -15,6 +15,7 @@ mod questions;
 mod retention;
 mod store;
 mod streams;
+mod unreadable;
 
 pub use config::Config;
 
@@ -106,14 +107,26 @@ impl NotifyService {
         questions::serve(&endpoints, &inboxes).await?;
         self.admin.started(checks);
         tracing::info!("ready");
-        shutdown.cancelled().await;
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            () = lost(&bus) => Err(anyhow::anyhow!("the NATS client has ended")),
+        };
+        shutdown.cancel();
         tasks.close();
         if timeout(DRAIN, tasks.wait()).await.is_err() {
             tracing::warn!(tasks = tasks.len(), "some work did not end in time; NATS will deliver it again");
         }
         bus.close().await;
         pool.close().await;
-        Ok(())
+        ended
+    }
+}
+
+/// Waits until the NATS client has ended: a broken connection comes back by itself, but some input ends its task, which
+/// only a new process brings back.
+async fn lost(bus: &Bus) {
+    while bus.client().flush().await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }
 

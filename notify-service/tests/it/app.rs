@@ -63,6 +63,11 @@ impl Replica {
         within("the service to stop", self.task).await.unwrap().unwrap();
     }
 
+    /// How it ends by itself.
+    pub async fn ended(self) -> anyhow::Result<()> {
+        within("the service to end", self.task).await.unwrap()
+    }
+
     /// What `/readyz` says.
     pub async fn readyz(&self) -> (bool, String) {
         get(self.admin, "/readyz").await

@@ -1,6 +1,6 @@
 //! What other backends publish.
 
-use crate::app::{App, eventually};
+use crate::app::{App, eventually, within};
 use contract::chat::Range;
 use contract::notify::{DEADLETTERS_STREAM, EVENTS_STREAM};
 
@@ -209,4 +209,90 @@ async fn old_notifications_go_and_the_counts_stay_exact() {
     app.event("payment_completed", r#"{"user_id":1}"#).await;
     app.is_settled().await;
     assert_eq!(app.page(1, Range::Newest, 1).await.page.items[0].seq, 6);
+}
+
+/// Publishes with headers that no client library would send.
+async fn publish_raw(app: &App, headers: &[u8], body: &[u8]) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let addr = app.nats.url().trim_start_matches("nats://").to_owned();
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (part, all) = (headers.len(), headers.len() + body.len());
+    let publish = format!("HPUB events.payment_completed {part} {all}\r\n");
+    let connect = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n";
+    let words = [&connect[..], publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
+    socket.write_all(&words).await.unwrap();
+    let mut said = String::new();
+    while !said.contains("PONG") {
+        let mut part = vec![0; 4_096];
+        let len = within("NATS to answer", socket.read(&mut part)).await.unwrap();
+        assert!(len > 0, "NATS said only {said}");
+        said += &String::from_utf8_lossy(&part[..len]);
+    }
+}
+
+#[tokio::test]
+async fn headers_that_break_the_connection_are_a_dead_letter_too() {
+    let app = App::spawn().await;
+    let body = br#"{"user_id":1}"#;
+    publish_raw(&app, b"NATS/1.0\r\nX-Name: Ren\xe9\r\n\r\n", body).await;
+    publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", body).await;
+    app.event("payment_completed", r#"{"user_id":2}"#).await;
+    app.is_settled().await;
+    let letters = app.dead_letters(2).await;
+    for letter in &letters {
+        let headers = letter.headers.as_ref().unwrap();
+        assert_eq!(&letter.payload[..], body);
+        assert!(headers.get("Reason").unwrap().as_str().contains("can't be read"));
+        assert!(headers.get("Original-Headers").is_some());
+    }
+    assert_eq!(app.inbox(2).await.len(), 1);
+    app.replica.as_ref().unwrap().is_ready().await;
+}
+
+#[tokio::test]
+async fn headers_that_end_the_client_end_the_process_and_the_next_one_goes_on() {
+    let mut app = App::spawn().await;
+    publish_raw(&app, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", br#"{"user_id":1}"#).await;
+    app.event("payment_completed", r#"{"user_id":2}"#).await;
+    let ended = app.replica.take().unwrap().ended().await.unwrap_err();
+    assert_eq!(ended.to_string(), "the NATS client has ended");
+    app.start().await;
+    app.is_settled().await;
+    app.dead_letters(1).await;
+    assert_eq!(app.inbox(2).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_catalogue_is_read_again_on_sighup_unless_it_is_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |text: &str| std::fs::write(folder.path().join("fr.ftl"), text).unwrap();
+    write("offer_made = Offre\n    .message = Une offre de { $amount } €\n");
+    let app = App::spawn_with(|config| config.catalogue_dir = Some(folder.path().to_owned())).await;
+    let hang_up = || {
+        let pid = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    let mut watch = app.watch(1).await;
+    app.event("offer_made", r#"{"user_id":1,"data":{"amount":12}}"#).await;
+    assert_eq!(watch.shown().await.message, "Une offre de 12 €");
+
+    write("offer_made = Offre\n"); // No message.
+    hang_up();
+    app.event("offer_made", r#"{"user_id":1,"data":{"amount":13}}"#).await;
+    assert_eq!(watch.shown().await.message, "Une offre de 13 €");
+
+    write("offer_made = Offre\n    .message = { $amount } € pour vous\n");
+    hang_up();
+    // A signal is not answered: asked until it shows.
+    let mut said = String::new();
+    eventually("the new text", async || {
+        app.event("offer_made", r#"{"user_id":1,"data":{"amount":14}}"#).await;
+        said = watch.shown().await.message;
+        said == "14 € pour vous"
+    })
+    .await;
+    app.event("offer_made", r#"{"user_id":1}"#).await;
+    let letter = &app.dead_letters(1).await[0];
+    let reason = letter.headers.as_ref().unwrap().get("Reason").unwrap().as_str();
+    assert_eq!(reason, "the text of this type can't be made without \"amount\" in \"data\"");
 }
