@@ -10,6 +10,7 @@ use tokio_tungstenite::{
 };
 
 /// A client's socket.
+#[derive(Debug)]
 pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {

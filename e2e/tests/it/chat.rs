@@ -206,12 +206,12 @@ async fn one_socket_carries_every_channel() {
     assert_eq!(event["data"]["is_typing"], true);
     let data = json!({"message": "hi", "client_id": "c"});
     ada.send(json!({"op": "send", "channel": format!("chat/{id}"), "data": data, "ref": 4})).await;
-    let mut frames = vec![ada.next().await, ada.next().await];
+    let mut frames = [ada.next().await, ada.next().await];
     frames.sort_by_key(|frame| frame["op"].as_str().unwrap().to_owned());
     assert_eq!(frames[0]["data"]["client_id"], "c");
     assert_eq!(frames[1], json!({"op": "ok", "ref": 4}));
     // The message and its notification, in either order.
-    let mut channels = vec![ben.next().await, ben.next().await];
+    let mut channels = [ben.next().await, ben.next().await];
     channels.sort_by_key(|frame| frame["channel"].as_str().unwrap().to_owned());
     assert_eq!(channels[0]["data"]["content"], "hi");
     assert_eq!(channels[1]["data"]["type"], "message_received");

@@ -147,11 +147,11 @@ async fn a_token_may_come_as_a_header_or_a_subprotocol() {
     let stack = Stack::start().await;
     let url = format!("ws://{}/ws/notifications/", stack.host(0));
     let header = format!("Bearer {}", token(1));
-    let mut socket = Socket::try_open(&url, &[("authorization", &header)]).await.ok().expect("a socket");
+    let mut socket = Socket::try_open(&url, &[("authorization", &header)]).await.expect("a socket");
     socket.expect_silence().await;
     let protocols = format!("bearer, {}", token(1));
     let mut socket =
-        Socket::try_open(&url, &[("sec-websocket-protocol", &protocols)]).await.ok().expect("a socket");
+        Socket::try_open(&url, &[("sec-websocket-protocol", &protocols)]).await.expect("a socket");
     socket.expect_silence().await;
 }
 
