@@ -517,3 +517,6 @@ where
 fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
     row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
 }
+
+#[cfg(test)]
+mod tests;

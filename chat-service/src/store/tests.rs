@@ -1,0 +1,203 @@
+//! The laws of the log, on a real Postgres.
+
+use super::*;
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions, postgres::PgPoolOptions};
+use std::str::FromStr;
+use testkit::TestDatabase;
+
+struct Database {
+    pool: PgPool,
+    _database: TestDatabase,
+}
+
+async fn database() -> Database {
+    let database = TestDatabase::create().await.unwrap();
+    let options = PgConnectOptions::from_str(&database.url()).unwrap().options([("search_path", "chat")]);
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query("create schema chat").execute(&mut connection).await.unwrap();
+    crate::MIGRATIONS.run(&mut connection).await.unwrap();
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    Database { pool, _database: database }
+}
+
+async fn conversation(pool: &PgPool, users: &[i64]) -> ConversationId {
+    let listing_id = Some(fastrand::i64(1..));
+    let wanted = CreateConversation { participants: Vec::new(), listing_id, title: None };
+    open_conversation(pool, users, &vec![None; users.len()], &wanted).await.unwrap().0
+}
+
+fn user(id: i64) -> UserId {
+    UserId::new(id).unwrap()
+}
+
+fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
+    Send {
+        conversation_id,
+        sender_id: user(sender),
+        sender_username: None,
+        message: format!("{key} of {sender}"),
+        client_id: Some(key.to_owned()),
+    }
+}
+
+/// One message of a batch: which conversation, which sender (the last one is a stranger), which of a few keys.
+type Line = (usize, i64, u8);
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Two batches at once, over two connections.
+    Store(Vec<Line>, Vec<Line>),
+    /// A batch that is rolled back.
+    RollBack(Vec<Line>),
+    /// A user reads up to the message of this `seq`, or so.
+    Read(usize, i64, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let lines = || proptest::collection::vec((0_usize..3, 1_i64..=4, 0_u8..12), 0..8);
+    let step = prop_oneof![
+        4 => (lines(), lines()).prop_map(|(one, other)| Step::Store(one, other)),
+        1 => lines().prop_map(Step::RollBack),
+        2 => (0_usize..3, 1_i64..=3, 0_usize..20).prop_map(|(place, user, nth)| Step::Read(place, user, nth)),
+    ];
+    proptest::collection::vec(step, 1..12)
+}
+
+async fn store(
+    db: impl PgExecutor<'_>,
+    places: &[ConversationId; 3],
+    lines: &[Line],
+) -> Vec<(Line, Outcome)> {
+    let sends: Vec<Send> =
+        lines.iter().map(|(place, sender, key)| send(places[*place], *sender, &key.to_string())).collect();
+    if sends.is_empty() {
+        return Vec::new();
+    }
+    let batch = store_messages(db, &sends.iter().collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(
+        batch.outbox_id.is_some(),
+        batch.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Stored(..)))
+    );
+    lines.iter().copied().zip(batch.outcomes).collect()
+}
+
+async fn check(pool: &PgPool, place: ConversationId) {
+    let log = page(pool, place, Range::After(0), 1_000).await.unwrap();
+    let seqs: Vec<i64> = log.iter().map(|message| message.seq).collect();
+    assert_eq!(
+        seqs,
+        (1..=i64::try_from(log.len()).unwrap()).collect::<Vec<_>>(),
+        "seq without a hole, by message_id"
+    );
+    let mut keys: Vec<_> = log.iter().map(|message| (message.sender_id, message.client_id.clone())).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), log.len(), "each key once");
+    let head = members(pool, place).await.unwrap().head();
+    assert_eq!(head.seq, seqs.last().copied().unwrap_or_default());
+    for reader in 1..=3 {
+        let seen = conversations(pool, &[place.get()], user(reader)).await.unwrap();
+        let marker: i64 = sqlx::query_scalar(
+            "select read_seq from participants where conversation_id = $1 and user_id = $2",
+        )
+        .bind(place.get())
+        .bind(reader)
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        assert_eq!(seen[0].unread_count, head.seq - marker, "unread is what is after the marker");
+        let own = log.iter().rev().find(|message| message.sender_id == user(reader));
+        assert!(marker >= own.map_or(0, |message| message.seq), "sending moves the sender's marker");
+    }
+}
+
+async fn run(pool: &PgPool, steps: Vec<Step>) {
+    let people = [1, 2, 3];
+    let places = [
+        conversation(pool, &people).await,
+        conversation(pool, &people).await,
+        conversation(pool, &people).await,
+    ];
+    for step in steps {
+        match step {
+            Step::Store(one, other) => {
+                let (one, other) = tokio::join!(store(pool, &places, &one), store(pool, &places, &other));
+                for ((_, sender, _), outcome) in one.iter().chain(&other) {
+                    assert_eq!(
+                        matches!(outcome, Outcome::Forbidden),
+                        *sender == 4,
+                        "only strangers are kept out"
+                    );
+                }
+            }
+            Step::RollBack(lines) => {
+                let mut transaction = pool.begin().await.unwrap();
+                store(&mut *transaction, &places, &lines).await;
+                transaction.rollback().await.unwrap();
+            }
+            Step::Read(place, reader, nth) => {
+                let log = page(pool, places[place], Range::After(0), 1_000).await.unwrap();
+                let Some(message) = log.get(nth) else { continue };
+                let before = sqlx::query_scalar::<_, i64>(
+                    "select read_seq from participants where conversation_id = $1 and user_id = $2",
+                );
+                let before = before.bind(places[place].get()).bind(reader).fetch_one(pool).await.unwrap();
+                let marked = mark_read(pool, places[place], user(reader), message.message_id).await.unwrap();
+                let Marked::At(marker, outbox_id) = marked else {
+                    panic!("a participant and a message of theirs")
+                };
+                assert_eq!(marker.seq, before.max(message.seq), "a marker moves forward only");
+                assert_eq!(outbox_id.is_some(), message.seq > before, "and is told of only when it moves");
+            }
+        }
+    }
+    for place in places {
+        check(pool, place).await;
+    }
+}
+
+#[test]
+fn the_log_has_no_holes_and_no_repeats_whatever_is_written_at_once() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let database = runtime.block_on(database());
+    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&steps(), |steps| {
+            runtime.block_on(run(&database.pool, steps));
+            Ok(())
+        })
+        .unwrap();
+    runtime.block_on(async move { drop(database) });
+}
+
+#[tokio::test]
+async fn the_same_key_at_once_over_many_connections_is_one_message() {
+    let database = database().await;
+    let place = conversation(&database.pool, &[1, 2]).await;
+    let tries = (0..16).map(|_| async {
+        let send = send(place, 1, "same");
+        store_messages(&database.pool, &[&send, &send]).await.unwrap()
+    });
+    let batches = futures_util::future::join_all(tries).await;
+    let outcomes = batches.iter().flat_map(|batch| &batch.outcomes);
+    assert_eq!(outcomes.filter(|outcome| matches!(outcome, Outcome::Stored(..))).count(), 1);
+    assert_eq!(page(&database.pool, place, Range::Newest, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_first_of_a_conversation_in_a_batch_brings_everyone_along() {
+    let database = database().await;
+    let place = conversation(&database.pool, &[1, 2, 3]).await;
+    let (one, other) = (send(place, 1, "a"), send(place, 2, "b"));
+    let batch = store_messages(&database.pool, &[&one, &other]).await.unwrap();
+    let everyone = batch.outcomes.into_iter().map(|outcome| match outcome {
+        Outcome::Stored(_, everyone) => everyone,
+        other => panic!("{other:?}"),
+    });
+    let everyone = everyone.collect::<Vec<_>>();
+    assert_eq!(everyone, [Some(vec![user(1), user(2), user(3)]), None]);
+}
