@@ -166,8 +166,8 @@ pub fn language_tag(text: &str) -> Option<String> {
 /// The `.ftl` files of a folder, by language.
 fn read(folder: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).context("CATALOGUE_DIR names a folder that can't be read")? {
-        let path = entry.context("CATALOGUE_DIR names a folder that can't be read")?.path();
+    for entry in fs::read_dir(folder).context("the folder can't be read")? {
+        let path = entry.context("the folder can't be read")?.path();
         if path.extension().is_none_or(|extension| extension != "ftl") {
             continue;
         }

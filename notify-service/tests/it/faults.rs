@@ -74,6 +74,26 @@ async fn postgres_that_dies_and_comes_back_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn postgres_that_freezes_is_noticed_and_waited_for() {
+    let (nats, postgres) = (NatsServer::start().await.unwrap(), Postgres::start().await.unwrap());
+    let database = postgres.url("postgres");
+    let replica = Replica::start(config(&nats.url(), &database)).await;
+    replica.is_ready().await;
+    let client = Client::connect(&nats.url(), &database).await;
+    publish(&client, 0, 20).await;
+    postgres.stop();
+    publish(&client, 20, 20).await;
+    eventually("a batch to be given up", async || replica.readyz().await.1.contains("EVENTS: Postgres"))
+        .await;
+    postgres.cont();
+    client.is_settled().await;
+    assert_eq!(client.rows().await, 160);
+    client.check_inboxes().await;
+    replica.is_ready().await;
+    replica.stop().await;
+}
+
+#[tokio::test]
 async fn nats_that_dies_and_comes_back_loses_and_doubles_nothing() {
     let mut app = App::spawn().await;
     for round in 0..3 {
