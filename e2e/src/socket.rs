@@ -39,6 +39,17 @@ impl Socket {
         }
     }
 
+    /// Opens one, if the server is there and lets us in.
+    pub async fn try_connect(url: &str) -> Option<Self> {
+        let opened = within("a handshake", tokio_tungstenite::connect_async(url)).await;
+        opened.ok().map(|(socket, _)| Self(socket))
+    }
+
+    /// Sends a frame of JSON; whether the socket is still open.
+    pub async fn try_send(&mut self, frame: Value) -> bool {
+        self.0.send(Message::Text(frame.to_string().into())).await.is_ok()
+    }
+
     /// Sends a text frame.
     ///
     /// # Panics

@@ -115,9 +115,15 @@ impl Stack {
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", service.admin))
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .output(Output::Lines(std::sync::Arc::new(|line| println!("{line}"))));
-        for variable in
-            ["PORT", "JWT_PUBLIC_KEY", "DATABASE_URL", "JWT_SECRET", "GATEWAY_ADDR", "ALLOWED_ORIGINS"]
-        {
+        for variable in [
+            "PORT",
+            "JWT_PUBLIC_KEY",
+            "DATABASE_URL",
+            "JWT_SECRET",
+            "GATEWAY_ADDR",
+            "ALLOWED_ORIGINS",
+            "TOKEN_COOKIE",
+        ] {
             program = program.env_remove(variable);
         }
         program = match service.kind {

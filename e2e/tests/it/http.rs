@@ -1,4 +1,4 @@
-use e2e::{Answer, Socket, Stack, token};
+use e2e::{Answer, Options, Socket, Stack, token};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -153,6 +153,27 @@ async fn a_token_may_come_as_a_header_or_a_subprotocol() {
     let mut socket =
         Socket::try_open(&url, &[("sec-websocket-protocol", &protocols)]).await.expect("a socket");
     socket.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_cookie_counts_for_allowed_pages_alone() {
+    let env = vec![
+        ("TOKEN_COOKIE", "access_token".to_owned()),
+        ("ALLOWED_ORIGINS", "https://shop.example".to_owned()),
+    ];
+    let stack = Stack::with(Options { env, ..Options::default() }).await;
+    let url = format!("ws://{}/ws/notifications/", stack.host(0));
+    let cookie = format!("theme=dark; access_token={}", token(1));
+    let open =
+        async |origin: &str| Socket::try_open(&url, &[("cookie", cookie.as_str()), ("origin", origin)]).await;
+    open("https://shop.example").await.expect("a socket").expect_silence().await;
+    let foreign = open("https://evil.example").await;
+    assert_eq!(foreign.err().map(|status| status.as_u16()), Some(403));
+    let mut anyone = Socket::try_open(&url, &[("cookie", &cookie)]).await.expect("a socket");
+    assert_eq!(anyone.closed().await, Some(4401), "no origin");
+    // Calls take no cookie: the browser would send it along whoever asks.
+    let call = stack.http().get(format!("http://{}/api/unread", stack.host(0))).header("cookie", &cookie);
+    Answer::of(call.header("origin", "https://shop.example")).await.expect_problem(401, "unauthorized");
 }
 
 #[tokio::test]

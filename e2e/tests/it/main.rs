@@ -5,4 +5,5 @@ mod hostile;
 mod http;
 mod notifications;
 mod resilience;
+mod scale;
 mod typing;

@@ -1,0 +1,197 @@
+//! A Chromium of a test's own.
+
+use e2e::{PATIENCE, eventually, within};
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    elements::Element,
+    wd::{Capabilities, TimeoutConfiguration},
+};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use std::{env, fs, io::Write, path::PathBuf, sync::Arc};
+use tempfile::TempDir;
+use testkit::{Child, Output, Program, Signal, free_port};
+
+/// What Chromium may be called.
+const CHROMIUM: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+/// No sandbox, as tests may run as root; the rest keeps it quiet and on this machine.
+const FLAGS: [&str; 11] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--window-size=1280,800",
+];
+
+/// A browser with one page. Dropped, it is gone.
+pub struct Browser {
+    client: Client,
+    session: String,
+    http: reqwest::Client,
+    _driver: Child, // Before `_profile`: dropped first.
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts one with these flags as well; `None`, said loudly, where there is none to start.
+    pub async fn start(flags: &[&str]) -> Option<Self> {
+        let (Some(chromium), Some(driver)) =
+            (CHROMIUM.into_iter().find_map(on_path), on_path("chromedriver"))
+        else {
+            let test = std::thread::current().name().unwrap_or_default().to_owned();
+            // Past `eprintln!`, which is only shown of tests that fail.
+            writeln!(
+                std::io::stderr(),
+                "\n*** SKIPPED: no Chromium and chromedriver here for {test}; on Debian: apt-get install chromium chromium-driver ***\n"
+            )
+            .ok();
+            return None;
+        };
+        let profile = tempfile::tempdir().unwrap();
+        let port = free_port().unwrap();
+        let driver = Program::new(driver)
+            .args([format!("--port={port}"), "--log-level=SEVERE".to_owned()])
+            .env("HOME", profile.path())
+            .env("TMPDIR", profile.path())
+            .farewell(Signal::Term)
+            .remove(profile.path())
+            .output(Output::Lines(Arc::new(|line| println!("{line}"))))
+            .spawn()
+            .unwrap();
+        let http = reqwest::Client::new();
+        let url = format!("http://127.0.0.1:{port}");
+        let status = format!("{url}/status");
+        eventually("chromedriver", async || http.get(&status).send().await.ok().map(drop)).await;
+
+        let data = format!("--user-data-dir={}", profile.path().join("data").display());
+        let args: Vec<&str> = FLAGS.iter().chain(flags).copied().chain([data.as_str()]).collect();
+        let capabilities: Capabilities = serde_json::from_value(json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": args, "binary": chromium },
+        }))
+        .unwrap();
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        let client = builder.capabilities(capabilities).connect(&url).await.expect("start Chromium");
+        // `until` has its own end, which says more.
+        let timeouts = TimeoutConfiguration::new(Some(PATIENCE * 2), None, None);
+        client.update_timeouts(timeouts).await.unwrap();
+        let session = client.session_id().await.unwrap().unwrap();
+        let session = format!("{url}/session/{session}");
+        Some(Self { client, session, http, _driver: driver, _profile: profile })
+    }
+
+    /// Goes to an address.
+    pub async fn goto(&self, url: &str) {
+        within("a page", self.client.goto(url)).await.unwrap();
+    }
+
+    /// Runs a function's body in the page; what it returns.
+    pub async fn run(&self, body: &str, args: Vec<Value>) -> Value {
+        within("a script", self.client.execute(body, args)).await.unwrap()
+    }
+
+    /// The value of an expression in the page.
+    pub async fn eval(&self, expression: &str) -> Value {
+        self.run(&format!("return {expression}"), vec![]).await
+    }
+
+    /// Runs a script in the page as its own, on the top level.
+    pub async fn inject(&self, source: &str) {
+        let body = "const script = document.createElement('script');
+            script.textContent = arguments[0];
+            document.head.append(script);";
+        self.run(body, vec![source.into()]).await;
+    }
+
+    /// Waits until an expression in the page is true; its value.
+    ///
+    /// # Panics
+    /// When it takes longer than [`PATIENCE`].
+    pub async fn until(&self, expression: &str) -> Value {
+        let value = self.wait_for(expression, PATIENCE.as_millis()).await;
+        if let Some(error) = value.get("error") {
+            let page = self.eval("document.body.innerText").await;
+            panic!("waited {PATIENCE:?} for {expression}, which is {error}\non this page:\n{}", page);
+        }
+        value["value"].clone()
+    }
+
+    /// Whether an expression in the page becomes true within this time.
+    pub async fn soon(&self, expression: &str, milliseconds: u32) -> bool {
+        self.wait_for(expression, milliseconds.into()).await.get("error").is_none()
+    }
+
+    async fn wait_for(&self, expression: &str, milliseconds: u128) -> Value {
+        let script = format!(
+            "const done = arguments[0];
+            const end = performance.now() + {milliseconds};
+            const look = () => {{
+                let value;
+                try {{ value = {expression}; }} catch (error) {{ value = null; }}
+                if (value) done({{ value }});
+                else if (performance.now() > end) done({{ error: String(value) }});
+                else setTimeout(look, 20);
+            }};
+            look();"
+        );
+        let waited = self.client.execute_async(&script, vec![]);
+        waited.await.unwrap_or_else(|error| panic!("wait for {expression}: {error}"))
+    }
+
+    /// The element that a selector finds first; it must be there.
+    pub async fn element(&self, selector: &str) -> Element {
+        let found = self.client.find(Locator::Css(selector)).await;
+        found.unwrap_or_else(|error| panic!("find {selector}: {error}"))
+    }
+
+    /// Types as a person does.
+    pub async fn keys(&self, selector: &str, text: &str) {
+        self.element(selector).await.send_keys(text).await.unwrap();
+    }
+
+    /// Clicks as a person does.
+    pub async fn click(&self, selector: &str) {
+        self.element(selector).await.click().await.unwrap();
+    }
+
+    /// Makes the page this large, in the light or the dark scheme.
+    pub async fn look(&self, width: u32, height: u32, scheme: &str) {
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
+        });
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.devtools("Emulation.setEmulatedMedia", features).await;
+    }
+
+    /// Sends a command of the DevTools protocol.
+    pub async fn devtools(&self, command: &str, parameters: Value) {
+        let body = json!({"cmd": command, "params": parameters});
+        let call = self.http.post(format!("{}/goog/cdp/execute", self.session)).json(&body);
+        let answer = within("DevTools", call.send()).await.unwrap();
+        assert!(answer.status().is_success(), "{command}: {}", answer.text().await.unwrap());
+    }
+
+    /// Keeps a picture of what is on the screen, in the target folder.
+    pub async fn screenshot(&self, name: &str) {
+        // What moves in has arrived, and every picture shows the same.
+        self.run("document.getAnimations().forEach((one) => { try { one.finish(); } catch {} })", vec![])
+            .await;
+        let picture = within("a screenshot", self.client.screenshot()).await.unwrap();
+        let test = env::current_exe().unwrap();
+        let folder = test.ancestors().nth(3).unwrap().join("screenshots");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+    }
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}

@@ -1,0 +1,11 @@
+// A page around a snippet of the guide: what the snippets leave to their page, noting how they use it.
+document.body.innerHTML = '<input id="message-input"><a id="elsewhere" href="#">elsewhere</a>';
+const shown = [];
+const logged = [];
+const faults = [];
+addEventListener('error', ({ message }) => faults.push(message));
+console.log = (text) => logged.push(text);
+function addMessage(data) { shown.push(data); }
+function showNotification(title, message) { shown.push([title, message]); }
+function showTypingIndicator(username) { shown.push(['typing', username]); }
+function hideTypingIndicator(username) { shown.push(['silent', username]); }
