@@ -105,6 +105,24 @@ impl Verifier {
         })
     }
 
+    /// The token of a handshake, from the first place that has one, and whether it was a subprotocol.
+    ///
+    /// A cookie comes with whatever a page asks, so it counts only where an `Origin` says whose page it is; that it is
+    /// an allowed one has been checked before.
+    pub fn token_of(&self, headers: &HeaderMap, query: Option<&str>) -> Option<(String, bool)> {
+        if let Some(token) = bearer(headers) {
+            return Some((token.to_owned(), false));
+        }
+        if let Some(token) = subprotocol(headers) {
+            return Some((token.to_owned(), true));
+        }
+        if let Some(token) = query.and_then(|query| parameter(query, "token")) {
+            return Some((token, false));
+        }
+        let name = self.tokens.token_cookie.as_deref().filter(|_| headers.contains_key(header::ORIGIN))?;
+        cookie(headers, name).map(|token| (token.to_owned(), false))
+    }
+
     /// Seconds from now until a socket with this identity is closed; `None`: never.
     pub fn lifetime(&self, identity: &Identity) -> Option<u64> {
         let left = identity.expires_at.unix() - Timestamp::now().unix() + LEEWAY.cast_signed();
@@ -143,17 +161,6 @@ fn seconds(claim: &Value) -> Option<i64> {
     claim.as_i64().or_else(|| claim.as_f64().map(|seconds| seconds as i64))
 }
 
-/// The token of a handshake or call, from the first place that has one, and whether it was a subprotocol.
-pub fn token_of(headers: &HeaderMap, query: Option<&str>) -> Option<(String, bool)> {
-    if let Some(token) = bearer(headers) {
-        return Some((token.to_owned(), false));
-    }
-    if let Some(token) = subprotocol(headers) {
-        return Some((token.to_owned(), true));
-    }
-    query.and_then(|query| parameter(query, "token")).map(|token| (token, false))
-}
-
 /// The token in `Authorization`.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -169,6 +176,16 @@ fn subprotocol(headers: &HeaderMap) -> Option<&str> {
         .map(str::trim);
     protocols.find(|protocol| *protocol == "bearer")?;
     protocols.next()
+}
+
+/// The first value of a cookie. Other cookies may hold anything, so they are not looked at as text.
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let pairs =
+        headers.get_all(header::COOKIE).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    let mut values =
+        pairs.filter_map(|pair| pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let value = std::str::from_utf8(values.next()?).ok()?.trim().trim_matches('"');
+    (!value.is_empty()).then_some(value)
 }
 
 /// The first value of a query's parameter, decoded; tokens and numbers need no more than percent-decoding.
@@ -201,6 +218,7 @@ mod tests {
             jwt_public_key: None,
             jwt_issuer: None,
             jwt_audience: None,
+            token_cookie: Some("access_token".into()),
             token_expiry: TokenExpiry::Enforce,
             user_id_claim: "user_id".into(),
             username_claim: "username".into(),
@@ -251,13 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn the_header_comes_before_the_subprotocol_and_the_query() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(token_of(&headers, Some("after=3&token=q%2Eq")), Some(("q.q".into(), false)));
+    fn the_first_place_that_has_a_token_counts() {
+        let (verifier, mut headers) = (verifier(), HeaderMap::new());
+        headers
+            .append(header::COOKIE, b"name=J\xe9r\xf4me; access_token_old=x".as_slice().try_into().unwrap());
+        headers.append(header::COOKIE, "a=b; access_token=c; access_token=d".parse().unwrap());
+        assert_eq!(verifier.token_of(&headers, None), None, "whose page it is must be known");
+        headers.insert(header::ORIGIN, "https://shop.example".parse().unwrap());
+        assert_eq!(verifier.token_of(&headers, None), Some(("c".into(), false)));
+        assert_eq!(verifier.token_of(&headers, Some("after=3&token=q%2Eq")), Some(("q.q".into(), false)));
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "bearer, p".parse().unwrap());
-        assert_eq!(token_of(&headers, Some("token=q")), Some(("p".into(), true)));
+        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some(("p".into(), true)));
         headers.insert(header::AUTHORIZATION, "Bearer h".parse().unwrap());
-        assert_eq!(token_of(&headers, Some("token=q")), Some(("h".into(), false)));
+        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some(("h".into(), false)));
     }
 
     proptest! {

@@ -57,6 +57,11 @@ impl Config {
             None => self.gateway_addr,
         }
     }
+
+    /// Whether pages of any origin may connect.
+    pub fn allows_every_origin(&self) -> bool {
+        self.allowed_origins.iter().any(|origin| origin.trim() == "*")
+    }
 }
 
 /// How tokens are checked.
@@ -81,6 +86,9 @@ pub struct Tokens {
     /// The audience that tokens must be for
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// The cookie that a page's sockets bring their token in, where they bring it in no other way
+    #[arg(long, env = "TOKEN_COOKIE", value_parser = cookie_name)]
+    pub token_cookie: Option<String>,
     /// Whether sockets close when their token ends, or it only matters at the handshake
     #[arg(long, env = "TOKEN_EXPIRY", value_enum, default_value_t = TokenExpiry::Enforce)]
     pub token_expiry: TokenExpiry,
@@ -90,6 +98,14 @@ pub struct Tokens {
     /// The claim that holds the user's display name
     #[arg(long, env = "USERNAME_CLAIM", default_value = "username")]
     pub username_claim: String,
+}
+
+fn cookie_name(name: &str) -> Result<String, &'static str> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err("a cookie's name has letters, digits and a few signs such as _ and -");
+    }
+    Ok(name.to_owned())
 }
 
 impl fmt::Debug for Tokens {

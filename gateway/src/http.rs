@@ -2,7 +2,7 @@
 
 use crate::{
     Shared, api,
-    auth::{self, Identity, Rejected, token_of},
+    auth::{self, Identity, Rejected},
     demo,
     problem::Problem,
     session::{Dialect, Opening, Session, Start, goodbye},
@@ -106,7 +106,7 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
         Ok(start) => start,
         Err(problem) => return problem.into_response(),
     };
-    let token = token_of(request.headers(), query);
+    let token = shared.verifier.token_of(request.headers(), query);
     let in_subprotocol = token.as_ref().is_some_and(|(_, in_subprotocol)| *in_subprotocol);
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
     let opening = match identify(&shared, token.map(|(token, _)| token)) {

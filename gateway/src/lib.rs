@@ -73,6 +73,11 @@ impl Gateway {
     /// # Errors
     /// When the configuration can't be used.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        // A browser sends cookies whichever page asks, so every page would speak for its visitors.
+        anyhow::ensure!(
+            config.tokens.token_cookie.is_none() || !config.allows_every_origin(),
+            "configuration: with TOKEN_COOKIE, ALLOWED_ORIGINS must name origins; * is not possible"
+        );
         let verifier = auth::Verifier::new(config.tokens.clone())?;
         let addr = config.listen_addr();
         let listener = TcpListener::bind(addr)
