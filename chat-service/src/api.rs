@@ -41,7 +41,7 @@ pub async fn serve(
     bus: &Bus,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Endpoints> {
     let (name, description) = SERVICE;
     let endpoints = Endpoints::new(bus, name, description, tasks.clone(), shutdown.clone()).await?;
     macro_rules! serve {
@@ -65,8 +65,7 @@ pub async fn serve(
     serve!(GetConversation, QUESTIONS, conversation);
     serve!(ListConversations, QUESTIONS, list);
     serve!(CountUnread, QUESTIONS, unread);
-    tasks.spawn(endpoints.hold());
-    Ok(())
+    Ok(endpoints)
 }
 
 impl Api {

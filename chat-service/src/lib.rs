@@ -43,7 +43,7 @@ impl ChatService {
     /// Waits for NATS and Postgres, works until the token is cancelled, and finishes what it has taken.
     ///
     /// # Errors
-    /// When the configuration can't be used.
+    /// When the configuration can't be used, or the NATS client has ended.
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { config, admin, shutdown } = self;
         let Some(bus) = Bus::connect("chat-service", &config.nats, &shutdown).await? else { return Ok(()) };
@@ -56,7 +56,7 @@ impl ChatService {
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let api = Arc::new(Api::new(pool.clone(), lanes, outbox.clone(), config.conversations_by));
-        api::serve(&api, &bus, &tasks, &shutdown).await?;
+        let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
         let (ready_bus, ready_pool) = (bus.clone(), pool.clone());
@@ -77,15 +77,20 @@ impl ChatService {
         );
         tracing::info!(admin = %admin.addr(), "chat-service is up");
 
-        shutdown.cancelled().await;
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            lost = bus.lost() => Err(lost),
+        };
+        shutdown.cancel();
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
             tracing::warn!(left = tasks.len(), "stopped before everything was finished");
         }
+        drop(endpoints);
         bus.close().await;
         pool.close().await;
         tracing::info!("stopped");
-        Ok(())
+        ended
     }
 }
 

@@ -109,7 +109,7 @@ impl NotifyService {
         tracing::info!("ready");
         let ended = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            () = lost(&bus) => Err(anyhow::anyhow!("the NATS client has ended")),
+            lost = bus.lost() => Err(lost),
         };
         shutdown.cancel();
         tasks.close();
@@ -119,14 +119,6 @@ impl NotifyService {
         bus.close().await;
         pool.close().await;
         ended
-    }
-}
-
-/// Waits until the NATS client has ended: a broken connection comes back by itself, but some input ends its task, which
-/// only a new process brings back.
-async fn lost(bus: &Bus) {
-    while bus.client().flush().await.is_ok() {
-        tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }
 

@@ -246,6 +246,15 @@ impl Bus {
         Ok(())
     }
 
+    /// Waits until the client has ended. A broken connection comes back by itself, but some input ends the client's task
+    /// (async-nats 0.51: a header with a bare CR), and then only a new process helps.
+    pub async fn lost(&self) -> anyhow::Error {
+        while self.client.flush().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        anyhow::anyhow!("the NATS client has ended")
+    }
+
     /// Sends what is queued and closes the connection; waits 5 s at most.
     pub async fn close(&self) {
         let drained = timeout(Duration::from_secs(5), async {

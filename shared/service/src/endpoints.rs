@@ -9,7 +9,8 @@ use std::{future::Future, sync::Arc};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Answers requests until the token is cancelled, and those already taken after that.
+/// Answers requests until the token is cancelled, and those already taken after that. To be kept until the tasks have
+/// ended: dropped earlier, it drops requests that have arrived.
 pub struct Endpoints {
     service: Service,
     tasks: TaskTracker,
@@ -57,11 +58,6 @@ impl Endpoints {
         let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
         self.tasks.spawn(run(endpoint, concurrency, Arc::new(answer), tasks, shutdown));
         Ok(())
-    }
-
-    /// Stays announced until the token is cancelled.
-    pub async fn hold(self) {
-        self.shutdown.cancelled().await;
     }
 }
 
