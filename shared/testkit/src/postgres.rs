@@ -3,9 +3,9 @@
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -199,30 +199,33 @@ impl Launch {
     fn create_data(&self) -> anyhow::Result<()> {
         let parent = self.data.parent().context("the data has a folder above it")?;
         let fresh = parent.join(format!("creating-{:08x}", fastrand::u32(..)));
-        let mut command = Command::new(self.binaries.join("initdb"));
-        command
-            .args(["--username=postgres", "--no-locale", "--encoding=UTF8", "--no-sync", "--no-instructions"])
-            .arg("-D")
-            .arg(&fresh)
-            .current_dir("/")
-            .stdin(Stdio::null());
-        if let Some(user) = self.user {
-            command.uid(user.uid).gid(user.gid);
-        }
         let mut password_file = tempfile::NamedTempFile::new_in(parent)?;
-        match &self.options.password {
-            Some(password) => {
-                writeln!(password_file, "{password}").context("write the password down for initdb")?;
-                if let Some(user) = self.user {
-                    chown(password_file.path(), Some(user.uid), Some(user.gid))?;
-                }
-                command.arg("--auth=scram-sha-256").arg("--pwfile").arg(password_file.path())
-            }
-            None => command.arg("--auth=trust"),
+        if let Some(password) = &self.options.password {
+            writeln!(password_file, "{password}").context("write the password down for initdb")?;
+        }
+        if let Some(user) = self.user {
+            chown(password_file.path(), Some(user.uid), Some(user.gid))?;
+        }
+        let log = parent.join("initdb.log");
+        let mut initdb = Program::new(self.binaries.join("initdb"))
+            .args(["--username=postgres", "--no-locale", "--encoding=UTF8", "--no-sync", "--no-instructions"])
+            .args(["-D".as_ref(), fresh.as_os_str()])
+            .folder("/")
+            .user(self.user)
+            .output(Output::File(log.clone()))
+            .farewell(Signal::Term);
+        initdb = match self.options.password {
+            Some(_) => initdb
+                .arg("--auth=scram-sha-256")
+                .args(["--pwfile".as_ref(), password_file.path().as_os_str()]),
+            None => initdb.arg("--auth=trust"),
         };
-        let output = command.output().context("run initdb")?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "initdb failed: {}", words.trim().replace('\n', " / "));
+        if let Some(folder) = &self.remove {
+            initdb = initdb.remove(folder);
+        }
+        let status = initdb.spawn()?.wait_blocking();
+        let succeeded = status.is_some_and(|status| status.success());
+        ensure!(succeeded, "initdb failed: {}", server::last_words(&log));
         fs::rename(&fresh, &self.data).with_context(|| format!("move the data to {}", self.data.display()))
     }
 

@@ -303,6 +303,14 @@ impl Child {
         async move { status.wait_for(Option::is_some).await.ok().and_then(|status| *status) }
     }
 
+    /// Waits for its end, on a thread that may be held up.
+    pub(crate) fn wait_blocking(mut self) -> Option<ExitStatus> {
+        if let Some(reaper) = self.reaper.take() {
+            let _ = reaper.join();
+        }
+        self.status()
+    }
+
     /// Sends a signal to it and to what it has started in its group. Nothing happens if it has ended.
     pub fn signal(&self, signal: Signal) {
         if self.is_running() {
