@@ -1,6 +1,6 @@
 //! Conversations: the only reader and writer of the chat tables.
 //!
-//! A message's way: [`lanes`] gather what arrives while a batch is under way, [`store`] commits a batch, [`outbox`]
+//! A message's way: `lanes` gather what arrives while a batch is under way, `store` commits a batch, `outbox`
 //! tells the gateways and notify-service, and only then the sender gets its answer.
 
 mod api;
@@ -55,7 +55,8 @@ impl ChatService {
         let tasks = TaskTracker::new();
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
-        let api = Arc::new(Api::new(pool.clone(), lanes, outbox.clone(), config.conversations_by));
+        let pulse = outbox.pulse();
+        let api = Arc::new(Api::new(pool.clone(), lanes, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
@@ -70,10 +71,7 @@ impl ChatService {
                     let pool = ready_pool.clone();
                     async move { postgres::answers(&pool).await }
                 })
-                .with("outbox", move || {
-                    let outbox = outbox.clone();
-                    async move { outbox.moves() }
-                }),
+                .with("outbox", move || std::future::ready(pulse.check())),
         );
         tracing::info!(admin = %admin.addr(), "chat-service is up");
 

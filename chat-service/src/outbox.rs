@@ -42,6 +42,9 @@ pub struct Outbox {
     looked: Arc<AtomicI64>,
 }
 
+/// Unix seconds of the last look for stale entries.
+pub struct Pulse(Arc<AtomicI64>);
+
 /// What one commit has to tell.
 #[derive(Debug, Default)]
 pub struct Commit {
@@ -118,12 +121,19 @@ impl Outbox {
         }
     }
 
+    /// What says whether stale entries are still being looked for. Holding it doesn't keep the outbox going.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.looked.clone())
+    }
+}
+
+impl Pulse {
     /// Whether stale entries are still being looked for.
     ///
     /// # Errors
     /// When they aren't.
-    pub fn moves(&self) -> anyhow::Result<()> {
-        let idle = contract::Timestamp::now().unix() - self.looked.load(Ordering::Relaxed);
+    pub fn check(&self) -> anyhow::Result<()> {
+        let idle = contract::Timestamp::now().unix() - self.0.load(Ordering::Relaxed);
         anyhow::ensure!(idle < 10, "nobody has looked into the outbox for {idle} s");
         Ok(())
     }

@@ -1,14 +1,15 @@
 //! A stack of one's own: nats-server, a database, and any number of each service.
 
-use crate::{PATIENCE, eventually, http::Answer, socket::Socket};
+use crate::{PATIENCE, chaos::Proxy, eventually, http::Answer, socket::Socket};
 use anyhow::Context;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use testkit::{Child, NatsServer, Output, Program, Signal, TestDatabase, free_port};
+use testkit::{Child, NatsServer, Output, Postgres, Program, Signal, TestDatabase, free_port};
 
 /// The key that the tests' tokens are signed with.
 pub const SECRET: &str = "the secret of the end-to-end tests";
@@ -27,9 +28,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Gateway, Self::Chat, Self::Notify, Self::Typing];
+    /// Every kind, in this order.
+    pub const ALL: [Self; 4] = [Self::Gateway, Self::Chat, Self::Notify, Self::Typing];
 
-    fn program(self) -> &'static str {
+    /// The name of its program.
+    pub fn program(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Chat => "chat-service",
@@ -39,26 +42,54 @@ impl Kind {
     }
 }
 
+/// Takes what a service (`chat-service-2`) says, line by line.
+pub type OnLine = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
 /// What a stack is made of.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// How many of each service, in the order of [`Kind`].
     pub counts: [usize; 4],
     /// More variables for every service.
     pub env: Vec<(&'static str, String)>,
+    /// Whether it has a Postgres of its own, which may then be killed.
+    pub own_postgres: bool,
+    /// Whether each service reaches NATS and Postgres through proxies of its own.
+    pub proxied: bool,
+    /// The folder of the services' programs; beside the test that runs unless set.
+    pub programs: Option<PathBuf>,
+    /// Takes what the services say.
+    pub on_line: OnLine,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { counts: [1; 4], env: Vec::new() }
+        Self {
+            counts: [1; 4],
+            env: Vec::new(),
+            own_postgres: false,
+            proxied: false,
+            programs: None,
+            on_line: Arc::new(|_, line| println!("{line}")),
+        }
     }
 }
 
 struct Service {
     kind: Kind,
+    name: String,
     port: u16,
     admin: u16,
     child: Option<Child>,
+    links: Option<Links>,
+}
+
+/// The proxies of one service.
+pub struct Links {
+    /// Before NATS.
+    pub nats: Proxy,
+    /// Before Postgres.
+    pub postgres: Proxy,
 }
 
 /// A whole stack, gone when it is dropped.
@@ -67,8 +98,10 @@ pub struct Stack {
     pub nats: NatsServer,
     /// Its database.
     pub database: TestDatabase,
+    /// Its Postgres, if that is its own.
+    pub postgres: Option<Postgres>, // After `database`: dropped later.
     services: Vec<Service>,
-    env: Vec<(&'static str, String)>,
+    options: Options,
     client: reqwest::Client,
 }
 
@@ -94,50 +127,96 @@ impl Stack {
     /// When it doesn't start.
     pub async fn cold(options: Options) -> Self {
         let nats = NatsServer::start().await.expect("start nats-server");
-        let database = TestDatabase::create().await.expect("create a database");
+        let (database, postgres) = database(options.own_postgres).await.expect("create a database");
         let client = reqwest::Client::builder().timeout(PATIENCE).build().expect("an HTTP client");
-        let mut stack = Self { nats, database, services: Vec::new(), env: options.env, client };
-        for (kind, count) in Kind::ALL.into_iter().zip(options.counts) {
-            for _ in 0..count {
+        let counts = options.counts;
+        let mut stack = Self { nats, database, postgres, services: Vec::new(), options, client };
+        for (kind, count) in Kind::ALL.into_iter().zip(counts) {
+            for index in 0..count {
                 let (port, admin) = (free_port().expect("a free port"), free_port().expect("a free port"));
-                stack.services.push(Service { kind, port, admin, child: None });
+                let links = if stack.options.proxied { Some(stack.links().await) } else { None };
+                let name = format!("{}-{}", kind.program(), index + 1);
+                stack.services.push(Service { kind, name, port, admin, child: None, links });
                 stack.launch(stack.services.len() - 1);
             }
         }
         stack
     }
 
+    async fn links(&self) -> Links {
+        let proxy = async |url: &str| {
+            let address = authority(url).parse().expect("servers of a test are on loopback");
+            Proxy::start(address).await.expect("start a proxy")
+        };
+        Links { nats: proxy(&self.nats.url()).await, postgres: proxy(&self.database.url()).await }
+    }
+
     fn launch(&mut self, index: usize) {
-        let (nats, database) = (self.nats.url(), self.database.url());
+        let (mut nats, mut database) = (self.nats.url(), self.database.url());
         let service = &mut self.services[index];
-        let mut program = Program::new(binary(service.kind.program()).expect("the services' folder"))
+        if let Some(links) = &service.links {
+            nats = nats.replace(authority(&nats), &links.nats.addr().to_string());
+            database = database.replace(authority(&database), &links.postgres.addr().to_string());
+        }
+        let program = match &self.options.programs {
+            Some(folder) => folder.join(service.kind.program()),
+            None => binary(service.kind.program()).expect("the services' folder"),
+        };
+        let (name, on_line) = (service.name.clone(), self.options.on_line.clone());
+        let mut program = Program::new(program)
             .env("NATS_URL", nats)
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", service.admin))
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
-            .output(Output::Lines(std::sync::Arc::new(|line| println!("{line}"))));
-        for variable in [
-            "PORT",
-            "JWT_PUBLIC_KEY",
-            "DATABASE_URL",
-            "JWT_SECRET",
-            "GATEWAY_ADDR",
-            "ALLOWED_ORIGINS",
-            "TOKEN_COOKIE",
-        ] {
+            .output(Output::Lines(Arc::new(move |line| on_line(&name, line))));
+        for variable in
+            ["PORT", "JWT_PUBLIC_KEY", "DATABASE_URL", "JWT_SECRET", "GATEWAY_ADDR", "ALLOWED_ORIGINS"]
+        {
             program = program.env_remove(variable);
         }
         program = match service.kind {
             Kind::Gateway => program
                 .env("GATEWAY_ADDR", format!("127.0.0.1:{}", service.port))
                 .env("JWT_SECRET", SECRET)
+                // Tests talk faster than people.
+                .env("SEND_RATE", "0")
                 .env("DEMO", "true"),
             Kind::Chat | Kind::Notify => program.env("DATABASE_URL", database),
             Kind::Typing => program,
         };
-        for (key, value) in &self.env {
+        for (key, value) in &self.options.env {
             program = program.env(key, value);
         }
         service.child = Some(program.spawn().expect("start a service; are they built?"));
+    }
+
+    /// The services: each one's kind, and its place among that kind.
+    pub fn services(&self) -> Vec<(Kind, usize)> {
+        let kinds = Kind::ALL.into_iter().zip(self.options.counts);
+        kinds.flat_map(|(kind, count)| (0..count).map(move |index| (kind, index))).collect()
+    }
+
+    /// The proxies of a service.
+    ///
+    /// # Panics
+    /// When the stack has none.
+    pub fn links_of(&self, kind: Kind, index: usize) -> &Links {
+        self.services[self.position(kind, index)].links.as_ref().expect("a stack with proxies")
+    }
+
+    /// The process of a service, for whoever waits for its end; the stack no longer knows it.
+    pub fn take(&mut self, kind: Kind, index: usize) -> Option<Child> {
+        let position = self.position(kind, index);
+        self.services[position].child.take()
+    }
+
+    /// Whether a service was started and is still known.
+    pub fn runs(&self, kind: Kind, index: usize) -> bool {
+        self.services[self.position(kind, index)].child.is_some()
+    }
+
+    /// How a service has ended that nobody has asked to.
+    pub fn ended_by_itself(&self, kind: Kind, index: usize) -> Option<std::process::ExitStatus> {
+        self.services[self.position(kind, index)].child.as_ref()?.status()
     }
 
     fn position(&self, kind: Kind, index: usize) -> usize {
@@ -283,6 +362,22 @@ pub fn token_with(mut claims: Value) -> String {
     object.entry("exp").or_insert_with(|| json!(now + 3600));
     jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()))
         .expect("sign a token")
+}
+
+/// A database on a Postgres of its own, or on the one that all tests share.
+async fn database(own: bool) -> anyhow::Result<(TestDatabase, Option<Postgres>)> {
+    if !own {
+        return Ok((TestDatabase::create().await?, None));
+    }
+    let postgres = Postgres::start().await?;
+    Ok((TestDatabase::create_on(postgres.url("postgres")).await?, Some(postgres)))
+}
+
+/// The host and port of an address.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 /// A program of this workspace: beside the folder of the test that runs.

@@ -115,6 +115,7 @@ async fn send_message(
         message: frames::message_text(&new.message)?,
         client_id: new.client_id.map(frames::client_id).transpose()?,
     };
+    shared.limits.send(send.sender_id)?;
     match shared.packer.send(send).await {
         Sent::Stored(message) => Ok((StatusCode::CREATED, Json(message))),
         Sent::Repeated(message) => Ok((StatusCode::OK, Json(message))),
@@ -201,7 +202,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
         let token = auth::bearer(&parts.headers).ok_or(auth::Rejected::Missing);
-        match token.and_then(|token| shared.verifier.verify(token)) {
+        match token.and_then(|token| shared.identify(token)) {
             Ok(identity) => Ok(Self(identity)),
             Err(rejected) => {
                 tracing::debug!(reason = %rejected, "a token was refused");

@@ -21,6 +21,8 @@ pub struct Identity {
     pub username: Option<String>,
     /// When the token ends.
     pub expires_at: Timestamp,
+    /// When it was issued, in Unix seconds, if it says so.
+    pub issued_at: Option<i64>,
 }
 
 /// Why a token is not taken. What it says is for our own logs: clients are only told that it isn't.
@@ -35,6 +37,9 @@ pub enum Rejected {
     /// The signature, the form or a standard claim is wrong.
     #[error("the token is not valid")]
     Invalid(#[from] jsonwebtoken::errors::Error),
+    /// Its user's sessions were ended after it was issued.
+    #[error("the token is revoked")]
+    Revoked,
     /// A claim of ours is wrong.
     #[error("the claim {0} is missing or wrong")]
     Claim(&'static str),
@@ -90,11 +95,12 @@ impl Verifier {
             return Err(Rejected::Claim("token_type"));
         }
         let now = Timestamp::now().unix();
-        if let Some(issued) = claims.get("iat").filter(|issued| !issued.is_null()) {
-            let issued = seconds(issued).ok_or(Rejected::Claim("iat"))?;
-            if issued > now.saturating_add(LEEWAY.cast_signed()) {
-                return Err(Rejected::Claim("iat"));
-            }
+        let issued_at = match claims.get("iat").filter(|issued| !issued.is_null()) {
+            Some(issued) => Some(seconds(issued).ok_or(Rejected::Claim("iat"))?),
+            None => None,
+        };
+        if issued_at.is_some_and(|issued| issued > now.saturating_add(LEEWAY.cast_signed())) {
+            return Err(Rejected::Claim("iat"));
         }
         let user_id = claims.get(&self.tokens.user_id_claim).and_then(user_id);
         let expires_at = claims.get("exp").and_then(seconds).and_then(Timestamp::from_unix);
@@ -102,6 +108,7 @@ impl Verifier {
             user_id: user_id.ok_or(Rejected::Claim("user_id"))?,
             username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(username),
             expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
+            issued_at,
         })
     }
 

@@ -26,6 +26,9 @@ pub struct Config {
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9000")]
     pub admin_addr: SocketAddr,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: Limits,
     /// Origins whose pages may connect, separated by commas; * for all. A page of the gateway's own origin always may
     #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
@@ -62,6 +65,35 @@ impl Config {
     pub fn allows_every_origin(&self) -> bool {
         self.allowed_origins.iter().any(|origin| origin.trim() == "*")
     }
+}
+
+/// How much one user, one address and everyone together may ask.
+#[derive(Debug, Clone, Args)]
+pub struct Limits {
+    /// Messages of one user per second; 0 for no limit
+    #[arg(long, env = "SEND_RATE", default_value = "10")]
+    pub send_rate: u32,
+    /// Messages of one user at once
+    #[arg(long, env = "SEND_BURST", default_value = "40")]
+    pub send_burst: u32,
+    /// Sockets of one user at this gateway
+    #[arg(long, env = "SOCKETS_PER_USER", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
+    pub sockets_per_user: u32,
+    /// Handshakes from one address per second; 0 for no limit
+    #[arg(long, env = "HANDSHAKE_RATE", default_value = "1000")]
+    pub handshake_rate: u32,
+    /// Handshakes from one address at once
+    #[arg(long, env = "HANDSHAKE_BURST", default_value = "10000")]
+    pub handshake_burst: u32,
+    /// Handshakes under way at once; a few more wait, the rest is told to come again
+    #[arg(long, env = "HANDSHAKES_UNDER_WAY", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub handshakes_under_way: u32,
+    /// Networks, separated by commas, whose X-Forwarded-For is believed
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Days for which a revocation is remembered: as long as a token can live
+    #[arg(long, env = "REVOCATION_DAYS", default_value = "90", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub revocation_days: u32,
 }
 
 /// How tokens are checked.
@@ -121,4 +153,21 @@ pub enum TokenExpiry {
     Enforce,
     /// At the handshake only.
     Handshake,
+}
+
+#[cfg(test)]
+impl Limits {
+    /// No limits, for tests of something else.
+    pub fn unlimited() -> Self {
+        Self {
+            send_rate: 0,
+            send_burst: 0,
+            sockets_per_user: u32::MAX,
+            handshake_rate: 0,
+            handshake_burst: 0,
+            handshakes_under_way: 1_000,
+            trusted_proxies: Vec::new(),
+            revocation_days: 1,
+        }
+    }
 }

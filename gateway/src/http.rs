@@ -4,8 +4,11 @@ use crate::{
     Shared, api,
     auth::{self, Identity, Rejected},
     demo,
+    outbox::Outbox,
     problem::Problem,
+    server::Peer,
     session::{Dialect, Opening, Session, Start, goodbye},
+    users::Presence,
 };
 use axum::{
     Router,
@@ -18,8 +21,8 @@ use axum::{
 use contract::{Close, limits};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::sync::Arc;
-use tokio::net::TcpStream;
+use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -109,13 +112,25 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
     let token = shared.verifier.token_of(request.headers(), query);
     let in_subprotocol = token.as_ref().is_some_and(|(_, in_subprotocol)| *in_subprotocol);
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
+    let client = client_of(&shared, &request);
+    let permit = match admit(&shared, client).await {
+        Ok(permit) => permit,
+        Err(problem) => return problem.into_response(),
+    };
     let opening = match identify(&shared, token.map(|(token, _)| token)) {
         Ok(identity) => match target {
-            Target::Socket(dialect) => Opening::new(shared.clone(), identity, dialect, start).await,
+            Target::Socket(dialect) => match present(&shared, &identity) {
+                Some(presence) => Opening::new(shared.clone(), identity, presence, dialect, start).await,
+                None => {
+                    return busy(StatusCode::TOO_MANY_REQUESTS, "too many sockets of this user")
+                        .into_response();
+                }
+            },
             Target::Nothing => Err(Close::Forbidden),
         },
         Err(close) => Err(close),
     };
+    drop(permit);
     shared.sessions.spawn(async move {
         let Some(socket) = take_socket(upgrade).await else { return };
         let close = match opening {
@@ -141,9 +156,41 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
     response
 }
 
+/// Whose connection it is, as far as the limits are concerned.
+fn client_of(shared: &Shared, request: &Request) -> Option<IpAddr> {
+    let forwarded = request.headers().get("x-forwarded-for").and_then(|list| list.to_str().ok());
+    request.extensions().get::<Peer>().map(|Peer(peer)| shared.limits.client_of(peer.ip(), forwarded))
+}
+
+/// Waits for a handshake's turn, if its address has not had too many.
+async fn admit(shared: &Shared, client: Option<IpAddr>) -> Result<OwnedSemaphorePermit, Problem> {
+    if let Some(client) = client
+        && let Err(wait) = shared.limits.handshakes.take(&client)
+    {
+        metrics::counter!("gateway_handshakes_refused_total", "reason" => "address").increment(1);
+        let problem = busy(StatusCode::TOO_MANY_REQUESTS, "too many handshakes from this address");
+        return Err(problem.retry_after(wait));
+    }
+    shared.limits.turn().await.ok_or_else(|| {
+        metrics::counter!("gateway_handshakes_refused_total", "reason" => "overload").increment(1);
+        // Spread out, so that they don't all come back at once.
+        let wait = Duration::from_secs(fastrand::u64(1..=5));
+        busy(StatusCode::SERVICE_UNAVAILABLE, "too many handshakes at once").retry_after(wait)
+    })
+}
+
+fn busy(status: StatusCode, detail: &str) -> Problem {
+    Problem::new(status, "rate_limited", detail).retry_after(Duration::from_secs(1))
+}
+
+fn present(shared: &Shared, identity: &Identity) -> Option<Presence> {
+    let outbox = Arc::new(Outbox::new(shared.outbox_frames, shared.outbox_bytes));
+    shared.users.enter(identity.user_id, outbox)
+}
+
 fn identify(shared: &Shared, token: Option<String>) -> Result<Identity, Close> {
     let token = token.ok_or(Rejected::Missing);
-    token.and_then(|token| shared.verifier.verify(&token)).map_err(|rejected| {
+    token.and_then(|token| shared.identify(&token)).map_err(|rejected| {
         tracing::debug!(reason = %rejected, "a token was refused");
         Close::Unauthorized
     })

@@ -1,7 +1,7 @@
 //! The gateway: sockets, tokens, routing. No rule of chat, and no database.
 //!
-//! A client's frame goes from its [`session`] through the [`packer`] (or a request) to a service. What a service
-//! publishes comes in at a [`channel`], which puts it in order ([`log`]) and hands it to the [`outbox`] of each socket.
+//! A client's frame goes from its `session` through the `packer` (or a request) to a service. What a service
+//! publishes comes in at a `channel`, which puts it in order (`log`) and hands it to the `outbox` of each socket.
 
 mod api;
 mod auth;
@@ -11,6 +11,7 @@ mod demo;
 mod frames;
 mod http;
 mod hub;
+mod limits;
 mod log;
 mod multiplex;
 mod outbox;
@@ -19,22 +20,30 @@ mod problem;
 mod server;
 mod session;
 mod typing;
+mod users;
 
 pub use config::{Config, TokenExpiry, Tokens};
 
 use anyhow::Context;
+use auth::{Identity, Rejected};
+use contract::sessions::Revoke;
 use hub::Hub;
 use packer::Packer;
-use service::{Admin, Bus, admin::Checks};
+use service::{Admin, Bus, Endpoints, admin::Checks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+
+use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use users::Users;
 
 /// Milliseconds between two sockets that are closed, where there is time: a few sockets need not wait for the whole
 /// drain time.
 const DRAIN_STEP_MS: u64 = 5;
 /// How long a stop goes on waiting for sockets after the drain time.
 const DRAIN_REST: Duration = Duration::from_secs(8);
+/// Revocations that are worked on at once.
+const REVOCATIONS: usize = 8;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a stop waits for what is not a socket.
 const TASKS_REST: Duration = Duration::from_secs(4);
 
@@ -52,6 +61,8 @@ pub(crate) struct Shared {
     hub: Arc<Hub>,
     packer: Packer,
     verifier: auth::Verifier,
+    limits: Arc<limits::Limits>,
+    users: Arc<Users>,
     /// This gateway, among the others.
     id: String,
     allowed_origins: Vec<String>,
@@ -103,7 +114,7 @@ impl Gateway {
     /// Waits for NATS, lets clients in until the token is cancelled, and then closes their sockets one after the other.
     ///
     /// # Errors
-    /// When the configuration can't be used.
+    /// When the configuration can't be used, or the NATS client has ended.
     pub async fn run(self) -> anyhow::Result<()> {
         let addr = self.local_addr()?;
         let Self { config, listener, admin, verifier, shutdown } = self;
@@ -114,10 +125,29 @@ impl Gateway {
         let ended = CancellationToken::new();
         let hub = Arc::new(Hub::new(bus.clone(), tasks.clone(), ended.clone()));
         tasks.spawn(hub.clone().compare());
+        let limits = Arc::new(limits::Limits::new(&config.limits));
+        tasks.spawn(limits.clone().forget(ended.clone()));
+        let keep = DAY * config.limits.revocation_days;
+        let users = Arc::new(Users::new(limits.sockets_per_user, keep));
+        let endpoints = sessions_api(&bus, &users, &tasks, &shutdown).await?;
+        // Nobody is let in before it is known whose tokens are refused.
+        let (learnt, known) = oneshot::channel();
+        tasks.spawn(users.clone().follow(bus.clone(), ended.clone(), move || {
+            let _ = learnt.send(());
+        }));
+        let known = tokio::select! {
+            known = known => known.is_ok(),
+            () = shutdown.cancelled() => false,
+        };
+        if !known {
+            return Ok(());
+        }
         let shared = Arc::new(Shared {
             packer: packer::start(bus.clone(), &tasks),
             hub,
             verifier,
+            limits,
+            users,
             id: format!("{:016x}", fastrand::u64(..)),
             allowed_origins: config.allowed_origins,
             outbox_frames: config.outbox_frames as usize,
@@ -135,7 +165,12 @@ impl Gateway {
         }));
         tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
 
-        server::run(listener, http::router(shared.clone()), &shutdown).await;
+        let router = http::router(shared.clone());
+        let lost = tokio::select! {
+            () = server::run(listener, router, &shutdown) => None,
+            lost = bus.lost() => Some(lost),
+        };
+        shutdown.cancel();
 
         sessions.close();
         let drain = shared.drain + DRAIN_REST;
@@ -148,13 +183,39 @@ impl Gateway {
         if tokio::time::timeout(TASKS_REST, tasks.wait()).await.is_err() {
             tracing::warn!(left = tasks.len(), "stopped before everything was finished");
         }
+        drop(endpoints);
         bus.close().await;
         tracing::info!("stopped");
-        Ok(())
+        lost.map_or(Ok(()), Err)
     }
 }
 
+/// Answers backends that end a user's sessions.
+async fn sessions_api(
+    bus: &Bus,
+    users: &Arc<Users>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Endpoints> {
+    let description = "sockets: ends the sessions of users";
+    let endpoints = Endpoints::new(bus, "gateway", description, tasks.clone(), shutdown.clone()).await?;
+    let (bus, users) = (bus.clone(), users.clone());
+    endpoints
+        .serve::<Revoke, _, _>(REVOCATIONS, move |revoke| {
+            let (bus, users) = (bus.clone(), users.clone());
+            async move { users.answer(&bus, revoke).await }
+        })
+        .await?;
+    Ok(endpoints)
+}
+
 impl Shared {
+    /// Whose token it is, if it is taken.
+    fn identify(&self, token: &str) -> Result<Identity, Rejected> {
+        let identity = self.verifier.verify(token)?;
+        if self.users.is_revoked(&identity) { Err(Rejected::Revoked) } else { Ok(identity) }
+    }
+
     /// How long after a stop one socket is closed, so that clients don't all come back at once.
     fn drain_delay(&self) -> Duration {
         let window = Duration::from_millis(DRAIN_STEP_MS * self.sessions.len() as u64).min(self.drain);

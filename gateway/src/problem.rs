@@ -8,6 +8,7 @@ use axum::{
 use contract::{Code, Refusal};
 use serde_json::json;
 use service::RequestError;
+use std::time::Duration;
 
 /// An answer that says what is wrong.
 #[derive(Debug)]
@@ -22,6 +23,11 @@ impl Problem {
     /// A problem that is not of the services but of HTTP itself.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), retry_after_ms: None }
+    }
+
+    /// The same, with the time after which to come again.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)), ..self }
     }
 
     /// A parameter or body that makes no sense.

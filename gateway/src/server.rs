@@ -6,7 +6,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,6 +19,10 @@ const CALLS: Duration = Duration::from_secs(6);
 /// How long to wait when the operating system has no connection to give (too many open files).
 const RETRY: Duration = Duration::from_millis(100);
 
+/// The address of a connection's other end.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
 /// Serves connections until the token is cancelled, and the calls under way after that.
 pub async fn run(listener: TcpListener, router: Router, shutdown: &CancellationToken) {
     let connections = TaskTracker::new();
@@ -28,8 +32,8 @@ pub async fn run(listener: TcpListener, router: Router, shutdown: &CancellationT
             () = shutdown.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(serve(stream, router.clone(), shutdown.clone()));
+            Ok((stream, peer)) => {
+                connections.spawn(serve(stream, Peer(peer), router.clone(), shutdown.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept a connection");
@@ -44,11 +48,11 @@ pub async fn run(listener: TcpListener, router: Router, shutdown: &CancellationT
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve(stream: TcpStream, peer: Peer, router: Router, shutdown: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set a connection's options");
     }
-    let service = TowerToHyperService::new(router);
+    let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -9,6 +9,7 @@ use crate::{
     multiplex::{self, Op},
     outbox::Outbox,
     typing::Watching,
+    users::Presence,
 };
 use contract::{
     Close, Code, ConversationId, Refusal, Seq, UserId,
@@ -49,6 +50,8 @@ const ECHO: Duration = Duration::from_millis(20);
 const GOODBYE_BYTES: usize = 4 * 1024 * 1024;
 /// How often a client's `true`s are passed on, at most.
 const TYPING_EVERY: Duration = Duration::from_millis(250);
+/// Messages in a row that are refused for their rate before the socket is closed.
+const REFUSED: u32 = 100;
 /// Channels of one socket.
 const CHANNELS: usize = 128;
 
@@ -109,6 +112,7 @@ pub struct Opening {
     identity: Identity,
     dialect: Dialect,
     start: Start,
+    presence: Presence,
     first: Option<(Topic, Admission)>,
 }
 
@@ -117,6 +121,7 @@ pub struct Session {
     shared: Arc<Shared>,
     socket: WebSocketStream<TcpStream>,
     outbox: Arc<Outbox>,
+    _presence: Presence,
     identity: Identity,
     dialect: Dialect,
     places: HashMap<Topic, Place>,
@@ -130,6 +135,8 @@ pub struct Session {
     drain_at: Option<Instant>,
     /// The last message of the client's that was stored: it is to see it before its socket is closed.
     stored: Option<(Topic, Seq)>,
+    /// Messages refused for their rate, since the last that wasn't.
+    refused: u32,
 }
 
 /// What the client has typed lately.
@@ -141,9 +148,9 @@ struct Typing {
 impl Session {
     /// The session of a client that was let in.
     pub fn new(opening: Opening, socket: WebSocketStream<TcpStream>) -> Self {
-        let Opening { shared, identity, dialect, start, first } = opening;
+        let Opening { shared, identity, dialect, start, presence, first } = opening;
         let now = Instant::now();
-        let outbox = Arc::new(Outbox::new(shared.outbox_frames, shared.outbox_bytes));
+        let outbox = presence.outbox().clone();
         if start != Start::Live || dialect == Dialect::Multiplexed {
             outbox.set_talkative();
         }
@@ -152,6 +159,7 @@ impl Session {
             shared,
             socket,
             outbox,
+            _presence: presence,
             identity,
             dialect,
             places: HashMap::new(),
@@ -163,6 +171,7 @@ impl Session {
             expires,
             drain_at: None,
             stored: None,
+            refused: 0,
         };
         if let Some((topic, admission)) = first {
             session.places.insert(topic, Place::Joining);
@@ -356,6 +365,14 @@ impl Session {
         match frame {
             ChatFrame::Message { message, client_id } => {
                 let reply = Reply { reference, client_id: client_id.clone() };
+                if let Err(refusal) = self.shared.limits.send(user_id) {
+                    self.refused += 1;
+                    if self.refused > REFUSED {
+                        self.outbox.close(Close::RateLimited);
+                    }
+                    return self.answer(&reply, Err(refusal));
+                }
+                self.refused = 0;
                 let sender_username = self.identity.username.clone();
                 let send = Send { conversation_id, sender_id: user_id, sender_username, message, client_id };
                 let packer = self.shared.packer.clone();
@@ -439,8 +456,8 @@ impl Session {
     }
 
     fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {
-        let fresh =
-            self.shared.verifier.verify(token).ok().filter(|fresh| fresh.user_id == self.identity.user_id);
+        let fresh = self.shared.identify(token).ok();
+        let fresh = fresh.filter(|fresh| fresh.user_id == self.identity.user_id);
         let reply = Reply { reference, client_id: None };
         let Some(fresh) = fresh else {
             let refusal = Refusal::new(Code::Unauthorized, "the token is not valid, or another user's");
@@ -577,6 +594,7 @@ impl Opening {
     pub async fn new(
         shared: Arc<Shared>,
         identity: Identity,
+        presence: Presence,
         dialect: Dialect,
         start: Start,
     ) -> Result<Self, Close> {
@@ -594,7 +612,7 @@ impl Opening {
             }
             None => None,
         };
-        Ok(Self { shared, identity, dialect, start, first })
+        Ok(Self { shared, identity, dialect, start, presence, first })
     }
 }
 

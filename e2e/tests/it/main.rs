@@ -3,6 +3,7 @@
 mod chat;
 mod hostile;
 mod http;
+mod limits;
 mod notifications;
 mod resilience;
 mod scale;

@@ -1,0 +1,144 @@
+use e2e::{Kind, Options, Socket, Stack, token, token_with, within};
+use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+fn with(env: &[(&'static str, &str)]) -> Options {
+    Options { env: env.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(), ..Options::default() }
+}
+
+#[tokio::test]
+async fn a_user_sends_so_fast_and_no_faster_over_all_sockets() {
+    let stack = Stack::with(with(&[("SEND_RATE", "1"), ("SEND_BURST", "10")])).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/ws/chat/{id}/");
+    let (mut phone, mut page) = (stack.socket(&path, 1).await, stack.socket(&path, 1).await);
+    for seq in 1..=10 {
+        let socket = if seq % 2 == 0 { &mut phone } else { &mut page };
+        socket.say(&seq.to_string()).await;
+        assert_eq!(phone.next().await["seq"], seq);
+        assert_eq!(page.next().await["seq"], seq);
+    }
+    page.send(json!({"message": "too much", "client_id": "c"})).await;
+    let refused = page.next().await;
+    assert_eq!((&refused["code"], &refused["client_id"]), (&json!("rate_limited"), &json!("c")));
+    assert!(refused["retry_after_ms"].as_u64().is_some_and(|ms| (1..=1_000).contains(&ms)), "{refused}");
+    let call = stack.post(&format!("/api/conversations/{id}/messages"), 1, json!({"message": "x"})).await;
+    call.expect_problem(429, "rate_limited");
+    // Another user is not concerned.
+    stack.post(&format!("/api/conversations/{id}/messages"), 2, json!({"message": "x"})).await.expect(201);
+    // Who doesn't stop is closed.
+    for _ in 0..150 {
+        if !page.try_send(json!({"message": "more"})).await {
+            break;
+        }
+    }
+    assert_eq!(page.closed().await, Some(4429));
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_sockets_and_an_address_so_many_handshakes() {
+    let stack = Stack::with(with(&[("SOCKETS_PER_USER", "2"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "6")])).await;
+    let url = |user: i64| format!("ws://{}/ws/notifications/?token={}", stack.host(0), token(user));
+    let one = Socket::open(&url(1)).await;
+    let _two = Socket::open(&url(1)).await;
+    assert_eq!(Socket::try_open(&url(1), &[]).await.unwrap_err(), 429);
+    one.close().await;
+    let reopened = async {
+        while Socket::try_open(&url(1), &[]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("a place to be free again", reopened).await;
+    // Another user's turn, but the address has had enough by now.
+    while Socket::try_open(&url(2), &[]).await.is_ok() {}
+    let refused = stack.http().get(format!("http://{}/ws/", stack.host(0)));
+    let refused = refused
+        .header("upgrade", "websocket")
+        .header("connection", "upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+    let refused = refused.send().await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn a_revocation_ends_sessions_on_every_gateway_and_on_one_that_starts_later() {
+    let mut stack = Stack::with(Options { counts: [2, 1, 1, 1], ..Options::default() }).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let issued = |at: u64| token_with(json!({"user_id": 1, "iat": at}));
+    let url = |stack: &Stack, gateway: usize, token: &str| {
+        format!("ws://{}/ws/notifications/?token={token}", stack.host(gateway))
+    };
+    let old = issued(now - 60);
+    let mut here = Socket::open(&url(&stack, 0, &old)).await;
+    let mut there = Socket::open(&url(&stack, 1, &old)).await;
+    let mut other = stack.socket_at(1, "/ws/notifications/", 2).await;
+    let backend = stack.backend().await;
+    let answer = backend.request("sessions.revoke", r#"{"user_id": 1}"#.into()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer["revoked_before"].as_str().unwrap().ends_with('Z'), "{answer}");
+    assert_eq!((here.closed().await, there.closed().await), (Some(4401), Some(4401)));
+    other.expect_silence().await;
+    stack.terminate(Kind::Gateway, 1).await;
+    stack.restart(Kind::Gateway, 1);
+    stack.ready().await;
+    for gateway in 0..2 {
+        assert_eq!(Socket::open(&url(&stack, gateway, &old)).await.closed().await, Some(4401));
+        let undated = token_with(json!({"user_id": 1}));
+        assert_eq!(Socket::open(&url(&stack, gateway, &undated)).await.closed().await, Some(4401));
+        Socket::open(&url(&stack, gateway, &issued(now + 4))).await.expect_silence().await;
+    }
+}
+
+#[tokio::test]
+async fn a_socket_is_closed_when_its_token_ends_unless_it_has_a_fresh_one() {
+    let stack = Stack::start().await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    // Ends in the leeway of 5 s: a second is left.
+    let ending = token_with(json!({"user_id": 1, "exp": now - 4}));
+    let url = format!("ws://{}/ws/notifications/?token={ending}", stack.host(0));
+    let (mut stale, mut fresh) = (Socket::open(&url).await, Socket::open(&url).await);
+    fresh.send(json!({"type": "auth", "token": token(1)})).await;
+    assert_eq!(fresh.next().await["type"], "auth");
+    assert_eq!(stale.closed().await, Some(4401));
+    fresh.expect_silence().await;
+}
+
+#[tokio::test]
+async fn who_reads_too_slowly_is_closed_and_delays_nobody() {
+    let stack = Stack::with(with(&[("OUTBOX_BYTES", "131072"), ("SOCKETS_PER_USER", "2000")])).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/ws/chat/{id}/");
+    let mut ada = stack.socket(&path, 1).await;
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        stalled.push(stack.socket(&path, 2).await);
+    }
+    let mut ben = stack.socket(&path, 2).await;
+    // More than the kernel's buffers and the outbox hold together.
+    let text = "x".repeat(4_000);
+    let closed = async || {
+        let metrics = stack.metrics(Kind::Gateway, 0).await;
+        let line = metrics.lines().find(|line| line.starts_with("gateway_slow_clients_total"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok()).unwrap_or_default()
+    };
+    let mut seq = 0;
+    while closed().await < 20 {
+        for _ in 0..50 {
+            seq += 1;
+            ada.say(&text).await;
+            assert_eq!(ada.next().await["seq"], seq);
+            assert_eq!(ben.next().await["seq"], seq);
+        }
+        assert!(seq < 5_000, "nobody was closed");
+    }
+    // They come back with `after`, and have missed nothing.
+    let last = seq - 10;
+    let page = stack.get(&format!("/api/conversations/{id}/messages?limit=11"), 2).await;
+    let after = page["items"][10]["message_id"].clone();
+    let mut back = stack.socket(&format!("{path}?after={after}"), 2).await;
+    for expected in last + 1..=seq {
+        assert_eq!(back.next().await["seq"], expected);
+    }
+}

@@ -1,0 +1,164 @@
+//! How much one user, one address and everyone together may ask of this gateway.
+
+use contract::{Code, Refusal, UserId};
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    state::keyed::DashMapStateStore,
+};
+use ipnet::IpNet;
+use std::{hash::Hash, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How often the state of those who have been quiet is forgotten.
+const FORGET: Duration = Duration::from_secs(30);
+/// How long a handshake waits for its turn before it is refused.
+const TURN: Duration = Duration::from_secs(2);
+/// Handshakes that wait for their turn, for each that has it.
+const WAITING: usize = 16;
+
+/// A rate for each key (the generic cell rate algorithm); none at all for 0.
+pub struct Rate<K: Hash + Eq + Clone>(Option<RateLimiter<K, DashMapStateStore<K>, DefaultClock>>);
+
+impl<K: Hash + Eq + Clone> Rate<K> {
+    /// So many a second, and so many at once after a pause.
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        let quota = NonZeroU32::new(per_second).map(Quota::per_second);
+        let quota = quota.map(|quota| NonZeroU32::new(burst).map_or(quota, |burst| quota.allow_burst(burst)));
+        Self(quota.map(RateLimiter::dashmap))
+    }
+
+    /// Takes one.
+    ///
+    /// # Errors
+    /// How long to wait until there is one.
+    pub fn take(&self, key: &K) -> Result<(), Duration> {
+        let Some(limiter) = &self.0 else { return Ok(()) };
+        limiter.check_key(key).map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
+    }
+
+    fn forget(&self) {
+        if let Some(limiter) = &self.0 {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+        }
+    }
+}
+
+/// The limits of a gateway.
+pub struct Limits {
+    /// Messages, by sender.
+    pub sends: Rate<UserId>,
+    /// Handshakes, by address.
+    pub handshakes: Rate<IpAddr>,
+    /// Sockets of one user.
+    pub sockets_per_user: usize,
+    trusted_proxies: Vec<IpNet>,
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+impl Limits {
+    /// These limits.
+    pub fn new(config: &crate::config::Limits) -> Self {
+        let under_way = config.handshakes_under_way as usize;
+        Self {
+            sends: Rate::new(config.send_rate, config.send_burst),
+            handshakes: Rate::new(config.handshake_rate, config.handshake_burst),
+            sockets_per_user: config.sockets_per_user as usize,
+            trusted_proxies: config.trusted_proxies.clone(),
+            turns: Arc::new(Semaphore::new(under_way)),
+            places: Arc::new(Semaphore::new(under_way * WAITING)),
+        }
+    }
+
+    /// A message of a user.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn send(&self, user: UserId) -> Result<(), Refusal> {
+        self.sends.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_sends_limited_total").increment(1);
+            let refusal = Refusal::new(Code::RateLimited, "too many messages; slow down");
+            Refusal {
+                retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
+                ..refusal
+            }
+        })
+    }
+
+    /// Waits for the turn of a handshake; `None` when too many are under way for it to come soon.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let _place = self.places.clone().try_acquire_owned().ok()?;
+        tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Whose connection it is: the other end's address; behind a trusted proxy, the last in `X-Forwarded-For` that is
+    /// not itself one.
+    pub fn client_of(&self, peer: IpAddr, forwarded: Option<&str>) -> IpAddr {
+        let trusted = |address: &IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
+        let peer = peer.to_canonical();
+        if !trusted(&peer) {
+            return peer;
+        }
+        let hops = forwarded.into_iter().flat_map(|list| list.rsplit(','));
+        // The first hop from the right that makes no sense was not written by a proxy of ours.
+        let hops =
+            hops.map_while(|hop| hop.trim().parse::<IpAddr>().ok()).map(|address| address.to_canonical());
+        let mut client = peer;
+        for hop in hops {
+            client = hop;
+            if !trusted(&hop) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Forgets those who have been quiet, until the token is cancelled.
+    pub async fn forget(self: Arc<Self>, ended: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FORGET) => {}
+                () = ended.cancelled() => return,
+            }
+            self.sends.forget();
+            self.handshakes.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_has_a_burst_and_none_is_no_limit() {
+        let rate = Rate::new(1, 3);
+        assert!((0..3).all(|_| rate.take(&1).is_ok()));
+        let wait = rate.take(&1).unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
+        assert!(rate.take(&2).is_ok(), "another key has its own");
+        let none = Rate::new(0, 0);
+        assert!((0..1000).all(|_| none.take(&1).is_ok()));
+    }
+
+    #[test]
+    fn an_address_is_only_believed_from_a_trusted_proxy() {
+        let limits = Limits::new(&crate::config::Limits {
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            ..crate::config::Limits::unlimited()
+        });
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let client = |peer: &str, forwarded: Option<&str>| limits.client_of(address(peer), forwarded);
+        assert_eq!(client("203.0.113.9", Some("198.51.100.1")), address("203.0.113.9"));
+        assert_eq!(client("10.0.0.1", Some("198.51.100.1")), address("198.51.100.1"));
+        assert_eq!(
+            client("::ffff:10.0.0.1", Some("6.6.6.6, 198.51.100.1, 10.2.3.4")),
+            address("198.51.100.1")
+        );
+        assert_eq!(client("10.0.0.1", Some("6.6.6.6, nonsense")), address("10.0.0.1"));
+        assert_eq!(client("10.0.0.1", None), address("10.0.0.1"));
+    }
+}
