@@ -1,6 +1,6 @@
 //! Takes batches from a stream, and lets go of a message only once it is stored or a dead letter.
 
-use crate::deadletter;
+use crate::deadletter::{self, Headers, Letter};
 use crate::event::{self, Delivery, Unusable};
 use crate::inboxes::{Inboxes, OPS_PER_TRANSACTION, StoreError, chat_ops};
 use crate::plan::{Op, What};
@@ -190,10 +190,14 @@ impl Consumer {
 
     /// Makes a dead letter of it; only then is it terminated.
     async fn bury(&self, message: &Message, place: &str, reason: &Unusable) {
-        let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
-        let kept =
-            deadletter::keep(&self.bus, subject, headers, message.payload.clone(), place, &reason.0).await;
-        match kept {
+        let letter = Letter {
+            subject: message.subject.as_str(),
+            headers: Headers::Read(message.headers.as_ref()),
+            body: message.payload.clone(),
+            place,
+            reason: &reason.0,
+        };
+        match deadletter::keep(&self.bus, letter).await {
             Ok(()) => ack(message, AckKind::Term).await,
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), place, "a dead letter is not stored yet");

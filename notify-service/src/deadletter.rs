@@ -7,24 +7,41 @@ use async_nats::{
 };
 use bytes::Bytes;
 use contract::notify::{
-    DEADLETTERS_PREFIX, EVENTS_PREFIX, ORIGINAL_HEADER_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER,
+    DEADLETTERS_PREFIX, EVENTS_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER, UNREADABLE_HEADERS_HEADER,
+    kept_header,
 };
 use service::Bus;
+
+/// A message that can't be used.
+pub struct Letter<'a> {
+    /// Where it was published.
+    pub subject: &'a str,
+    /// With which headers.
+    pub headers: Headers<'a>,
+    /// The body.
+    pub body: Bytes,
+    /// Names it, the same for each delivery of it.
+    pub place: &'a str,
+    /// Why it can't be used.
+    pub reason: &'a str,
+}
+
+/// The headers of a message.
+pub enum Headers<'a> {
+    /// As they were read; there may be none.
+    Read(Option<&'a HeaderMap>),
+    /// They can't be read: base64 of their bytes.
+    Unreadable(&'a str),
+}
 
 /// Keeps a message as a dead letter: its body byte for byte, its headers, its subject, and why. Twice is once.
 ///
 /// # Errors
 /// When JetStream has not confirmed it: the message must be kept.
-pub async fn keep(
-    bus: &Bus,
-    subject: &str,
-    headers: Option<&HeaderMap>,
-    body: Bytes,
-    place: &str,
-    reason: &str,
-) -> anyhow::Result<()> {
-    let headers = with_ours(headers, subject, place, reason);
-    let confirmed = bus.jetstream().publish_with_headers(buried_at(subject), headers, body).await;
+pub async fn keep(bus: &Bus, letter: Letter<'_>) -> anyhow::Result<()> {
+    let Letter { subject, place, reason, .. } = letter;
+    let headers = headers_of(&letter);
+    let confirmed = bus.jetstream().publish_with_headers(buried_at(subject), headers, letter.body).await;
     confirmed.context("publish a dead letter")?.await.context("confirm a dead letter")?;
     metrics::counter!("deadletters_total").increment(1);
     tracing::warn!(subject, place, reason, "an event can't be used: it is a dead letter now");
@@ -43,31 +60,34 @@ fn buried_at(original: &str) -> String {
 }
 
 /// The original's headers, and ours. What NATS or we would act upon, such as `Nats-Msg-Id`, is kept as `Original-…`.
-fn with_ours(original: Option<&HeaderMap>, subject: &str, place: &str, reason: &str) -> HeaderMap {
-    let ours = |name: &str| {
-        name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
-            || [REASON_HEADER, ORIGINAL_SUBJECT_HEADER].iter().any(|our| our.eq_ignore_ascii_case(name))
-    };
+fn headers_of(letter: &Letter<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, values) in original.into_iter().flat_map(HeaderMap::iter) {
-        let text: &str = name.as_ref();
-        let kept =
-            if ours(text) { format!("{ORIGINAL_HEADER_PREFIX}{text}").parse() } else { Ok(name.clone()) };
-        let Ok(kept): Result<HeaderName, _> = kept else { continue };
-        for value in values {
-            headers.append(kept.clone(), value.clone());
+    match letter.headers {
+        Headers::Read(original) => {
+            for (name, values) in original.into_iter().flat_map(HeaderMap::iter) {
+                let Ok(kept): Result<HeaderName, _> = kept_header(name.as_ref()).parse() else { continue };
+                for value in values {
+                    headers.append(kept.clone(), value.clone());
+                }
+            }
         }
+        Headers::Unreadable(base64) => headers.insert(UNREADABLE_HEADERS_HEADER, whole(base64)),
     }
-    headers.insert(REASON_HEADER, one_line(reason));
-    headers.insert(ORIGINAL_SUBJECT_HEADER, one_line(subject));
-    headers.insert(NATS_MESSAGE_ID, one_line(place));
+    headers.insert(REASON_HEADER, one_line(letter.reason));
+    headers.insert(ORIGINAL_SUBJECT_HEADER, one_line(letter.subject));
+    headers.insert(NATS_MESSAGE_ID, one_line(letter.place));
     headers
 }
 
-/// A header's value; a line break would end it.
+/// A header's value, cut where it goes on for too long; a line break would end it.
 fn one_line(text: &str) -> HeaderValue {
     let text: String =
         text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(1_000).collect();
+    whole(&text)
+}
+
+/// A header's value that holds no line break.
+fn whole(text: &str) -> HeaderValue {
     text.parse().unwrap_or_default()
 }
 
@@ -83,7 +103,13 @@ mod tests {
         original.insert("Reason", "mine");
         original.append("X-Trace", "a");
         original.append("X-Trace", "b");
-        let kept = with_ours(Some(&original), "events.a", "EVENTS:7", "not JSON\r\nNats-Msg-Id: forged");
+        let kept = headers_of(&Letter {
+            subject: "events.a",
+            headers: Headers::Read(Some(&original)),
+            body: Bytes::new(),
+            place: "EVENTS:7",
+            reason: "not JSON\r\nNats-Msg-Id: forged",
+        });
         let value = |name: &str| kept.get(name).map(|value| value.as_str().to_owned());
         assert_eq!(value("Nats-Msg-Id").as_deref(), Some("EVENTS:7"));
         assert_eq!(value("Original-Nats-Msg-Id").as_deref(), Some("m1"));

@@ -4,7 +4,7 @@ use crate::catalogue::{Catalogue, MESSAGE_CHARS, TITLE_CHARS, Text, language_tag
 use async_nats::HeaderMap;
 use contract::{
     UserId, frames, limits,
-    notify::{EVENTS_PREFIX, EventBody, RESERVED_TYPES},
+    notify::{EVENTS_PREFIX, EventBody, REPLAY_OF_HEADER, RESERVED_TYPES},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -94,11 +94,7 @@ pub fn parse(delivery: Delivery<'_>, catalogue: &Catalogue) -> Result<(Vec<UserI
         None => delivery.subject.strip_prefix(EVENTS_PREFIX).unwrap_or(delivery.subject).to_owned(),
     };
     check_type(&kind)?;
-    let id = body.event_id.or(envelope.id).or_else(|| header(delivery.headers, "Nats-Msg-Id"));
-    let key = match id {
-        Some(id) => format!("id:{}", event_id(id)?),
-        None => format!("at:{}", delivery.place),
-    };
+    let key = key(&delivery, body.event_id.or(envelope.id))?;
     let users = users(body.user_id, body.user_ids)?;
     let (data, parameters) = data(body.data)?;
     let own = OwnText {
@@ -197,6 +193,21 @@ fn check_type(kind: &str) -> Result<(), Unusable> {
         return Err(Unusable(format!("the type {kind} is reserved")));
     }
     Ok(())
+}
+
+/// What the event is known by when it comes again: its id, else what a replay says of it, else its `Nats-Msg-Id`, else
+/// its place.
+fn key(delivery: &Delivery<'_>, id: Option<String>) -> Result<String, Unusable> {
+    if id.is_none()
+        && let Some(key) = header(delivery.headers, REPLAY_OF_HEADER)
+        && let Some((kind @ ("id" | "at"), id)) = key.split_once(':')
+    {
+        return Ok(format!("{kind}:{}", event_id(id.to_owned())?));
+    }
+    match id.or_else(|| header(delivery.headers, "Nats-Msg-Id")) {
+        Some(id) => Ok(format!("id:{}", event_id(id)?)),
+        None => Ok(format!("at:{}", delivery.place)),
+    }
 }
 
 fn event_id(id: String) -> Result<String, Unusable> {
@@ -314,176 +325,4 @@ fn not_json(text: &str, error: &serde_json::Error, otherwise: &str) -> Unusable 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    type Read = Result<(Vec<UserId>, Notice), Unusable>;
-
-    fn read_as(subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Read {
-        let catalogue = Catalogue::load(None).unwrap();
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.insert(*name, *value);
-        }
-        let headers = (!headers.is_empty()).then_some(&map);
-        parse(Delivery { subject, headers, payload, place: "EVENTS:1:2" }, &catalogue)
-    }
-
-    fn read(body: &str) -> Read {
-        read_as("events.payment_completed", &[], body.as_bytes())
-    }
-
-    fn reason(read: Read) -> String {
-        read.expect_err("was taken").0
-    }
-
-    fn ids(users: &[UserId]) -> Vec<i64> {
-        users.iter().map(|user| user.get()).collect()
-    }
-
-    #[test]
-    fn the_plain_event_of_the_contract_is_read() {
-        let (users, notice) = read(r#"{"user_id":456,"data":{"payment_id":789}}"#).unwrap();
-        assert_eq!(ids(&users), [456]);
-        assert_eq!((notice.kind.as_str(), notice.key.as_str()), ("payment_completed", "at:EVENTS:1:2"));
-        assert_eq!(notice.text.title, "Paiement confirmé");
-        assert_eq!(notice.data.get(), r#"{"payment_id":789}"#);
-        assert!(notice.translated);
-    }
-
-    #[test]
-    fn users_count_once_and_data_may_be_missing() {
-        let (users, notice) = read(r#"{"user_id":3,"user_ids":[2,3,2],"data":null,"title":null}"#).unwrap();
-        assert_eq!(ids(&users), [2, 3]);
-        assert_eq!(notice.data.get(), "{}");
-    }
-
-    #[test]
-    fn an_event_may_bring_its_own_text_and_language() {
-        let (_, notice) = read(r#"{"user_id":1,"lang":"en-GB"}"#).unwrap();
-        assert_eq!((notice.text.title.as_str(), notice.translated), ("Payment confirmed", false));
-        let (_, notice) = read(r#"{"user_id":1,"lang":"xx","title":"Yo"}"#).unwrap();
-        assert_eq!(
-            (notice.text.title.as_str(), notice.text.message.as_str()),
-            ("Yo", "Votre paiement a été traité")
-        );
-        let own = br#"{"user_id":1,"title":"T","message":"M"}"#;
-        let (_, notice) = read_as("events.brand-new.type", &[], own).unwrap();
-        assert_eq!((notice.kind.as_str(), notice.text.message.as_str()), ("brand-new.type", "M"));
-    }
-
-    #[test]
-    fn an_event_is_known_by_its_id_else_its_header_else_its_place() {
-        let key = |headers: &[(&str, &str)], body: &str| {
-            read_as("events.payment_completed", headers, body.as_bytes()).unwrap().1.key
-        };
-        let header = [("nats-msg-id", "m1")];
-        assert_eq!(key(&header, r#"{"user_id":1,"event_id":"e1"}"#), "id:e1");
-        assert_eq!(key(&header, r#"{"user_id":1}"#), "id:m1");
-        assert_eq!(key(&[], r#"{"user_id":1}"#), "at:EVENTS:1:2");
-    }
-
-    #[test]
-    fn cloud_events_are_read_in_both_forms() {
-        let structured = br#"{"specversion":"1.0","id":"c1","source":"/pay","type":"listing_published","data":{"user_id":7,"data":{"x":1}}}"#;
-        for headers in [&[][..], &[("content-type", "application/cloudevents+json; charset=utf-8")][..]] {
-            let (users, notice) = read_as("events.payment_completed", headers, structured).unwrap();
-            assert_eq!((ids(&users), notice.kind.as_str()), (vec![7], "listing_published"));
-            assert_eq!((notice.key.as_str(), notice.data.get()), ("id:c1", r#"{"x":1}"#));
-        }
-        let headers = [("CE-Id", "c2"), ("ce-type", "listing_published"), ("ce-specversion", "1.0")];
-        let (_, notice) = read_as("events.any", &headers, br#"{"user_id":7}"#).unwrap();
-        assert_eq!((notice.kind.as_str(), notice.key.as_str()), ("listing_published", "id:c2"));
-        // A word in the data makes no CloudEvent.
-        let (_, notice) = read(r#"{"user_id":7,"data":{"specversion":"1.0"}}"#).unwrap();
-        assert_eq!(notice.kind, "payment_completed");
-        let no_data = br#"{"specversion":"1.0","id":"c1","type":"a","data":"eA=="}"#;
-        assert_eq!(reason(read_as("events.a", &[], no_data)), "the CloudEvent has no object as \"data\"");
-    }
-
-    #[test]
-    fn what_cannot_be_used_says_why() {
-        let many = |count: i64| serde_json::json!({"user_ids": (1..=count).collect::<Vec<_>>()}).to_string();
-        assert_eq!(read(&many(1_000)).unwrap().0.len(), 1_000);
-        let deep = format!(r#"{{"user_id":1,"data":{{"a":{}{}}}}}"#, "[".repeat(40), "]".repeat(40));
-        let large = format!(r#"{{"user_id":1,"data":{{"a":"{}"}}}}"#, "x".repeat(900 * 1024));
-        let text = |name: &str, value: &str| format!(r#"{{"user_id":1,"{name}":"{value}"}}"#);
-        for (body, expected) in [
-            ("", "the body is empty"),
-            ("hello", "the body is not JSON"),
-            ("[456]", "the body is not a JSON object"),
-            ("456", "the body is not a JSON object"),
-            ("{\"user_id\":1", "the body is not JSON: "),
-            ("{}", "no user is named"),
-            (r#"{"user_ids":[]}"#, "no user is named"),
-            (r#"{"user_id":"456"}"#, "\"user_id\" is not a whole number"),
-            (r#"{"user_id":-1}"#, "\"user_id\" is not a whole number"),
-            (r#"{"user_id":0}"#, "\"user_id\" is not a whole number"),
-            (r#"{"user_id":1.5}"#, "\"user_id\" is not a whole number"),
-            (r#"{"user_id":9223372036854775808}"#, "\"user_id\" is not a whole number"),
-            (r#"{"user_ids":[1,"2"]}"#, "\"user_ids\" is not an array of whole numbers"),
-            (r#"{"user_ids":7}"#, "\"user_ids\" is not an array of whole numbers"),
-            (&many(1_500), "1500 users are named, 1000 is the limit"),
-            (r#"{"user_id":1,"data":[1]}"#, "\"data\" is not an object"),
-            (r#"{"user_id":1,"data":"x"}"#, "\"data\" is not an object"),
-            (r#"{"user_id":1,"data":{"a":["\u0000"]}}"#, "\"data\" holds a NUL character"),
-            (r#"{"user_id":1,"data":{"a\u0000":1}}"#, "\"data\" holds a NUL character"),
-            (r#"{"user_id":1,"data":{"a":"\ud800"}}"#, "\"data\" holds a broken character"),
-            (r#"{"user_id":1,"data":{"a":1e999}}"#, "\"data\" holds a broken character or a number"),
-            (&text("title", "\\u0000"), "\"title\" holds a NUL character"),
-            (&text("title", " "), "\"title\" is empty"),
-            (&text("title", &"é".repeat(201)), "\"title\" is longer than 200 characters"),
-            (&text("message", &"é".repeat(2_001)), "\"message\" is longer than 2000 characters"),
-            (&text("event_id", &"é".repeat(129)), "\"event_id\" is longer than 256 bytes"),
-            (&text("event_id", ""), "\"event_id\" is empty"),
-            (r#"{"user_id":1,"event_id":5}"#, "\"event_id\" is not a text"),
-            (r#"{"user_id":1,"user_id":2}"#, "the body is not an event: duplicate field"),
-            (&deep, "the body is nested deeper than 32 levels"),
-            (&large, "the body has 921"),
-        ] {
-            let reason = reason(read(body));
-            assert!(reason.starts_with(expected), "{body:.60} said {reason:?}");
-        }
-        assert_eq!(
-            reason(read_as("events.payment_completed", &[], b"{\"a\":\"\xff\"}")),
-            "the body is not UTF-8"
-        );
-        assert!(read(r#"{"user_id":1,"data":{"a":"\\u0000"}}"#).is_ok(), "an escaped backslash is no NUL");
-    }
-
-    #[test]
-    fn a_type_must_be_known_or_bring_its_text_and_fit_a_subject() {
-        let one = br#"{"user_id":1,"title":"T"}"#;
-        assert!(reason(read_as("events.unknown", &[], one)).starts_with("the type unknown has no text"));
-        assert!(
-            reason(read_as("events.message_received", &[], br#"{"user_id":1}"#))
-                .contains("\"sender_username\"")
-        );
-        let both = br#"{"user_id":1,"title":"T","message":"M"}"#;
-        assert_eq!(reason(read_as("events.read_all", &[], both)), "the type read_all is reserved");
-        for kind in ["a b", "a..b", ".a", "a.", "*", "a.>", "a\u{7f}"] {
-            let reason = reason(read_as("events.a", &[("ce-type", kind)], both));
-            assert!(reason.contains("no subject may have"), "{kind:?} said {reason:?}");
-        }
-        let long = "a".repeat(TYPE_BYTES + 1);
-        assert!(reason(read_as(&format!("events.{long}"), &[], both)).starts_with("the type is longer"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_panics(payload: Vec<u8>, subject: String) {
-            let _ = read_as(&subject, &[], &payload);
-        }
-
-        #[test]
-        fn no_object_panics(
-            user in "-?[0-9]{1,20}|\"1\"|null", data in "\\{[^\\\\]{0,8}\\}|\\[\\]|\"\\\\u0000\"|1", id in "\\PC{0,9}",
-        ) {
-            let body = format!(r#"{{"user_id":{user},"data":{data},"event_id":{}}}"#, serde_json::json!(id));
-            let _ = read(&body);
-            let wrapped = format!(r#"{{"specversion":"1.0","id":{},"data":{body}}}"#, serde_json::json!(id));
-            let _ = read(&wrapped);
-        }
-    }
-}
+mod tests;

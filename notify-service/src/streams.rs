@@ -43,7 +43,8 @@ pub fn deadletters() -> Config {
         discard: DiscardPolicy::Old,
         max_age: Duration::from_secs(30 * 24 * 3_600),
         max_bytes: GIB,
-        duplicate_window: Duration::from_secs(120),
+        // Who has stored a dead letter may end before the event is let go of, and the next one may start late.
+        duplicate_window: Duration::from_secs(3_600),
         ..Config::default()
     }
 }

@@ -3,17 +3,15 @@
 //! NATS takes any bytes there. Whenever the connection is new, what was delivered and not acknowledged is looked at
 //! through JetStream's own API, which shows headers as base64, so that such an event becomes a dead letter like others.
 
-use crate::{deadletter, streams::Source};
-use anyhow::Context;
-use async_nats::{
-    HeaderMap,
-    jetstream::{self, consumer::pull, response::Response},
+use crate::{
+    deadletter::{self, Headers, Letter},
+    streams::Source,
 };
+use anyhow::Context;
+use async_nats::jetstream::{self, consumer::pull, response::Response};
 use serde::Deserialize;
 use service::Bus;
 
-/// The header of a dead letter with the headers that could not be read, as base64.
-const HEADERS_HEADER: &str = "Original-Headers";
 /// JetStream's code for "no message found" (<https://github.com/nats-io/nats-server/blob/main/server/errors.json>).
 const NO_MESSAGE: u64 = 10037;
 
@@ -65,13 +63,15 @@ pub async fn sweep(
 
 async fn bury(bus: &Bus, source: Source, stored: &Stored) -> anyhow::Result<()> {
     let body = base64(&stored.data).context("the body is not base64")?;
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = stored.hdrs.parse::<async_nats::HeaderValue>() {
-        headers.insert(HEADERS_HEADER, value);
-    }
     let place = format!("{}:{}:{}", source.name(), stored.seq, stored.time);
-    let reason = "its subject or headers hold characters that can't be read";
-    deadletter::keep(bus, &stored.subject, Some(&headers), body.into(), &place, reason).await?;
+    let letter = Letter {
+        subject: &stored.subject,
+        headers: Headers::Unreadable(&stored.hdrs),
+        body: body.into(),
+        place: &place,
+        reason: "its subject or headers hold characters that can't be read",
+    };
+    deadletter::keep(bus, letter).await?;
     let stream = bus.jetstream().get_stream(source.name()).await.context("open the stream")?;
     stream.delete_message(stored.seq).await.context("delete what is a dead letter now")?;
     Ok(())

@@ -1,7 +1,8 @@
-//! Developer commands: `cargo xtask up`, `cargo xtask token`, `cargo xtask test`.
+//! Developer commands: `cargo xtask up`, `token`, `test`, `deadletters`.
 
 mod build;
 mod console;
+mod deadletters;
 mod local;
 mod parts;
 mod ready;
@@ -22,6 +23,7 @@ enum Command {
     Up(up::Up),
     Token(token::Token),
     Test(test::Test),
+    Deadletters(deadletters::Deadletters),
 }
 
 #[tokio::main]
@@ -30,6 +32,7 @@ async fn main() -> ExitCode {
         Command::Up(up) => up.run().await,
         Command::Token(token) => token.run(),
         Command::Test(test) => test.run().await,
+        Command::Deadletters(deadletters) => deadletters.run().await,
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -4,6 +4,7 @@ use crate::chat::{Head, Range};
 use crate::{NotificationId, Page, Request, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 /// The JetStream stream of what other backends publish.
 pub const EVENTS_STREAM: &str = "EVENTS";
@@ -28,8 +29,48 @@ pub const ORIGINAL_SUBJECT_HEADER: &str = "Original-Subject";
 /// What stands before the name of a header that NATS would act upon (such as `Nats-Msg-Id`) or that is one of the above,
 /// in a dead letter: replaying it gives the header its name back.
 pub const ORIGINAL_HEADER_PREFIX: &str = "Original-";
+/// The header of a dead letter with headers that could not be read, as base64.
+pub const UNREADABLE_HEADERS_HEADER: &str = "Original-Headers";
+/// The header of a dead letter that was published again: what its event is known by, where its body doesn't say.
+///
+/// `id:` and the `Nats-Msg-Id` that it first had, else `at:` and its first place. JetStream would take the first
+/// `Nats-Msg-Id` for a repeat, so a replay has another; by this, the event still notifies a user once.
+pub const REPLAY_OF_HEADER: &str = "Replay-Of";
 /// Types that no event may have, as frames of other meanings do.
 pub const RESERVED_TYPES: [&str; 5] = ["read", "read_all", "error", "auth", "typing"];
+
+/// What a dead letter calls a header of its event: NATS would act upon some, and some are the dead letter's own.
+pub fn kept_header(name: &str) -> Cow<'_, str> {
+    if is_prefixed(name) {
+        Cow::Owned(format!("{ORIGINAL_HEADER_PREFIX}{name}"))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// What the event called a header of its dead letter; `None` for one that the event did not have.
+pub fn original_header(kept: &str) -> Option<&str> {
+    match without_prefix(kept) {
+        _ if is_dead_letters_own(kept) => None,
+        Some(name) if is_prefixed(name) => Some(name),
+        _ => Some(kept),
+    }
+}
+
+fn is_prefixed(name: &str) -> bool {
+    is_dead_letters_own(name) || without_prefix(name).is_some_and(is_prefixed)
+}
+
+fn is_dead_letters_own(name: &str) -> bool {
+    let own = [REASON_HEADER, ORIGINAL_SUBJECT_HEADER, UNREADABLE_HEADERS_HEADER];
+    let nats = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+    nats || own.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+fn without_prefix(name: &str) -> Option<&str> {
+    let (prefix, rest) = name.split_at_checked(ORIGINAL_HEADER_PREFIX.len())?;
+    prefix.eq_ignore_ascii_case(ORIGINAL_HEADER_PREFIX).then_some(rest)
+}
 
 /// A notification, as the contract's frames and pages show it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -205,6 +246,26 @@ pub struct EventBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_header_gets_its_name_back_from_a_dead_letter() {
+        for (name, kept) in [
+            ("X-Trace", "X-Trace"),
+            ("Nats-Msg-Id", "Original-Nats-Msg-Id"),
+            ("nats-ttl", "Original-nats-ttl"),
+            ("Reason", "Original-Reason"),
+            ("Original-Subject", "Original-Original-Subject"),
+            ("Original-Nats-Msg-Id", "Original-Original-Nats-Msg-Id"),
+            ("Original-Idea", "Original-Idea"),
+            ("Original-", "Original-"),
+        ] {
+            assert_eq!(kept_header(name), kept);
+            assert_eq!(original_header(kept), Some(name));
+        }
+        for own in ["Reason", "Original-Subject", "Original-Headers", "Nats-Msg-Id"] {
+            assert_eq!(original_header(own), None);
+        }
+    }
 
     #[test]
     fn an_event_is_the_frame_of_the_contract() {

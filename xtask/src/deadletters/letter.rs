@@ -1,0 +1,238 @@
+//! A dead letter, and what it says.
+
+use std::fmt::{self, Write};
+
+use anyhow::{Context, bail};
+use async_nats::{HeaderMap, jetstream::message::StreamMessage};
+use contract::notify::{
+    DEADLETTERS_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER, REPLAY_OF_HEADER, UNREADABLE_HEADERS_HEADER,
+    original_header,
+};
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// What JetStream knows a message by, within its duplicate window.
+const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
+/// What nats-server says of a message whose body was not asked for.
+const SIZE_HEADER: &str = "Nats-Msg-Size";
+
+/// A dead letter.
+pub struct Letter {
+    seq: u64,
+    time: OffsetDateTime,
+    headers: HeaderMap,
+    /// As it was published.
+    pub body: Vec<u8>,
+}
+
+impl From<StreamMessage> for Letter {
+    fn from(message: StreamMessage) -> Self {
+        let StreamMessage { sequence, time, headers, payload, .. } = message;
+        Self { seq: sequence, time, headers, body: payload.to_vec() }
+    }
+}
+
+impl Letter {
+    /// Where it was published.
+    pub fn subject(&self) -> anyhow::Result<&str> {
+        let subject = self.header(ORIGINAL_SUBJECT_HEADER).context("it has no Original-Subject")?;
+        if subject.contains(char::REPLACEMENT_CHARACTER) {
+            bail!("its subject is not UTF-8: publish its body yourself, with show --body");
+        }
+        Ok(subject)
+    }
+
+    /// The headers that it is published with again.
+    ///
+    /// JetStream would take its first `Nats-Msg-Id` for a repeat within two minutes, and throw it away. So it gets one
+    /// that is the same for each replay of this dead letter; what the event was known by stands in `Replay-Of`, where
+    /// notify-service looks for it.
+    pub fn replay_headers(&self, without_unreadable: bool) -> anyhow::Result<HeaderMap> {
+        if self.header(UNREADABLE_HEADERS_HEADER).is_some() && !without_unreadable {
+            bail!(
+                "its headers can't be read, nor sent again: `show` has them as base64. \
+                 To publish it without them, say --without-unreadable-headers"
+            );
+        }
+        let mut headers = HeaderMap::new();
+        let (mut message_id, mut replay_of) = (None, None);
+        for (kept, values) in self.headers.iter() {
+            let Some(name) = original_header(kept.as_ref()) else { continue };
+            if is(name, MESSAGE_ID_HEADER) {
+                message_id = values.first().map(ToString::to_string);
+            } else if is(name, REPLAY_OF_HEADER) {
+                replay_of = values.first().map(ToString::to_string);
+            } else if !name.to_ascii_lowercase().starts_with("nats-expected-") {
+                // (What the stream was expected to be when it was published first, it no longer is.)
+                for value in values {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+        let first_place = || self.header(MESSAGE_ID_HEADER).map(|place| format!("at:{place}"));
+        let known_by = replay_of.or_else(|| message_id.map(|id| format!("id:{id}"))).or_else(first_place);
+        if let Some(known_by) = known_by {
+            headers.insert(REPLAY_OF_HEADER, known_by);
+        }
+        let id = format!("replay:{}:{}", self.seq, self.time.unix_timestamp_nanos());
+        headers.insert(MESSAGE_ID_HEADER, id);
+        Ok(headers)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.as_str())
+    }
+}
+
+fn is(name: &str, other: &str) -> bool {
+    name.eq_ignore_ascii_case(other)
+}
+
+impl fmt::Display for Letter {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = |name: &str| printable(self.header(name).unwrap_or("-"));
+        writeln!(out, "number    {}", self.seq)?;
+        writeln!(out, "since     {}", shown(self.time))?;
+        writeln!(out, "reason    {}", own(REASON_HEADER))?;
+        writeln!(out, "subject   {}", own(ORIGINAL_SUBJECT_HEADER))?;
+        for (kept, values) in self.headers.iter() {
+            let Some(name) = original_header(kept.as_ref()) else { continue };
+            for value in values {
+                writeln!(out, "header    {}: {}", printable(name), printable(value.as_str()))?;
+            }
+        }
+        if self.header(UNREADABLE_HEADERS_HEADER).is_some() {
+            writeln!(out, "headers   can't be read; in base64: {}", own(UNREADABLE_HEADERS_HEADER))?;
+        }
+        match std::str::from_utf8(&self.body) {
+            Ok(text) => writeln!(out, "body      {} bytes\n\n{}", self.body.len(), printable_body(text)),
+            Err(_) => {
+                let text = String::from_utf8_lossy(&self.body);
+                let (len, text) = (self.body.len(), printable_body(&text));
+                writeln!(out, "body      {len} bytes, not UTF-8; show --body has them as they are\n\n{text}")
+            }
+        }
+    }
+}
+
+/// What a list says of a dead letter.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Its number.
+    pub seq: u64,
+    time: String,
+    r#type: String,
+    reason: String,
+    /// Bytes of its body.
+    size: u64,
+}
+
+impl Line {
+    /// Of a message whose body was not asked for.
+    pub fn new(seq: u64, time: OffsetDateTime, message: &async_nats::Message) -> Self {
+        let header = |name| message.headers.as_ref()?.get(name).map(|value| value.as_str());
+        let subject = message.subject.as_str();
+        Self {
+            seq,
+            time: shown(time),
+            r#type: subject.strip_prefix(DEADLETTERS_PREFIX).unwrap_or(subject).to_owned(),
+            reason: header(REASON_HEADER).unwrap_or_default().to_owned(),
+            size: header(SIZE_HEADER).and_then(|size| size.parse().ok()).unwrap_or_default(),
+        }
+    }
+}
+
+/// A table of dead letters, with a line that names the columns.
+pub fn table(lines: &[Line]) -> String {
+    let rows = lines.iter().map(|line| {
+        let (kind, reason) = (printable(&line.r#type), printable(&line.reason));
+        [line.seq.to_string(), line.time.clone(), kind, line.size.to_string(), reason]
+    });
+    let head = ["SEQ", "TIME", "TYPE", "BYTES", "REASON"].map(str::to_owned);
+    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (seq, time, kind, size) = (width(0), width(1), width(2), width(3));
+    let mut table = String::new();
+    for [a, b, c, d, reason] in &rows {
+        // Writing to a text doesn't fail.
+        let _ = writeln!(table, "{a:>seq$}  {b:time$}  {c:kind$}  {d:>size$}  {reason}");
+    }
+    table
+}
+
+fn shown(time: OffsetDateTime) -> String {
+    let whole = time.replace_nanosecond(0).unwrap_or(time);
+    whole.format(&Rfc3339).unwrap_or_else(|_| whole.to_string())
+}
+
+/// What publishers wrote must not move the reader's cursor or change the terminal's colours.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|char| if is_control(char) { '\u{fffd}' } else { char }).collect()
+}
+
+fn printable_body(text: &str) -> String {
+    let keep = |char| !is_control(char) || matches!(char, '\n' | '\t');
+    text.chars().map(|char| if keep(char) { char } else { '\u{fffd}' }).collect()
+}
+
+/// Control characters, and those that turn the direction of text around.
+fn is_control(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(headers: &[(&str, &str)]) -> Letter {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, *value);
+        }
+        Letter { seq: 7, time: OffsetDateTime::UNIX_EPOCH, headers: map, body: b"{\x1b[2J}".to_vec() }
+    }
+
+    fn replayed(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+        let headers = letter(headers).replay_headers(true).unwrap();
+        let mut pairs: Vec<_> = headers
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
+            .collect();
+        pairs.sort();
+        pairs
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_replay_has_the_first_headers_and_an_id_of_its_own() {
+        let own = [("Reason", "r"), ("Original-Subject", "events.a"), ("Nats-Msg-Id", "EVENTS:1:2")];
+        let id = ("Nats-Msg-Id", "replay:7:0");
+        assert_eq!(replayed(&own), pairs(&[id, ("Replay-Of", "at:EVENTS:1:2")]));
+        let mut with = own.to_vec();
+        with.extend([("Original-Nats-Msg-Id", "m1"), ("Original-Nats-Expected-Last-Sequence", "3")]);
+        with.extend([("X-Trace", "a"), ("X-Trace", "b"), ("Original-Reason", "mine")]);
+        let mut expected = vec![id, ("Reason", "mine"), ("Replay-Of", "id:m1")];
+        expected.extend([("X-Trace", "a"), ("X-Trace", "b")]);
+        assert_eq!(replayed(&with), pairs(&expected));
+        // A second replay is still of the first event.
+        with.extend([("Replay-Of", "id:m0"), ("Original-Nats-Msg-Id", "replay:3:0")]);
+        assert!(replayed(&with).contains(&("Replay-Of".to_owned(), "id:m0".to_owned())));
+    }
+
+    #[test]
+    fn headers_that_could_not_be_read_are_not_left_out_unasked() {
+        let letter = letter(&[("Original-Headers", "TkFUUw==")]);
+        assert!(letter.replay_headers(false).unwrap_err().to_string().contains("base64"));
+        assert!(letter.replay_headers(true).is_ok());
+        assert!(letter.to_string().contains("TkFUUw=="));
+    }
+
+    #[test]
+    fn what_is_shown_can_do_nothing_to_a_terminal() {
+        let shown = letter(&[("Reason", "\u{202e}r")]).to_string();
+        assert!(!shown.contains('\x1b') && !shown.contains('\u{202e}'), "{shown:?}");
+    }
+}
