@@ -47,7 +47,7 @@ const WORDS = {
   error_message_too_long: ['4\u202f000 caractères au plus.', '4,000 characters at most.'],
   error_rate_limited: ['Trop de messages à la fois. Patientez un peu.', 'Too many messages at once. Give it a moment.'],
   error_timeout: ['Pas de réponse du serveur.', 'No answer from the server.'],
-  error_unavailable: ['Le service est indisponible pour le moment.', 'The service is unavailable for the moment.'],
+  error_unavailable: ['Service indisponible pour le moment.', 'Unavailable for the moment.'],
   close_1003: ['Le serveur a refusé ce que cette page envoie.', 'The server refused what this page sends.'],
   close_1009: ['Le serveur a refusé un envoi trop volumineux.', 'The server refused something too big.'],
   close_4401: ['Cet accès a expiré. Ouvrez la nouvelle adresse que donne «\u202fcargo xtask up\u202f».',
@@ -479,13 +479,27 @@ class Inbox {
     bell.ariaLabel = t('bell', { n: this.#unread });
     this.parts['read-all'].hidden = !unread;
     this.parts['inbox-empty'].hidden = this.#items.size > 0;
+    notifications.replaceChildren(...this.#listed().map((frame) => this.#row(frame)));
+  }
+
+  /** Newest first. The last one about a conversation's messages stands for those before it. */
+  #listed() {
+    const conversations = new Set();
     const newestFirst = [...this.#items.values()].sort((a, b) => b.notification_id - a.notification_id);
-    notifications.replaceChildren(...newestFirst.slice(0, PAGE).map((frame) => this.#row(frame)));
+    const listed = newestFirst.filter(({ type, data }) => {
+      if (type !== 'message_received') return true;
+      const { size } = conversations;
+      return conversations.add(data.conversation_id).size > size;
+    });
+    return listed.slice(0, PAGE);
   }
 
   #toggle(open) {
-    this.parts.inbox.hidden = !open;
-    this.parts.bell.ariaExpanded = open;
+    const { inbox, bell, toasts } = this.parts;
+    if (open === !inbox.hidden) return;
+    inbox.hidden = !open;
+    bell.ariaExpanded = open;
+    toasts.replaceChildren(); // The list says the same.
   }
 
   #add(frame) {

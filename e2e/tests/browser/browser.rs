@@ -38,23 +38,24 @@ pub struct Browser {
     _profile: TempDir,
 }
 
+/// Chromium and what drives it; `None`, said loudly, where they are missing and the test is to be skipped.
+pub fn installed() -> Option<(PathBuf, PathBuf)> {
+    let found = CHROMIUM.into_iter().find_map(on_path).zip(on_path("chromedriver"));
+    if found.is_none() {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let why = "no Chromium and chromedriver here; on Debian: apt-get install chromium chromium-driver";
+        // Past `eprintln!`, which is only shown of tests that fail.
+        std::io::stderr().write_all(format!("\n*** SKIPPED: {test}: {why} ***\n\n").as_bytes()).ok();
+    }
+    found
+}
+
 impl Browser {
     /// Starts one with these flags as well; `None`, said loudly, where there is none to start.
     pub async fn start(flags: &[&str]) -> Option<Self> {
-        let (Some(chromium), Some(driver)) =
-            (CHROMIUM.into_iter().find_map(on_path), on_path("chromedriver"))
-        else {
-            let test = std::thread::current().name().unwrap_or_default().to_owned();
-            // Past `eprintln!`, which is only shown of tests that fail.
-            writeln!(
-                std::io::stderr(),
-                "\n*** SKIPPED: no Chromium and chromedriver here for {test}; on Debian: apt-get install chromium chromium-driver ***\n"
-            )
-            .ok();
-            return None;
-        };
-        let profile = tempfile::tempdir().unwrap();
-        let port = free_port().unwrap();
+        let (chromium, driver) = installed()?;
+        let profile = tempfile::tempdir().expect("a folder for the profile");
+        let port = free_port().expect("a free port");
         let driver = Program::new(driver)
             .args([format!("--port={port}"), "--log-level=SEVERE".to_owned()])
             .env("HOME", profile.path())
@@ -63,7 +64,7 @@ impl Browser {
             .remove(profile.path())
             .output(Output::Lines(Arc::new(|line| println!("{line}"))))
             .spawn()
-            .unwrap();
+            .expect("start chromedriver");
         let http = reqwest::Client::new();
         let url = format!("http://127.0.0.1:{port}");
         let status = format!("{url}/status");
@@ -75,25 +76,25 @@ impl Browser {
             "browserName": "chrome",
             "goog:chromeOptions": { "args": args, "binary": chromium },
         }))
-        .unwrap();
+        .expect("capabilities are an object");
         let mut builder = ClientBuilder::new(HttpConnector::new());
         let client = builder.capabilities(capabilities).connect(&url).await.expect("start Chromium");
         // `until` has its own end, which says more.
         let timeouts = TimeoutConfiguration::new(Some(PATIENCE * 2), None, None);
-        client.update_timeouts(timeouts).await.unwrap();
-        let session = client.session_id().await.unwrap().unwrap();
+        client.update_timeouts(timeouts).await.expect("set the timeouts");
+        let session = client.session_id().await.expect("a session").expect("its id");
         let session = format!("{url}/session/{session}");
         Some(Self { client, session, http, _driver: driver, _profile: profile })
     }
 
     /// Goes to an address.
     pub async fn goto(&self, url: &str) {
-        within("a page", self.client.goto(url)).await.unwrap();
+        within("a page", self.client.goto(url)).await.expect("a page");
     }
 
     /// Runs a function's body in the page; what it returns.
     pub async fn run(&self, body: &str, args: Vec<Value>) -> Value {
-        within("a script", self.client.execute(body, args)).await.unwrap()
+        within("a script", self.client.execute(body, args)).await.expect("a script's answer")
     }
 
     /// The value of an expression in the page.
@@ -101,12 +102,14 @@ impl Browser {
         self.run(&format!("return {expression}"), vec![]).await
     }
 
-    /// Runs a script in the page as its own, on the top level.
-    pub async fn inject(&self, source: &str) {
-        let body = "const script = document.createElement('script');
-            script.textContent = arguments[0];
-            document.head.append(script);";
-        self.run(body, vec![source.into()]).await;
+    /// Runs scripts in the page as its own, on the top level, one right after the other.
+    pub async fn inject(&self, scripts: &[&str]) {
+        let body = "for (const text of arguments[0]) {
+                const script = document.createElement('script');
+                script.textContent = text;
+                document.head.append(script);
+            }";
+        self.run(body, vec![json!(scripts)]).await;
     }
 
     /// Waits until an expression in the page is true; its value.
@@ -152,12 +155,12 @@ impl Browser {
 
     /// Types as a person does.
     pub async fn keys(&self, selector: &str, text: &str) {
-        self.element(selector).await.send_keys(text).await.unwrap();
+        self.element(selector).await.send_keys(text).await.expect("type");
     }
 
     /// Clicks as a person does.
     pub async fn click(&self, selector: &str) {
-        self.element(selector).await.click().await.unwrap();
+        self.element(selector).await.click().await.expect("click");
     }
 
     /// Makes the page this large, in the light or the dark scheme.
@@ -174,8 +177,8 @@ impl Browser {
     pub async fn devtools(&self, command: &str, parameters: Value) {
         let body = json!({"cmd": command, "params": parameters});
         let call = self.http.post(format!("{}/goog/cdp/execute", self.session)).json(&body);
-        let answer = within("DevTools", call.send()).await.unwrap();
-        assert!(answer.status().is_success(), "{command}: {}", answer.text().await.unwrap());
+        let answer = within("DevTools", call.send()).await.expect("an answer");
+        assert!(answer.status().is_success(), "{command}: {answer:?}");
     }
 
     /// Keeps a picture of what is on the screen, in the target folder.
@@ -183,11 +186,11 @@ impl Browser {
         // What moves in has arrived, and every picture shows the same.
         self.run("document.getAnimations().forEach((one) => { try { one.finish(); } catch {} })", vec![])
             .await;
-        let picture = within("a screenshot", self.client.screenshot()).await.unwrap();
-        let test = env::current_exe().unwrap();
-        let folder = test.ancestors().nth(3).unwrap().join("screenshots");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+        let picture = within("a screenshot", self.client.screenshot()).await.expect("a screenshot");
+        let test = env::current_exe().expect("this program");
+        let folder = test.ancestors().nth(3).expect("the target folder").join("screenshots");
+        fs::create_dir_all(&folder).expect("make a folder");
+        fs::write(folder.join(format!("{name}.png")), picture).expect("write a file");
     }
 }
 

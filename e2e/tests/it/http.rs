@@ -1,4 +1,4 @@
-use e2e::{Answer, eventually, Options, Socket, Stack, token};
+use e2e::{Answer, Kind, Options, Socket, Stack, eventually, token};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -175,6 +175,10 @@ async fn a_cookie_counts_for_allowed_pages_alone() {
     // Calls take no cookie: the browser would send it along whoever asks.
     let call = stack.http().get(format!("http://{}/api/unread", stack.host(0))).header("cookie", &cookie);
     Answer::of(call.header("origin", "https://shop.example")).await.expect_problem(401, "unauthorized");
+    // Where every page is allowed, any page could use its visitors' cookies: such a gateway doesn't start.
+    let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", "*".to_owned())];
+    let mut open = Stack::cold(Options { counts: [1, 0, 0, 0], env }).await;
+    assert_eq!(open.ended(Kind::Gateway, 0).await, Some(1));
 }
 
 #[tokio::test]
