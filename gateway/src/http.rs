@@ -4,10 +4,11 @@ use crate::{
     Shared, api,
     auth::{self, Identity, Rejected},
     demo,
+    opening::{Dialect, Opening, Start},
     outbox::Outbox,
     problem::Problem,
     server::Peer,
-    session::{Dialect, Opening, Session, Start, goodbye},
+    session::{Session, goodbye},
     users::Presence,
 };
 use axum::{

@@ -14,6 +14,7 @@ mod hub;
 mod limits;
 mod log;
 mod multiplex;
+mod opening;
 mod outbox;
 mod packer;
 mod problem;

@@ -3,8 +3,8 @@
 use crate::{
     channel::LogKey,
     frames::encode,
+    opening::{Start, Topic},
     outbox::Frame,
-    session::{Start, Topic},
 };
 use contract::{
     Code, ConversationId, Refusal, UserId,

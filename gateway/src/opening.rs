@@ -1,0 +1,172 @@
+//! Letting a client onto what it asks for: whether it may, and from where on.
+
+use crate::{
+    Shared,
+    auth::Identity,
+    channel::{self, Asker, Channel, LogKey, Membership},
+    log::View,
+    typing::Watching,
+    users::Presence,
+};
+use contract::{Close, Code, ConversationId, Refusal};
+use service::bus::RequestError;
+use std::sync::Arc;
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// One conversation.
+    Chat(ConversationId),
+    /// The user's notifications.
+    Notifications,
+    /// Who types in one conversation.
+    Typing(ConversationId),
+    /// Any of these, by name.
+    Multiplexed,
+}
+
+/// What a socket may be on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// A log.
+    Log(LogKey),
+    /// Who types in a conversation.
+    Typing(ConversationId),
+}
+
+/// Where a socket wants to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Now.
+    Live,
+    /// Now; the client knows more than the old guide's frames.
+    Latest,
+    /// After this entry.
+    After(i64),
+}
+
+/// A socket's place on a topic.
+pub enum Place {
+    /// Being taken: the replay goes on.
+    Joining,
+    /// On a log.
+    Log(Membership),
+    /// Where someone may type.
+    Typing(Watching),
+}
+
+/// A client that was let in, before its socket is open.
+pub struct Opening {
+    /// What every session needs.
+    pub shared: Arc<Shared>,
+    /// Who.
+    pub identity: Identity,
+    /// For what.
+    pub dialect: Dialect,
+    /// From where on.
+    pub start: Start,
+    /// Its place among the user's sockets.
+    pub presence: Presence,
+    /// Its one topic, unless it names them itself.
+    pub first: Option<(Topic, Admission)>,
+}
+
+impl Opening {
+    /// Lets a client in, if it may be on the one topic that its dialect is about.
+    ///
+    /// # Errors
+    /// What its socket is to be closed with.
+    pub async fn new(
+        shared: Arc<Shared>,
+        identity: Identity,
+        presence: Presence,
+        dialect: Dialect,
+        start: Start,
+    ) -> Result<Self, Close> {
+        let topic = match dialect {
+            Dialect::Chat(conversation) => Some(Topic::Log(LogKey::Conversation(conversation))),
+            Dialect::Notifications => Some(Topic::Log(LogKey::Inbox(identity.user_id))),
+            Dialect::Typing(conversation) => Some(Topic::Typing(conversation)),
+            Dialect::Multiplexed => None,
+        };
+        let first = match topic {
+            Some(topic) => {
+                let admission =
+                    admission(&shared, &identity, topic).await.map_err(|refusal| closing(&refusal))?;
+                Some((topic, admission))
+            }
+            None => None,
+        };
+        Ok(Self { shared, identity, dialect, start, presence, first })
+    }
+}
+
+/// A client that may be on a topic.
+pub struct Admission {
+    topic: Admitted,
+    username: Option<String>,
+}
+
+enum Admitted {
+    Log(Arc<Channel>, channel::Part),
+    Typing(ConversationId),
+}
+
+/// Asks the service whether a user may be on a topic. For a log, after its subscription began, so that nothing falls
+/// between what this reads and what comes live.
+pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Result<Admission, Refusal> {
+    let asker = Asker::User(identity.user_id, identity.username.as_deref());
+    match topic {
+        Topic::Log(key) => {
+            let channel = shared.hub.log(key).await;
+            let part = key.read(shared.hub.bus(), asker, None).await.map_err(RequestError::into_refusal)?;
+            Ok(Admission { username: part.username.clone(), topic: Admitted::Log(channel, part) })
+        }
+        Topic::Typing(conversation) => {
+            let key = LogKey::Conversation(conversation);
+            let part = key.read(shared.hub.bus(), asker, None).await.map_err(RequestError::into_refusal)?;
+            Ok(Admission { username: part.username, topic: Admitted::Typing(conversation) })
+        }
+    }
+}
+
+pub async fn take_place(
+    shared: &Shared,
+    view: View,
+    admission: Admission,
+    start: Start,
+) -> Result<Place, Refusal> {
+    match admission.topic {
+        Admitted::Log(channel, first) => {
+            let after = match start {
+                Start::After(id) => Some(id),
+                Start::Live | Start::Latest => None,
+            };
+            channel::join(&channel, shared.hub.bus(), view, first, after).await.map(Place::Log)
+        }
+        Admitted::Typing(conversation) => {
+            let username = admission.username.unwrap_or_else(|| format!("user-{}", view.user_id));
+            let typists = shared.hub.typing(conversation).await;
+            Ok(Place::Typing(typists.join(shared.hub.bus(), view, username).await))
+        }
+    }
+}
+
+impl Topic {
+    /// The name of its channel on the multiplexed socket.
+    pub fn name(self) -> String {
+        match self {
+            Self::Log(key) => key.name(),
+            Self::Typing(conversation) => format!("typing/{conversation}"),
+        }
+    }
+}
+
+/// What a single socket that is refused its topic is closed with.
+pub fn closing(refusal: &Refusal) -> Close {
+    match refusal.code {
+        Code::Forbidden | Code::NotFound => Close::Forbidden,
+        Code::Unavailable => Close::Overloaded,
+        _ => Close::Fault,
+    }
+}

@@ -1,0 +1,265 @@
+//! What a client asks over its socket, and how it hears what became of it.
+
+use super::{Reply, Sendable, Session, expiry};
+use crate::{
+    Shared,
+    auth::Identity,
+    channel::LogKey,
+    frames,
+    multiplex::{self, Op},
+    opening::{Dialect, Place, Topic},
+};
+use contract::{
+    Close, Code, ConversationId, Refusal, UserId,
+    chat::{MarkRead, Send, Sent},
+    frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame},
+    limits,
+    notify::MarkNotification,
+    typing::{Keyboard, TypingInput},
+};
+use futures_util::FutureExt;
+use service::bus::RequestError;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often a client's `true`s are passed on, at most.
+const TYPING_EVERY: Duration = Duration::from_millis(250);
+/// Messages in a row that are refused for their rate before the socket is closed.
+const REFUSED: u32 = 100;
+/// Channels of one socket.
+const CHANNELS: usize = 128;
+
+impl Session {
+    /// Takes a frame of the client's.
+    pub(super) fn take(&mut self, text: &str) {
+        match self.dialect {
+            Dialect::Chat(conversation) => match ChatFrame::parse(text) {
+                Ok(frame) => self.chat(conversation, frame, None),
+                Err(bad) => self.outbox.push(frames::error(&bad.refusal, bad.client_id.as_deref())),
+            },
+            Dialect::Notifications => match InboxFrame::parse(text) {
+                Ok(frame) => self.inbox(frame, None),
+                Err(refusal) => self.outbox.push(frames::error(&refusal, None)),
+            },
+            Dialect::Typing(conversation) => match TypingFrame::parse(text) {
+                Ok(frame) => self.keyboard(conversation, frame, None),
+                Err(refusal) => self.outbox.push(frames::error(&refusal, None)),
+            },
+            Dialect::Multiplexed => match Op::parse(text, self.identity.user_id) {
+                Ok((op, reference)) => self.operate(op, reference),
+                Err((refusal, reference)) => {
+                    self.outbox.push(multiplex::error(&refusal, reference.as_ref(), None))
+                }
+            },
+        }
+    }
+
+    fn operate(&mut self, op: Op, reference: multiplex::Reference) {
+        let reply = || Reply { reference: Some(reference.clone()), client_id: None };
+        match op {
+            Op::Subscribe(topic, _) if self.places.contains_key(&topic) => {
+                self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, "already subscribed")));
+            }
+            Op::Subscribe(..) if self.places.len() >= CHANNELS => {
+                let detail = format!("at most {CHANNELS} channels on one socket");
+                self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, detail)));
+            }
+            Op::Subscribe(topic, start) => {
+                self.places.insert(topic, Place::Joining);
+                self.joins.push(self.join(topic, start, Some(reference)));
+            }
+            Op::Unsubscribe(topic) => {
+                let answer = match self.places.remove(&topic) {
+                    Some(place) => {
+                        self.left(topic, &place);
+                        Ok(())
+                    }
+                    None => Err(Refusal::new(Code::NotFound, "not subscribed")),
+                };
+                self.answer(&reply(), answer);
+            }
+            Op::Auth(token) => self.auth(&token, Some(reference)),
+            Op::Chat(conversation, frame) => self.chat(conversation, frame, Some(reference)),
+            Op::Inbox(frame) => self.inbox(frame, Some(reference)),
+            Op::Typing(conversation, frame) => self.keyboard(conversation, frame, Some(reference)),
+        }
+    }
+
+    fn chat(
+        &mut self,
+        conversation_id: ConversationId,
+        frame: ChatFrame,
+        reference: Option<multiplex::Reference>,
+    ) {
+        let topic = Topic::Log(LogKey::Conversation(conversation_id));
+        let user_id = self.identity.user_id;
+        match frame {
+            ChatFrame::Message { message, client_id } => {
+                let reply = Reply { reference, client_id: client_id.clone() };
+                if let Err(refusal) = self.shared.limits.send(user_id) {
+                    self.refused += 1;
+                    if self.refused > REFUSED {
+                        self.outbox.close(Close::RateLimited);
+                    }
+                    return self.answer(&reply, Err(refusal));
+                }
+                self.refused = 0;
+                let sender_username = self.identity.username.clone();
+                let send = Send { conversation_id, sender_id: user_id, sender_username, message, client_id };
+                let packer = self.shared.packer.clone();
+                self.asked = Some(async move { (reply, topic, Ok(Some(packer.send(send).await))) }.boxed());
+            }
+            ChatFrame::Read(message_id) => {
+                let ask = MarkRead { conversation_id, user_id, message_id };
+                self.ask(topic, reference, ask);
+            }
+            ChatFrame::Auth(token) => self.auth(&token, reference),
+        }
+    }
+
+    fn inbox(&mut self, frame: InboxFrame, reference: Option<multiplex::Reference>) {
+        let user_id = self.identity.user_id;
+        let notification_id = match frame {
+            InboxFrame::Read(id) => Some(id),
+            InboxFrame::ReadAll => None,
+            InboxFrame::Auth(token) => return self.auth(&token, reference),
+        };
+        let topic = Topic::Log(LogKey::Inbox(user_id));
+        self.ask(topic, reference, MarkNotification { user_id, notification_id });
+    }
+
+    fn ask<R: contract::Request>(
+        &mut self,
+        topic: Topic,
+        reference: Option<multiplex::Reference>,
+        question: R,
+    ) {
+        let reply = Reply { reference, client_id: None };
+        let shared = self.shared.clone();
+        self.asked = Some(
+            async move {
+                let answer = shared.hub.bus().request_until(&question, limits::SEND_DEADLINE).await;
+                (reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
+            }
+            .boxed(),
+        );
+    }
+
+    fn keyboard(
+        &mut self,
+        conversation_id: ConversationId,
+        frame: TypingFrame,
+        reference: Option<multiplex::Reference>,
+    ) {
+        let is_typing = match frame {
+            TypingFrame::Typing(is_typing) => is_typing,
+            TypingFrame::Auth(token) => return self.auth(&token, reference),
+        };
+        let topic = Topic::Typing(conversation_id);
+        let reply = Reply { reference, client_id: None };
+        let (Some(Place::Typing(watching)), Some(typing)) =
+            (self.places.get(&topic), self.typing.get_mut(&conversation_id))
+        else {
+            return self.answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
+        };
+        let now = Instant::now();
+        let keyboard = match (is_typing, typing.told) {
+            (true, Some(told)) if now < told + TYPING_EVERY => None,
+            (true, _) => {
+                typing.told = Some(now);
+                Some(Keyboard::Typing)
+            }
+            (false, told) => {
+                typing.told = None;
+                (told.is_some() || watching.is_typing()).then_some(Keyboard::Stopped)
+            }
+        };
+        let Some(keyboard) = keyboard else { return self.answer(&reply, Ok(())) };
+        let input = self.shared.input(conversation_id, self.identity.user_id, &typing.username, keyboard);
+        let shared = self.shared.clone();
+        self.asked = Some(
+            async move {
+                let published = shared.hub.bus().publish(&input).await;
+                (reply, topic, published.map(|()| None).map_err(|_| Refusal::unavailable()))
+            }
+            .boxed(),
+        );
+    }
+
+    fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {
+        let fresh = self.shared.identify(token).ok();
+        let fresh = fresh.filter(|fresh| fresh.user_id == self.identity.user_id);
+        let reply = Reply { reference, client_id: None };
+        let Some(fresh) = fresh else {
+            let refusal = Refusal::new(Code::Unauthorized, "the token is not valid, or another user's");
+            return self.answer(&reply, Err(refusal));
+        };
+        self.expires = expiry(&self.shared, &fresh);
+        let expires_at = fresh.expires_at;
+        self.identity = Identity { username: fresh.username.or(self.identity.username.take()), ..fresh };
+        match reply.reference {
+            Some(_) => self.answer(&reply, Ok(())),
+            None => self.outbox.push(frames::encode(&ServerFrame::Auth { expires_at })),
+        }
+    }
+
+    /// What the client asked is done, or not.
+    pub(super) fn done(&mut self, (reply, topic, answer): Sendable) {
+        let place = match self.places.get(&topic) {
+            Some(Place::Log(membership)) => Some(membership),
+            _ => None,
+        };
+        let answer = match answer {
+            Ok(Some(Sent::Stored(message))) => {
+                // The message itself comes with the log; this only makes sure that it does.
+                if let Some(membership) = place {
+                    membership.stored(message.seq);
+                    self.stored = Some((topic, message.seq));
+                }
+                Ok(())
+            }
+            Ok(Some(Sent::Repeated(message))) => {
+                let entry = frames::message(message);
+                match place {
+                    Some(membership) => membership.repeat(&entry),
+                    None => tracing::debug!("a repeated send without a place in its conversation"),
+                }
+                Ok(())
+            }
+            Ok(Some(Sent::Refused(refusal))) | Err(refusal) => Err(refusal),
+            Ok(None) => Ok(()),
+        };
+        self.answer(&reply, answer);
+    }
+
+    /// Tells the client what became of what it asked; on a single socket, success shows by itself.
+    fn answer(&self, reply: &Reply, answer: Result<(), Refusal>) {
+        let frame = match (&reply.reference, answer) {
+            (Some(reference), Ok(())) => multiplex::ok(reference),
+            (Some(reference), Err(refusal)) => {
+                multiplex::error(&refusal, Some(reference), reply.client_id.as_deref())
+            }
+            (None, Ok(())) => return,
+            (None, Err(refusal)) => frames::error(&refusal, reply.client_id.as_deref()),
+        };
+        self.outbox.push(frame);
+    }
+}
+
+impl Shared {
+    pub(super) fn input(
+        &self,
+        conversation_id: ConversationId,
+        user_id: UserId,
+        username: &str,
+        keyboard: Keyboard,
+    ) -> TypingInput {
+        TypingInput {
+            conversation_id,
+            user_id,
+            username: username.to_owned(),
+            gateway: self.id.clone(),
+            keyboard,
+        }
+    }
+}
