@@ -3,7 +3,10 @@ use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 fn with(env: &[(&'static str, &str)]) -> Options {
-    Options { env: env.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(), ..Options::default() }
+    Options {
+        env: env.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
+        ..Options::default()
+    }
 }
 
 #[tokio::test]
@@ -37,7 +40,9 @@ async fn a_user_sends_so_fast_and_no_faster_over_all_sockets() {
 
 #[tokio::test]
 async fn a_user_has_so_many_sockets_and_an_address_so_many_handshakes() {
-    let stack = Stack::with(with(&[("SOCKETS_PER_USER", "2"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "6")])).await;
+    let stack =
+        Stack::with(with(&[("SOCKETS_PER_USER", "2"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "6")]))
+            .await;
     let url = |user: i64| format!("ws://{}/ws/notifications/?token={}", stack.host(0), token(user));
     let one = Socket::open(&url(1)).await;
     let _two = Socket::open(&url(1)).await;

@@ -120,8 +120,12 @@ async fn talk(hosts: &[String], id: i64, user: i64, messages: i64) -> Vec<i64> {
 
 #[tokio::test]
 async fn a_rolling_restart_under_load_loses_nothing() {
-    let mut stack =
-        Stack::with(Options { counts: [2, 2, 2, 2], env: vec![("SEND_RATE", "0".to_owned())], ..Options::default() }).await;
+    let mut stack = Stack::with(Options {
+        counts: [2, 2, 2, 2],
+        env: vec![("SEND_RATE", "0".to_owned())],
+        ..Options::default()
+    })
+    .await;
     let id = stack.conversation(&[1, 2, 3]).await;
     let hosts = [stack.host(0), stack.host(1)];
     let stopped = std::sync::atomic::AtomicBool::new(false);
