@@ -16,13 +16,17 @@ use contract::{Code, ConversationId, Page, Refusal, UserId, frames, limits};
 use futures_util::future::join_all;
 use service::{Bus, Endpoints, bus::fit, postgres};
 use sqlx::PgPool;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Packs that are worked on at once; more wait in NATS.
 const PACKS: usize = 64;
 /// Other questions of one kind that are worked on at once.
 const QUESTIONS: usize = 32;
+
+/// How long an answer may take: after that, whoever asked has asked again.
+const ANSWER: Duration = Duration::from_secs(6);
 
 /// What answers.
 pub struct Api {
@@ -50,7 +54,7 @@ pub async fn serve(
             endpoints
                 .serve::<$request, _, _>($concurrency, move |request| {
                     let api = api.clone();
-                    async move { api.$method(request).await }
+                    async move { timeout(ANSWER, api.$method(request)).await.unwrap_or_else(|_| late()) }
                 })
                 .await?;
         }};
@@ -255,6 +259,11 @@ fn username(name: &str) -> Option<String> {
     let name: String =
         name.trim().chars().filter(|char| !char.is_control()).take(limits::USERNAME_CHARS).collect();
     (!name.is_empty()).then_some(name)
+}
+
+fn late<T>() -> Result<T, Refusal> {
+    metrics::counter!("chat_answers_late_total").increment(1);
+    Err(Refusal::unavailable())
 }
 
 fn invalid(detail: impl Into<String>) -> Refusal {

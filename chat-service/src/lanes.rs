@@ -96,8 +96,17 @@ async fn write(pool: &PgPool, outbox: &Outbox, jobs: Vec<Job>) {
 async fn store(pool: &PgPool, jobs: &[Job]) -> sqlx::Result<Batch> {
     let sends: Vec<&Send> = jobs.iter().map(|job| &job.send).collect();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
+    let store = async || {
+        let mut connection = pool.acquire().await?;
+        let stored = postgres::in_time(store::store_messages(&mut *connection, &sends)).await;
+        if stored.as_ref().is_err_and(postgres::is_passing_error) {
+            // It may never answer again: back in the pool, it would be in the way.
+            connection.close_on_drop();
+        }
+        stored
+    };
     for _ in 1..TRIES {
-        match store::store_messages(pool, &sends).await {
+        match store().await {
             // The commit may have happened all the same: then the next try finds every message stored.
             Err(error) if postgres::is_passing_error(&error) => {
                 tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
@@ -106,7 +115,7 @@ async fn store(pool: &PgPool, jobs: &[Job]) -> sqlx::Result<Batch> {
             ended => return ended,
         }
     }
-    store::store_messages(pool, &sends).await
+    store().await
 }
 
 async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {

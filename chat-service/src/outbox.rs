@@ -9,7 +9,7 @@ use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
 use contract::chat::{ChatEvent, LogEntry, Marker, Message, Stored};
 use contract::{ConversationId, Event, UserId};
-use service::Bus;
+use service::{Bus, postgres};
 use sqlx::PgPool;
 use std::{
     collections::HashMap,
@@ -30,6 +30,8 @@ const FORGET: usize = 256;
 const STALE: Duration = Duration::from_secs(3);
 /// How often stale entries are looked for.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long one look may take; it goes on with the next.
+const HEAL: Duration = Duration::from_secs(8);
 /// Stale entries that are told together.
 const STALE_BATCH: i64 = 64;
 
@@ -184,7 +186,7 @@ async fn forget(mut told: mpsc::Receiver<Told>, pool: PgPool) {
                 }
             }
         }
-        if let Err(error) = store::forget_sent(&pool, &done).await {
+        if let Err(error) = postgres::in_time(store::forget_sent(&pool, &done)).await {
             tracing::warn!(error = service::bus::chain(&error), "empty the outbox; will be told again");
         }
     }
@@ -197,7 +199,8 @@ async fn look(bus: Bus, pool: PgPool, looked: Arc<AtomicI64>, shutdown: Cancella
             () = tokio::time::sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
             () = shutdown.cancelled() => return,
         }
-        match heal(&bus, &pool).await {
+        let healed = tokio::time::timeout(HEAL, heal(&bus, &pool)).await.context("it takes too long");
+        match healed.flatten() {
             Ok(()) => looked.store(contract::Timestamp::now().unix(), Ordering::Relaxed),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "look into the outbox"),
         }

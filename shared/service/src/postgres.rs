@@ -102,6 +102,21 @@ pub fn is_passing_error(error: &sqlx::Error) -> bool {
     }
 }
 
+/// How long one statement, or one transaction of a few, may take. A server that is frozen, or a network that drops
+/// everything, would otherwise hold whoever waits for ever.
+const STATEMENT: Duration = Duration::from_secs(4);
+
+/// Gives up what takes too long, with an error that passes. It may have been done all the same.
+///
+/// # Errors
+/// Those of `query`, and [`sqlx::Error::Io`] when it takes too long.
+pub async fn in_time<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    tokio::time::timeout(STATEMENT, query).await.unwrap_or_else(|_| {
+        metrics::counter!("postgres_timeouts_total").increment(1);
+        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres does not answer")))
+    })
+}
+
 /// Whether Postgres answers.
 ///
 /// # Errors
