@@ -81,6 +81,7 @@ impl TypingService {
         let tasks = TaskTracker::new();
         let endpoints = serve(&bus, &typists, &tasks, stop).await?;
         let (alive, beats) = mpsc::channel(8);
+        count_from_zero();
         self.admin.started(checks(&bus, alive));
         tracing::info!("typing-service serves");
 
@@ -285,6 +286,16 @@ impl Replica {
         if drained.await.is_err() {
             tracing::warn!("NATS did not let go of the inputs in time");
         }
+    }
+}
+
+/// A counter that first appears when something went wrong shows no increase.
+fn count_from_zero() {
+    for name in ["typing_inputs_total", "typing_refused_total", "typing_unpublished_total"] {
+        metrics::counter!(name).increment(0);
+    }
+    for what in ["input", "event"] {
+        metrics::counter!("typing_unreadable_total", "what" => what).increment(0);
     }
 }
 
