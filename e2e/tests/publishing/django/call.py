@@ -1,0 +1,31 @@
+import os
+
+from django.core.management.base import BaseCommand
+from django.db import connections
+from django.test import Client
+
+from realtime.models import OutboxEvent
+from realtime.publisher import publisher
+
+
+class Command(BaseCommand):
+    help = "Calls views, all in this process, or the second and later ones in forks of it."
+
+    def add_arguments(self, parser):
+        parser.add_argument("--fork", action="store_true")
+        parser.add_argument("paths", nargs="+")
+
+    def handle(self, *args, paths, fork, **options):
+        for index, path in enumerate(paths):
+            if fork and index > 0:
+                assert publisher._process == os.getpid(), "our own connection is there already"
+                connections.close_all()
+                if os.fork() > 0:
+                    os.wait()
+                    continue
+            self.stdout.write(str(Client(raise_request_exception=False).get(path).status_code))
+            self.stdout.flush()
+            if fork and index > 0:
+                os._exit(0)
+        if not fork:
+            self.stdout.write(f"{OutboxEvent.objects.count()} in the outbox")

@@ -1,0 +1,20 @@
+import os
+from urllib.parse import urlparse
+
+database = urlparse(os.environ["DATABASE_URL"])
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": database.hostname,
+        "PORT": database.port,
+        "USER": database.username,
+        "PASSWORD": database.password or "",
+        "NAME": database.path.lstrip("/"),
+    }
+}
+SECRET_KEY = "a test"
+INSTALLED_APPS = ["realtime", "shop"]
+ROOT_URLCONF = "project.urls"
+ALLOWED_HOSTS = ["testserver"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
