@@ -29,12 +29,21 @@ impl TestDatabase {
     /// When there is no Postgres, or it doesn't do so.
     pub async fn create() -> anyhow::Result<Self> {
         static SHARED: OnceCell<Postgres> = OnceCell::const_new();
-        static COUNT: AtomicU32 = AtomicU32::new(0);
 
         let server = match std::env::var(TEST_POSTGRES_URL) {
             Ok(url) => url,
             Err(_) => SHARED.get_or_try_init(Postgres::start).await?.url("postgres"),
         };
+        Self::create_on(server).await
+    }
+
+    /// Creates one on the Postgres at this address.
+    ///
+    /// # Errors
+    /// When there is none, or it doesn't do so.
+    pub async fn create_on(server: String) -> anyhow::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("test_{}_{count}_{:08x}", std::process::id(), fastrand::u32(..));
         run(&server, format!("create database {name}"))
