@@ -19,14 +19,22 @@ impl Answer {
     /// # Panics
     /// When there is none.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
+        Self::try_of(request).await.expect("an answer")
+    }
+
+    /// The answer to a request, if there is one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn try_of(request: reqwest::RequestBuilder) -> reqwest::Result<Self> {
+        let response = request.send().await?;
         let status = response.status().as_u16();
         let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default().to_owned();
-        let text = response.text().await.expect("the body of an answer");
+        let text = response.text().await?;
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(text.into()) };
-        Self { status, kind, body }
+        Ok(Self { status, kind, body })
     }
 
     /// The body, if the status is this one.

@@ -3,13 +3,14 @@
 //! A test starts a [`Stack`] of its own, and talks to it as users do: [`Stack::socket`], [`Stack::http`], NATS. What
 //! it waits for, it awaits; every wait has an end, and says what it waited for.
 
+pub mod chaos;
 mod http;
 mod socket;
 mod stack;
 
 pub use http::Answer;
 pub use socket::Socket;
-pub use stack::{Kind, Options, Stack, token, token_with};
+pub use stack::{Kind, Links, OnLine, Options, Stack, token, token_with};
 
 use std::{future::Future, time::Duration};
 

@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask up`, `token`, `test`, `deadletters`.
 
 mod build;
+mod chaos;
 mod console;
 mod deadletters;
 mod local;
@@ -23,6 +24,7 @@ enum Command {
     Up(up::Up),
     Token(token::Token),
     Test(test::Test),
+    Chaos(chaos::Chaos),
     Deadletters(deadletters::Deadletters),
 }
 
@@ -32,6 +34,7 @@ async fn main() -> ExitCode {
         Command::Up(up) => up.run().await,
         Command::Token(token) => token.run(),
         Command::Test(test) => test.run().await,
+        Command::Chaos(chaos) => chaos.run().await,
         Command::Deadletters(deadletters) => deadletters.run().await,
     };
     done.unwrap_or_else(|error| {

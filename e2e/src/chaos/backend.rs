@@ -1,0 +1,174 @@
+//! Another backend of the marketplace: it publishes events, and sends messages in users' names.
+
+use super::{
+    ledger::{Promise, Published},
+    rules::{Fault, Rule},
+    world::{Counters, Phase, World},
+};
+use async_nats::{HeaderMap, jetstream};
+use contract::chat::Message;
+use fastrand::Rng;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
+
+/// How long to wait for an acknowledgement.
+const ACK: Duration = Duration::from_secs(4);
+
+/// A backend.
+pub struct Backend {
+    world: Arc<World>,
+    rng: Rng,
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+    users: Vec<i64>,
+    /// Conversations, each with its participants.
+    conversations: Vec<(i64, Vec<i64>)>,
+    name: String,
+    published: u64,
+}
+
+impl Backend {
+    /// One with this number, on this NATS.
+    ///
+    /// # Errors
+    /// When NATS can't be reached.
+    pub async fn new(
+        world: Arc<World>,
+        seed: u64,
+        number: usize,
+        nats: &str,
+        conversations: Vec<(i64, Vec<i64>)>,
+        users: Vec<i64>,
+    ) -> anyhow::Result<Self> {
+        let client = async_nats::ConnectOptions::new()
+            .retry_on_initial_connect()
+            .ping_interval(Duration::from_secs(3))
+            .connect(nats)
+            .await?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(ACK);
+        let rng = Rng::with_seed(seed ^ (0xbac0 + number as u64));
+        let name = format!("b{number}");
+        Ok(Self { world, rng, client, jetstream, users, conversations, name, published: 0 })
+    }
+
+    /// Publishes while people chat; what is begun is finished.
+    pub async fn run(mut self) {
+        while self.world.phase() == Phase::Chatting {
+            sleep(Duration::from_millis(self.rng.u64(50..700))).await;
+            self.published += 1;
+            let event = format!("{}.{}", self.name, self.published);
+            match self.rng.u8(..20) {
+                0..12 => self.notify(&event).await,
+                12..15 => self.murmur(&event).await,
+                15 => self.babble(&event).await,
+                _ => self.say(&event).await,
+            }
+        }
+    }
+
+    fn recipients(&mut self) -> Vec<i64> {
+        let count = self.rng.usize(1..=5).min(self.users.len());
+        let mut users = self.rng.choose_multiple(&self.users, count).into_iter().copied().collect::<Vec<_>>();
+        users.sort_unstable();
+        users
+    }
+
+    fn note(&self, event: &str, users: Vec<i64>, promise: Promise) {
+        self.world.ledger().events.insert(event.to_owned(), Published { users, promise, acked: false });
+    }
+
+    /// Publishes an event that has a name until it is acknowledged, and at times once more.
+    async fn notify(&mut self, event: &str) {
+        let users = self.recipients();
+        let mut body = json!({"user_ids": users, "data": {"event": event}});
+        let mut headers = HeaderMap::new();
+        if self.rng.bool() {
+            body["event_id"] = event.into();
+        } else {
+            headers.insert("Nats-Msg-Id", event);
+        }
+        self.note(event, users, Promise::Once);
+        self.publish("events.payment_completed", event, &headers, &body).await;
+        if self.rng.u8(..5) == 0 {
+            self.publish("events.payment_completed", event, &headers, &body).await;
+        }
+    }
+
+    /// Publishes an event without caring.
+    async fn murmur(&mut self, event: &str) {
+        let user = self.recipients()[0];
+        self.note(event, vec![user], Promise::AtMostOnce);
+        let body = json!({"user_id": user, "data": {"event": event}}).to_string();
+        self.client.publish("events.listing_published", body.into()).await.ok();
+    }
+
+    /// Publishes what no one can use.
+    async fn babble(&mut self, event: &str) {
+        let user = self.recipients()[0];
+        self.note(event, vec![user], Promise::DeadLetter);
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", event);
+        let body = json!({"user_id": user, "data": {"event": event}});
+        self.publish("events.of_no_known_type", event, &headers, &body).await;
+    }
+
+    async fn publish(&self, subject: &'static str, event: &str, headers: &HeaderMap, body: &Value) {
+        while self.world.phase() != Phase::Over {
+            let published =
+                self.jetstream.publish_with_headers(subject, headers.clone(), body.to_string().into());
+            let acked = async { published.await.ok()?.await.ok() };
+            if let Ok(Some(_)) = timeout(2 * ACK, acked).await {
+                if let Some(published) = self.world.ledger().events.get_mut(event)
+                    && !std::mem::replace(&mut published.acked, true)
+                {
+                    Counters::one(&self.world.counters.events);
+                }
+                return;
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Sends a message in a participant's name, until it is stored.
+    async fn say(&mut self, name: &str) {
+        let Some((conversation, people)) = self.rng.choice(&self.conversations).cloned() else { return };
+        let Some(sender) = self.rng.choice(people) else { return };
+        let content = format!("{name} from a backend.");
+        Counters::one(&self.world.counters.messages);
+        self.world.ledger().sends(&content, conversation, sender, Some(name));
+        let body = json!({
+            "conversation_id": conversation, "sender_id": sender, "message": content, "client_id": name,
+        });
+        while self.world.phase() != Phase::Over {
+            match self.ask("chat.messages.send", &body).await {
+                Ok(message) => {
+                    let acked =
+                        self.world.ledger().acked(&content, "a reply", Some(message.message_id.get()));
+                    if self.world.check(acked) == Some(true) {
+                        Counters::one(&self.world.counters.acked);
+                    }
+                    return;
+                }
+                Err(Some(refusal)) => {
+                    let what = format!("chat.messages.send was refused: {refusal}");
+                    return self.world.violation(Fault::new(Rule::Refused, what));
+                }
+                Err(None) => sleep(Duration::from_millis(300)).await,
+            }
+        }
+    }
+
+    /// The answer to a request, or its refusal for good; `None` when it is to be asked again.
+    async fn ask(&self, subject: &'static str, body: &Value) -> Result<Message, Option<String>> {
+        let request = self.client.request(subject, body.to_string().into());
+        let Ok(Ok(answer)) = timeout(ACK, request).await else { return Err(None) };
+        let refusal = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error"));
+        match refusal {
+            Some(refusal) if refusal.as_str().starts_with("unavailable") => Err(None),
+            Some(refusal) => Err(Some(refusal.to_string())),
+            None => serde_json::from_slice(&answer.payload).map_err(|error| Some(error.to_string())),
+        }
+    }
+}

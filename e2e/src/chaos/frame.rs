@@ -1,0 +1,122 @@
+//! What clients are told, read.
+
+use contract::{
+    chat::{Marker, Message},
+    notify::{InboxRead, Notification},
+};
+use serde_json::Value;
+
+/// What a socket is told about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Channel {
+    /// A conversation.
+    Chat(i64),
+    /// The user's notifications.
+    Inbox,
+    /// Who types in a conversation.
+    Typing(i64),
+}
+
+impl Channel {
+    /// Its name on the multiplexed socket.
+    pub fn name(self) -> String {
+        match self {
+            Self::Chat(id) => format!("chat/{id}"),
+            Self::Inbox => "notifications".to_owned(),
+            Self::Typing(id) => format!("typing/{id}"),
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name.split_once('/') {
+            None => (name == "notifications").then_some(Self::Inbox),
+            Some(("chat", id)) => id.parse().ok().map(Self::Chat),
+            Some(("typing", id)) => id.parse().ok().map(Self::Typing),
+            Some(_) => None,
+        }
+    }
+}
+
+/// One frame.
+#[derive(Debug)]
+pub enum Frame {
+    /// A message.
+    Message(Message),
+    /// A marker moved.
+    Marker(Marker),
+    /// A notification.
+    Notification(Notification),
+    /// Notifications were read.
+    InboxRead(InboxRead),
+    /// Someone types, or has stopped: whose frame it is.
+    Typing(i64),
+    /// What was asked is done.
+    Ok(i64),
+    /// Something was refused.
+    Error(Refused),
+}
+
+/// An error that a client was told.
+#[derive(Debug)]
+pub struct Refused {
+    /// What the client called its request, on the multiplexed socket.
+    pub reference: Option<i64>,
+    /// The code.
+    pub code: String,
+    /// The text.
+    pub detail: String,
+    /// Which send it was.
+    pub client_id: Option<String>,
+}
+
+/// Reads a frame; on a socket of its own the channel is known.
+///
+/// # Errors
+/// When it is none of the contract's.
+pub fn read(text: &str, own: Option<Channel>) -> Result<(Option<Channel>, Frame), String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let Some(channel) = own else { return multiplexed(value) };
+    Ok((Some(channel), on(channel, value)?))
+}
+
+fn multiplexed(mut value: Value) -> Result<(Option<Channel>, Frame), String> {
+    match value["op"].as_str() {
+        Some("ok") => Ok((None, Frame::Ok(value["ref"].as_i64().ok_or("an ok without its ref")?))),
+        Some("error") => Ok((None, Frame::Error(refused(&value)))),
+        Some("event") => {
+            let channel =
+                value["channel"].as_str().and_then(Channel::named).ok_or("an event of no channel")?;
+            Ok((Some(channel), on(channel, value["data"].take())?))
+        }
+        _ => Err("no op".to_owned()),
+    }
+}
+
+fn on(channel: Channel, value: Value) -> Result<Frame, String> {
+    fn typed<T: serde::de::DeserializeOwned>(value: Value, make: fn(T) -> Frame) -> Result<Frame, String> {
+        // From text, as the data of a notification is kept to the letter.
+        serde_json::from_str(&value.to_string()).map(make).map_err(|error| error.to_string())
+    }
+    let kind = value["type"].as_str().ok_or("no type")?.to_owned();
+    match (channel, kind.as_str()) {
+        (_, "error") => Ok(Frame::Error(refused(&value))),
+        (Channel::Chat(_), "message") => typed(value, Frame::Message),
+        (Channel::Chat(_), "read") => typed(value, Frame::Marker),
+        (Channel::Inbox, "read") => typed(value, Frame::InboxRead),
+        (Channel::Inbox, _) => typed(value, Frame::Notification),
+        (Channel::Typing(_), "typing") => {
+            Ok(Frame::Typing(value["user_id"].as_i64().ok_or("typing without a user")?))
+        }
+        _ => Err(format!("a frame of type {kind}")),
+    }
+}
+
+fn refused(value: &Value) -> Refused {
+    let text = |key: &str| value[key].as_str().map(str::to_owned);
+    Refused {
+        reference: value["ref"].as_i64(),
+        code: text("code").unwrap_or_default(),
+        detail: text("detail").unwrap_or_default(),
+        client_id: text("client_id"),
+    }
+}

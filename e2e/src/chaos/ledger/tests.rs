@@ -1,0 +1,34 @@
+use super::*;
+use serde_json::json;
+
+fn message(seq: i64, content: &str) -> Message {
+    serde_json::from_value(json!({
+        "conversation_id": 5, "message_id": 100 + seq, "seq": seq, "sender_id": 1, "sender_username": "x",
+        "content": content, "created_at": "2025-12-09T10:30:00.123456Z", "is_read": false,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn sockets_that_are_told_different_things_are_found() {
+    let mut board = Board::default();
+    board.message(&message(1, "a")).unwrap();
+    board.message(&Message { is_read: true, ..message(1, "a") }).unwrap();
+    assert_eq!(board.message(&message(1, "b")).unwrap_err().rule, Rule::Same);
+    let elsewhere = Message { message_id: 7.try_into().unwrap(), ..message(1, "a") };
+    assert_eq!(board.message(&elsewhere).unwrap_err().rule, Rule::Same);
+}
+
+#[test]
+fn a_message_that_is_stored_twice_is_found_at_once() {
+    let mut board = Board::default();
+    board.message(&message(1, "a")).unwrap();
+    assert_eq!(board.message(&message(2, "a")).unwrap_err().rule, Rule::Twice);
+    let mut ledger = Ledger::default();
+    ledger.sends("a", 5, 1, Some("c"));
+    assert_eq!(ledger.unacknowledged(), 1);
+    assert_eq!(ledger.acked("a", "an ok", None), Ok(true));
+    assert_eq!(ledger.acked("a", "an echo", Some(101)), Ok(false));
+    assert_eq!(ledger.acked("a", "201", Some(102)).unwrap_err().rule, Rule::Twice);
+    assert_eq!(ledger.unacknowledged(), 0);
+}

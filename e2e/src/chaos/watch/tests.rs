@@ -1,0 +1,116 @@
+use super::*;
+use serde_json::json;
+
+/// The user whose socket it is.
+const ME: i64 = 1;
+
+fn message(seq: i64, sender: i64, client_id: Option<&str>) -> Message {
+    let id = 100 + seq;
+    let mut message = json!({
+        "conversation_id": 5, "message_id": id, "seq": seq, "sender_id": sender, "sender_username": "x",
+        "content": format!("m{seq}"), "created_at": "2025-12-09T10:30:00.123456Z", "is_read": false,
+    });
+    if let Some(client_id) = client_id {
+        message["client_id"] = client_id.into();
+    }
+    serde_json::from_value(message).unwrap()
+}
+
+fn marker(user: i64, seq: i64, unread: Option<i64>) -> Marker {
+    let mut marker = json!({
+        "conversation_id": 5, "user_id": user, "message_id": 100 + seq, "seq": seq,
+        "read_at": "2025-12-09T10:30:00.123456Z",
+    });
+    if let Some(unread) = unread {
+        marker["unread_count"] = unread.into();
+    }
+    serde_json::from_value(marker).unwrap()
+}
+
+fn after(seq: i64) -> ChatWatch {
+    ChatWatch::new(ME, Some(Head { seq, id: 100 + seq }))
+}
+
+fn rule<T: std::fmt::Debug>(result: Result<T, Fault>) -> Rule {
+    result.unwrap_err().rule
+}
+
+#[test]
+fn a_log_in_order_is_well() {
+    let mut watch = after(3);
+    for seq in 4..10 {
+        assert_eq!(watch.message(&message(seq, 2, None)), Ok(Came::New));
+    }
+    assert_eq!(watch.told(), Some(Head { seq: 9, id: 109 }));
+    watch.marker(&marker(2, 9, None)).unwrap_err();
+    watch.marker(&marker(3, 9, None)).unwrap();
+    watch.marker(&marker(ME, 7, Some(2))).unwrap();
+}
+
+#[test]
+fn a_hole_a_repeat_and_wrong_ids_are_found() {
+    assert_eq!(rule(after(3).message(&message(5, 2, None))), Rule::Hole);
+    assert_eq!(rule(after(3).message(&message(3, 2, None))), Rule::Twice);
+    let mut older = message(4, 2, None);
+    older.message_id = 50.try_into().unwrap();
+    assert_eq!(rule(after(3).message(&older)), Rule::Order);
+    let mut live = ChatWatch::new(ME, None);
+    live.message(&message(8, 2, None)).unwrap();
+    assert_eq!(rule(live.message(&message(10, 2, None))), Rule::Hole);
+}
+
+#[test]
+fn only_who_sent_it_on_this_socket_may_be_told_again() {
+    let mut watch = after(3);
+    let own = message(2, ME, Some("c"));
+    assert_eq!(rule(watch.message(&own)), Rule::Twice);
+    watch.sends("c");
+    assert_eq!(watch.message(&own), Ok(Came::Again));
+    assert_eq!(watch.told().map(|told| told.seq), Some(3), "a repeat doesn't move the socket");
+    let mut resubscribed = after(3).after(watch);
+    assert_eq!(resubscribed.message(&own), Ok(Came::Again), "the same socket");
+    let mut other = after(3);
+    assert_eq!(rule(other.message(&own)), Rule::Twice, "another socket has not sent it");
+    assert_eq!(rule(other.message(&message(4, 2, Some("c")))), Rule::Refused, "another user's client_id");
+}
+
+#[test]
+fn markers_beyond_what_was_told_or_backwards_are_found() {
+    let mut watch = after(3);
+    assert_eq!(rule(watch.marker(&marker(2, 4, None))), Rule::Marker);
+    let mut watch = after(3);
+    watch.marker(&marker(2, 3, None)).unwrap();
+    assert_eq!(rule(watch.marker(&marker(2, 2, None))), Rule::Marker);
+    watch.message(&message(4, 3, None)).unwrap();
+    assert_eq!(rule(watch.marker(&marker(3, 2, None))), Rule::Marker, "behind their own message");
+    let mut live = ChatWatch::new(ME, None);
+    live.marker(&marker(2, 9, None)).unwrap();
+    assert_eq!(rule(live.message(&message(9, 3, None))), Rule::Marker, "nobody had told seq 9 yet");
+}
+
+#[test]
+fn wrong_unread_counts_are_found() {
+    let mut watch = after(9);
+    assert_eq!(rule(watch.marker(&marker(ME, 5, Some(3)))), Rule::Unread);
+    assert_eq!(rule(watch.marker(&marker(ME, 6, None))), Rule::Unread);
+    assert_eq!(rule(watch.marker(&marker(2, 6, Some(3)))), Rule::Refused, "not theirs to know");
+    let mut live = ChatWatch::new(ME, None);
+    live.marker(&marker(ME, 5, Some(3))).unwrap();
+    assert_eq!(rule(live.message(&message(10, 2, None))), Rule::Marker, "5 + 3 is not 9");
+}
+
+#[test]
+fn an_inbox_is_watched_alike() {
+    let shown = |seq: i64, unread: i64| -> Notification {
+        serde_json::from_value(json!({
+            "type": "t", "notification_id": seq, "seq": seq, "title": "", "message": "", "data": null,
+            "created_at": "2025-12-09T10:30:00.123456Z", "is_read": false, "unread_count": unread,
+        }))
+        .unwrap()
+    };
+    let mut watch = InboxWatch::new(Some(Head { seq: 1, id: 1 }));
+    watch.notification(&shown(2, 1)).unwrap();
+    assert_eq!(rule(watch.notification(&shown(2, 1))), Rule::Twice);
+    assert_eq!(rule(watch.notification(&shown(4, 1))), Rule::Hole);
+    assert_eq!(rule(watch.notification(&shown(5, -1))), Rule::Unread);
+}

@@ -1,0 +1,107 @@
+//! `cargo xtask chaos`
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Args;
+use e2e::chaos::{Chaos as Run, Counters, Part};
+use indicatif::{ProgressBar, ProgressStyle};
+use testkit::place;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::interval,
+};
+
+use crate::{build, servers};
+
+/// Kill, stop and cut off parts of a stack while clients chat, and check that nothing was lost, doubled or reordered.
+///
+/// The stack is one of its own, with its own NATS and Postgres; nothing else on this machine is touched.
+#[derive(Args)]
+pub struct Chaos {
+    /// How long people chat
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// What may break
+    #[arg(
+        long,
+        value_name = "PARTS",
+        value_delimiter = ',',
+        default_value = "gateway,chat,notify,typing,nats,postgres,net"
+    )]
+    parts: Vec<Part>,
+    /// What all random choices come from; another one each time unless given
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// How many gateways to run
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    gateways: u8,
+    /// How many chat-services to run
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    chat: u8,
+    /// How many notify-services to run
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    notify: u8,
+    /// How many typing-services to run
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    typing: u8,
+    /// How many clients to run
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    clients: u16,
+    /// Break release builds instead of debug ones
+    #[arg(long)]
+    release: bool,
+}
+
+impl Chaos {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        servers::provide().await?;
+        let programs = build::programs(self.release).await?;
+        let logs = place::local().join("chaos");
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+        eprintln!("Seed {seed}; the services' logs are in {}.", logs.display());
+        let run = Run {
+            seed,
+            length: Duration::from_secs(self.seconds),
+            parts: self.parts,
+            counts: [self.gateways, self.chat, self.notify, self.typing].map(usize::from),
+            clients: self.clients.into(),
+            programs: Some(programs),
+            logs: Some(logs),
+        };
+        let counters = Arc::new(Counters::default());
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let report = tokio::select! {
+            report = run.run(counters.clone()) => report?,
+            () = show(&counters, self.seconds) => unreachable!("it shows progress for ever"),
+            _ = interrupt.recv() => return Ok(ExitCode::from(130)),
+            _ = terminate.recv() => return Ok(ExitCode::from(143)),
+        };
+        println!("{report}");
+        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Shows how it goes, on one line.
+async fn show(counters: &Counters, seconds: u64) {
+    let bar = ProgressBar::new(seconds);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed}  {msg}") {
+        bar.set_style(style);
+    }
+    let mut ticks = interval(Duration::from_millis(200));
+    loop {
+        ticks.tick().await;
+        let [acked, messages, reconnects, faults, violations] = [
+            &counters.acked,
+            &counters.messages,
+            &counters.reconnects,
+            &counters.faults,
+            &counters.violations,
+        ]
+        .map(Counters::get);
+        bar.set_message(format!(
+            "{acked} of {messages} messages acknowledged, {reconnects} reconnects, {faults} faults, {violations} violations"
+        ));
+        bar.tick();
+    }
+}
