@@ -7,7 +7,7 @@ use contract::{
     chat::{Head, Marker},
 };
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -57,6 +57,9 @@ struct Member {
     delivered: Seq,
     /// Frames that came in while the socket's replay goes on.
     held: Option<VecDeque<Frame>>,
+    /// Of a socket that has read further than the channel has told: whose markers it is told once the channel is there.
+    /// Until then their counts would be of less than the socket knows.
+    ahead: Option<HashSet<UserId>>,
 }
 
 /// Where a new member stands.
@@ -153,7 +156,10 @@ impl Log {
         }
         let frames = MarkerFrames::new(&marker, last.seq);
         for member in self.members.values_mut() {
-            member.push(frames.for_user(member.view.user_id));
+            match &mut member.ahead {
+                Some(users) => drop(users.insert(marker.user_id)),
+                None => member.push(frames.for_user(member.view.user_id)),
+            }
         }
     }
 
@@ -197,11 +203,11 @@ impl Log {
         }
         let last = self.last.map_or(at.seq, |last| last.seq);
         let behind = at.seq < last;
-        let mut member = Member { view, delivered: at.seq.max(last), held: behind.then(VecDeque::new) };
-        if resumes {
-            for marker in self.markers.values().filter_map(|reached| reached.marker) {
-                member.push(MarkerFrames::new(&marker, last).for_user(member.view.user_id));
-            }
+        let readers = if resumes { self.markers.keys().copied().collect() } else { HashSet::new() };
+        let held = behind.then(VecDeque::new);
+        let mut member = Member { view, delivered: at.seq.max(last), held, ahead: Some(readers) };
+        if at.seq <= last {
+            member.overtaken(&self.markers, last);
         }
         self.next_member += 1;
         let id = self.next_member;
@@ -288,6 +294,9 @@ impl Log {
             };
             member.push_plain(frame);
         }
+        for member in self.members.values_mut().filter(|member| member.delivered == entry.at.seq) {
+            member.overtaken(&self.markers, entry.at.seq);
+        }
     }
 }
 
@@ -336,6 +345,14 @@ impl View {
 }
 
 impl Member {
+    /// The channel has told as much as the socket has read: it is told the markers that waited for that.
+    fn overtaken(&mut self, markers: &HashMap<UserId, Reached>, last: Seq) {
+        let users = self.ahead.take().into_iter().flatten();
+        for marker in users.filter_map(|user| markers.get(&user)?.marker) {
+            self.push(MarkerFrames::new(&marker, last).for_user(self.view.user_id));
+        }
+    }
+
     fn push(&mut self, frame: Frame) {
         let frame = self.view.wrap(frame);
         self.push_plain(frame);

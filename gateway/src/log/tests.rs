@@ -141,6 +141,27 @@ fn a_marker_is_told_once_and_never_before_what_it_marks() {
 }
 
 #[test]
+fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
+    let (first, _keep) = view();
+    let mut log = Log::default();
+    log.attach(first, Head { seq: 5, id: 50 }, vec![marker(3)], false);
+    // The second has read up to 8 from the service, and events after 5 are still on their way here.
+    let (second, outbox) = view();
+    assert!(matches!(log.attach(second, Head { seq: 8, id: 80 }, vec![marker(4)], true), Attached::Live(_)));
+    log.entry(entry(6));
+    log.note(Note::Marker(marker(5)));
+    log.entry(entry(7));
+    assert!(outbox.take().is_empty());
+    log.entry(entry(8));
+    let told = outbox.take();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(r#""seq":5"#) && told[0].contains(r#""unread_count":3"#), "{told:?}");
+    log.entry(entry(9));
+    log.note(Note::Marker(marker(9)));
+    assert_eq!(outbox.take().len(), 2, "from then on it is told as everyone");
+}
+
+#[test]
 fn only_its_user_is_told_how_much_is_unread_and_only_its_sender_the_client_id() {
     let (own, mine) = view();
     let (other, theirs) = view();
