@@ -1,0 +1,366 @@
+//! Guarantee 4: an event that JetStream acknowledged becomes exactly one notification for each of its users, or one dead
+//! letter, although notify-service (two replicas), Postgres and NATS are killed at random meanwhile.
+//!
+//! `FAULT_EVENTS=100000` publishes so many, instead of 5,000, to 1,000 users; `FAULT_SEED` repeats what was published and
+//! which faults were chosen, though not their exact moments. `--nocapture` shows the table.
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+use async_nats::{HeaderMap, jetstream};
+use e2e::{Kind, Options, Stack};
+use futures_util::{StreamExt, future::join_all};
+use serde_json::json;
+use sqlx::PgPool;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+const USERS: i64 = 1_000;
+/// Users whose sockets are open all the time.
+const WATCHED: i64 = 20;
+const PUBLISHERS: usize = 50;
+/// Events that are published in a second, at most.
+const PER_SECOND: u64 = 1_000;
+/// Publishing lasts longer than this, so that everything breaks once at least.
+const AT_LEAST: Duration = Duration::from_secs(15);
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+}
+
+/// How an event is known, if it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    ByEventId,
+    ByMessageId,
+    /// It is published once only: a second time would be another event.
+    No,
+    /// It can't be used.
+    Bad,
+}
+
+#[derive(Debug, Clone)]
+struct Event {
+    number: u64,
+    known: Known,
+    users: Vec<i64>,
+    acknowledged: bool,
+    attempts: u64,
+}
+
+impl Event {
+    fn new(number: u64, random: &mut fastrand::Rng) -> Self {
+        let known = match random.u8(0..100) {
+            0 => Known::Bad,
+            1..60 => Known::ByEventId,
+            60..80 => Known::ByMessageId,
+            _ => Known::No,
+        };
+        let count = if random.u8(0..10) == 0 { random.usize(2..=5) } else { 1 };
+        let mut users: Vec<i64> = (0..count).map(|_| random.i64(1..=USERS)).collect();
+        users.sort_unstable();
+        users.dedup();
+        Self { number, known, users, acknowledged: false, attempts: 0 }
+    }
+
+    fn message(&self) -> (HeaderMap, String) {
+        let mut headers = HeaderMap::new();
+        let mut body = json!({"user_ids": self.users, "data": {"number": self.number}});
+        match self.known {
+            Known::ByEventId => body["event_id"] = format!("event-{}", self.number).into(),
+            Known::ByMessageId => headers.insert("Nats-Msg-Id", format!("message-{}", self.number)),
+            Known::No => {}
+            Known::Bad => body["user_ids"] = "everyone".into(),
+        }
+        (headers, body.to_string())
+    }
+
+    /// Publishes it once; whether JetStream has acknowledged it.
+    async fn publish(&mut self, jetstream: &jetstream::Context) -> bool {
+        self.attempts += 1;
+        let (headers, body) = self.message();
+        let sent = async {
+            let sent =
+                jetstream.publish_with_headers("events.payment_completed", headers, body.into()).await?;
+            sent.await
+        };
+        let acknowledged = matches!(timeout(Duration::from_secs(3), sent).await, Ok(Ok(_)));
+        self.acknowledged |= acknowledged;
+        acknowledged
+    }
+}
+
+/// Publishes events until each that may be published again is acknowledged; some more often than that.
+async fn publisher(
+    mut events: Vec<Event>,
+    jetstream: jetstream::Context,
+    mut random: fastrand::Rng,
+) -> Vec<Event> {
+    let pace = Duration::from_secs(1) * PUBLISHERS as u32 / PER_SECOND as u32;
+    let mut pace = interval(pace.max(AT_LEAST / events.len().max(1) as u32));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for index in 0..events.len() {
+        pace.tick().await;
+        let once = events[index].known == Known::No;
+        while !events[index].publish(&jetstream).await && !once {
+            sleep(Duration::from_millis(random.u64(10..200))).await;
+        }
+        let before = random.usize(0..=index);
+        if matches!(events[before].known, Known::ByEventId | Known::ByMessageId) && random.u8(0..10) == 0 {
+            for _ in 0..random.u8(1..=4) {
+                events[before].publish(&jetstream).await;
+            }
+        }
+    }
+    events
+}
+
+/// Kills one thing after the other, until there is nothing more to disturb. Returns how often which was killed.
+async fn faults(
+    stack: &mut Stack,
+    over: &AtomicBool,
+    mut random: fastrand::Rng,
+) -> BTreeMap<&'static str, u32> {
+    let mut killed = BTreeMap::new();
+    let mut next = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        sleep(Duration::from_millis(random.u64(200..1_500))).await;
+        let down = Duration::from_millis(random.u64(0..1_200));
+        if next.is_empty() {
+            next.extend([
+                "Postgres",
+                "NATS",
+                "one notify-service",
+                "one notify-service",
+                "both notify-services",
+            ]);
+            random.shuffle(&mut next);
+        }
+        let which = next.pop().unwrap();
+        match which {
+            "Postgres" => {
+                stack.postgres.as_ref().unwrap().kill().await;
+                sleep(down).await;
+                stack.postgres.as_mut().unwrap().restart().await.unwrap();
+            }
+            "NATS" => {
+                stack.nats.kill().await;
+                sleep(down).await;
+                stack.nats.restart().await.unwrap();
+            }
+            one_or_both => {
+                let first = random.usize(0..2);
+                let indices = if one_or_both == "one notify-service" { first..first + 1 } else { 0..2 };
+                for index in indices.clone() {
+                    stack.kill(Kind::Notify, index).await;
+                }
+                sleep(down).await;
+                indices.for_each(|index| stack.restart(Kind::Notify, index));
+            }
+        }
+        *killed.entry(which).or_default() += 1;
+    }
+    killed
+}
+
+/// Follows an inbox on a socket as a page does, and checks that it shows each `seq` once and in turn.
+async fn watch(url: String, last: Arc<Mutex<HashMap<i64, i64>>>, user: i64) {
+    let mut after = "0".to_owned();
+    loop {
+        let Some(mut socket) = e2e::Socket::try_connect(&format!("{url}&after={after}")).await else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        while let Ok(frame) = socket.receive().await {
+            let (Some(seq), Some(id)) = (frame["seq"].as_i64(), frame["notification_id"].as_i64()) else {
+                continue;
+            };
+            after = id.to_string();
+            let before = last.lock().unwrap().insert(user, seq).unwrap_or(0);
+            assert_eq!(seq, before + 1, "user {user}'s socket");
+        }
+    }
+}
+
+/// Every dead letter's event, with how many there are of it.
+async fn dead_letters(jetstream: &jetstream::Context) -> HashMap<u64, u64> {
+    let stream = jetstream.get_stream("DEADLETTERS").await.unwrap();
+    let mut left = stream.cached_info().state.messages;
+    let consumer = stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await.unwrap();
+    let mut messages = consumer.messages().await.unwrap();
+    let mut found = HashMap::new();
+    while left > 0 {
+        let message = e2e::within("a dead letter", messages.next()).await.unwrap().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        *found.entry(body["data"]["number"].as_u64().unwrap()).or_default() += 1;
+        left -= 1;
+    }
+    found
+}
+
+async fn is_settled(jetstream: &jetstream::Context) {
+    let began = Instant::now();
+    loop {
+        let left = match jetstream.get_stream("EVENTS").await {
+            Ok(stream) => stream.cached_info().state.messages,
+            Err(_) => u64::MAX,
+        };
+        if left == 0 {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(300), "{left} events still wait");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_acknowledged_event_is_once_in_its_inboxes_whatever_is_killed() {
+    let count = number("FAULT_EVENTS").unwrap_or(5_000);
+    let seed = number("FAULT_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("FAULT_EVENTS={count} FAULT_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let options = Options { counts: [1, 0, 2, 0], own_postgres: true, ..Options::default() };
+    let mut stack = Stack::with(Options { env: vec![("RUST_LOG", "error".to_owned())], ..options }).await;
+    let jetstream = jetstream::new(stack.backend().await);
+    let seen = Arc::new(Mutex::new(HashMap::new()));
+    let sockets: Vec<_> = (1..=WATCHED)
+        .map(|user| {
+            let url = format!("ws://{}/ws/notifications/?token={}", stack.host(0), e2e::token(user));
+            tokio::spawn(watch(url, seen.clone(), user))
+        })
+        .collect();
+    let mut events: Vec<Vec<Event>> = vec![Vec::new(); PUBLISHERS];
+    for number in 0..count {
+        events[number as usize % PUBLISHERS].push(Event::new(number, &mut random));
+    }
+    let (began, over) = (Instant::now(), AtomicBool::new(false));
+    let publishers: Vec<_> = events
+        .into_iter()
+        .map(|events| tokio::spawn(publisher(events, jetstream.clone(), random.fork())))
+        .collect();
+    let published = async {
+        let published = join_all(publishers).await;
+        over.store(true, Ordering::Relaxed);
+        published
+    };
+    let fault_random = random.fork();
+    let (published, killed) = tokio::join!(published, faults(&mut stack, &over, fault_random));
+    let events: Vec<Event> = published.into_iter().flat_map(Result::unwrap).collect();
+    let publishing = began.elapsed();
+    is_settled(&jetstream).await;
+    stack.ready().await;
+    let took = began.elapsed();
+
+    let pool =
+        PgPool::connect(&format!("{}?options=-csearch_path%3Dnotify", stack.database.url())).await.unwrap();
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "select user_id, (data::json->>'number')::bigint, count(*) from notifications group by 1, 2",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let rows: HashMap<(i64, u64), i64> =
+        rows.into_iter().map(|(user, number, count)| ((user, number as u64), count)).collect();
+    let letters = dead_letters(&jetstream).await;
+    let verdict = Verdict::of(&events, &rows, &letters);
+    let holes: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
+        "select user_id, last_seq, unread_count, count(notification_id)
+        from inboxes left join notifications using (user_id) group by user_id
+        having unread_count <> count(notification_id) or last_seq <> count(notification_id)
+            or count(distinct seq) <> count(notification_id) or last_seq <> coalesce(max(seq), 0)
+            or array_agg(seq order by notification_id) <> array_agg(seq order by seq)",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    verdict.print(&killed, publishing, took, holes.len());
+    assert_eq!((verdict.missing, verdict.doubled, verdict.unexpected), (0, 0, 0));
+    assert_eq!((verdict.letters_missing, verdict.letters_too_many), (0, 0));
+    assert_eq!(holes, [], "user, last_seq, unread_count, rows");
+    for user in 1..=WATCHED {
+        let stored = rows.keys().filter(|(owner, _)| *owner == user).count() as i64;
+        let counted = stack.get("/api/notifications/unread_count", user).await;
+        assert_eq!(counted["unread_count"], stored, "user {user}");
+        e2e::eventually(&format!("user {user}'s socket to have shown all {stored}"), || async {
+            (seen.lock().unwrap().get(&user).copied().unwrap_or(0) == stored).then_some(())
+        })
+        .await;
+    }
+    for socket in sockets {
+        assert!(!socket.is_finished(), "a socket showed a seq out of turn");
+        socket.abort();
+    }
+}
+
+/// What became of the events.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Events by how they are known: how many, publishes of them, acknowledged.
+    events: BTreeMap<Known, (u64, u64, u64)>,
+    promised: u64,
+    stored: u64,
+    missing: u64,
+    doubled: u64,
+    unexpected: u64,
+    letters: u64,
+    letters_missing: u64,
+    letters_too_many: u64,
+}
+
+impl Verdict {
+    fn of(events: &[Event], rows: &HashMap<(i64, u64), i64>, letters: &HashMap<u64, u64>) -> Self {
+        let mut verdict = Self { stored: rows.values().sum::<i64>() as u64, ..Self::default() };
+        let mut allowed = 0;
+        for event in events {
+            let (count, attempts, acknowledged) = verdict.events.entry(event.known).or_default();
+            *count += 1;
+            *attempts += event.attempts;
+            *acknowledged += u64::from(event.acknowledged);
+            if event.known == Known::Bad {
+                let found = letters.get(&event.number).copied().unwrap_or(0);
+                verdict.letters += found;
+                verdict.letters_missing += u64::from(event.acknowledged && found == 0);
+                // Each attempt that NATS was killed in may have been stored, as an event of its own.
+                verdict.letters_too_many += found.saturating_sub(event.attempts);
+                continue;
+            }
+            for user in &event.users {
+                let found = rows.get(&(*user, event.number)).copied().unwrap_or(0);
+                allowed += u64::from(found > 0);
+                verdict.promised += u64::from(event.acknowledged);
+                verdict.missing += u64::from(event.acknowledged && found == 0);
+                verdict.doubled += u64::from(found > 1);
+            }
+        }
+        verdict.unexpected = rows.len() as u64 - allowed;
+        verdict
+    }
+
+    fn print(&self, killed: &BTreeMap<&str, u32>, publishing: Duration, took: Duration, holes: usize) {
+        println!("| events | | published | acknowledged |\n| --- | ---: | ---: | ---: |");
+        for (known, (count, attempts, acknowledged)) in &self.events {
+            println!("| {known:?} | {count} | {attempts} | {acknowledged} |");
+        }
+        println!("\n| | |\n| --- | ---: |");
+        for (what, times) in killed {
+            println!("| {what} killed | {times} |");
+        }
+        let (publishing, took) = (publishing.as_secs_f32(), took.as_secs_f32());
+        println!("| seconds of publishing, until all was done | {publishing:.0}, {took:.0} |");
+        println!("| notifications promised by acknowledged events | {} |", self.promised);
+        println!("| notifications stored, with those of unacknowledged events | {} |", self.stored);
+        println!("| missing, doubled, of nobody | {}, {}, {} |", self.missing, self.doubled, self.unexpected);
+        println!(
+            "| dead letters; missing, too many | {}; {}, {} |",
+            self.letters, self.letters_missing, self.letters_too_many
+        );
+        println!("| inboxes of {USERS} with a wrong count or a hole in seq | {holes} |");
+    }
+}
