@@ -250,6 +250,11 @@ impl Stack {
         crate::within("the end of a service", child.wait()).await?.code()
     }
 
+    /// The process id of a service.
+    pub fn pid(&self, kind: Kind, index: usize) -> u32 {
+        self.child(kind, index).pid()
+    }
+
     /// Sends a signal to a service.
     pub fn signal(&self, kind: Kind, index: usize, signal: Signal) {
         self.child(kind, index).signal(signal);
