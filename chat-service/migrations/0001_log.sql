@@ -54,6 +54,27 @@ create unique index messages_by_client on messages (conversation_id, sender_id, 
 -- Finds a message by its id alone (reports do): nearly free to keep, as ids grow with the place in the table.
 create index messages_by_id on messages using brin (message_id);
 
+-- Who wants to hear nothing from whom: refused where it would be written, in conversations of two.
+create table blocks (
+    user_id    bigint      not null check (user_id > 0),
+    blocked_id bigint      not null check (blocked_id > 0),
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (user_id, blocked_id),
+    check (user_id <> blocked_id)
+);
+
+-- What users report, with the message as it stood.
+create table reports (
+    report_id       bigint      primary key generated always as identity,
+    reporter_id     bigint      not null,
+    user_id         bigint      not null,
+    conversation_id bigint,
+    message_id      bigint,
+    content         text,
+    reason          text        not null,
+    created_at      timestamptz not null default clock_timestamp()
+);
+
 -- What is committed but perhaps not yet told: one row a commit, gone once it is told. With a reader, that user's
 -- marker moved to the one message; without, the messages were stored.
 create table outbox (
@@ -91,6 +112,13 @@ begin
         select i.ord, i.conversation_id, i.sender_id, i.content, i.client_id, i.username as claimed,
                coalesce(i.username, u.username, 'user-' || i.sender_id) as username,
                u.username as known, p.user_id is not null as member,
+               exists (
+                   select from participants o
+                   join blocks b on b.user_id = o.user_id and b.blocked_id = i.sender_id
+                   where o.conversation_id = i.conversation_id
+               ) and 2 = (
+                   select count(*) from participants o where o.conversation_id = i.conversation_id
+               ) as blocked,
                first_value(i.ord) over (partition by i.conversation_id, i.sender_id, i.client_id order by i.ord) as first,
                m.message_id as old_id, m.seq as old_seq, m.sender_username as old_username,
                m.content as old_content, m.created_at as old_created_at
@@ -104,7 +132,7 @@ begin
         select nextval('message_ids') as message_id, f.*
         from (
             select i.*, row_number() over (partition by i.conversation_id order by i.ord) as n
-            from input i where i.member and i.old_id is null and i.first = i.ord
+            from input i where i.member and not i.blocked and i.old_id is null and i.first = i.ord
             order by i.ord
         ) f
     ), bumped as (
@@ -142,7 +170,10 @@ begin
         returning o.id
     )
     select i.ord,
-           case when not i.member then 'forbidden' when f.ord = i.ord then 'stored' else 'repeated' end,
+           case when not i.member then 'forbidden'
+                when f.ord = i.ord then 'stored'
+                when i.old_id is not null or f.ord is not null then 'repeated'
+                else 'blocked' end,
            coalesce(i.old_id, f.message_id),
            coalesce(i.old_seq, b.base + f.n),
            coalesce(i.old_username, f.username),

@@ -9,10 +9,10 @@ use crate::{
 };
 use contract::chat::{
     Conversation, ConversationHead, CountUnread, CreateConversation, GetConversation, Heads, Invitee,
-    ListConversations, MarkRead, Marker, Message, MessagePage, OpenConversation, Opened, PageMessages, Send,
-    SendOne, SendPack, Sent, Unread,
+    ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation,
+    Opened, PageMessages, Participant, Reported, Send, SendOne, SendPack, Sent, SetBlock, Unread,
 };
-use contract::{Code, ConversationId, Page, Refusal, UserId, frames, limits};
+use contract::{Code, ConversationId, Page, Refusal, UserId, frames, limits, typing::TypingBlock};
 use futures_util::future::join_all;
 use service::{Bus, Endpoints, bus::fit, postgres};
 use sqlx::PgPool;
@@ -30,6 +30,7 @@ const ANSWER: Duration = Duration::from_secs(6);
 
 /// What answers.
 pub struct Api {
+    bus: Bus,
     pool: PgPool,
     lanes: Lanes,
     outbox: Outbox,
@@ -69,13 +70,22 @@ pub async fn serve(
     serve!(GetConversation, QUESTIONS, conversation);
     serve!(ListConversations, QUESTIONS, list);
     serve!(CountUnread, QUESTIONS, unread);
+    serve!(SetBlock, QUESTIONS, set_block);
+    serve!(ListBlocks, QUESTIONS, list_blocks);
+    serve!(MakeReport, QUESTIONS, report);
     Ok(endpoints)
 }
 
 impl Api {
     /// What answers with these.
-    pub const fn new(pool: PgPool, lanes: Lanes, outbox: Outbox, conversations_by: ConversationsBy) -> Self {
-        Self { pool, lanes, outbox, conversations_by }
+    pub const fn new(
+        bus: Bus,
+        pool: PgPool,
+        lanes: Lanes,
+        outbox: Outbox,
+        conversations_by: ConversationsBy,
+    ) -> Self {
+        Self { bus, pool, lanes, outbox, conversations_by }
     }
 
     async fn pack(&self, pack: SendPack) -> Result<Vec<Sent>, Refusal> {
@@ -131,7 +141,13 @@ impl Api {
             claimed.or_else(|| members.username(user)).unwrap_or_else(|| format!("user-{user}"))
         });
         let markers = members.markers(ask.conversation_id);
-        Ok(MessagePage { items, more, head: members.head(), markers, username })
+        let blocks = match (ask.user_id, members.other_of_two(ask.user_id)) {
+            (Some(user), Some(other)) => store::does_block(&self.pool, user, other)
+                .await
+                .map_err(|error| failed("look for a block", &error))?,
+            _ => false,
+        };
+        Ok(MessagePage { items, more, head: members.head(), markers, username, blocks })
     }
 
     /// Lets a participant in, and remembers the name in the token.
@@ -220,6 +236,66 @@ impl Api {
         let cut = fit(&mut items).map_err(|error| broken("measure a page", &error))?;
         let last = items.last().map(|last| last.conversation_id.get());
         Ok(Page { next: if cut { last } else { ids.next }, items })
+    }
+
+    async fn set_block(&self, ask: SetBlock) -> Result<(), Refusal> {
+        let SetBlock { user_id, blocked_id, blocked } = ask;
+        if user_id == blocked_id {
+            return Err(invalid("nobody blocks themselves"));
+        }
+        let set = async {
+            if blocked {
+                store::block(&self.pool, user_id, blocked_id).await?;
+            } else {
+                store::unblock(&self.pool, user_id, blocked_id).await?;
+            }
+            store::conversations_of_two(&self.pool, user_id, blocked_id).await
+        };
+        for conversation_id in set.await.map_err(|error| failed("set a block", &error))? {
+            // Soft state: a socket that joins later is told by its page.
+            if let Err(error) = self.bus.publish(&TypingBlock { conversation_id, user_id, blocked }).await {
+                tracing::warn!(error = format!("{error:#}"), "tell of a block");
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_blocks(&self, ask: ListBlocks) -> Result<Page<Participant>, Refusal> {
+        let limit = ask.limit.clamp(1, limits::PAGE_MAX);
+        let blocks = store::blocks(&self.pool, ask.user_id, ask.range, i64::from(limit) + 1)
+            .await
+            .map_err(|error| failed("list blocks", &error))?;
+        Ok(Page::of(blocks, usize::from(limit), |blocked| blocked.user_id.get()))
+    }
+
+    async fn report(&self, ask: MakeReport) -> Result<Reported, Refusal> {
+        let reason = ask.reason.trim().to_owned();
+        if reason.is_empty() || reason.chars().count() > limits::REASON_CHARS || reason.contains('\0') {
+            let max = limits::REASON_CHARS;
+            return Err(invalid(format!("\"reason\" is 1 to {max} characters, without NUL")));
+        }
+        let not_found = || Refusal::new(Code::NotFound, "no such message, for this user");
+        let (user_id, message) = match (ask.message_id, ask.user_id) {
+            (Some(message_id), None) => {
+                let message = store::message_seen_by(&self.pool, message_id, ask.reporter_id).await;
+                let message =
+                    message.map_err(|error| failed("read a message", &error))?.ok_or_else(not_found)?;
+                (message.sender_id, Some(Message { client_id: None, ..message }))
+            }
+            (None, Some(user_id)) => (user_id, None),
+            _ => return Err(invalid("a report names a \"message_id\" or a \"user_id\"")),
+        };
+        let (report_id, created_at) =
+            store::report(&self.pool, ask.reporter_id, user_id, message.as_ref(), &reason)
+                .await
+                .map_err(|error| failed("keep a report", &error))?;
+        let reporter_id = ask.reporter_id;
+        let reported = Reported { report_id, reporter_id, user_id, message, reason, created_at };
+        self.bus.store(&reported, &format!("report-{report_id}")).await.map_err(|error| {
+            tracing::error!(error = format!("{error:#}"), report_id, "publish a report; it is kept");
+            Refusal::unavailable()
+        })?;
+        Ok(reported)
     }
 
     async fn unread(&self, ask: CountUnread) -> Result<Unread, Refusal> {

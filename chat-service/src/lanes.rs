@@ -129,6 +129,9 @@ async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {
             }
             Outcome::Repeated(message) => Sent::Repeated(message),
             Outcome::Forbidden => Sent::Refused(Refusal::forbidden()),
+            Outcome::Blocked => {
+                Sent::Refused(Refusal::new(Code::Blocked, "this user does not take your messages"))
+            }
         };
         answers.push((job.reply, answer));
     }

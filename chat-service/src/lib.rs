@@ -50,13 +50,15 @@ impl ChatService {
         let Some(pool) = postgres::open("chat", &MIGRATIONS, &config.database, &shutdown).await? else {
             return Ok(());
         };
-        service::streams::ensure(&bus, service::streams::chat_log(), &shutdown).await;
+        for stream in [service::streams::chat_log(), service::streams::events_out()] {
+            service::streams::ensure(&bus, stream, &shutdown).await;
+        }
 
         let tasks = TaskTracker::new();
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let pulse = outbox.pulse();
-        let api = Arc::new(Api::new(pool.clone(), lanes, outbox, config.conversations_by));
+        let api = Arc::new(Api::new(bus.clone(), pool.clone(), lanes, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 

@@ -18,6 +18,8 @@ pub enum Outcome {
     Repeated(Message),
     /// The sender isn't in the conversation, or there is none.
     Forbidden,
+    /// The other of two wants to hear nothing from the sender.
+    Blocked,
 }
 
 /// What became of a batch.
@@ -51,8 +53,10 @@ pub async fn store_messages(db: impl PgExecutor<'_>, sends: &[&Send]) -> sqlx::R
 
 fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
     let kind: &str = row.try_get("outcome")?;
-    if kind == "forbidden" {
-        return Ok(Outcome::Forbidden);
+    match kind {
+        "forbidden" => return Ok(Outcome::Forbidden),
+        "blocked" => return Ok(Outcome::Blocked),
+        _ => {}
     }
     let message = Message {
         conversation_id: send.conversation_id,
@@ -97,6 +101,12 @@ impl Members {
     /// Whether this user is in it.
     pub fn holds(&self, user: UserId) -> bool {
         self.members.iter().any(|member| member.user_id == user)
+    }
+
+    /// The other one, where there are two.
+    pub fn other_of_two(&self, user: Option<UserId>) -> Option<UserId> {
+        let [one, other] = &self.members[..] else { return None };
+        Some(if Some(one.user_id) == user { other.user_id } else { one.user_id })
     }
 
     /// The name last seen for a user who is in it.
@@ -505,6 +515,121 @@ pub async fn unread(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Unrea
     .fetch_one(db)
     .await?;
     Ok(Unread { conversations: row.try_get("conversations")?, messages: row.try_get("messages")? })
+}
+
+/// Blocks a user.
+pub async fn block(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> sqlx::Result<()> {
+    sqlx::query("insert into blocks (user_id, blocked_id) values ($1, $2) on conflict do nothing")
+        .bind(user.get())
+        .bind(blocked.get())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Blocks a user no longer.
+pub async fn unblock(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> sqlx::Result<()> {
+    sqlx::query("delete from blocks where user_id = $1 and blocked_id = $2")
+        .bind(user.get())
+        .bind(blocked.get())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Whether a user blocks another.
+pub async fn does_block(db: impl PgExecutor<'_>, user: UserId, other: UserId) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select from blocks where user_id = $1 and blocked_id = $2)")
+        .bind(user.get())
+        .bind(other.get())
+        .fetch_one(db)
+        .await
+}
+
+/// Whom a user blocks, by id: upwards after one, else downwards.
+pub async fn blocks(
+    db: impl PgExecutor<'_>,
+    user: UserId,
+    range: Range,
+    limit: i64,
+) -> sqlx::Result<Vec<Participant>> {
+    let (query, from) = match range {
+        Range::Newest => (BLOCKS_BEFORE, i64::MAX),
+        Range::Before(id) => (BLOCKS_BEFORE, id),
+        Range::After(id) => (BLOCKS_AFTER, id),
+    };
+    let rows = sqlx::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let blocked = |row: &PgRow| {
+        Ok(Participant { user_id: id(row.try_get("blocked_id")?)?, username: row.try_get("username")? })
+    };
+    rows.iter().map(blocked).collect()
+}
+
+const BLOCKS_BEFORE: &str = "select b.blocked_id, coalesce(u.username, 'user-' || b.blocked_id) as username
+    from blocks b left join users u on u.user_id = b.blocked_id
+    where b.user_id = $1 and b.blocked_id < $2 order by b.blocked_id desc limit $3";
+const BLOCKS_AFTER: &str = "select b.blocked_id, coalesce(u.username, 'user-' || b.blocked_id) as username
+    from blocks b left join users u on u.user_id = b.blocked_id
+    where b.user_id = $1 and b.blocked_id > $2 order by b.blocked_id limit $3";
+
+/// The conversations in which a user is alone with another.
+pub async fn conversations_of_two(
+    db: impl PgExecutor<'_>,
+    user: UserId,
+    other: UserId,
+) -> sqlx::Result<Vec<ConversationId>> {
+    let ids: Vec<i64> = sqlx::query_scalar(
+        "select a.conversation_id from participants a
+         join participants b on b.conversation_id = a.conversation_id and b.user_id = $2
+         where a.user_id = $1
+           and 2 = (select count(*) from participants p where p.conversation_id = a.conversation_id)",
+    )
+    .bind(user.get())
+    .bind(other.get())
+    .fetch_all(db)
+    .await?;
+    ids.into_iter().map(id).collect()
+}
+
+/// A message by its id alone, if this user is in its conversation.
+pub async fn message_seen_by(
+    db: impl PgExecutor<'_>,
+    message_id: MessageId,
+    user: UserId,
+) -> sqlx::Result<Option<Message>> {
+    let row = sqlx::query(
+        "select m.* from messages m
+         join participants p on p.conversation_id = m.conversation_id and p.user_id = $2
+         where m.message_id = $1",
+    )
+    .bind(message_id.get())
+    .bind(user.get())
+    .fetch_optional(db)
+    .await?;
+    row.as_ref().map(message).transpose()
+}
+
+/// Keeps a report, with the message as it stands.
+pub async fn report(
+    db: impl PgExecutor<'_>,
+    reporter: UserId,
+    user: UserId,
+    message: Option<&Message>,
+    reason: &str,
+) -> sqlx::Result<(i64, Timestamp)> {
+    let row = sqlx::query(
+        "insert into reports (reporter_id, user_id, conversation_id, message_id, content, reason)
+         values ($1, $2, $3, $4, $5, $6) returning report_id, created_at",
+    )
+    .bind(reporter.get())
+    .bind(user.get())
+    .bind(message.map(|message| message.conversation_id.get()))
+    .bind(message.map(|message| message.message_id.get()))
+    .bind(message.map(|message| message.content.as_str()))
+    .bind(reason)
+    .fetch_one(db)
+    .await?;
+    Ok((row.try_get("report_id")?, timestamp(&row, "created_at")?))
 }
 
 fn id<T: TryFrom<i64>>(number: i64) -> sqlx::Result<T>

@@ -6,11 +6,12 @@ use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, State, rejection::BytesRejection},
     http::{StatusCode, header, request::Parts},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use contract::chat::{
-    Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListConversations, MarkRead,
-    Message, OpenConversation, PageMessages, Range, Send, Sent,
+    Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListBlocks, ListConversations,
+    MakeReport, MarkRead, Message, OpenConversation, PageMessages, Participant, Range, Reported, Send, Sent,
+    SetBlock,
 };
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
 use contract::{Code, ConversationId, MessageId, NotificationId, Page, Refusal, Request as Question, UserId};
@@ -32,6 +33,9 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/api/conversations/{id}/messages", get(page_messages).post(send_message))
         .route("/api/conversations/{id}/read", post(read_message))
         .route("/api/unread", get(unread))
+        .route("/api/blocks", get(list_blocks))
+        .route("/api/blocks/{id}", put(block).delete(unblock))
+        .route("/api/reports", post(report))
         .route("/api/notifications", get(page_notifications))
         .route("/api/notifications/unread_count", get(unread_notifications))
         .route("/api/notifications/{id}/read", post(read_notification))
@@ -136,6 +140,52 @@ async fn read_message(
 ) -> Result<StatusCode, Problem> {
     ask(&shared, MarkRead { conversation_id, user_id: caller.user_id, message_id }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn block(
+    State(shared): App,
+    Caller(caller): Caller,
+    Id(blocked_id): Id<UserId>,
+) -> Result<StatusCode, Problem> {
+    ask(&shared, SetBlock { user_id: caller.user_id, blocked_id, blocked: true }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn unblock(
+    State(shared): App,
+    Caller(caller): Caller,
+    Id(blocked_id): Id<UserId>,
+) -> Result<StatusCode, Problem> {
+    ask(&shared, SetBlock { user_id: caller.user_id, blocked_id, blocked: false }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list_blocks(
+    State(shared): App,
+    Caller(caller): Caller,
+    Cursor { range, limit }: Cursor,
+) -> Result<Json<Page<Participant>>, Problem> {
+    ask(&shared, ListBlocks { user_id: caller.user_id, range, limit }).await.map(Json)
+}
+
+#[derive(Deserialize)]
+struct NewReport {
+    #[serde(default)]
+    message_id: Option<MessageId>,
+    #[serde(default)]
+    user_id: Option<UserId>,
+    reason: String,
+}
+
+async fn report(
+    State(shared): App,
+    Caller(caller): Caller,
+    Body(NewReport { message_id, user_id, reason }): Body<NewReport>,
+) -> Result<(StatusCode, Json<Reported>), Problem> {
+    let report = MakeReport { reporter_id: caller.user_id, message_id, user_id, reason };
+    // Asked once: a report has no key that would make a second one the same.
+    let reported = shared.hub.bus().request(&report, limits::SEND_DEADLINE).await?;
+    Ok((StatusCode::CREATED, Json(reported)))
 }
 
 async fn unread(State(shared): App, Caller(caller): Caller) -> Result<Json<Value>, Problem> {

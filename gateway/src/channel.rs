@@ -53,6 +53,8 @@ pub struct Part {
     pub markers: Vec<Marker>,
     /// The asker's display name, where the service knows names.
     pub username: Option<String>,
+    /// Whether the asker blocks the other in a conversation of two.
+    pub blocks: bool,
 }
 
 /// Who asks for a part of a log.
@@ -105,7 +107,8 @@ impl LogKey {
                 let page = bus.request_until(&ask, ANSWER).await?;
                 let entries = page.items.into_iter().map(frames::message).collect();
                 let (more, head, markers) = (page.more, page.head, page.markers);
-                Ok(Part { entries, more, head, markers, username: page.username })
+                let (username, blocks) = (page.username, page.blocks);
+                Ok(Part { entries, more, head, markers, username, blocks })
             }
             Self::Inbox(user_id) => {
                 let ask = PageNotifications { user_id, range, limit, unread: false, lang: None };
@@ -113,7 +116,14 @@ impl LogKey {
                 let entries =
                     page.page.items.iter().map(|item| frames::notification(user_id, item)).collect();
                 let more = page.page.next.is_some();
-                Ok(Part { entries, more, head: page.head, markers: Vec::new(), username: None })
+                Ok(Part {
+                    entries,
+                    more,
+                    head: page.head,
+                    markers: Vec::new(),
+                    username: None,
+                    blocks: false,
+                })
             }
         }
     }

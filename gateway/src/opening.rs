@@ -25,6 +25,18 @@ pub enum Dialect {
     Multiplexed,
 }
 
+impl Dialect {
+    /// Its name in metrics.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Chat(_) => "chat",
+            Self::Notifications => "notifications",
+            Self::Typing(_) => "typing",
+            Self::Multiplexed => "multiplexed",
+        }
+    }
+}
+
 /// What a socket may be on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
@@ -105,6 +117,7 @@ impl Opening {
 pub struct Admission {
     topic: Admitted,
     username: Option<String>,
+    blocks: bool,
 }
 
 enum Admitted {
@@ -120,12 +133,16 @@ pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Re
         Topic::Log(key) => {
             let channel = shared.hub.log(key).await;
             let part = key.read(shared.hub.bus(), asker, None).await.map_err(RequestError::into_refusal)?;
-            Ok(Admission { username: part.username.clone(), topic: Admitted::Log(channel, part) })
+            Ok(Admission { username: None, blocks: part.blocks, topic: Admitted::Log(channel, part) })
         }
         Topic::Typing(conversation) => {
             let key = LogKey::Conversation(conversation);
             let part = key.read(shared.hub.bus(), asker, None).await.map_err(RequestError::into_refusal)?;
-            Ok(Admission { username: part.username, topic: Admitted::Typing(conversation) })
+            Ok(Admission {
+                username: part.username,
+                blocks: part.blocks,
+                topic: Admitted::Typing(conversation),
+            })
         }
     }
 }
@@ -147,7 +164,8 @@ pub async fn take_place(
         Admitted::Typing(conversation) => {
             let username = admission.username.unwrap_or_else(|| format!("user-{}", view.user_id));
             let typists = shared.hub.typing(conversation).await;
-            Ok(Place::Typing(typists.join(shared.hub.bus(), view, username).await))
+            let bus = shared.hub.bus();
+            Ok(Place::Typing(typists.join(bus, view, username, admission.blocks).await))
         }
     }
 }

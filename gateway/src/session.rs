@@ -120,7 +120,10 @@ impl Session {
 
     /// Runs until the client leaves, breaks a rule or the gateway stops; returns which.
     pub async fn run(mut self) -> Close {
+        let sockets = metrics::gauge!("gateway_sockets", "kind" => self.dialect.kind());
+        sockets.increment(1);
         let close = self.work().await;
+        sockets.decrement(1);
         self.leave();
         goodbye(self.socket, close).await;
         close

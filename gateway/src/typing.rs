@@ -6,12 +6,12 @@ use crate::{
 };
 use contract::{
     ConversationId, UserId, limits,
-    typing::{TypingEvent, WhoTypes},
+    typing::{TypingBlock, TypingEvent, WhoTypes, channel_subject},
 };
 use futures_util::StreamExt;
 use service::Bus;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -42,6 +42,8 @@ struct State {
     typing: HashMap<UserId, (TypingEvent, Instant)>,
     members: HashMap<MemberId, View>,
     next_member: MemberId,
+    /// Who is not shown what the other types.
+    blocking: HashSet<UserId>,
 }
 
 /// A socket's place on a typing channel; dropping it takes the socket off.
@@ -69,7 +71,7 @@ impl Typists {
     }
 
     /// Puts a socket on the channel, and tells it who types.
-    pub async fn join(self: Arc<Self>, bus: &Bus, view: View, username: String) -> Watching {
+    pub async fn join(self: Arc<Self>, bus: &Bus, view: View, username: String, blocks: bool) -> Watching {
         // Soft state: without an answer the next event tells.
         let ask = WhoTypes { conversation_id: self.conversation };
         let who = bus.request(&ask, ANSWER).await.unwrap_or_default();
@@ -79,7 +81,8 @@ impl Typists {
         }
         state.next_member += 1;
         let (id, user_id) = (state.next_member, view.user_id);
-        for (event, _) in state.typing.values().filter(|(event, _)| event.user_id != user_id) {
+        state.set_block(user_id, blocks);
+        for (event, _) in state.typing.values().filter(|(event, _)| state.is_shown(&view, event)) {
             view.outbox.push(view.wrap(frames::typing(event)));
         }
         state.members.insert(id, view);
@@ -99,7 +102,7 @@ impl Typists {
         shutdown: CancellationToken,
         leave: impl Fn(&Arc<Self>) -> bool,
     ) {
-        let mut subscriber = match bus.subscribe(TypingEvent::subject_of(self.conversation)).await {
+        let mut subscriber = match bus.subscribe(channel_subject(self.conversation)).await {
             Ok(subscriber) => subscriber,
             Err(error) => {
                 return tracing::error!(error = format!("{error:#}"), "subscribe to a typing channel");
@@ -111,7 +114,7 @@ impl Typists {
             let due = self.state().next_end().into_iter().chain(empty_at).min();
             tokio::select! {
                 message = subscriber.next() => match message {
-                    Some(message) => self.take(&message.payload),
+                    Some(message) => self.take(message.subject.as_str(), &message.payload),
                     None => return,
                 },
                 () = self.changed.notified() => {}
@@ -132,13 +135,16 @@ impl Typists {
         }
     }
 
-    fn take(&self, payload: &[u8]) {
-        match serde_json::from_slice(payload) {
-            Ok(event) => self.state().event(event),
-            Err(error) => {
-                metrics::counter!("gateway_undecodable_total").increment(1);
-                tracing::error!(%error, "a typing event can't be read");
-            }
+    fn take(&self, subject: &str, payload: &[u8]) {
+        let taken = if subject.starts_with(TypingBlock::PREFIX) {
+            serde_json::from_slice(payload)
+                .map(|block: TypingBlock| self.state().set_block(block.user_id, block.blocked))
+        } else {
+            serde_json::from_slice(payload).map(|event| self.state().event(event))
+        };
+        if let Err(error) = taken {
+            metrics::counter!("gateway_undecodable_total").increment(1);
+            tracing::error!(%error, "a typing event can't be read");
         }
     }
 }
@@ -157,8 +163,27 @@ impl State {
 
     fn tell(&self, event: &TypingEvent) {
         let frame = frames::typing(event);
-        for view in self.members.values().filter(|view| view.user_id != event.user_id) {
+        for view in self.members.values().filter(|view| self.is_shown(view, event)) {
             view.outbox.push(view.wrap(frame.clone()));
+        }
+    }
+
+    fn is_shown(&self, view: &View, event: &TypingEvent) -> bool {
+        view.user_id != event.user_id && !self.blocking.contains(&view.user_id)
+    }
+
+    /// From now on a user is shown what the other types, or isn't; what is shown already ends.
+    fn set_block(&mut self, user: UserId, blocked: bool) {
+        if !blocked {
+            self.blocking.remove(&user);
+        } else if self.blocking.insert(user) {
+            let others = self.typing.values().map(|(event, _)| event).filter(|event| event.user_id != user);
+            for event in others {
+                let frame = frames::typing(&TypingEvent { is_typing: false, ..event.clone() });
+                for view in self.members.values().filter(|view| view.user_id == user) {
+                    view.outbox.push(view.wrap(frame.clone()));
+                }
+            }
         }
     }
 

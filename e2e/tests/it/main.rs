@@ -7,5 +7,6 @@ mod http;
 mod limits;
 mod notifications;
 mod resilience;
+mod safety;
 mod scale;
 mod typing;

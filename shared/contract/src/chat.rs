@@ -253,6 +253,9 @@ pub struct MessagePage {
     /// The asker's display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// In a conversation of two: whether the asker blocks the other.
+    #[serde(default)]
+    pub blocks: bool,
 }
 
 /// gateway → chat-service: where do these conversations end?
@@ -399,6 +402,83 @@ pub struct ListConversations {
 impl Request for ListConversations {
     const SUBJECT: &'static str = "chat.conversations.list";
     type Reply = Page<Conversation>;
+}
+
+/// gateway → chat-service: a user wants to hear nothing from another, or does so again. Done twice, it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetBlock {
+    /// Who decides.
+    pub user_id: UserId,
+    /// About whom.
+    pub blocked_id: UserId,
+    /// Which.
+    pub blocked: bool,
+}
+
+impl Request for SetBlock {
+    const SUBJECT: &'static str = "chat.blocks.set";
+    type Reply = ();
+}
+
+/// gateway → chat-service: whom does a user block? The ids of the range are users'.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListBlocks {
+    /// Who asks.
+    pub user_id: UserId,
+    /// Which part.
+    pub range: Range,
+    /// How many at most.
+    pub limit: u16,
+}
+
+impl Request for ListBlocks {
+    const SUBJECT: &'static str = "chat.blocks.list";
+    type Reply = Page<Participant>;
+}
+
+/// gateway → chat-service: a user reports a message, or another user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MakeReport {
+    /// Who reports.
+    pub reporter_id: UserId,
+    /// The message, one that the reporter can see; or
+    #[serde(default)]
+    pub message_id: Option<MessageId>,
+    /// the user.
+    #[serde(default)]
+    pub user_id: Option<UserId>,
+    /// Why: 1 to [`crate::limits::REASON_CHARS`] characters.
+    pub reason: String,
+}
+
+impl Request for MakeReport {
+    const SUBJECT: &'static str = "chat.reports.make";
+    type Reply = Reported;
+}
+
+/// The answer to [`MakeReport`]; and what is published on `chat.reported` for the backend that moderates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// The report.
+    pub report_id: i64,
+    /// Who reports.
+    pub reporter_id: UserId,
+    /// Who is reported: the sender of the message, or the user.
+    pub user_id: UserId,
+    /// The message as it stood.
+    pub message: Option<Message>,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+impl Event for Reported {
+    const PATTERN: &'static str = crate::notify::EVENTS_OUT_SUBJECTS;
+
+    fn subject(&self) -> String {
+        Self::PATTERN.to_owned()
+    }
 }
 
 /// gateway → chat-service: what has a user not read?

@@ -12,6 +12,8 @@ pub const MESSAGE_CHARS: usize = 4_000;
 pub const CLIENT_ID_CHARS: usize = 64;
 /// Characters of a conversation's title.
 pub const TITLE_CHARS: usize = 200;
+/// Characters of the reason of a report.
+pub const REASON_CHARS: usize = 1_000;
 /// Characters of a username; a longer one is cut.
 pub const USERNAME_CHARS: usize = 150;
 /// People in a conversation, at least.

@@ -55,18 +55,41 @@ pub struct TypingEvent {
     pub gateway: Option<String>,
 }
 
-impl TypingEvent {
-    /// The subject of a conversation's events.
-    pub fn subject_of(conversation: ConversationId) -> String {
-        format!("typing.event.{conversation}")
+/// chat-service → gateways: in a conversation of two, one blocks the other now, or no longer does. What the one who
+/// is blocked types is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypingBlock {
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// Who blocks.
+    pub user_id: UserId,
+    /// Whether.
+    pub blocked: bool,
+}
+
+impl TypingBlock {
+    /// What its subjects begin with.
+    pub const PREFIX: &'static str = "typing.block.";
+}
+
+impl Event for TypingBlock {
+    const PATTERN: &'static str = "typing.block.*";
+
+    fn subject(&self) -> String {
+        format!("{}{}", Self::PREFIX, self.conversation_id)
     }
+}
+
+/// What a gateway subscribes to for a conversation: [`TypingEvent`] and [`TypingBlock`].
+pub fn channel_subject(conversation: ConversationId) -> String {
+    format!("typing.*.{conversation}")
 }
 
 impl Event for TypingEvent {
     const PATTERN: &'static str = "typing.event.*";
 
     fn subject(&self) -> String {
-        Self::subject_of(self.conversation_id)
+        format!("typing.event.{}", self.conversation_id)
     }
 }
 

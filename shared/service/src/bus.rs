@@ -83,7 +83,7 @@ impl Bus {
             .collect::<anyhow::Result<_>>()?;
         let doubts = Arc::new(watch::Sender::new(0));
         loop {
-            let options = options(name, config, doubts.clone()).await?;
+            let options = options(name, config, &servers, doubts.clone()).await?;
             let connected = tokio::select! {
                 connected = options.connect(&servers[..]) => connected,
                 () = shutdown.cancelled() => return Ok(None),
@@ -146,6 +146,19 @@ impl Bus {
     /// As [`Bus::publish`].
     pub async fn publish_bytes(&self, subject: String, payload: Bytes) -> anyhow::Result<()> {
         self.client.publish(subject, payload).await.context("publish")
+    }
+
+    /// Publishes to a stream, and waits until JetStream has it. The same `id` within minutes is the same.
+    ///
+    /// # Errors
+    /// When JetStream doesn't acknowledge it; it may have it all the same.
+    pub async fn store<E: Event>(&self, event: &E, id: &str) -> anyhow::Result<()> {
+        let payload = serde_json::to_vec(event).context("encode an event")?;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id);
+        let ack = self.jetstream.publish_with_headers(event.subject(), headers, payload.into()).await;
+        ack.context("publish to a stream")?.await.context("JetStream did not take it")?;
+        Ok(())
     }
 
     /// Asks one replica of a service.
@@ -273,6 +286,7 @@ const ATTEMPT: Duration = Duration::from_millis(1_500);
 async fn options(
     name: &str,
     config: &config::Nats,
+    servers: &[async_nats::ServerAddr],
     doubts: Arc<watch::Sender<u64>>,
 ) -> anyhow::Result<ConnectOptions> {
     let options = match &config.nats_creds {
@@ -281,8 +295,16 @@ async fn options(
             .context("NATS_CREDS names a file that can't be read")?,
         None => ConnectOptions::new(),
     };
+    // The client itself does not look for them in addresses. Servers that it hears of later take the same.
+    let named = servers.iter().find_map(|server| Some((server.username()?, server.password()?)));
+    let options = match named {
+        Some((user, password)) => options.user_and_password(user.to_owned(), password.to_owned()),
+        None => options,
+    };
     Ok(options
         .name(name)
+        // Its own, so that nats-server can keep what is answered to one user from the others.
+        .custom_inbox_prefix(format!("_INBOX.{name}"))
         .connection_timeout(Duration::from_secs(3))
         .ping_interval(Duration::from_secs(3))
         .reconnect_delay_callback(|attempt| {

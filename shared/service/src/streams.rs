@@ -2,7 +2,7 @@
 
 use crate::{Backoff, Bus};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use contract::{Event, chat};
+use contract::{Event, chat, notify};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,19 @@ pub fn chat_log() -> Config {
         retention: RetentionPolicy::WorkQueue,
         storage: StorageType::File,
         discard: DiscardPolicy::New,
+        max_bytes: 1024 * 1024 * 1024,
+        duplicate_window: Duration::from_secs(120),
+        ..Config::default()
+    }
+}
+
+/// The stream of what other backends may want to hear of: kept for 30 days, the oldest gone first.
+pub fn events_out() -> Config {
+    Config {
+        name: notify::EVENTS_OUT_STREAM.to_owned(),
+        subjects: vec![notify::EVENTS_OUT_SUBJECTS.to_owned()],
+        storage: StorageType::File,
+        max_age: Duration::from_secs(30 * 24 * 60 * 60),
         max_bytes: 1024 * 1024 * 1024,
         duplicate_window: Duration::from_secs(120),
         ..Config::default()

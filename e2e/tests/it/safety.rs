@@ -1,0 +1,72 @@
+use e2e::{Stack, within};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
+    let stack = Stack::start().await;
+    let (two, three) = (stack.conversation(&[1, 2]).await, stack.conversation(&[1, 2, 3]).await);
+    let path = format!("/ws/chat/{two}/");
+    let (mut ada, mut ben) = (stack.socket(&path, 1).await, stack.socket(&path, 2).await);
+    let typing = format!("/ws/typing/{two}/");
+    let (mut ada_types, mut ben_watches) = (stack.socket(&typing, 1).await, stack.socket(&typing, 2).await);
+    ada_types.send(json!({"is_typing": true})).await;
+    assert_eq!(ben_watches.next().await["is_typing"], true);
+
+    for _ in 0..2 {
+        stack.call("PUT", "/api/blocks/1", 2, None).await.expect(204);
+    }
+    assert_eq!(stack.get("/api/blocks", 2).await["items"], json!([{"user_id": 1, "username": "name-1"}]));
+    assert_eq!(ben_watches.next().await["is_typing"], false, "what is shown ends");
+    ada_types.send(json!({"is_typing": false})).await;
+    ada_types.send(json!({"is_typing": true})).await;
+    ada.send(json!({"message": "hello?", "client_id": "c"})).await;
+    let refused = ada.next().await;
+    assert_eq!((&refused["code"], &refused["client_id"]), (&json!("blocked"), &json!("c")));
+    let path = format!("/api/conversations/{two}/messages");
+    stack.post(&path, 1, json!({"message": "hello?"})).await.expect_problem(403, "blocked");
+    assert_eq!(stack.get(&path, 2).await["items"], json!([]));
+    ben.expect_silence().await;
+    ben_watches.expect_silence().await;
+    let mut late = stack.socket(&typing, 2).await;
+    late.expect_silence().await;
+    // Among three, everyone is heard; and the one who blocks may speak.
+    stack
+        .post(&format!("/api/conversations/{three}/messages"), 1, json!({"message": "hi all"}))
+        .await
+        .expect(201);
+    ben.say("I can").await;
+    assert_eq!(ada.next().await["content"], "I can");
+
+    stack.call("DELETE", "/api/blocks/1", 2, None).await.expect(204);
+    ada.send(json!({"message": "hello?", "client_id": "c"})).await;
+    assert_eq!(ada.next().await["seq"], 2);
+    stack.call("PUT", "/api/blocks/2", 2, None).await.expect_problem(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn a_report_keeps_the_message_and_reaches_the_moderators() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let sent = json!({"message": "buy my coins", "client_id": "secret"});
+    let message = stack.post(&format!("/api/conversations/{id}/messages"), 1, sent).await.expect(201);
+    let message_id = message["message_id"].clone();
+    let backend = stack.backend().await;
+    let mut moderators = backend.subscribe("chat.reported").await.unwrap();
+    backend.flush().await.unwrap();
+    let report = json!({"message_id": message_id, "reason": "spam"});
+    let made = stack.post("/api/reports", 2, report.clone()).await.expect(201);
+    assert_eq!((&made["user_id"], &made["message"]["content"]), (&json!(1), &json!("buy my coins")));
+    let heard = within("the report", moderators.next()).await.unwrap();
+    let heard: Value = serde_json::from_slice(&heard.payload).unwrap();
+    assert_eq!(heard, made);
+    assert!(heard["message"].get("client_id").is_none());
+    // Strangers can't find out whether a message exists.
+    stack.post("/api/reports", 3, report).await.expect_problem(404, "not_found");
+    stack.post("/api/reports", 2, json!({"user_id": 1, "reason": "rude"})).await.expect(201);
+    stack.post("/api/reports", 2, json!({"reason": "rude"})).await.expect_problem(400, "invalid_request");
+    stack
+        .post("/api/reports", 2, json!({"user_id": 1, "reason": " "}))
+        .await
+        .expect_problem(400, "invalid_request");
+}
