@@ -37,6 +37,26 @@ async fn a_killed_chat_service_is_invisible_where_another_runs() {
 }
 
 #[tokio::test]
+async fn what_the_gateway_asked_twice_is_told_once() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut guide = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    stack.signal(Kind::Chat, 0, Signal::Stop);
+    guide.say("once").await;
+    // The first request waits in NATS when the gateway gives it up and sends a second one.
+    let repeated = || async {
+        let metrics = stack.metrics(Kind::Gateway, 0).await;
+        metrics.contains("gateway_packs_failed_total 1").then_some(())
+    };
+    eventually("the gateway to ask again", repeated).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stack.signal(Kind::Chat, 0, Signal::Cont);
+    assert_eq!(guide.next().await["content"], "once");
+    guide.say("done").await;
+    assert_eq!(guide.next().await["content"], "done");
+}
+
+#[tokio::test]
 async fn nats_and_postgres_may_die_and_come_back() {
     let mut stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;

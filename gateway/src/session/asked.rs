@@ -210,19 +210,20 @@ impl Session {
             _ => None,
         };
         let answer = match answer {
-            Ok(Some(Sent::Stored(message))) => {
-                // The message itself comes with the log; this only makes sure that it does.
-                if let Some(membership) = place {
-                    membership.stored(message.seq);
-                    self.stored = Some((topic, message.seq));
-                }
-                Ok(())
-            }
-            Ok(Some(Sent::Repeated(message))) => {
+            Ok(Some(Sent::Repeated(message))) if message.client_id.is_some() => {
                 let entry = frames::message(message);
                 match place {
                     Some(membership) => membership.repeat(&entry),
                     None => tracing::debug!("a repeated send without a place in its conversation"),
+                }
+                Ok(())
+            }
+            // A client that has no name for it has sent it once: it was the gateway that asked again.
+            Ok(Some(Sent::Stored(message) | Sent::Repeated(message))) => {
+                // The message itself comes with the log; this only makes sure that it does.
+                if let Some(membership) = place {
+                    membership.stored(message.seq);
+                    self.stored = Some((topic, message.seq));
                 }
                 Ok(())
             }
