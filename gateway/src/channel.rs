@@ -6,7 +6,7 @@ use crate::{
 };
 use async_nats::Subscriber;
 use contract::{
-    ConversationId, Refusal, UserId,
+    ConversationId, Refusal, Seq, UserId,
     chat::{ChatEvent, Head, Marker, PageMessages, Range},
     limits,
     notify::{InboxEvent, PageNotifications},
@@ -14,6 +14,7 @@ use contract::{
 use futures_util::StreamExt;
 use service::{Bus, bus::RequestError};
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -334,6 +335,7 @@ pub async fn join(
 ) -> Result<Membership, Refusal> {
     let key = channel.key();
     let mut markers = first.markers;
+    let mut senders: HashMap<UserId, Seq> = HashMap::new();
     let mut at = first.head;
     if let Some(after) = after {
         at = Head { id: after, ..at };
@@ -345,6 +347,7 @@ pub async fn join(
                 at = Head { seq: part.head.seq, id: part.head.id };
                 break;
             };
+            senders.extend(part.entries.iter().map(|entry| (entry.owner, entry.at.seq)));
             send(&view, part.entries).await;
             at = last;
             if !part.more {
@@ -352,6 +355,7 @@ pub async fn join(
             }
         }
     }
+    let markers = up_to_date(markers, &senders);
     let (membership, attached) = channel.attach(view.clone(), at, markers, after.is_some());
     if let Attached::Behind(_, until) = attached {
         while at.seq < until {
@@ -366,9 +370,38 @@ pub async fn join(
     Ok(membership)
 }
 
+/// Markers are read before entries: one behind its user's own message, which has been told, no longer holds.
+fn up_to_date(mut markers: Vec<Marker>, senders: &HashMap<UserId, Seq>) -> Vec<Marker> {
+    markers.retain(|marker| senders.get(&marker.user_id).is_none_or(|sent| marker.seq >= *sent));
+    markers
+}
+
 async fn send(view: &View, entries: impl IntoIterator<Item = Entry>) {
     for entry in entries {
         view.outbox.room().await;
         view.outbox.push(view.frame(&entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::{MessageId, Timestamp};
+
+    #[test]
+    fn a_marker_behind_its_users_own_message_no_longer_holds() {
+        let marker = |user: i64, seq: i64| Marker {
+            conversation_id: ConversationId::new(1).unwrap(),
+            user_id: UserId::new(user).unwrap(),
+            message_id: MessageId::new(seq).unwrap(),
+            seq,
+            read_at: Timestamp::now(),
+            unread_count: None,
+            by_sending: false,
+        };
+        let senders = HashMap::from([(UserId::new(2).unwrap(), 5), (UserId::new(3).unwrap(), 5)]);
+        let kept = up_to_date(vec![marker(1, 1), marker(2, 4), marker(3, 5)], &senders);
+        let kept: Vec<i64> = kept.iter().map(|marker| marker.user_id.get()).collect();
+        assert_eq!(kept, [1, 3]);
     }
 }
