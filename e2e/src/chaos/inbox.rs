@@ -99,8 +99,8 @@ fn deadletters(ledger: &Ledger, truth: &Truth, faults: &mut Vec<Fault>) {
     }
 }
 
-/// At most one unread `message_received` stands for a conversation, for its last message, and none for one that is read;
-/// where something is unread, its last message was notified of, even if the user has read that notification since.
+/// At most one unread `message_received` stands for a conversation, and for something unread; where something is unread,
+/// its last message was notified of, even if the user has read that notification since.
 fn conversations(truth: &Truth, faults: &mut Vec<Fault>) {
     let mut standing: HashMap<(i64, i64), Vec<&NoticeRow>> = HashMap::new();
     for row in &truth.notifications {
@@ -108,7 +108,7 @@ fn conversations(truth: &Truth, faults: &mut Vec<Fault>) {
             standing.entry((conversation, row.user)).or_default().push(row);
         }
     }
-    for ((conversation, user), (seq, _)) in &truth.markers {
+    for ((conversation, user), (seq, marker)) in &truth.markers {
         let Some(head) = truth.heads.get(conversation) else { continue };
         let all = standing.get(&(*conversation, *user)).map_or(&[][..], Vec::as_slice);
         let of_last = |row: &NoticeRow| row.stands_for.is_some_and(|(_, message, _)| message == head.id);
@@ -117,7 +117,7 @@ fn conversations(truth: &Truth, faults: &mut Vec<Fault>) {
         let standing: Vec<_> = all.iter().filter(|row| !row.is_read).collect();
         let right = match standing[..] {
             [] => true,
-            [row] => unread > 0 && of_last(row),
+            [row] => row.stands_for.is_some_and(|(_, message, _)| message > *marker),
             _ => false,
         };
         if !right || !notified {

@@ -162,13 +162,16 @@ fn lost_and_doubled_events_are_found() {
 
 #[test]
 fn notifications_that_do_not_stand_for_what_is_unread_are_found() {
-    // Two at once; one for a conversation that is read; none for one that is not; one for an older message.
+    // Two at once; one for a conversation that is read; none for one that is not; one for what is read.
     finds(Rule::Event, |_, _, truth| truth.notifications[0].is_read = false);
     finds(Rule::Event, |_, _, truth| {
         truth.markers.insert((5, 2), (3, 103));
     });
     finds(Rule::Event, |_, _, truth| truth.notifications[2].stands_for = None);
-    finds(Rule::Event, |_, _, truth| truth.notifications[2].stands_for = Some((5, 102, 1)));
+    finds(Rule::Event, |_, _, truth| {
+        truth.notifications[0].stands_for = Some((5, 103, 1));
+        truth.notifications[2].stands_for = Some((5, 101, 1));
+    });
 }
 
 #[test]
