@@ -160,6 +160,9 @@ impl Session {
         let (Some(Place::Typing(watching)), Some(typing)) =
             (self.places.get(&topic), self.typing.get_mut(&conversation_id))
         else {
+            if let Some(Place::Joining) = self.places.get(&topic) {
+                return self.answer(&reply, Err(Refusal::unavailable()));
+            }
             return self.answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
         };
         let now = Instant::now();
