@@ -6,7 +6,7 @@ use crate::{
 };
 use async_nats::Subscriber;
 use contract::{
-    ConversationId, Refusal, Seq, UserId,
+    ConversationId, MessageId, Refusal, Timestamp, UserId,
     chat::{ChatEvent, Head, Marker, PageMessages, Range},
     limits,
     notify::{InboxEvent, PageNotifications},
@@ -335,7 +335,7 @@ pub async fn join(
 ) -> Result<Membership, Refusal> {
     let key = channel.key();
     let mut markers = first.markers;
-    let mut senders: HashMap<UserId, Seq> = HashMap::new();
+    let mut senders: HashMap<UserId, Head> = HashMap::new();
     let mut at = first.head;
     if let Some(after) = after {
         at = Head { id: after, ..at };
@@ -347,7 +347,7 @@ pub async fn join(
                 at = Head { seq: part.head.seq, id: part.head.id };
                 break;
             };
-            senders.extend(part.entries.iter().map(|entry| (entry.owner, entry.at.seq)));
+            senders.extend(part.entries.iter().map(|entry| (entry.owner, entry.at)));
             send(&view, part.entries).await;
             at = last;
             if !part.more {
@@ -355,7 +355,7 @@ pub async fn join(
             }
         }
     }
-    let markers = up_to_date(markers, &senders);
+    let markers = up_to_date(key, markers, senders);
     let (membership, attached) = channel.attach(view.clone(), at, markers, after.is_some());
     if let Attached::Behind(_, until) = attached {
         while at.seq < until {
@@ -370,9 +370,20 @@ pub async fn join(
     Ok(membership)
 }
 
-/// Markers are read before entries: one behind its user's own message, which has been told, no longer holds.
-fn up_to_date(mut markers: Vec<Marker>, senders: &HashMap<UserId, Seq>) -> Vec<Marker> {
-    markers.retain(|marker| senders.get(&marker.user_id).is_none_or(|sent| marker.seq >= *sent));
+/// Markers are read before entries: whoever has sent one of those has read up to it.
+fn up_to_date(key: LogKey, mut markers: Vec<Marker>, senders: HashMap<UserId, Head>) -> Vec<Marker> {
+    let LogKey::Conversation(conversation_id) = key else { return markers };
+    for (user_id, at) in senders {
+        let Ok(message_id) = MessageId::new(at.id) else { continue };
+        let read_at = Timestamp::now(); // Nobody is told of it.
+        let (seq, unread_count, by_sending) = (at.seq, None, true);
+        let sent = Marker { conversation_id, user_id, message_id, seq, read_at, unread_count, by_sending };
+        match markers.iter_mut().find(|marker| marker.user_id == user_id) {
+            Some(marker) if marker.seq < sent.seq => *marker = sent,
+            Some(_) => {}
+            None => markers.push(sent),
+        }
+    }
     markers
 }
 
@@ -386,22 +397,25 @@ async fn send(view: &View, entries: impl IntoIterator<Item = Entry>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::{MessageId, Timestamp};
 
     #[test]
-    fn a_marker_behind_its_users_own_message_no_longer_holds() {
-        let marker = |user: i64, seq: i64| Marker {
-            conversation_id: ConversationId::new(1).unwrap(),
-            user_id: UserId::new(user).unwrap(),
-            message_id: MessageId::new(seq).unwrap(),
+    fn whoever_has_sent_a_message_has_read_up_to_it() {
+        let user = |id: i64| UserId::new(id).unwrap();
+        let conversation = ConversationId::new(1).unwrap();
+        let marker = |id: i64, seq: i64| Marker {
+            conversation_id: conversation,
+            user_id: user(id),
+            message_id: MessageId::new(10 * seq).unwrap(),
             seq,
             read_at: Timestamp::now(),
             unread_count: None,
             by_sending: false,
         };
-        let senders = HashMap::from([(UserId::new(2).unwrap(), 5), (UserId::new(3).unwrap(), 5)]);
-        let kept = up_to_date(vec![marker(1, 1), marker(2, 4), marker(3, 5)], &senders);
-        let kept: Vec<i64> = kept.iter().map(|marker| marker.user_id.get()).collect();
-        assert_eq!(kept, [1, 3]);
+        let senders = [2, 3, 4].map(|id| (user(id), Head { seq: 5, id: 50 }));
+        let read = vec![marker(1, 1), marker(2, 4), marker(3, 5)];
+        let markers = up_to_date(LogKey::Conversation(conversation), read, senders.into());
+        let markers: Vec<_> =
+            markers.iter().map(|marker| (marker.user_id.get(), marker.seq, marker.by_sending)).collect();
+        assert_eq!(markers, [(1, 1, false), (2, 5, true), (3, 5, false), (4, 5, true)]);
     }
 }

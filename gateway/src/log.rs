@@ -143,7 +143,10 @@ impl Log {
     fn marker(&mut self, marker: Marker) {
         self.known = self.known.max(marker.seq);
         let Some(last) = self.last.filter(|last| last.seq >= marker.seq) else {
-            self.early.insert(marker.user_id, marker);
+            let early = self.early.entry(marker.user_id).or_insert(marker);
+            if early.seq < marker.seq {
+                *early = marker;
+            }
             return;
         };
         let reached = self.markers.entry(marker.user_id).or_default();

@@ -141,6 +141,20 @@ fn a_marker_is_told_once_and_never_before_what_it_marks() {
 }
 
 #[test]
+fn of_two_markers_that_wait_the_later_one_is_told() {
+    let (view, outbox) = view();
+    let mut log = Log::default();
+    log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
+    log.note(Note::Marker(marker(7)));
+    log.note(Note::Marker(marker(6)));
+    log.entry(entry(6));
+    assert_eq!(seqs(&outbox), [6]);
+    log.entry(entry(7));
+    let told = outbox.take();
+    assert!(told.len() == 2 && told[1].contains(r#""seq":7"#), "{told:?}");
+}
+
+#[test]
 fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
     let (first, _keep) = view();
     let mut log = Log::default();
