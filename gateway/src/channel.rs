@@ -48,7 +48,7 @@ pub struct Part {
     pub entries: Vec<Entry>,
     /// Whether there are later ones.
     pub more: bool,
-    /// Where the log ended before the entries were read.
+    /// Where the log ended, before or after the entries were read.
     pub head: Head,
     /// The markers of then.
     pub markers: Vec<Marker>,
@@ -344,7 +344,9 @@ pub async fn join(
                 key.read(bus, Asker::Gateway, Some(at.id)).await.map_err(RequestError::into_refusal)?;
             markers = part.markers;
             let Some(last) = part.entries.last().map(|entry| entry.at) else {
-                at = Head { seq: part.head.seq, id: part.head.id };
+                if at.id == after {
+                    at = first.head; // Read before this page: nothing can have come in between.
+                }
                 break;
             };
             senders.extend(part.entries.iter().map(|entry| (entry.owner, entry.at)));

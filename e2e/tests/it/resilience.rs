@@ -1,4 +1,5 @@
 use e2e::{Kind, Options, Stack, eventually};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testkit::Signal;
@@ -54,6 +55,34 @@ async fn what_the_gateway_asked_twice_is_told_once() {
     assert_eq!(guide.next().await["content"], "once");
     guide.say("done").await;
     assert_eq!(guide.next().await["content"], "done");
+}
+
+#[tokio::test]
+async fn what_is_stored_while_a_socket_joins_is_told() {
+    let stack = Stack::with(Options { counts: [1, 1, 0, 1], ..Options::default() }).await;
+    let backend = stack.backend().await;
+    // A notify-service in whose answers a notification is stored between the items and the head.
+    let mut questions = backend.subscribe("notify.notifications.page").await.unwrap();
+    let answering = backend.clone();
+    let answering = tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
+            let head =
+                if asked["limit"] == 0 { json!({"seq": 0, "id": 0}) } else { json!({"seq": 1, "id": 10}) };
+            let answer = json!({"page": {"items": [], "next": null}, "head": head, "unread_count": 0});
+            answering.publish(question.reply.unwrap(), answer.to_string().into()).await.unwrap();
+        }
+    });
+    let mut ada = stack.socket("/ws/notifications/?after=0", 1).await;
+    ada.send(json!({"type": "nonsense"})).await;
+    assert_eq!(ada.next().await["type"], "error", "its replay is over");
+    let stored = json!({
+        "type": "payment_completed", "notification_id": 10, "seq": 1, "title": "", "message": "", "data": {},
+        "created_at": "2025-12-09T10:30:00.123456Z", "is_read": false, "unread_count": 1,
+    });
+    backend.publish("notify.event.1", stored.to_string().into()).await.unwrap();
+    assert_eq!(ada.next().await["seq"], 1);
+    answering.abort();
 }
 
 #[tokio::test]
