@@ -50,6 +50,16 @@ impl Part {
         (Self::Net, "net"),
     ];
 
+    /// How often it breaks, among the others: most often where most can go wrong.
+    fn weight(self) -> usize {
+        match self {
+            Self::Net => 5,
+            Self::Gateway | Self::Chat => 3,
+            Self::Notify | Self::Nats | Self::Postgres => 2,
+            Self::Typing => 1,
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, name)| name)
@@ -137,26 +147,37 @@ pub struct Planned {
 pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4]) -> Vec<Planned> {
     let mut rng = Rng::with_seed(seed);
     let mut plan = Vec::new();
+    let mut deck = Vec::new();
     let mut at = Duration::from_secs(2);
     while at < length {
         let end = (at + between(&mut rng, 12.0, 25.0)).min(length);
         while at < end {
-            if let Some(planned) = one(&mut rng, at, end - at, parts, counts) {
+            if let Some(part) = deal(&mut rng, &mut deck, parts)
+                && let Some(planned) = one(&mut rng, part, at, end - at, counts)
+            {
                 plan.push(planned);
             }
-            at += between(&mut rng, 0.2, 2.5);
+            at += between(&mut rng, 0.2, 2.0);
         }
         at = end + between(&mut rng, 3.0, 6.0);
     }
     plan
 }
 
+/// The next part to break. Dealt like cards, so that none is left out for long.
+fn deal(rng: &mut Rng, deck: &mut Vec<Part>, parts: &[Part]) -> Option<Part> {
+    if deck.is_empty() {
+        deck.extend(parts.iter().flat_map(|part| std::iter::repeat_n(*part, part.weight())));
+        rng.shuffle(deck);
+    }
+    deck.pop()
+}
+
 fn between(rng: &mut Rng, least: f64, most: f64) -> Duration {
     Duration::from_secs_f64(least + rng.f64() * (most - least))
 }
 
-fn one(rng: &mut Rng, at: Duration, left: Duration, parts: &[Part], counts: [usize; 4]) -> Option<Planned> {
-    let part = *rng.choice(parts)?;
+fn one(rng: &mut Rng, part: Part, at: Duration, left: Duration, counts: [usize; 4]) -> Option<Planned> {
     let (target, how) = match part.kind() {
         Some(kind) => {
             let how = *rng.choice(&[How::Kill, How::Kill, How::Stop, How::Stop, How::Terminate])?;
@@ -183,7 +204,9 @@ fn index(rng: &mut Rng, kind: Kind, counts: [usize; 4]) -> Option<usize> {
 }
 
 fn way(rng: &mut Rng, counts: [usize; 4]) -> Option<(Target, How)> {
-    let kind = *rng.choice(&Kind::ALL)?;
+    // What typing-service misses, nobody does.
+    let kinds = [Kind::Gateway, Kind::Gateway, Kind::Chat, Kind::Chat, Kind::Notify, Kind::Typing];
+    let kind = *rng.choice(&kinds)?;
     let index = index(rng, kind, counts)?;
     let has_database = [Kind::Chat, Kind::Notify].contains(&kind);
     let target = if has_database && rng.bool() {
@@ -406,5 +429,7 @@ mod tests {
         assert_ne!(first, plan(8, length, &parts, [2; 4]));
         assert!(first.len() > 30, "{}", first.len());
         assert!(first.iter().all(|planned| planned.at + planned.lasts <= length));
+        let gateways_net = |planned: &Planned| matches!(planned.target, Target::WayToNats(Kind::Gateway, _));
+        assert!(plan(1, length / 2, &parts, [2; 4]).iter().any(gateways_net));
     }
 }
