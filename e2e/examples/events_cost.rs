@@ -1,6 +1,7 @@
 //! What an event costs from its publish to a live socket: CPU time of every process of the stack, at saturation.
 //!
-//! `cargo build --release --workspace --bins --examples`, then `target/release/examples/events_cost [EVENTS] [USERS]`.
+//! `cargo build --release --workspace --bins`, then `PROGRAMS=target/release cargo run -p e2e --example events_cost`, with
+//! the numbers of events and users where they should be others than 50,000 and 200.
 //! Each event has an `event_id`, names one user, and is shown on that user's socket. Commits and acknowledgements don't
 //! wait for the disk, which takes time but no CPU. Time waited for is not counted, nor this program's own.
 
@@ -30,7 +31,9 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
     let events = arguments.next().transpose()?.unwrap_or(50_000);
     let users = arguments.next().transpose()?.unwrap_or(200);
-    let options = Options { own_postgres: true, ..Options::default() };
+    let programs = std::env::var_os("PROGRAMS").map(fs::canonicalize).transpose()?;
+    let on_line = std::sync::Arc::new(|_: &str, _: &str| ());
+    let options = Options { own_postgres: true, programs, on_line, ..Options::default() };
     let stack = Stack::with(Options { env: vec![("RUST_LOG", "warn".to_owned())], ..options }).await;
     let shown = Arc::new(AtomicU64::new(0));
     let sockets =
