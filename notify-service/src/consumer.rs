@@ -15,11 +15,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Messages that are taken at once.
-const BATCH: usize = 500;
-/// From so many on, more are on their way: they are waited for, as a transaction costs more than a message.
-const BUSY: usize = 32;
-/// How long.
-const GATHER: Duration = Duration::from_millis(20);
+const BATCH: usize = 200;
 /// How long a dead letter that could not be stored waits, and a message whose store failed at most.
 const RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
@@ -72,11 +68,7 @@ impl Consumer {
         let mut messages = self.open().await?;
         loop {
             tokio::select! {
-                first = messages.next() => {
-                    let first = first.context("the consumer has ended")?.context("pull from the consumer")?;
-                    let batch = self.gather(first, &mut messages).await;
-                    self.work(batch, &mut messages, backoff).await;
-                }
+                batch = next(&mut messages) => self.work(batch?, &mut messages, backoff).await,
                 _ = doubts.changed() => {
                     let rest = buffered(&mut messages);
                     self.work(rest, &mut messages, backoff).await;
@@ -87,20 +79,6 @@ impl Consumer {
         }
         self.leave(messages).await;
         Ok(())
-    }
-
-    /// A message, what else is there, and where that is much, what comes in a moment.
-    async fn gather(&self, first: Message, messages: &mut pull::Stream) -> Vec<Message> {
-        let mut batch = vec![first];
-        fill(&mut batch, messages);
-        if (BUSY..BATCH).contains(&batch.len()) {
-            tokio::select! {
-                () = tokio::time::sleep(GATHER) => {}
-                () = self.shutdown.cancelled() => {}
-            }
-            fill(&mut batch, messages);
-        }
-        batch
     }
 
     async fn work(&self, batch: Vec<Message>, messages: &mut pull::Stream, backoff: &mut Backoff) {
@@ -137,8 +115,7 @@ impl Consumer {
         unreadable::sweep(&self.bus, self.source, &consumer).await.context("look for what can't be read")?;
         let messages = consumer
             .stream()
-            // The next ones come while a batch is stored.
-            .max_messages_per_batch(2 * BATCH)
+            .max_messages_per_batch(BATCH)
             .expires(Duration::from_secs(30))
             .heartbeat(Duration::from_secs(5))
             .messages();
@@ -259,22 +236,20 @@ impl Consumer {
     }
 }
 
-/// Takes what is there, up to a full batch.
-fn fill(batch: &mut Vec<Message>, messages: &mut pull::Stream) {
+/// The next message, and what else is there already.
+async fn next(messages: &mut pull::Stream) -> anyhow::Result<Vec<Message>> {
+    let first = messages.next().await.context("the consumer has ended")?;
+    let mut batch = vec![first.context("pull from the consumer")?];
     while batch.len() < BATCH
-        && let Some(message) = waiting(messages)
+        && let Some(Some(Ok(message))) = messages.next().now_or_never()
     {
         batch.push(message);
     }
-}
-
-/// What has been delivered already. Without the budget by which tokio would say that nothing is there after the 128th.
-fn waiting(messages: &mut pull::Stream) -> Option<Message> {
-    tokio::task::unconstrained(messages.next()).now_or_never()??.ok()
+    Ok(batch)
 }
 
 fn buffered(messages: &mut pull::Stream) -> Vec<Message> {
-    std::iter::from_fn(|| waiting(messages)).collect()
+    std::iter::from_fn(|| messages.next().now_or_never()??.ok()).collect()
 }
 
 /// How many of these go into one transaction: at least one.

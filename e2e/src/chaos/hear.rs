@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 const RECENT: usize = 20;
 /// Messages that may be sent again for no reason.
 const DONE: usize = 4;
-/// How long an answer over HTTP may take.
-const CALL: Duration = Duration::from_millis(7_500);
+/// How long an answer over HTTP may take. 5 s are the promise; the rest is for a machine that is busy with something
+/// else, as this is here to find what hangs.
+const CALL: Duration = Duration::from_secs(15);
 
 impl Page {
     /// A frame came in.
