@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use testkit::{Child, NatsServer, Output, Postgres, Program, Signal, TestDatabase, free_port};
+use testkit::{
+    Child, NatsServer, Output, Postgres, PostgresOptions, Program, Signal, TestDatabase, free_port,
+};
 
 /// The key that the tests' tokens are signed with.
 pub const SECRET: &str = "the secret of the end-to-end tests";
@@ -374,7 +376,9 @@ async fn database(own: bool) -> anyhow::Result<(TestDatabase, Option<Postgres>)>
     if !own {
         return Ok((TestDatabase::create().await?, None));
     }
-    let postgres = Postgres::start().await?;
+    // A commit takes its time there, as it does where data matters.
+    let options = PostgresOptions { durable: true, ..PostgresOptions::default() };
+    let postgres = Postgres::start_with(options).await?;
     Ok((TestDatabase::create_on(postgres.url("postgres")).await?, Some(postgres)))
 }
 
