@@ -205,17 +205,24 @@ async fn dead_letters(jetstream: &jetstream::Context) -> HashMap<u64, u64> {
     found
 }
 
-async fn is_settled(jetstream: &jetstream::Context) {
+/// Waits until every event is done with. Returns how many are still in the stream nevertheless: a nats-server that was
+/// killed may bring back what it had removed, while it knows that nobody waits for it.
+async fn is_settled(jetstream: &jetstream::Context) -> u64 {
     let began = Instant::now();
     loop {
-        let left = match jetstream.get_stream("EVENTS").await {
-            Ok(stream) => stream.cached_info().state.messages,
-            Err(_) => u64::MAX,
+        let waits = match jetstream.get_stream("EVENTS").await {
+            Ok(stream) => stream.consumer_info("notify").await.ok().map(|consumer| {
+                let state = &stream.cached_info().state;
+                let floor = consumer.ack_floor.stream_sequence;
+                let done = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
+                (done && (floor >= state.last_sequence || state.messages == 0), state.messages)
+            }),
+            Err(_) => None,
         };
-        if left == 0 {
-            return;
+        if let Some((true, left)) = waits {
+            return left;
         }
-        assert!(began.elapsed() < Duration::from_secs(300), "{left} events still wait");
+        assert!(began.elapsed() < Duration::from_secs(300), "some events still wait");
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -227,7 +234,11 @@ async fn each_acknowledged_event_is_once_in_its_inboxes_whatever_is_killed() {
     println!("FAULT_EVENTS={count} FAULT_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let options = Options { counts: [1, 0, 2, 0], own_postgres: true, ..Options::default() };
-    let mut stack = Stack::with(Options { env: vec![("RUST_LOG", "error".to_owned())], ..options }).await;
+    let mut stack = Stack::with(Options {
+        env: vec![("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned()))],
+        ..options
+    })
+    .await;
     let jetstream = jetstream::new(stack.backend().await);
     let seen = Arc::new(Mutex::new(HashMap::new()));
     let sockets: Vec<_> = (1..=WATCHED)
@@ -254,7 +265,8 @@ async fn each_acknowledged_event_is_once_in_its_inboxes_whatever_is_killed() {
     let (published, killed) = tokio::join!(published, faults(&mut stack, &over, fault_random));
     let events: Vec<Event> = published.into_iter().flat_map(Result::unwrap).collect();
     let publishing = began.elapsed();
-    is_settled(&jetstream).await;
+    let left = is_settled(&jetstream).await;
+    println!("| in the stream, although nobody waits for them | {left} |");
     stack.ready().await;
     let took = began.elapsed();
 
