@@ -6,7 +6,6 @@
 //! what is stored at the end is judged by [`judge`] and [`inbox`]. These are pure, so that tests show that they find
 //! what they are there to find.
 
-pub mod audit;
 mod backend;
 pub mod faults;
 pub mod frame;
@@ -43,7 +42,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 use world::{Phase, World};
 
 /// What a run is made of.
@@ -98,12 +97,8 @@ impl Chaos {
         let hosts = (0..self.counts[0]).map(|gateway| stack.host(gateway)).collect();
         let people = People::new(self.seed, self.clients);
         let conversations = open(&stack, &people).await;
-        let database = stack.database.url();
-        audit::slow_down(&database).await?;
-        let (auditor, told) = mpsc::channel(audit::WAITING);
-        let world = World::new(hosts, counters, auditor);
+        let world = World::new(hosts, counters);
         panics.set(world.clone()).ok();
-        let auditing = tokio::spawn(audit::run(world.clone(), database, told));
 
         let mut running = self.start(&world, &stack, &people, &conversations).await?;
         let plan = faults::plan(self.seed, self.length, &self.parts, self.counts);
@@ -123,7 +118,6 @@ impl Chaos {
                 return Err(error.context("a client"));
             }
         }
-        auditing.abort();
         let truth = truth::read(&stack, &people.users, &conversations).await?;
         let found = judge::judge(&world.ledger(), &world.board(), &truth);
         found.into_iter().for_each(|fault| world.violation(fault));

@@ -9,9 +9,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use testkit::{
-    Child, NatsServer, Output, Postgres, PostgresOptions, Program, Signal, TestDatabase, free_port,
-};
+use testkit::{Child, NatsServer, Output, Postgres, Program, Signal, TestDatabase, free_port};
 
 /// The key that the tests' tokens are signed with.
 pub const SECRET: &str = "the secret of the end-to-end tests";
@@ -376,9 +374,7 @@ async fn database(own: bool) -> anyhow::Result<(TestDatabase, Option<Postgres>)>
     if !own {
         return Ok((TestDatabase::create().await?, None));
     }
-    // A commit takes its time there, as it does where data matters.
-    let options = PostgresOptions { durable: true, ..PostgresOptions::default() };
-    let postgres = Postgres::start_with(options).await?;
+    let postgres = Postgres::start().await?;
     Ok((TestDatabase::create_on(postgres.url("postgres")).await?, Some(postgres)))
 }
 

@@ -133,15 +133,15 @@ pub struct Board {
 }
 
 impl Board {
-    /// A message was told. Says whether it is the first time.
+    /// A message was told.
     ///
     /// # Errors
     /// When another socket was told otherwise.
-    pub fn message(&mut self, message: &Message) -> Result<bool, Fault> {
+    pub fn message(&mut self, message: &Message) -> Result<(), Fault> {
         let plain = plain(message);
         let place = (plain.conversation_id.get(), plain.seq);
         match self.messages.get(&place) {
-            Some(told) if *told == plain => return Ok(false),
+            Some(told) if *told == plain => return Ok(()),
             Some(told) => {
                 let what = format!("two sockets were told different messages as seq {}", plain.seq);
                 return Err(Fault::new(Rule::Same, what).with([line(told), line(&plain)]));
@@ -160,7 +160,7 @@ impl Board {
                 Err(Fault::new(Rule::Twice, what)
                     .with(both.iter().filter_map(|place| self.messages.get(place)).map(line)))
             }
-            None => Ok(true),
+            None => Ok(()),
         }
     }
 
@@ -171,13 +171,13 @@ impl Board {
         *told = (*told).max(marker.seq);
     }
 
-    /// A notification was told. Says whether it is the first time.
+    /// A notification was told.
     ///
     /// # Errors
     /// When another socket was told otherwise.
-    pub fn notification(&mut self, user: i64, shown: &Notification) -> Result<bool, Fault> {
+    pub fn notification(&mut self, user: i64, shown: &Notification) -> Result<(), Fault> {
         match self.notifications.get(&(user, shown.seq)) {
-            Some(told) if same_notification(told, shown) => Ok(false),
+            Some(told) if same_notification(told, shown) => Ok(()),
             Some(told) => {
                 let what =
                     format!("two sockets of user {user} were told different things as seq {}", shown.seq);
@@ -185,7 +185,7 @@ impl Board {
             }
             None => {
                 self.notifications.insert((user, shown.seq), shown.clone());
-                Ok(true)
+                Ok(())
             }
         }
     }

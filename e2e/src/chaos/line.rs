@@ -25,7 +25,7 @@ const HANDSHAKE: Duration = Duration::from_secs(8);
 /// How long the gateway may work on one thing that it was asked; what was asked after it waits.
 const WORK: Duration = Duration::from_millis(5_300);
 /// What is added to that, as machines are slow at times.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(8);
 /// What a replay may take before a single socket is listened to.
 const REPLAY: Duration = Duration::from_secs(10);
 

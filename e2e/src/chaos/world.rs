@@ -1,7 +1,6 @@
 //! What everyone in a run shares.
 
 use super::{
-    audit::Told,
     frame::Channel,
     ledger::{Board, Ledger},
     rules::Fault,
@@ -15,7 +14,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// How many faults of one rule are kept with their evidence.
 const KEPT: usize = 8;
@@ -118,7 +117,6 @@ pub struct World {
     ledger: Mutex<Ledger>,
     board: Mutex<Board>,
     violations: Mutex<Vec<Violation>>,
-    auditor: mpsc::Sender<Told>,
     notes: Mutex<Vec<(Duration, String)>>,
     standings: Mutex<BTreeMap<(usize, Channel), Standing>>,
     /// By gateway: when it was stopped. The last: when this very process got no time.
@@ -126,8 +124,8 @@ pub struct World {
 }
 
 impl World {
-    /// A world in which everyone chats; what is told is looked up by the auditor.
-    pub fn new(hosts: Vec<String>, counters: Arc<Counters>, auditor: mpsc::Sender<Told>) -> Arc<Self> {
+    /// A world in which everyone chats.
+    pub fn new(hosts: Vec<String>, counters: Arc<Counters>) -> Arc<Self> {
         let stops = (0..=hosts.len()).map(|_| Stops::default()).collect();
         let patience = Duration::from_secs(40);
         Arc::new(Self {
@@ -139,7 +137,6 @@ impl World {
             ledger: Mutex::default(),
             board: Mutex::default(),
             violations: Mutex::default(),
-            auditor,
             notes: Mutex::default(),
             standings: Mutex::default(),
             stops: Mutex::new(stops),
@@ -184,11 +181,6 @@ impl World {
     /// Notes it, if there is something wrong.
     pub fn check<T>(&self, result: Result<T, Fault>) -> Option<T> {
         result.map_err(|fault| self.violation(fault)).ok()
-    }
-
-    /// Has it looked up, if there is time.
-    pub fn audit(&self, told: Told) {
-        self.auditor.try_send(told).ok(); // Everything is looked at in the end.
     }
 
     /// Notes what was done, for the log.
