@@ -168,9 +168,15 @@ impl Stack {
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", service.admin))
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .output(Output::Lines(Arc::new(move |line| on_line(&name, line))));
-        for variable in
-            ["PORT", "JWT_PUBLIC_KEY", "DATABASE_URL", "JWT_SECRET", "GATEWAY_ADDR", "ALLOWED_ORIGINS"]
-        {
+        for variable in [
+            "PORT",
+            "JWT_PUBLIC_KEY",
+            "JWT_JWKS_URL",
+            "DATABASE_URL",
+            "JWT_SECRET",
+            "GATEWAY_ADDR",
+            "ALLOWED_ORIGINS",
+        ] {
             program = program.env_remove(variable);
         }
         program = match service.kind {

@@ -251,8 +251,11 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let token = auth::bearer(&parts.headers).ok_or(auth::Rejected::Missing);
-        match token.and_then(|token| shared.identify(token)) {
+        let identity = match auth::bearer(&parts.headers) {
+            Some(token) => shared.identify_anew(token).await,
+            None => Err(auth::Rejected::Missing),
+        };
+        match identity {
             Ok(identity) => Ok(Self(identity)),
             Err(rejected) => {
                 tracing::debug!(reason = %rejected, "a token was refused");

@@ -1,11 +1,14 @@
 //! Who a client is: tokens, checked once a socket.
 
-use crate::config::{TokenExpiry, Tokens};
-use anyhow::Context;
+use crate::{
+    config::{TokenExpiry, Tokens},
+    keys::{KeySet, Keys},
+};
 use axum::http::{HeaderMap, header};
 use contract::{Timestamp, UserId, limits};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
+use std::{collections::HashMap, sync::Arc};
 
 /// Seconds by which clocks may differ.
 const LEEWAY: u64 = 5;
@@ -37,6 +40,12 @@ pub enum Rejected {
     /// The signature, the form or a standard claim is wrong.
     #[error("the token is not valid")]
     Invalid(#[from] jsonwebtoken::errors::Error),
+    /// Its header asks for something that must be understood, and isn't.
+    #[error("the token's header has critical parts")]
+    Critical,
+    /// No key of ours is the one that it names.
+    #[error("the token's key is not known")]
+    UnknownKey,
     /// Its user's sessions were ended after it was issued.
     #[error("the token is revoked")]
     Revoked,
@@ -47,8 +56,8 @@ pub enum Rejected {
 
 /// Checks tokens.
 pub struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    keys: Keys,
+    validations: HashMap<Algorithm, Validation>,
     tokens: Tokens,
 }
 
@@ -56,30 +65,30 @@ impl Verifier {
     /// A verifier for this configuration.
     ///
     /// # Errors
-    /// When the key can't be used.
+    /// When it has not exactly one key that can be used.
     pub fn new(tokens: Tokens) -> anyhow::Result<Self> {
-        let (key, algorithm) = match (&tokens.jwt_secret, &tokens.jwt_public_key) {
-            (Some(secret), None) => {
-                anyhow::ensure!(!secret.is_empty(), "configuration: JWT_SECRET is empty");
-                (DecodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
-            }
-            (None, Some(pem)) => public_key(pem.as_bytes())?,
-            _ => anyhow::bail!("configuration: exactly one of JWT_SECRET and JWT_PUBLIC_KEY is needed"),
-        };
-        // The algorithm is the key's: what a token's header claims can only be refused.
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY;
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp"]);
-        validation.validate_aud = tokens.jwt_audience.is_some();
-        if let Some(audience) = &tokens.jwt_audience {
-            validation.set_audience(&[audience]);
+        let algorithms = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+        Ok(Self {
+            keys: Keys::new(&tokens)?,
+            validations: algorithms.map(|algorithm| (algorithm, validation(&tokens, algorithm))).into(),
+            tokens,
+        })
+    }
+
+    /// The keys' set, where they are published at a URL.
+    pub const fn key_set(&self) -> Option<&Arc<KeySet>> {
+        match &self.keys {
+            Keys::Configured(_) => None,
+            Keys::Published(set) => Some(set),
         }
-        if let Some(issuer) = &tokens.jwt_issuer {
-            validation.set_issuer(&[issuer]);
-            validation.set_required_spec_claims(&["exp", "iss"]);
+    }
+
+    /// Gets ready for a token whose key may have been published a moment ago.
+    pub async fn learn(&self, token: &str) {
+        let Some(set) = self.key_set().filter(|_| token.len() <= TOKEN_BYTES) else { return };
+        if let Ok(header) = jsonwebtoken::decode_header(token) {
+            set.learn(header.kid.as_deref()).await;
         }
-        Ok(Self { key, validation, tokens })
     }
 
     /// Checks a token.
@@ -90,7 +99,15 @@ impl Verifier {
         if token.len() > TOKEN_BYTES {
             return Err(Rejected::TooLong);
         }
-        let claims: Map<String, Value> = jsonwebtoken::decode(token, &self.key, &self.validation)?.claims;
+        // A header says which key. What it says of algorithms, of other keys and of where to find them counts for
+        // nothing, and what it says must be understood (RFC 7515, `crit`) isn't.
+        let header = jsonwebtoken::decode_header(token)?;
+        if header.crit.is_some() {
+            return Err(Rejected::Critical);
+        }
+        let key = self.keys.find(header.kid.as_deref()).ok_or(Rejected::UnknownKey)?;
+        let validation = self.validations.get(&key.algorithm).ok_or(Rejected::UnknownKey)?;
+        let claims: Map<String, Value> = jsonwebtoken::decode(token, &key.verifies, validation)?.claims;
         if claims.get("token_type").is_some_and(|kind| kind != "access") {
             return Err(Rejected::Claim("token_type"));
         }
@@ -137,12 +154,21 @@ impl Verifier {
     }
 }
 
-fn public_key(pem: &[u8]) -> anyhow::Result<(DecodingKey, Algorithm)> {
-    DecodingKey::from_rsa_pem(pem)
-        .map(|key| (key, Algorithm::RS256))
-        .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (key, Algorithm::ES256)))
-        .or_else(|_| DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA)))
-        .context("configuration: JWT_PUBLIC_KEY is not an RSA, P-256 or Ed25519 public key in PEM form")
+/// What a token signed with this algorithm must say.
+fn validation(tokens: &Tokens, algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.leeway = LEEWAY;
+    validation.validate_nbf = true;
+    validation.set_required_spec_claims(&["exp"]);
+    validation.validate_aud = tokens.jwt_audience.is_some();
+    if let Some(audience) = &tokens.jwt_audience {
+        validation.set_audience(&[audience]);
+    }
+    if let Some(issuer) = &tokens.jwt_issuer {
+        validation.set_issuer(&[issuer]);
+        validation.set_required_spec_claims(&["exp", "iss"]);
+    }
+    validation
 }
 
 fn user_id(claim: &Value) -> Option<UserId> {
@@ -220,17 +246,7 @@ mod tests {
     use serde_json::json;
 
     fn verifier() -> Verifier {
-        Verifier::new(Tokens {
-            jwt_secret: Some("a secret of the tests".into()),
-            jwt_public_key: None,
-            jwt_issuer: None,
-            jwt_audience: None,
-            token_cookie: Some("access_token".into()),
-            token_expiry: TokenExpiry::Enforce,
-            user_id_claim: "user_id".into(),
-            username_claim: "username".into(),
-        })
-        .unwrap()
+        Verifier::new(crate::config::tests::tokens()).unwrap()
     }
 
     fn sign(claims: &Value) -> String {

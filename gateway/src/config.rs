@@ -100,18 +100,15 @@ pub struct Limits {
 #[derive(Clone, Args)]
 #[group(skip)]
 pub struct Tokens {
-    /// Key of HS256 tokens
-    #[arg(
-        long,
-        env = "JWT_SECRET",
-        hide_env_values = true,
-        required_unless_present = "jwt_public_key",
-        conflicts_with = "jwt_public_key"
-    )]
+    /// Key of HS256 tokens; exactly one of this and the next two is needed
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
     /// Public key in PEM form of RS256, ES256 or EdDSA tokens
     #[arg(long, env = "JWT_PUBLIC_KEY")]
     pub jwt_public_key: Option<String>,
+    /// Where the public keys of RS256, ES256 and EdDSA tokens are published (a JSON Web Key Set, over http or https)
+    #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
+    pub jwt_jwks_url: Option<String>,
     /// The only issuer whose tokens are taken
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
@@ -169,5 +166,32 @@ impl Limits {
             trusted_proxies: Vec::new(),
             revocation_days: 1,
         }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Tokens signed with a secret of the tests.
+    pub fn tokens() -> Tokens {
+        Tokens {
+            jwt_secret: Some("a secret of the tests".into()),
+            jwt_public_key: None,
+            jwt_jwks_url: None,
+            jwt_issuer: None,
+            jwt_audience: None,
+            token_cookie: Some("access_token".into()),
+            token_expiry: TokenExpiry::Enforce,
+            user_id_claim: "user_id".into(),
+            username_claim: "username".into(),
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_secrets_shows_none() {
+        let arguments = ["gateway", "--jwt-secret", "hush", "--nats-url", "nats://user:hush@127.0.0.1"];
+        let shown = format!("{:?}", Config::parse_from(arguments));
+        assert!(!shown.contains("hush"), "{shown}");
     }
 }

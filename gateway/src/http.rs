@@ -114,7 +114,7 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
     let in_subprotocol = token.as_ref().is_some_and(|(_, in_subprotocol)| *in_subprotocol);
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
     let client = client_of(&shared, &request);
-    let permit = match admit(&shared, client).await {
+    let permit = match admit(&shared, client, token.as_ref().map(|(token, _)| token.as_str())).await {
         Ok(permit) => permit,
         Err(problem) => return problem.into_response(),
     };
@@ -164,13 +164,21 @@ fn client_of(shared: &Shared, request: &Request) -> Option<IpAddr> {
 }
 
 /// Waits for a handshake's turn, if its address has not had too many.
-async fn admit(shared: &Shared, client: Option<IpAddr>) -> Result<OwnedSemaphorePermit, Problem> {
+async fn admit(
+    shared: &Shared,
+    client: Option<IpAddr>,
+    token: Option<&str>,
+) -> Result<OwnedSemaphorePermit, Problem> {
     if let Some(client) = client
         && let Err(wait) = shared.limits.handshakes.take(&client)
     {
         metrics::counter!("gateway_handshakes_refused_total", "reason" => "address").increment(1);
         let problem = busy(StatusCode::TOO_MANY_REQUESTS, "too many handshakes from this address");
         return Err(problem.retry_after(wait));
+    }
+    // Whoever waits for a key holds nobody else's turn.
+    if let Some(token) = token {
+        shared.verifier.learn(token).await;
     }
     shared.limits.turn().await.ok_or_else(|| {
         metrics::counter!("gateway_handshakes_refused_total", "reason" => "overload").increment(1);

@@ -11,6 +11,7 @@ mod demo;
 mod frames;
 mod http;
 mod hub;
+mod keys;
 mod limits;
 mod log;
 mod multiplex;
@@ -122,6 +123,12 @@ impl Gateway {
         let Some(bus) = Bus::connect("gateway", &config.nats, &shutdown).await? else { return Ok(()) };
 
         let (sessions, tasks) = (TaskTracker::new(), TaskTracker::new());
+        if let Some(keys) = verifier.key_set() {
+            if !keys.start(&shutdown).await? {
+                return Ok(());
+            }
+            tasks.spawn(keys.clone().follow(shutdown.clone()));
+        }
         // Channels outlive the stop until the last socket is closed.
         let ended = CancellationToken::new();
         let hub = Arc::new(Hub::new(bus.clone(), tasks.clone(), ended.clone()));
@@ -211,6 +218,12 @@ async fn sessions_api(
 }
 
 impl Shared {
+    /// Whose token it is, if it is taken; after its key was looked for where keys are published.
+    async fn identify_anew(&self, token: &str) -> Result<Identity, Rejected> {
+        self.verifier.learn(token).await;
+        self.identify(token)
+    }
+
     /// Whose token it is, if it is taken.
     fn identify(&self, token: &str) -> Result<Identity, Rejected> {
         let identity = self.verifier.verify(token)?;
