@@ -1,0 +1,148 @@
+/**
+ * The stack that these tests run against, and may break: it comes with the variable `STACK`, from the test that starts
+ * it (e2e/tests/client). Clients reach it through a line of their own, which can be cut, frozen and refused.
+ */
+
+import net from 'node:net';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import WebSocket from 'ws';
+import { connect } from '@vyzio/realtime';
+
+const { gateways, control } = JSON.parse(process.env.STACK ?? 'null') ?? {};
+
+/** Pauses of a client that is in a hurry. */
+export const HASTE = { backoff: 30, backoffMax: 300, spread: 100, limited: 300, stable: 1_000 };
+
+const line = net.connect(control, '127.0.0.1');
+const answers = createInterface({ input: line })[Symbol.asyncIterator]();
+line.unref();
+let turn = Promise.resolve();
+
+/** Asks the stack's keeper for something: see `Ask` in e2e/tests/client/control.rs. */
+export function ask(what, values = {}) {
+  turn = turn.catch(() => {}).then(async () => {
+    line.ref();
+    line.write(`${JSON.stringify({ ask: what, ...values })}\n`);
+    const { value } = await answers.next();
+    line.unref();
+    const answer = JSON.parse(value);
+    if (answer?.error) throw new Error(answer.error);
+    return answer;
+  });
+  return turn;
+}
+
+let users = Date.now() % 1_000_000_000;
+/** Someone new. */
+export const someone = () => (users += 1);
+
+/** A token of a user's, for an hour or so many seconds. */
+export function tokenOf(user, seconds = 3600, claims = {}) {
+  const now = Math.floor(Date.now() / 1000);
+  return ask('token', { claims: { user_id: user, username: `name-${user}`, iat: now, exp: now + seconds, ...claims } });
+}
+
+/** Waits until `look()` gives something, looking again whenever one of these changes. */
+export async function until(what, look, ...watched) {
+  const end = Date.now() + 20_000;
+  for (;;) {
+    const found = look();
+    if (found) return found;
+    if (Date.now() > end) throw new Error(`waited 20 s for ${what}`);
+    const stops = [];
+    await new Promise((done) => {
+      stops.push(...watched.map((one) => one.on('change', done)));
+      setTimeout(done, 20); // Not everything tells of itself.
+    });
+    for (const stop of stops) stop();
+  }
+}
+
+/** A line to the gateways, which a test can break. */
+export class Line {
+  #pairs = new Set();
+  #server;
+  /** Which gateway new connections reach. */
+  gateway = 0;
+  /** What a new connection is told instead of being let through. */
+  refusal = '';
+  /** Whether connections stay open and nothing passes. */
+  frozen = false;
+  /** How many connections came. */
+  count = 0;
+
+  static async open() {
+    const opened = new Line();
+    opened.#server = net.createServer((socket) => opened.#accept(socket)).listen(0, '127.0.0.1').unref();
+    await once(opened.#server, 'listening');
+    return opened;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.#server.address().port}`;
+  }
+
+  #accept(near) {
+    this.count += 1;
+    near.on('error', () => {});
+    if (this.refusal) return near.end(this.refusal);
+    const [host, port] = gateways[this.gateway].split(':');
+    const far = net.connect(Number(port), host);
+    const pair = [near, far];
+    this.#pairs.add(pair);
+    for (const [from, to] of [[near, far], [far, near]]) {
+      from.on('data', (data) => this.frozen || to.write(data));
+      from.on('error', () => {});
+      from.on('close', () => {
+        to.destroy();
+        this.#pairs.delete(pair);
+      });
+    }
+  }
+
+  /** Cuts every connection. */
+  cut() {
+    for (const pair of this.#pairs) for (const socket of pair) socket.destroy();
+  }
+
+  close() {
+    this.cut();
+    this.#server.close();
+  }
+}
+
+/** A client on a line of its own, gone when the test ends. */
+export async function client(context, user, options = {}) {
+  const line = await Line.open();
+  const token = await tokenOf(user);
+  const rt = connect({ url: line.url, token: async () => token, WebSocket, timing: HASTE, ...options });
+  const gone = () => {
+    rt.close();
+    line.close();
+  };
+  context.after(gone);
+  return { rt, line };
+}
+
+/** Two people in a conversation, each with a client. */
+export async function pair(context, options = {}) {
+  const [ada, ben] = [someone(), someone()];
+  const id = await ask('conversation', { users: [ada, ben] });
+  const [a, b] = [await client(context, ada, options), await client(context, ben, options)];
+  return { id, ada: { user: ada, ...a, chat: a.rt.conversation(id) }, ben: { user: ben, ...b, chat: b.rt.conversation(id) } };
+}
+
+/** What the server has stored of a conversation, oldest first. */
+export async function stored(rt, id) {
+  const all = [];
+  for (let after = 0; ;) {
+    const page = await rt.call('GET', `/api/conversations/${id}/messages?after=${after}&limit=200`);
+    if (!page.ok) throw new Error(JSON.stringify(page.error));
+    all.push(...page.data.items);
+    if (page.data.next === null) return all;
+    after = page.data.next;
+  }
+}
+
+export const contents = (chat) => chat.messages.map(({ content }) => content);
