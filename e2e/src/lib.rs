@@ -10,7 +10,7 @@ mod stack;
 
 pub use http::Answer;
 pub use socket::Socket;
-pub use stack::{Kind, Links, OnLine, Options, Stack, token, token_with};
+pub use stack::{Kind, Links, OnLine, Options, SECRET, Stack, token, token_with};
 
 use std::{future::Future, time::Duration};
 

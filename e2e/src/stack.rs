@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use testkit::{Child, NatsServer, Output, Postgres, Program, Signal, TestDatabase, free_port};
+use testkit::{
+    Child, NatsOptions, NatsServer, Output, Postgres, PostgresOptions, Program, Signal, TestDatabase,
+    free_port,
+};
 
 /// The key that the tests' tokens are signed with.
 pub const SECRET: &str = "the secret of the end-to-end tests";
@@ -54,6 +57,8 @@ pub struct Options {
     pub env: Vec<(&'static str, String)>,
     /// Whether it has a Postgres of its own, which may then be killed.
     pub own_postgres: bool,
+    /// Whether its NATS, and its own Postgres, wait for the disk as they should wherever data matters.
+    pub durable: bool,
     /// Whether each service reaches NATS and Postgres through proxies of its own.
     pub proxied: bool,
     /// The folder of the services' programs; beside the test that runs unless set.
@@ -68,6 +73,7 @@ impl Default for Options {
             counts: [1; 4],
             env: Vec::new(),
             own_postgres: false,
+            durable: false,
             proxied: false,
             programs: None,
             on_line: Arc::new(|_, line| println!("{line}")),
@@ -126,8 +132,9 @@ impl Stack {
     /// # Panics
     /// When it doesn't start.
     pub async fn cold(options: Options) -> Self {
-        let nats = NatsServer::start().await.expect("start nats-server");
-        let (database, postgres) = database(options.own_postgres).await.expect("create a database");
+        let nats = NatsOptions { durable: options.durable, ..NatsOptions::default() };
+        let nats = NatsServer::start_with(nats).await.expect("start nats-server");
+        let (database, postgres) = database(&options).await.expect("create a database");
         let client = reqwest::Client::builder().timeout(PATIENCE).build().expect("an HTTP client");
         let counts = options.counts;
         let mut stack = Self { nats, database, postgres, services: Vec::new(), options, client };
@@ -376,11 +383,12 @@ pub fn token_with(mut claims: Value) -> String {
 }
 
 /// A database on a Postgres of its own, or on the one that all tests share.
-async fn database(own: bool) -> anyhow::Result<(TestDatabase, Option<Postgres>)> {
-    if !own {
+async fn database(options: &Options) -> anyhow::Result<(TestDatabase, Option<Postgres>)> {
+    if !options.own_postgres {
         return Ok((TestDatabase::create().await?, None));
     }
-    let postgres = Postgres::start().await?;
+    let own = PostgresOptions { durable: options.durable, ..PostgresOptions::default() };
+    let postgres = Postgres::start_with(own).await?;
     Ok((TestDatabase::create_on(postgres.url("postgres")).await?, Some(postgres)))
 }
 

@@ -1,9 +1,10 @@
-//! Developer commands: `cargo xtask up`, `token`, `test`, `deadletters`.
+//! Developer commands: `cargo xtask up`, `token`, `test`, `chaos`, `load`, `deadletters`.
 
 mod build;
 mod chaos;
 mod console;
 mod deadletters;
+mod load;
 mod local;
 mod parts;
 mod ready;
@@ -25,6 +26,7 @@ enum Command {
     Token(token::Token),
     Test(test::Test),
     Chaos(chaos::Chaos),
+    Load(load::Load),
     Deadletters(deadletters::Deadletters),
 }
 
@@ -35,6 +37,7 @@ async fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Test(test) => test.run().await,
         Command::Chaos(chaos) => chaos.run().await,
+        Command::Load(load) => load.run().await,
         Command::Deadletters(deadletters) => deadletters.run().await,
     };
     done.unwrap_or_else(|error| {

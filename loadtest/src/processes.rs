@@ -1,0 +1,117 @@
+//! What processes use: CPU time and memory, as Linux accounts for them.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fs};
+
+/// What Linux counts CPU time in, in a second.
+const TICKS: f64 = 100.0;
+
+/// A process that is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// What it is called.
+    pub name: String,
+    /// Its id.
+    pub pid: u32,
+}
+
+impl Watched {
+    /// A process.
+    pub fn new(name: impl Into<String>, pid: u32) -> Self {
+        Self { name: name.into(), pid }
+    }
+}
+
+/// What a process, with all that it has started, has used until now.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Used {
+    /// Seconds of CPU.
+    pub cpu: f64,
+    /// Bytes of memory, those that are shared counted once.
+    pub memory: u64,
+}
+
+/// What a process used over a measured window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The process.
+    pub name: String,
+    /// Seconds of CPU.
+    pub cpu_seconds: f64,
+    /// Bytes of memory when the window began.
+    pub memory_before: u64,
+    /// At its end.
+    pub memory_after: u64,
+    /// The most that was seen.
+    pub memory_peak: u64,
+}
+
+/// What each process has used, by name; those of one name together.
+pub fn used(watched: &[Watched]) -> BTreeMap<String, Used> {
+    let mut all: BTreeMap<String, Used> = BTreeMap::new();
+    for process in watched {
+        let used = of_family(process.pid);
+        let entry = all.entry(process.name.clone()).or_default();
+        entry.cpu += used.cpu;
+        entry.memory += used.memory;
+    }
+    all
+}
+
+/// Of a process and its children: Postgres has one for each connection. What we ourselves have started is not ours.
+fn of_family(pid: u32) -> Used {
+    let mut family = vec![pid];
+    if pid != std::process::id() {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    let (mut private, mut shared) = (0, 0);
+    let mut cpu = 0.0;
+    for pid in family {
+        cpu += cpu_of(pid).unwrap_or(0.0);
+        let memory = memory_of(pid);
+        private += memory.0;
+        shared = shared.max(memory.1);
+    }
+    Used { cpu, memory: private + shared }
+}
+
+/// CPU seconds of a process and, unless it is this one, of its children that have ended.
+fn cpu_of(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let kinds = if pid == std::process::id() { 2 } else { 4 };
+    let ticks = fields.split_whitespace().skip(11).take(kinds).map(str::parse::<f64>);
+    Some(ticks.sum::<Result<f64, _>>().ok()? / TICKS)
+}
+
+/// Resident bytes of a process: its own, and those that others may share.
+fn memory_of(pid: u32) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let bytes = |name| field(name).unwrap_or(0) * 1024;
+    (bytes("RssAnon:"), bytes("RssFile:") + bytes("RssShmem:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn work_shows_as_cpu_and_memory() {
+        let us = [Watched::new("us", std::process::id())];
+        let before = used(&us)["us"];
+        let began = Instant::now();
+        let mut held = Vec::new();
+        while began.elapsed().as_millis() < 300 {
+            held.push(fastrand::u64(..));
+        }
+        let after = used(&us)["us"];
+        assert!(after.cpu > before.cpu, "{before:?} {after:?}");
+        assert!(after.memory > 1 << 20);
+    }
+}

@@ -1,0 +1,108 @@
+//! Who chats with whom: made anew for each run, so that no run finds what another has left.
+
+use crate::target::{Dialect, Target};
+use anyhow::{Context, ensure};
+use async_nats::jetstream::{self, consumer::pull};
+use contract::chat;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::time::{Duration, Instant};
+
+/// Conversations that are made at once.
+const AT_ONCE: usize = 64;
+/// How long what was put on may take to be worked off.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// notify-service's consumer of the chat log.
+const NOTIFY_CONSUMER: &str = "notify";
+
+/// A conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    /// Its id.
+    pub id: i64,
+    /// Who is in it.
+    pub users: Vec<i64>,
+}
+
+/// An id from which on there are this many users that no other run has.
+pub fn new_users() -> i64 {
+    fastrand::i64(1..1 << 30) << 20
+}
+
+/// Makes conversations of new people, each of this many.
+///
+/// # Errors
+/// When the system doesn't.
+pub async fn conversations(
+    target: &Target,
+    count: usize,
+    people: usize,
+) -> anyhow::Result<Vec<Conversation>> {
+    let mut next = new_users();
+    let mut fresh = || {
+        next += 1;
+        next
+    };
+    let users: Vec<Vec<i64>> = (0..count).map(|_| (0..people).map(|_| fresh()).collect()).collect();
+    let ids = match (&target.nats, &target.conversations) {
+        (_, Some(sql)) => by_sql(target, sql, &users).await?,
+        (Some(nats), None) => by_request(nats, &users).await?,
+        (None, None) => anyhow::bail!("there is no way to make conversations on {}", target.name),
+    };
+    Ok(ids.into_iter().zip(users).map(|(id, users)| Conversation { id, users }).collect())
+}
+
+/// As a backend of the marketplace does it.
+async fn by_request(nats: &str, users: &[Vec<i64>]) -> anyhow::Result<Vec<i64>> {
+    let client = async_nats::connect(nats).await.context("connect to NATS")?;
+    let make = async |people: &Vec<i64>| {
+        let participants: Vec<Value> = people.iter().map(|user| json!({"user_id": user})).collect();
+        let request = json!({"participants": participants}).to_string();
+        let answer = client.request("chat.conversations.create", request.into()).await?;
+        let conversation: Value = serde_json::from_slice(&answer.payload)?;
+        conversation["conversation_id"].as_i64().with_context(|| format!("no conversation: {conversation}"))
+    };
+    stream::iter(users).map(make).buffered(AT_ONCE).try_collect().await
+}
+
+/// By a peer's own statement, which takes ids of conversations and of users, pair by pair.
+async fn by_sql(target: &Target, sql: &str, users: &[Vec<i64>]) -> anyhow::Result<Vec<i64>> {
+    let url = target.database.as_ref().context("a peer has a database")?;
+    let first = new_users();
+    let (mut ids, mut conversations, mut people) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, users) in (first..).zip(users) {
+        ids.push(id);
+        conversations.extend(std::iter::repeat_n(id, users.len()));
+        people.extend_from_slice(users);
+    }
+    let mut connection = PgConnection::connect(url).await.context("connect to the peer's Postgres")?;
+    for statement in sql.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()) {
+        let query = sqlx::query(AssertSqlSafe(statement.to_owned())).bind(&conversations).bind(&people);
+        query.execute(&mut connection).await.context("make the peer's conversations")?;
+    }
+    connection.close().await?;
+    Ok(ids)
+}
+
+/// Waits until what is done behind the scenes is done: every message's notification is made.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn settled(target: &Target) -> anyhow::Result<()> {
+    let Some(nats) = target.nats.as_ref().filter(|_| target.dialect == Dialect::Guide) else { return Ok(()) };
+    let jetstream = jetstream::new(async_nats::connect(nats).await?);
+    let Ok(stream) = jetstream.get_stream(chat::LOG_STREAM).await else { return Ok(()) };
+    let mut consumer: jetstream::consumer::Consumer<pull::Config> =
+        stream.get_consumer(NOTIFY_CONSUMER).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let began = Instant::now();
+    loop {
+        let info = consumer.info().await?;
+        if info.num_pending == 0 && info.num_ack_pending == 0 {
+            return Ok(());
+        }
+        let left = info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(0);
+        ensure!(began.elapsed() < PATIENCE, "{left} commits have not been notified of after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

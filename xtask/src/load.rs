@@ -1,0 +1,45 @@
+//! `cargo xtask load`
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Args;
+use testkit::{Output, Program, Signal};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{build, servers};
+
+/// Put load on a stack, and see what it costs and whether everything arrives.
+///
+/// What follows goes to the load generator, whose own `--help` lists the scenarios. It and the services are release
+/// builds, made first.
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub struct Load {
+    /// The scenario and its options
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Load {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        servers::provide().await?;
+        let programs = build::programs(true).await?;
+        // Cleans up when it is interrupted, so it is told and waited for.
+        let generator = Program::new(programs.join("loadtest"))
+            .args(self.arguments)
+            .output(Output::Inherit)
+            .farewell(Signal::Term)
+            .spawn()?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let status = loop {
+            tokio::select! {
+                status = generator.wait() => break status,
+                _ = interrupt.recv() => generator.signal(Signal::Term),
+                _ = terminate.recv() => generator.signal(Signal::Term),
+            }
+        };
+        let code = status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    }
+}
