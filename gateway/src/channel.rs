@@ -84,7 +84,7 @@ impl LogKey {
         }
     }
 
-    fn event(self, payload: bytes::Bytes) -> serde_json::Result<Event> {
+    fn event(self, payload: &[u8]) -> serde_json::Result<Event> {
         match self {
             Self::Conversation(_) => frames::chat_event(payload),
             Self::Inbox(user) => frames::inbox_event(user, payload),
@@ -210,7 +210,7 @@ impl Channel {
             let due = repair_at.into_iter().chain(empty_at).min();
             tokio::select! {
                 message = subscriber.next() => match message {
-                    Some(message) => self.take(message.payload),
+                    Some(message) => self.take(&message.payload),
                     None => return, // The client is closed: the gateway stops.
                 },
                 () = self.changed.notified() => {}
@@ -256,7 +256,7 @@ impl Channel {
         }
     }
 
-    fn take(&self, payload: bytes::Bytes) {
+    fn take(&self, payload: &[u8]) {
         match self.key.event(payload) {
             Ok(Event::Entry(entry)) => self.log().entry(entry),
             Ok(Event::Note(note)) => self.log().note(note),

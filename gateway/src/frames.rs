@@ -2,9 +2,8 @@
 
 use crate::{
     log::{Entry, Note},
-    outbox::Frame,
+    websocket::Frame,
 };
-use bytes::Bytes;
 use contract::{
     Refusal, UserId,
     chat::{ChatEvent, Head, Marker, Message},
@@ -26,15 +25,17 @@ pub enum Event {
 ///
 /// # Errors
 /// When it isn't such an event.
-pub fn chat_event(payload: Bytes) -> serde_json::Result<Event> {
-    Ok(match serde_json::from_slice(&payload)? {
+pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
+    let text = text(payload)?;
+    Ok(match serde_json::from_str(text)? {
         ChatEvent::Read(marker) => Event::Note(Note::Marker(marker)),
-        ChatEvent::Message(message) => {
-            // The payload is the frame that the sender may see, to the letter.
-            let full = Frame::try_from(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))?;
-            Event::Entry(entry(message, Some(full)))
-        }
+        // The payload is the frame that the sender may see, to the letter.
+        ChatEvent::Message(message) => Event::Entry(entry(message, Some(Frame::text(text)))),
     })
+}
+
+fn text(payload: &[u8]) -> serde_json::Result<&str> {
+    std::str::from_utf8(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))
 }
 
 /// A message of a page, as an entry.
@@ -58,10 +59,9 @@ fn entry(mut message: Message, full: Option<Frame>) -> Entry {
 ///
 /// # Errors
 /// When it isn't such an event.
-pub fn inbox_event(user: UserId, payload: Bytes) -> serde_json::Result<Event> {
-    let event = InboxEvent::parse(&payload)?;
-    let frame = Frame::try_from(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))?;
-    Ok(match event {
+pub fn inbox_event(user: UserId, payload: &[u8]) -> serde_json::Result<Event> {
+    let frame = Frame::text(text(payload)?);
+    Ok(match InboxEvent::parse(payload)? {
         InboxEvent::Read(_) => Event::Note(Note::Inbox(frame)),
         InboxEvent::Notification(notification) => Event::Entry(Entry {
             at: Head { seq: notification.seq, id: notification.notification_id.get() },
@@ -99,10 +99,19 @@ pub fn error(refusal: &Refusal, client_id: Option<&str>) -> Frame {
 
 /// Any frame of the contract.
 pub fn encode(frame: &impl Serialize) -> Frame {
-    serde_json::to_string(frame).expect("the contract's types are all JSON: no map keys but strings").into()
+    Frame::text_of(|bytes| {
+        serde_json::to_writer(bytes, frame)
+            .expect("the contract's types are all JSON: no map keys but strings");
+    })
 }
 
 /// A frame on the socket that carries several channels.
 pub fn wrap(channel: &str, frame: &Frame) -> Frame {
-    format!(r#"{{"op":"event","channel":"{channel}","data":{}}}"#, frame.as_str()).into()
+    Frame::text_of(|bytes| {
+        for part in
+            [br#"{"op":"event","channel":""#, channel.as_bytes(), br#"","data":"#, frame.payload(), b"}"]
+        {
+            bytes.extend_from_slice(part);
+        }
+    })
 }

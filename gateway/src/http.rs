@@ -8,8 +8,9 @@ use crate::{
     outbox::Outbox,
     problem::Problem,
     server::Peer,
-    session::{Session, goodbye},
+    session::Session,
     users::Presence,
+    websocket::Socket,
 };
 use axum::{
     Router,
@@ -19,23 +20,12 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use contract::{Close, limits};
+use contract::Close;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
-
-/// Bytes of the buffer that each socket reads into. The default of 128 KiB would be its whole memory.
-const READ_BUFFER: usize = 1024;
-/// Bytes that are gathered before they are written.
-const WRITE_BUFFER: usize = 64 * 1024;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Everything that the gateway serves.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -132,18 +122,17 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
         Err(close) => Err(close),
     };
     drop(permit);
+    let sessions = shared.sessions.clone();
     shared.sessions.spawn(async move {
         let Some(socket) = take_socket(upgrade).await else { return };
-        let close = match opening {
-            // Boxed, as what an idle socket costs is mostly this future.
-            Ok(opening) => Box::pin(Session::new(opening, socket).run()).await,
+        match opening {
+            // A task of its own: what an idle socket costs is mostly its future, and this one holds more.
+            Ok(opening) => drop(sessions.spawn(Session::new(opening, socket).run())),
             Err(close) => {
-                goodbye(socket, close).await;
-                close
+                socket.goodbye(close).await;
+                crate::session::count(close);
             }
-        };
-        metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
-        tracing::debug!(code = close.code(), "a socket was closed");
+        }
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -238,7 +227,7 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
 }
 
 /// Takes the connection back from HTTP; hyper keeps nothing of it.
-async fn take_socket(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
+async fn take_socket(upgrade: OnUpgrade) -> Option<Socket> {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -250,16 +239,7 @@ async fn take_socket(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
         tracing::error!("a connection is not the kind that the server accepts");
         return None;
     };
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_message_size(Some(limits::FRAME_BYTES))
-        .max_frame_size(Some(limits::FRAME_BYTES));
-    let stream = parts.io.into_inner();
-    Some(
-        WebSocketStream::from_partially_read(stream, parts.read_buf.to_vec(), Role::Server, Some(config))
-            .await,
-    )
+    Some(Socket::new(parts.io.into_inner(), parts.read_buf))
 }
 
 /// Refuses what a page of a foreign origin asks; lets the allowed ones read the answers (CORS).

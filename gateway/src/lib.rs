@@ -23,6 +23,7 @@ mod server;
 mod session;
 mod typing;
 mod users;
+mod websocket;
 
 pub use config::{Config, TokenExpiry, Tokens};
 

@@ -1,7 +1,7 @@
 //! A log channel as one gateway sees it: in whatever order, how often or seldom events come in, each goes out to each
 //! socket once, in `seq` order, without a hole. Pure: no I/O and no clock.
 
-use crate::outbox::{Frame, Outbox};
+use crate::{outbox::Outbox, websocket::Frame};
 use contract::{
     Close, Seq, UserId,
     chat::{Head, Marker},

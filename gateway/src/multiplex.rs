@@ -4,7 +4,7 @@ use crate::{
     channel::LogKey,
     frames::encode,
     opening::{Start, Topic},
-    outbox::Frame,
+    websocket::Frame,
 };
 use contract::{
     Code, ConversationId, Refusal, UserId,
@@ -174,7 +174,7 @@ mod tests {
         let (op, reference) =
             parse(r#"{"op":"subscribe","channel":"chat/123","after":987,"ref":1}"#).unwrap();
         assert!(matches!(op, Op::Subscribe(Topic::Log(LogKey::Conversation(_)), Start::After(987))));
-        assert_eq!(ok(&reference).as_str(), r#"{"op":"ok","ref":1}"#);
+        assert_eq!(ok(&reference).payload(), br#"{"op":"ok","ref":1}"#);
         let (op, _) =
             parse(r#"{"op":"send","channel":"chat/123","data":{"message":"hi"},"ref":"a"}"#).unwrap();
         assert!(matches!(op, Op::Chat(_, ChatFrame::Message { .. })));

@@ -64,7 +64,7 @@ pub enum Place {
     /// On a log.
     Log(Membership),
     /// Where someone may type.
-    Typing(Watching),
+    Typing(Box<Watching>),
 }
 
 /// A client that was let in, before its socket is open.
@@ -165,7 +165,8 @@ pub async fn take_place(
             let username = admission.username.unwrap_or_else(|| format!("user-{}", view.user_id));
             let typists = shared.hub.typing(conversation).await;
             let bus = shared.hub.bus();
-            Ok(Place::Typing(typists.join(bus, view, username, admission.blocks).await))
+            let watching = typists.join(bus, view, username, admission.blocks).await;
+            Ok(Place::Typing(Box::new(watching)))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What waits to be written to one client: bounded, and never waited for.
 
+use crate::websocket::Frame;
 use contract::Close;
 use std::{
     collections::VecDeque,
@@ -7,12 +8,9 @@ use std::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-
-/// A text frame's payload: encoded once, shared by every socket that it goes to.
-pub type Frame = Utf8Bytes;
 
 /// Frames that wait for one client.
 ///
@@ -20,7 +18,6 @@ pub type Frame = Utf8Bytes;
 /// back with `after`, and misses nothing.
 pub struct Outbox {
     queue: Mutex<Queue>,
-    readable: Notify,
     room: Notify,
     max_frames: usize,
     max_bytes: usize,
@@ -32,6 +29,8 @@ struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     closed: Option<Close>,
+    /// Wakes the session, which waits for something to write.
+    reader: Option<Waker>,
 }
 
 impl Outbox {
@@ -39,7 +38,6 @@ impl Outbox {
     pub fn new(max_frames: usize, max_bytes: usize) -> Self {
         Self {
             queue: Mutex::default(),
-            readable: Notify::new(),
             room: Notify::new(),
             max_frames,
             max_bytes,
@@ -60,35 +58,32 @@ impl Outbox {
             queue.bytes += frame.len();
             queue.frames.push_back(frame);
         }
-        drop(queue);
-        self.readable.notify_one();
+        wake(queue);
     }
 
     /// Asks the session to close its socket, for the first reason that anyone gives.
     pub fn close(&self, reason: Close) {
-        self.lock().closed.get_or_insert(reason);
-        self.readable.notify_one();
+        let mut queue = self.lock();
+        queue.closed.get_or_insert(reason);
+        wake(queue);
         self.room.notify_waiters();
     }
 
-    /// Whether the socket is being closed, and why.
-    pub fn closed(&self) -> Option<Close> {
-        self.lock().closed
-    }
-
-    /// Waits until there is something to write or a reason to close.
-    pub async fn readable(&self) {
-        self.readable.notified().await;
-    }
-
-    /// Takes everything that waits.
-    pub fn take(&self) -> VecDeque<Frame> {
+    /// Takes everything that waits, and says whether the socket is to be closed after that, and why. Only one task may
+    /// ask.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<(VecDeque<Frame>, Option<Close>)> {
         let mut queue = self.lock();
+        if queue.frames.is_empty() && queue.closed.is_none() {
+            if !queue.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+                queue.reader = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
         queue.bytes = 0;
-        let frames = std::mem::take(&mut queue.frames);
+        let taken = (std::mem::take(&mut queue.frames), queue.closed);
         drop(queue);
         self.room.notify_waiters();
-        frames
+        Poll::Ready(taken)
     }
 
     /// Waits until most of the outbox is free, so that a replay leaves room for what is live; or until it is closed.
@@ -117,8 +112,30 @@ impl Outbox {
         self.talkative.store(true, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    fn closed(&self) -> Option<Close> {
+        self.lock().closed
+    }
+
+    #[cfg(test)]
+    pub fn take(&self) -> VecDeque<Frame> {
+        match self.poll_take(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((frames, _)) => frames,
+            Poll::Pending => VecDeque::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// Wakes the session, which is not to wait for this lock.
+fn wake(mut queue: MutexGuard<'_, Queue>) {
+    let reader = queue.reader.take();
+    drop(queue);
+    if let Some(reader) = reader {
+        reader.wake();
     }
 }
 
@@ -130,21 +147,21 @@ mod tests {
     fn a_full_outbox_closes_its_client() {
         let outbox = Outbox::new(2, 100);
         for _ in 0..3 {
-            outbox.push("frame".into());
+            outbox.push(Frame::text("frame"));
         }
         assert_eq!(outbox.closed(), Some(Close::Overloaded));
         assert_eq!(outbox.take().len(), 2);
         let outbox = Outbox::new(10, 8);
-        outbox.push("frame".into());
+        outbox.push(Frame::text("frame"));
         assert_eq!(outbox.closed(), None);
-        outbox.push("frame".into());
+        outbox.push(Frame::text("frame"));
         assert_eq!(outbox.closed(), Some(Close::Overloaded));
     }
 
     #[tokio::test]
     async fn a_replay_waits_for_room() {
         let outbox = Outbox::new(4, 1_000);
-        outbox.push("frame".into());
+        outbox.push(Frame::text("frame"));
         let waits = outbox.room();
         tokio::pin!(waits);
         assert!(futures_util::poll!(&mut waits).is_pending());

@@ -1,7 +1,9 @@
 //! One client's socket: one owner, one loop, everything bounded.
 
 mod asked;
+mod places;
 
+use crate::websocket::{Frame, Item, Socket};
 use crate::{
     Shared,
     auth::Identity,
@@ -11,22 +13,20 @@ use crate::{
     outbox::Outbox,
     users::Presence,
 };
-use contract::{Close, ConversationId, Refusal, Seq, chat::Sent, typing::Keyboard};
-use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+use contract::{Close, Refusal, Seq, chat::Sent, typing::Keyboard};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, poll_fn},
+    stream::FuturesUnordered,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message as WsMessage,
-        error::CapacityError,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
+use places::Places;
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How often a client is pinged.
 const PING_EVERY: Duration = Duration::from_secs(25);
@@ -34,12 +34,8 @@ const PING_EVERY: Duration = Duration::from_secs(25);
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a write may take.
 const WRITE: Duration = Duration::from_secs(10);
-/// How long a socket that is closed waits for the client to close, too.
-const GOODBYE: Duration = Duration::from_secs(2);
 /// How long a stop waits for the log to tell what is stored, before it looks again.
 const ECHO: Duration = Duration::from_millis(20);
-/// Bytes that are read and thrown away meanwhile.
-const GOODBYE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How the client hears what became of what it asked.
 struct Reply {
@@ -51,38 +47,45 @@ struct Reply {
 type Joined = (Topic, Result<Place, Refusal>);
 type Sendable = (Reply, Topic, Result<Option<Sent>, Refusal>);
 
-/// A client's socket.
+/// A client's socket. What only some clients need, or only for a moment, is boxed: there are many that wait.
 pub struct Session {
     shared: Arc<Shared>,
-    socket: WebSocketStream<TcpStream>,
+    socket: Socket,
     outbox: Arc<Outbox>,
     _presence: Presence,
     identity: Identity,
     dialect: Dialect,
-    places: HashMap<Topic, Place>,
-    joins: FuturesUnordered<BoxFuture<'static, Joined>>,
+    places: Places,
+    joins: Option<Box<FuturesUnordered<BoxFuture<'static, Joined>>>>,
     /// What the client asked and is not yet done; until then nothing more is read.
     asked: Option<BoxFuture<'static, Sendable>>,
-    typing: HashMap<ConversationId, Typing>,
     heard: Instant,
     ping_at: Instant,
+    /// When what is being written must be.
+    write_by: Option<Instant>,
     expires: Option<Instant>,
     drain_at: Option<Instant>,
+    /// Why the socket is closed once everything is written.
+    closing: Option<Close>,
     /// The last message of the client's that was stored: it is to see it before its socket is closed.
     stored: Option<(Topic, Seq)>,
     /// Messages refused for their rate, since the last that wasn't.
     refused: u32,
 }
 
-/// What the client has typed lately.
-struct Typing {
-    username: String,
-    told: Option<Instant>,
+/// What a session waits for.
+enum Event {
+    Inbound(Item),
+    Done(Sendable),
+    Joined(Joined),
+    Due,
+    Drain,
+    Close(Close),
 }
 
 impl Session {
     /// The session of a client that was let in.
-    pub fn new(opening: Opening, socket: WebSocketStream<TcpStream>) -> Self {
+    pub fn new(opening: Opening, socket: Socket) -> Self {
         let Opening { shared, identity, dialect, start, presence, first } = opening;
         let now = Instant::now();
         let outbox = presence.outbox().clone();
@@ -97,14 +100,15 @@ impl Session {
             _presence: presence,
             identity,
             dialect,
-            places: HashMap::new(),
-            joins: FuturesUnordered::new(),
+            places: Places::default(),
+            joins: None,
             asked: None,
-            typing: HashMap::new(),
             heard: now,
             ping_at: now + PING_EVERY,
+            write_by: None,
             expires,
             drain_at: None,
+            closing: None,
             stored: None,
             refused: 0,
         };
@@ -112,89 +116,163 @@ impl Session {
             session.places.insert(topic, Place::Joining);
             let (shared, view) = (session.shared.clone(), session.view(topic));
             session
-                .joins
-                .push(async move { (topic, take_place(&shared, view, admission, start).await) }.boxed());
+                .joining(async move { (topic, take_place(&shared, view, admission, start).await) }.boxed());
         }
         session
     }
 
-    /// Runs until the client leaves, breaks a rule or the gateway stops; returns which.
-    pub async fn run(mut self) -> Close {
-        let sockets = metrics::gauge!("gateway_sockets", "kind" => self.dialect.kind());
-        sockets.increment(1);
+    /// Runs until the client leaves, breaks a rule or the gateway stops.
+    pub async fn run(mut self) {
+        let kind = self.dialect.kind();
+        metrics::gauge!("gateway_sockets", "kind" => kind).increment(1);
         let close = self.work().await;
-        sockets.decrement(1);
+        metrics::gauge!("gateway_sockets", "kind" => kind).decrement(1);
         self.leave();
-        goodbye(self.socket, close).await;
-        close
+        // Boxed, as an idle socket would hold room for it.
+        Box::pin(self.socket.goodbye(close)).await;
+        count(close);
     }
 
     async fn work(&mut self) -> Close {
+        let shutdown = self.shared.shutdown.clone();
+        let mut stop = pin!(shutdown.cancelled());
+        let mut timer = pin!(sleep_until(self.due()));
         loop {
-            let reading =
-                self.asked.is_none() && (self.joins.is_empty() || self.dialect == Dialect::Multiplexed);
-            if !reading {
-                self.heard = Instant::now();
-            }
-            let due = self.due();
-            // Every branch is cancel safe: losing the race loses no frame.
-            let event = tokio::select! {
-                message = self.socket.next(), if reading => Event::Inbound(message),
-                () = self.outbox.readable() => Event::Outbound,
-                done = async { self.asked.as_mut().expect("checked by the guard").await }, if self.asked.is_some() => Event::Done(Box::new(done)),
-                Some(joined) = self.joins.next(), if !self.joins.is_empty() => Event::Joined(joined),
-                () = sleep_until(due) => Event::Due,
-                () = self.shared.shutdown.cancelled(), if self.drain_at.is_none() => Event::Drain,
-            };
-            let went = match event {
-                Event::Inbound(message) => self.inbound(message),
-                Event::Outbound => self.write().await,
-                Event::Done(done) => {
-                    self.asked = None;
-                    self.done(*done);
-                    Ok(())
+            let event = poll_fn(|cx| {
+                if let Poll::Ready(event) = self.poll_event(cx) {
+                    return Poll::Ready(event);
                 }
-                Event::Joined((topic, joined)) => self.joined(topic, joined),
-                Event::Due => self.timers().await,
-                Event::Drain => {
-                    self.drain_at = Some(Instant::now() + self.shared.drain_delay());
-                    Ok(())
+                if self.drain_at.is_none() && stop.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Drain);
                 }
-            };
-            if let Err(close) = went {
+                self.poll_due(cx, timer.as_mut()).map(|()| Event::Due)
+            });
+            let event = event.await;
+            if let Err(close) = self.handle(event) {
                 return close;
             }
         }
     }
 
-    /// When a timer is due.
-    fn due(&self) -> Instant {
-        let fixed = self.ping_at.min(self.heard + SILENCE);
-        // A stop waits for what was asked.
-        let drain = self.drain_at.filter(|_| self.asked.is_none());
-        [self.expires, drain].into_iter().flatten().fold(fixed, Instant::min)
+    /// Whatever happens but by the clock. What wants to be written comes first: it is what the rest may wait for.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(close) = self.poll_write(cx) {
+            return Poll::Ready(Event::Close(close));
+        }
+        if let Some(asked) = &mut self.asked
+            && let Poll::Ready(done) = asked.poll_unpin(cx)
+        {
+            self.asked = None;
+            return Poll::Ready(Event::Done(done));
+        }
+        if let Some(joins) = &mut self.joins {
+            match joins.poll_next_unpin(cx) {
+                Poll::Ready(Some(joined)) => return Poll::Ready(Event::Joined(joined)),
+                Poll::Ready(None) => self.joins = None,
+                Poll::Pending => {}
+            }
+        }
+        if self.is_reading() {
+            return self.socket.poll_next(cx).map(|item| item.map_or_else(Event::Close, Event::Inbound));
+        }
+        Poll::Pending
     }
 
-    async fn timers(&mut self) -> Result<(), Close> {
+    /// Writes everything that waits with as few calls as it takes, and then waits for more; or says why the socket is
+    /// to be closed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        loop {
+            match self.socket.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.write_by = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(Close::Normal),
+                Poll::Pending => {
+                    self.write_by.get_or_insert_with(|| Instant::now() + WRITE);
+                    return Poll::Pending;
+                }
+            }
+            if let Some(close) = self.closing {
+                return Poll::Ready(close);
+            }
+            let (frames, closed) = ready!(self.outbox.poll_take(cx));
+            self.closing = closed;
+            self.socket.queue_all(frames);
+        }
+    }
+
+    /// The timer is only ever set for earlier: that something was put off is seen when it is due.
+    fn poll_due(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        loop {
+            let due = self.due();
+            if due < timer.deadline() {
+                timer.as_mut().reset(due);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
+        }
+    }
+
+    /// Whether the client is listened to: not while what it asked is under way, nor before it has its one place.
+    fn is_reading(&self) -> bool {
+        self.asked.is_none()
+            && self.closing.is_none()
+            && (self.joins.is_none() || self.dialect == Dialect::Multiplexed)
+    }
+
+    /// When a timer is due.
+    fn due(&self) -> Instant {
+        let silence = self.is_reading().then(|| self.heard + SILENCE);
+        // A stop waits for what was asked.
+        let drain = self.drain_at.filter(|_| self.asked.is_none());
+        let others = [silence, self.expires, drain, self.write_by];
+        others.into_iter().flatten().fold(self.ping_at, Instant::min)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Close> {
+        match event {
+            Event::Inbound(item) => return self.inbound(item),
+            Event::Done(done) => {
+                self.heard = Instant::now();
+                self.done(done);
+            }
+            Event::Joined((topic, joined)) => {
+                self.heard = Instant::now();
+                return self.joined(topic, joined);
+            }
+            Event::Due => return self.timers(),
+            Event::Drain => self.drain_at = Some(Instant::now() + self.shared.drain_delay()),
+            Event::Close(close) => return Err(close),
+        }
+        Ok(())
+    }
+
+    fn timers(&mut self) -> Result<(), Close> {
         let now = Instant::now();
-        if self.drain_at.is_some_and(|at| now >= at) && self.asked.is_none() {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        if is_due(self.drain_at) && self.asked.is_none() {
             if self.awaits_echo() {
                 self.drain_at = Some(now + ECHO);
             } else {
-                self.write().await?;
-                return Err(Close::Restart);
+                self.drain_at = Some(now + WRITE);
+                self.outbox.close(Close::Restart); // After what waits in it is written.
             }
         }
-        if self.expires.is_some_and(|at| now >= at) {
+        if is_due(self.expires) {
             return Err(Close::Unauthorized);
         }
-        if now >= self.heard + SILENCE {
+        if is_due(self.write_by) {
+            metrics::counter!("gateway_slow_clients_total").increment(1);
+            return Err(Close::Overloaded);
+        }
+        if self.is_reading() && now >= self.heard + SILENCE {
             metrics::counter!("gateway_silent_clients_total").increment(1);
             return Err(Close::Overloaded);
         }
         if now >= self.ping_at {
             self.ping_at = now + PING_EVERY;
-            return timed(self.socket.send(WsMessage::Ping(bytes::Bytes::new()))).await;
+            self.socket.queue(Frame::ping());
         }
         Ok(())
     }
@@ -207,35 +285,21 @@ impl Session {
         })
     }
 
-    /// Writes everything that waits with as few calls as it takes.
-    async fn write(&mut self) -> Result<(), Close> {
-        let frames = self.outbox.take();
-        if !frames.is_empty() {
-            let socket = &mut self.socket;
-            timed(async {
-                for frame in frames {
-                    socket.feed(WsMessage::Text(frame)).await?;
-                }
-                socket.flush().await
-            })
-            .await?;
-        }
-        self.outbox.closed().map_or(Ok(()), Err)
-    }
-
-    fn inbound(&mut self, message: Option<Result<WsMessage, WsError>>) -> Result<(), Close> {
+    fn inbound(&mut self, item: Item) -> Result<(), Close> {
         self.heard = Instant::now();
-        match message {
-            Some(Ok(WsMessage::Text(text))) => {
+        match item {
+            Item::Text(text) => {
                 self.outbox.set_talkative();
                 self.take(&text);
                 Ok(())
             }
-            Some(Ok(WsMessage::Ping(_) | WsMessage::Pong(_) | WsMessage::Frame(_))) => Ok(()),
-            Some(Ok(WsMessage::Binary(_))) => Err(Close::Binary),
-            Some(Err(WsError::Capacity(CapacityError::MessageTooLong { .. }))) => Err(Close::TooBig),
-            Some(Ok(WsMessage::Close(_)) | Err(_)) | None => Err(Close::Normal),
+            Item::Ping(_) | Item::Pong => Ok(()),
+            Item::Close => Err(Close::Normal),
         }
+    }
+
+    fn joining(&mut self, join: BoxFuture<'static, Joined>) {
+        self.joins.get_or_insert_default().push(join);
     }
 
     /// Lets the client onto one of several topics; nobody waits for it.
@@ -270,16 +334,13 @@ impl Session {
 
     fn joined(&mut self, topic: Topic, joined: Result<Place, Refusal>) -> Result<(), Close> {
         match joined {
-            Ok(place) if self.places.contains_key(&topic) => {
-                if let (Topic::Typing(conversation), Place::Typing(watching)) = (topic, &place) {
-                    let username = watching.username().to_owned();
-                    self.typing.entry(conversation).or_insert(Typing { username, told: None });
+            Ok(place) => {
+                // Unless the client has unsubscribed meanwhile.
+                if let Some(joining) = self.places.get_mut(&topic) {
+                    *joining = place;
                 }
-                self.places.insert(topic, place);
                 Ok(())
             }
-            // The client has unsubscribed meanwhile.
-            Ok(_) => Ok(()),
             Err(refusal) => {
                 self.places.remove(&topic);
                 if self.dialect == Dialect::Multiplexed { Ok(()) } else { Err(closing(&refusal)) }
@@ -288,12 +349,11 @@ impl Session {
     }
 
     /// Tells typing-service of a typing socket that closes, if it was the user's last here.
-    fn left(&mut self, topic: Topic, place: &Place) {
+    fn left(&self, topic: Topic, place: &Place) {
         let (Topic::Typing(conversation), Place::Typing(watching)) = (topic, place) else { return };
-        let Some(typing) = self.typing.remove(&conversation) else { return };
-        if watching.is_last() && (typing.told.is_some() || watching.is_typing()) {
+        if watching.is_last() && (watching.told.is_some() || watching.is_typing()) {
             let user = self.identity.user_id;
-            let input = self.shared.input(conversation, user, &typing.username, Keyboard::Left);
+            let input = self.shared.input(conversation, user, watching.username(), Keyboard::Left);
             let shared = self.shared.clone();
             self.shared.tasks.spawn(async move {
                 if let Err(error) = shared.hub.bus().publish(&input).await {
@@ -304,52 +364,20 @@ impl Session {
     }
 
     fn leave(&mut self) {
-        for (topic, place) in std::mem::take(&mut self.places) {
+        for (topic, place) in self.places.take() {
             self.left(topic, &place);
         }
     }
 }
 
-enum Event {
-    Inbound(Option<Result<WsMessage, WsError>>),
-    Outbound,
-    Done(Box<Sendable>),
-    Joined(Joined),
-    Due,
-    Drain,
+/// A socket was closed.
+pub fn count(close: Close) {
+    metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
+    tracing::debug!(code = close.code(), "a socket was closed");
 }
 
 fn expiry(shared: &Shared, identity: &Identity) -> Option<Instant> {
     let seconds = shared.verifier.lifetime(identity)?;
     // A token for centuries ends later than any process.
     Instant::now().checked_add(Duration::from_secs(seconds.min(u64::from(u32::MAX))))
-}
-
-async fn timed(write: impl Future<Output = Result<(), WsError>>) -> Result<(), Close> {
-    match timeout(WRITE, write).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Close::Normal),
-        Err(_) => {
-            metrics::counter!("gateway_slow_clients_total").increment(1);
-            Err(Close::Overloaded)
-        }
-    }
-}
-
-/// Says goodbye, and waits a little for the client to have read it: data of the client's that nobody has read would
-/// make the kernel reset the connection, and the client would never see the close frame.
-pub async fn goodbye(mut socket: WebSocketStream<TcpStream>, close: Close) {
-    let frame = CloseFrame { code: CloseCode::from(close.code()), reason: close.reason().into() };
-    let parting = async {
-        socket.close(Some(frame)).await.ok();
-        let stream = socket.get_mut();
-        let (mut scrap, mut left) = ([0_u8; 4096], GOODBYE_BYTES);
-        while let Ok(read @ 1..) = stream.read(&mut scrap).await {
-            left = left.saturating_sub(read);
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    timeout(GOODBYE, parting).await.ok();
 }

@@ -52,6 +52,8 @@ pub struct Watching {
     user_id: UserId,
     username: String,
     id: MemberId,
+    /// When the user's last `true` was passed on, unless a `false` followed.
+    pub told: Option<Instant>,
 }
 
 impl Typists {
@@ -88,7 +90,7 @@ impl Typists {
         state.members.insert(id, view);
         drop(state);
         self.changed.notify_one();
-        Watching { typists: self, user_id, username, id }
+        Watching { typists: self, user_id, username, id, told: None }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -8,7 +8,12 @@ fn user(id: i64) -> UserId {
 }
 
 fn entry(seq: Seq) -> Entry {
-    Entry { at: Head { seq, id: seq * 10 }, owner: user(1), public: seq.to_string().into(), private: None }
+    Entry {
+        at: Head { seq, id: seq * 10 },
+        owner: user(1),
+        public: Frame::text(&seq.to_string()),
+        private: None,
+    }
 }
 
 fn view() -> (View, Arc<Outbox>) {
@@ -16,8 +21,16 @@ fn view() -> (View, Arc<Outbox>) {
     (View { user_id: user(2), outbox: outbox.clone(), envelope: None }, outbox)
 }
 
+fn text(frame: &Frame) -> String {
+    String::from_utf8(frame.payload().to_vec()).unwrap()
+}
+
+fn texts(outbox: &Outbox) -> Vec<String> {
+    outbox.take().iter().map(text).collect()
+}
+
 fn seqs(outbox: &Outbox) -> Vec<Seq> {
-    outbox.take().iter().map(|frame| frame.as_str().parse().unwrap()).collect()
+    texts(outbox).iter().map(|text| text.parse().unwrap()).collect()
 }
 
 /// What may happen to a channel.
@@ -59,7 +72,7 @@ proptest! {
         let mut replays: VecDeque<(MemberId, Arc<Outbox>, Seq, Seq)> = VecDeque::new();
         let release = |log: &mut Log, (id, outbox, from, until): (MemberId, Arc<Outbox>, Seq, Seq)| {
             for seq in from + 1..=until {
-                outbox.push(seq.to_string().into());
+                outbox.push(Frame::text(&seq.to_string()));
             }
             log.release(id);
         };
@@ -130,7 +143,7 @@ fn a_marker_is_told_once_and_never_before_what_it_marks() {
     log.entry(entry(6));
     log.note(Note::Marker(marker(6)));
     log.note(Note::Marker(marker(4)));
-    let told: Vec<String> = outbox.take().iter().map(ToString::to_string).collect();
+    let told = texts(&outbox);
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(told[0], "6");
     assert!(told[1].contains(r#""type":"read""#) && told[1].contains(r#""unread_count":0"#), "{}", told[1]);
@@ -150,7 +163,7 @@ fn of_two_markers_that_wait_the_later_one_is_told() {
     log.entry(entry(6));
     assert_eq!(seqs(&outbox), [6]);
     log.entry(entry(7));
-    let told = outbox.take();
+    let told = texts(&outbox);
     assert!(told.len() == 2 && told[1].contains(r#""seq":7"#), "{told:?}");
 }
 
@@ -167,7 +180,7 @@ fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
     log.entry(entry(7));
     assert!(outbox.take().is_empty());
     log.entry(entry(8));
-    let told = outbox.take();
+    let told = texts(&outbox);
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains(r#""seq":5"#) && told[0].contains(r#""unread_count":3"#), "{told:?}");
     log.entry(entry(9));
@@ -183,10 +196,9 @@ fn only_its_user_is_told_how_much_is_unread_and_only_its_sender_the_client_id() 
     let mut log = Log::default();
     log.attach(own, Head::default(), Vec::new(), false);
     log.attach(other, Head::default(), Vec::new(), false);
-    log.entry(Entry { owner: user(2), private: Some("private".into()), ..entry(1) });
+    log.entry(Entry { owner: user(2), private: Some(Frame::text("private")), ..entry(1) });
     log.entry(entry(2));
     log.note(Note::Marker(marker(2)));
-    let texts = |outbox: &Outbox| outbox.take().iter().map(ToString::to_string).collect::<Vec<_>>();
     let (mine, theirs) = (texts(&mine), texts(&theirs));
     assert_eq!((mine[0].as_str(), theirs[0].as_str()), ("private", "1"));
     assert!(mine[2].contains("unread_count") && !theirs[2].contains("unread_count"), "{mine:?} {theirs:?}");

@@ -57,7 +57,7 @@ impl Session {
     fn operate(&mut self, op: Op, reference: multiplex::Reference) {
         let reply = || Reply { reference: Some(reference.clone()), client_id: None };
         match op {
-            Op::Subscribe(topic, _) if self.places.contains_key(&topic) => {
+            Op::Subscribe(topic, _) if self.places.contains(&topic) => {
                 self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, "already subscribed")));
             }
             Op::Subscribe(..) if self.places.len() >= CHANNELS => {
@@ -66,7 +66,8 @@ impl Session {
             }
             Op::Subscribe(topic, start) => {
                 self.places.insert(topic, Place::Joining);
-                self.joins.push(self.join(topic, start, Some(reference)));
+                let join = self.join(topic, start, Some(reference));
+                self.joining(join);
             }
             Op::Unsubscribe(topic) => {
                 let answer = match self.places.remove(&topic) {
@@ -157,28 +158,29 @@ impl Session {
         };
         let topic = Topic::Typing(conversation_id);
         let reply = Reply { reference, client_id: None };
-        let (Some(Place::Typing(watching)), Some(typing)) =
-            (self.places.get(&topic), self.typing.get_mut(&conversation_id))
-        else {
-            if let Some(Place::Joining) = self.places.get(&topic) {
-                return self.answer(&reply, Err(Refusal::unavailable()));
+        let watching = match self.places.get_mut(&topic) {
+            Some(Place::Typing(watching)) => watching,
+            Some(Place::Joining) => return self.answer(&reply, Err(Refusal::unavailable())),
+            _ => {
+                return self
+                    .answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
             }
-            return self.answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
         };
         let now = Instant::now();
-        let keyboard = match (is_typing, typing.told) {
+        let keyboard = match (is_typing, watching.told) {
             (true, Some(told)) if now < told + TYPING_EVERY => None,
             (true, _) => {
-                typing.told = Some(now);
+                watching.told = Some(now);
                 Some(Keyboard::Typing)
             }
             (false, told) => {
-                typing.told = None;
+                watching.told = None;
                 (told.is_some() || watching.is_typing()).then_some(Keyboard::Stopped)
             }
         };
+        let username = watching.username().to_owned();
         let Some(keyboard) = keyboard else { return self.answer(&reply, Ok(())) };
-        let input = self.shared.input(conversation_id, self.identity.user_id, &typing.username, keyboard);
+        let input = self.shared.input(conversation_id, self.identity.user_id, &username, keyboard);
         let shared = self.shared.clone();
         self.asked = Some(
             async move {

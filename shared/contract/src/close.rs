@@ -6,8 +6,12 @@
 pub enum Close {
     /// The client left, or asked to. Nothing to do.
     Normal = 1000,
+    /// Not what the WebSocket protocol allows. Give up: the client is broken.
+    Protocol = 1002,
     /// A binary frame. Give up: the client speaks another protocol.
     Binary = 1003,
+    /// A text frame that is not UTF-8. Give up: the client is broken.
+    NotUtf8 = 1007,
     /// A frame over [`crate::limits::FRAME_BYTES`]. Give up.
     TooBig = 1009,
     /// A fault of the server. Reconnect.
@@ -34,6 +38,8 @@ impl Close {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Normal => "bye",
+            Self::Protocol => "protocol error",
+            Self::NotUtf8 => "not UTF-8",
             Self::Binary => "text frames only",
             Self::TooBig => "frame too big",
             Self::Fault => "server fault",

@@ -1,0 +1,128 @@
+//! Frames on their way to clients: header and payload in one piece, the same bytes for every socket.
+
+use super::{CONTROL_BYTES, FIN, opcode};
+use bytes::Bytes;
+use contract::Close;
+
+/// Bytes of the longest header of a server's frame.
+const HEADER: usize = 10;
+
+/// A whole frame as it is written: encoded once, cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// A text frame.
+    pub fn text(payload: &str) -> Self {
+        Self::text_of(|bytes| bytes.extend_from_slice(payload.as_bytes()))
+    }
+
+    /// A text frame whose payload, which must be UTF-8, is appended by `write`.
+    pub fn text_of(write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        // The payload is written behind room for the longest header, and the header right before it.
+        let mut bytes = Vec::with_capacity(512);
+        bytes.resize(HEADER, 0);
+        write(&mut bytes);
+        bytes.shrink_to_fit();
+        let len = bytes.len() - HEADER;
+        let (header, header_len) = header(opcode::TEXT, len);
+        let start = HEADER - header_len;
+        bytes[start..HEADER].copy_from_slice(&header[..header_len]);
+        Self(Bytes::from(bytes).slice(start..))
+    }
+
+    /// A ping.
+    pub const fn ping() -> Self {
+        Self(Bytes::from_static(&[FIN | opcode::PING, 0]))
+    }
+
+    /// The answer to a ping.
+    ///
+    /// # Panics
+    /// When the payload is longer than a control frame's may be.
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::control(opcode::PONG, payload)
+    }
+
+    /// The last frame that a client gets, and why.
+    pub fn close(close: Close) -> Self {
+        let mut payload = close.code().to_be_bytes().to_vec();
+        payload.extend_from_slice(close.reason().as_bytes());
+        Self::control(opcode::CLOSE, &payload)
+    }
+
+    fn control(opcode: u8, payload: &[u8]) -> Self {
+        let len = u8::try_from(payload.len()).expect("a control frame is short");
+        assert!(usize::from(len) <= CONTROL_BYTES, "a control frame is short");
+        Self([&[FIN | opcode, len], payload].concat().into())
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        let header = match self.0.get(1) {
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => 2,
+        };
+        &self.0[header..]
+    }
+
+    /// The bytes to write.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// How many bytes are written.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A header, and how many bytes of it there are.
+fn header(opcode: u8, len: usize) -> ([u8; HEADER], usize) {
+    let mut header = [0; HEADER];
+    header[0] = FIN | opcode;
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(short @ ..=125), _) => {
+            header[1] = short;
+            (header, 2)
+        }
+        (_, Ok(medium)) => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&medium.to_be_bytes());
+            (header, 4)
+        }
+        _ => {
+            header[1] = 127;
+            header[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            (header, HEADER)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_as_short_as_it_can_be() {
+        for (len, expected) in [
+            (0, vec![0x81, 0]),
+            (125, vec![0x81, 125]),
+            (126, vec![0x81, 126, 0, 126]),
+            (65_535, vec![0x81, 126, 255, 255]),
+            (65_536, vec![0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let frame = Frame::text(&"x".repeat(len));
+            assert_eq!(frame.bytes()[..expected.len()], expected);
+            assert_eq!((frame.payload().len(), frame.len()), (len, expected.len() + len));
+        }
+    }
+
+    #[test]
+    fn a_close_says_code_and_reason() {
+        assert_eq!(Frame::close(Close::Normal).bytes()[..], *b"\x88\x05\x03\xe8bye");
+        assert_eq!(Frame::pong(b"hi").bytes()[..], *b"\x8a\x02hi");
+        assert_eq!(Frame::ping().bytes()[..], *b"\x89\x00");
+    }
+}
