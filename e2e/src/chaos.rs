@@ -56,6 +56,8 @@ pub struct Chaos {
     pub parts: Vec<Part>,
     /// How many of each service, in the order of [`crate::Kind`].
     pub counts: [usize; 4],
+    /// How many nats-servers; a cluster if there is more than one.
+    pub servers: usize,
     /// How many clients.
     pub clients: usize,
     /// The folder of the services' programs; beside the test that runs unless set.
@@ -71,6 +73,7 @@ impl Default for Chaos {
             length: Duration::from_secs(60),
             parts: Part::ALL.map(|(part, _)| part).to_vec(),
             counts: [2; 4],
+            servers: 1,
             clients: 30,
             programs: None,
             logs: None,
@@ -87,6 +90,7 @@ impl Chaos {
         let panics: Arc<OnceLock<Arc<World>>> = Arc::default();
         let options = Options {
             counts: self.counts,
+            servers: self.servers,
             own_postgres: true,
             proxied: true,
             programs: self.programs.clone(),
@@ -101,7 +105,7 @@ impl Chaos {
         panics.set(world.clone()).ok();
 
         let mut running = self.start(&world, &stack, &people, &conversations).await?;
-        let plan = faults::plan(self.seed, self.length, &self.parts, self.counts);
+        let plan = faults::plan(self.seed, self.length, &self.parts, self.counts, self.servers);
         let faults = Saboteur::new(&mut stack, world.clone()).run(&plan, self.length).await;
         let chatted = world.began.elapsed();
 
@@ -150,8 +154,7 @@ impl Chaos {
         }
         for number in 0..2 {
             let (conversations, users) = (conversations.to_vec(), people.users.clone());
-            let nats = stack.nats.url();
-            let backend = Backend::new(world.clone(), self.seed, number, &nats, conversations, users).await?;
+            let backend = Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
             running.spawn(backend.run());
         }
         let lag = world.clone();
@@ -192,11 +195,12 @@ impl Chaos {
         let parts: Vec<&str> = self.parts.iter().map(|part| part.name()).collect();
         let [gateways, chat, notify, typing] = self.counts;
         format!(
-            "cargo xtask chaos --seconds {} --seed {} --parts {} --clients {} --gateways {gateways} --chat {chat} --notify {notify} --typing {typing}",
+            "cargo xtask chaos --seconds {} --seed {} --parts {} --clients {} --nats {} --gateways {gateways} --chat {chat} --notify {notify} --typing {typing}",
             self.length.as_secs(),
             self.seed,
             parts.join(","),
-            self.clients
+            self.clients,
+            self.servers
         )
     }
 }

@@ -6,12 +6,12 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use testkit::{
     Child, NatsOptions, NatsServer, Output, Postgres, PostgresOptions, Program, Signal, TestDatabase,
-    free_port,
+    accounts, free_port,
 };
 
 /// The key that the tests' tokens are signed with.
@@ -43,6 +43,16 @@ impl Kind {
             Self::Typing => "typing-service",
         }
     }
+
+    /// Its user in `deploy/nats/accounts.conf`.
+    pub fn user(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Chat => "chat",
+            Self::Notify => "notify",
+            Self::Typing => "typing",
+        }
+    }
 }
 
 /// Takes what a service (`chat-service-2`) says, line by line.
@@ -53,6 +63,8 @@ pub type OnLine = Arc<dyn Fn(&str, &str) + Send + Sync>;
 pub struct Options {
     /// How many of each service, in the order of [`Kind`].
     pub counts: [usize; 4],
+    /// How many nats-servers; a cluster if there is more than one.
+    pub servers: usize,
     /// More variables for every service.
     pub env: Vec<(&'static str, String)>,
     /// Whether it has a Postgres of its own, which may then be killed.
@@ -69,8 +81,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        // Every test on a cluster: not in every run, as it takes longer to start.
+        let (count, servers) = if std::env::var_os("E2E_CLUSTER").is_some() { (2, 3) } else { (1, 1) };
         Self {
-            counts: [1; 4],
+            counts: [count; 4],
+            servers,
             env: Vec::new(),
             own_postgres: false,
             durable: false,
@@ -92,16 +107,19 @@ struct Service {
 
 /// The proxies of one service.
 pub struct Links {
-    /// Before NATS.
-    pub nats: Proxy,
+    /// Before each nats-server.
+    pub nats: Vec<Proxy>,
     /// Before Postgres.
     pub postgres: Proxy,
 }
 
-/// A whole stack, gone when it is dropped.
+/// A whole stack, gone when it is dropped. Each service has the NATS user that it is deployed with; the test has failed
+/// when one was denied anything.
 pub struct Stack {
-    /// Its nats-server.
+    /// Its nats-server; the first one of a cluster.
     pub nats: NatsServer,
+    /// The others of a cluster.
+    pub more_nats: Vec<NatsServer>,
     /// Its database.
     pub database: TestDatabase,
     /// Its Postgres, if that is its own.
@@ -109,6 +127,29 @@ pub struct Stack {
     services: Vec<Service>,
     options: Options,
     client: reqwest::Client,
+    denied: Denied,
+}
+
+/// What nats-server did not allow a service.
+#[derive(Clone, Default)]
+struct Denied(Arc<Mutex<Vec<String>>>);
+
+impl Denied {
+    fn hear(&self, name: &str, line: &str) {
+        if line.to_lowercase().contains("permissions violation") {
+            self.0.lock().expect("no holder of this lock panics").push(format!("{name}: {line}"));
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let denied = self.denied.0.lock().expect("no holder of this lock panics");
+        assert!(
+            denied.is_empty() || std::thread::panicking(),
+            "deploy/nats/accounts.conf denies: {denied:?}"
+        );
+    }
 }
 
 impl Stack {
@@ -132,12 +173,12 @@ impl Stack {
     /// # Panics
     /// When it doesn't start.
     pub async fn cold(options: Options) -> Self {
-        let nats = NatsOptions { durable: options.durable, ..NatsOptions::default() };
-        let nats = NatsServer::start_with(nats).await.expect("start nats-server");
+        let (nats, more_nats) = nats(&options).await.expect("start nats-server");
         let (database, postgres) = database(&options).await.expect("create a database");
         let client = reqwest::Client::builder().timeout(PATIENCE).build().expect("an HTTP client");
         let counts = options.counts;
-        let mut stack = Self { nats, database, postgres, services: Vec::new(), options, client };
+        let (services, denied) = (Vec::new(), Denied::default());
+        let mut stack = Self { nats, more_nats, database, postgres, services, options, client, denied };
         for (kind, count) in Kind::ALL.into_iter().zip(counts) {
             for index in 0..count {
                 let (port, admin) = (free_port().expect("a free port"), free_port().expect("a free port"));
@@ -155,26 +196,55 @@ impl Stack {
             let address = authority(url).parse().expect("servers of a test are on loopback");
             Proxy::start(address).await.expect("start a proxy")
         };
-        Links { nats: proxy(&self.nats.url()).await, postgres: proxy(&self.database.url()).await }
+        let mut nats = Vec::new();
+        for server in self.servers() {
+            nats.push(proxy(&server.url()).await);
+        }
+        Links { nats, postgres: proxy(&self.database.url()).await }
+    }
+
+    /// Its nats-servers.
+    fn servers(&self) -> impl Iterator<Item = &NatsServer> {
+        std::iter::once(&self.nats).chain(&self.more_nats)
+    }
+
+    /// One of its nats-servers.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn server(&mut self, index: usize) -> &mut NatsServer {
+        std::iter::once(&mut self.nats).chain(&mut self.more_nats).nth(index).expect("so many nats-servers")
+    }
+
+    /// The addresses of its nats-servers, for one of the users of `deploy/nats/accounts.conf`.
+    pub fn nats_urls(&self, user: &str) -> Vec<String> {
+        self.servers().map(|server| server.url_as(user)).collect()
     }
 
     fn launch(&mut self, index: usize) {
-        let (mut nats, mut database) = (self.nats.url(), self.database.url());
+        let mut nats = self.nats_urls(self.services[index].kind.user());
+        let mut database = self.database.url();
         let service = &mut self.services[index];
         if let Some(links) = &service.links {
-            nats = nats.replace(authority(&nats), &links.nats.addr().to_string());
+            for (url, proxy) in nats.iter_mut().zip(&links.nats) {
+                *url = url.replace(authority(url), &proxy.addr().to_string());
+            }
             database = database.replace(authority(&database), &links.postgres.addr().to_string());
         }
         let program = match &self.options.programs {
             Some(folder) => folder.join(service.kind.program()),
             None => binary(service.kind.program()).expect("the services' folder"),
         };
-        let (name, on_line) = (service.name.clone(), self.options.on_line.clone());
+        let (name, on_line, denied) =
+            (service.name.clone(), self.options.on_line.clone(), self.denied.clone());
         let mut program = Program::new(program)
-            .env("NATS_URL", nats)
+            .env("NATS_URL", nats.join(","))
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", service.admin))
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
-            .output(Output::Lines(Arc::new(move |line| on_line(&name, line))));
+            .output(Output::Lines(Arc::new(move |line| {
+                denied.hear(&name, line);
+                on_line(&name, line);
+            })));
         for variable in [
             "PORT",
             "JWT_PUBLIC_KEY",
@@ -356,12 +426,18 @@ impl Stack {
         answer.body["conversation_id"].as_i64().expect("a conversation_id")
     }
 
-    /// A client of this stack's NATS, as a backend has it.
+    /// A client of this stack's NATS that may do everything.
     ///
     /// # Panics
     /// When it can't connect.
     pub async fn backend(&self) -> async_nats::Client {
-        async_nats::connect(self.nats.url()).await.expect("connect to NATS")
+        let options = self.nats_options("operator");
+        options.connect(self.nats_urls("operator")).await.expect("connect to NATS")
+    }
+
+    /// How one of the users of `deploy/nats/accounts.conf` connects: async-nats takes no password from an address.
+    pub fn nats_options(&self, user: &str) -> async_nats::ConnectOptions {
+        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), accounts::password(user))
     }
 }
 
@@ -380,6 +456,17 @@ pub fn token_with(mut claims: Value) -> String {
     object.entry("exp").or_insert_with(|| json!(now + 3600));
     jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()))
         .expect("sign a token")
+}
+
+/// The first nats-server, and the others.
+async fn nats(options: &Options) -> anyhow::Result<(NatsServer, Vec<NatsServer>)> {
+    let nats = NatsOptions { accounts: true, durable: options.durable, ..NatsOptions::default() };
+    if options.servers == 1 {
+        return Ok((NatsServer::start_with(nats).await?, Vec::new()));
+    }
+    let mut others = NatsServer::cluster(options.servers, nats).await?;
+    anyhow::ensure!(!others.is_empty(), "a stack has a nats-server");
+    Ok((others.remove(0), others))
 }
 
 /// A database on a Postgres of its own, or on the one that all tests share.

@@ -104,7 +104,12 @@ impl Users {
         if let Ok(bucket) = bus.jetstream().get_key_value(BUCKET).await {
             return Ok(bucket);
         }
-        let config = kv::Config { bucket: BUCKET.to_owned(), max_age: self.keep, ..kv::Config::default() };
+        let config = kv::Config {
+            bucket: BUCKET.to_owned(),
+            max_age: self.keep,
+            num_replicas: service::streams::copies(bus),
+            ..kv::Config::default()
+        };
         bus.jetstream().create_key_value(config).await.context("make the bucket of revocations")
     }
 

@@ -32,6 +32,9 @@ pub struct Chaos {
     /// What all random choices come from; another one each time unless given
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// How many nats-servers to run; three are a cluster
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    nats: u8,
     /// How many gateways to run
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     gateways: u8,
@@ -64,6 +67,7 @@ impl Chaos {
             length: Duration::from_secs(self.seconds),
             parts: self.parts,
             counts: [self.gateways, self.chat, self.notify, self.typing].map(usize::from),
+            servers: self.nats.into(),
             clients: self.clients.into(),
             programs: Some(programs),
             logs: Some(logs),

@@ -5,6 +5,7 @@ use super::{
     rules::{Fault, Rule},
     world::{Counters, Phase, World},
 };
+use crate::Stack;
 use async_nats::{HeaderMap, jetstream};
 use contract::chat::Message;
 use fastrand::Rng;
@@ -29,7 +30,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// One with this number, on this NATS.
+    /// One with this number, on this stack's NATS.
     ///
     /// # Errors
     /// When NATS can't be reached.
@@ -37,14 +38,15 @@ impl Backend {
         world: Arc<World>,
         seed: u64,
         number: usize,
-        nats: &str,
+        stack: &Stack,
         conversations: Vec<(i64, Vec<i64>)>,
         users: Vec<i64>,
     ) -> anyhow::Result<Self> {
-        let client = async_nats::ConnectOptions::new()
+        let client = stack
+            .nats_options("operator")
             .retry_on_initial_connect()
             .ping_interval(Duration::from_secs(3))
-            .connect(nats)
+            .connect(stack.nats_urls("operator"))
             .await?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(ACK);

@@ -93,8 +93,8 @@ impl std::str::FromStr for Part {
 pub enum Target {
     /// A service.
     Service(Kind, usize),
-    /// nats-server.
-    Nats,
+    /// One of the nats-servers.
+    Nats(usize),
     /// Postgres.
     Postgres,
     /// The way of a service to NATS.
@@ -144,7 +144,9 @@ pub struct Planned {
 }
 
 /// Works out what to do: in rounds, each with a quiet end in which everything is whole.
-pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4]) -> Vec<Planned> {
+///
+/// `counts` and `servers` say how many of each service and how many nats-servers there are.
+pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4], servers: usize) -> Vec<Planned> {
     let mut rng = Rng::with_seed(seed);
     let mut plan = Vec::new();
     let mut deck = Vec::new();
@@ -153,8 +155,10 @@ pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4]) -> 
         let end = (at + between(&mut rng, 12.0, 25.0)).min(length);
         while at < end {
             if let Some(part) = deal(&mut rng, &mut deck, parts)
-                && let Some(planned) = one(&mut rng, part, at, end - at, counts)
+                && let Some((target, how)) = one(&mut rng, part, counts, servers)
             {
+                let lasts = lasts(&mut rng, target, how).min(end - at);
+                let planned = Planned { at, target, how, lasts };
                 plan.push(planned);
             }
             at += between(&mut rng, 0.2, 2.0);
@@ -177,25 +181,30 @@ fn between(rng: &mut Rng, least: f64, most: f64) -> Duration {
     Duration::from_secs_f64(least + rng.f64() * (most - least))
 }
 
-fn one(rng: &mut Rng, part: Part, at: Duration, left: Duration, counts: [usize; 4]) -> Option<Planned> {
-    let (target, how) = match part.kind() {
-        Some(kind) => {
-            let how = *rng.choice(&[How::Kill, How::Kill, How::Stop, How::Stop, How::Terminate])?;
-            (Target::Service(kind, index(rng, kind, counts)?), how)
-        }
-        None if part == Part::Net => way(rng, counts)?,
-        None => {
-            let target = if part == Part::Nats { Target::Nats } else { Target::Postgres };
-            (target, *rng.choice(&[How::Kill, How::Stop])?)
-        }
+fn one(rng: &mut Rng, part: Part, counts: [usize; 4], servers: usize) -> Option<(Target, How)> {
+    if let Some(kind) = part.kind() {
+        let how = *rng.choice(&[How::Kill, How::Kill, How::Stop, How::Stop, How::Terminate])?;
+        return Some((Target::Service(kind, index(rng, kind, counts)?), how));
+    }
+    if part == Part::Net {
+        return way(rng, counts);
+    }
+    let how = *rng.choice(&[How::Kill, How::Stop])?;
+    let target = match part {
+        Part::Nats if servers > 1 => Target::Nats(rng.usize(..servers)),
+        Part::Nats => Target::Nats(0),
+        _ => Target::Postgres,
     };
-    let lasts = match (how, target) {
+    Some((target, how))
+}
+
+fn lasts(rng: &mut Rng, target: Target, how: How) -> Duration {
+    match (how, target) {
         (How::Reset | How::Terminate, _) => Duration::ZERO,
         (How::Stop, Target::Service(..)) => between(rng, 1.0, 12.0),
         (How::Stop | How::Cut(_), _) => between(rng, 1.0, 9.0),
         (How::Kill, _) => between(rng, 0.1, 4.0),
-    };
-    Some(Planned { at, target, how, lasts: lasts.min(left) })
+    }
 }
 
 fn index(rng: &mut Rng, kind: Kind, counts: [usize; 4]) -> Option<usize> {
@@ -285,7 +294,7 @@ impl<'a> Saboteur<'a> {
         }
         let part = match target {
             Target::Service(kind, _) => kind.program(),
-            Target::Nats => "nats-server",
+            Target::Nats(_) => "nats-server",
             Target::Postgres => "postgres",
             Target::WayToNats(..) => "way to NATS",
             Target::WayToPostgres(..) => "way to Postgres",
@@ -302,8 +311,8 @@ impl<'a> Saboteur<'a> {
                 self.stack.signal(kind, index, Signal::Stop);
             }
             (Target::Service(kind, index), _) => return self.terminate(kind, index),
-            (Target::Nats, How::Kill) => self.stack.nats.kill().await,
-            (Target::Nats, _) => self.stack.nats.stop(),
+            (Target::Nats(index), How::Kill) => self.stack.server(index).kill().await,
+            (Target::Nats(index), _) => self.stack.server(index).stop(),
             (Target::Postgres, How::Kill) => self.postgres().kill().await,
             (Target::Postgres, _) => self.postgres().stop(),
             (_, How::Cut(flow)) => self.way(target, flow, flow == Flow::Refuse),
@@ -317,14 +326,18 @@ impl<'a> Saboteur<'a> {
     }
 
     fn way(&self, target: Target, flow: Flow, reset: bool) {
-        let proxy = match target {
-            Target::WayToNats(kind, index) => &self.stack.links_of(kind, index).nats,
-            Target::WayToPostgres(kind, index) => &self.stack.links_of(kind, index).postgres,
-            Target::Service(..) | Target::Nats | Target::Postgres => return,
+        let proxies = match target {
+            Target::WayToNats(kind, index) => &self.stack.links_of(kind, index).nats[..],
+            Target::WayToPostgres(kind, index) => {
+                std::slice::from_ref(&self.stack.links_of(kind, index).postgres)
+            }
+            Target::Service(..) | Target::Nats(_) | Target::Postgres => return,
         };
-        proxy.set(flow);
-        if reset {
-            proxy.reset();
+        for proxy in proxies {
+            proxy.set(flow);
+            if reset {
+                proxy.reset();
+            }
         }
     }
 
@@ -342,11 +355,11 @@ impl<'a> Saboteur<'a> {
                         self.world.gateway_stopped(index, false);
                     }
                 }
-                (Target::Nats, How::Kill) => {
-                    let restarted = self.stack.nats.restart().await;
+                (Target::Nats(index), How::Kill) => {
+                    let restarted = self.stack.server(index).restart().await;
                     self.mended("nats-server", restarted);
                 }
-                (Target::Nats, _) => self.stack.nats.cont(),
+                (Target::Nats(index), _) => self.stack.server(index).cont(),
                 (Target::Postgres, How::Kill) => {
                     let restarted = self.postgres().restart().await;
                     self.mended("postgres", restarted);
@@ -424,12 +437,12 @@ mod tests {
     fn a_plan_comes_from_its_seed_alone_and_ends_in_time() {
         let parts = Part::ALL.map(|(part, _)| part);
         let length = Duration::from_secs(120);
-        let first = plan(7, length, &parts, [2; 4]);
-        assert_eq!(first, plan(7, length, &parts, [2; 4]));
-        assert_ne!(first, plan(8, length, &parts, [2; 4]));
+        let first = plan(7, length, &parts, [2; 4], 1);
+        assert_eq!(first, plan(7, length, &parts, [2; 4], 1));
+        assert_ne!(first, plan(8, length, &parts, [2; 4], 1));
         assert!(first.len() > 30, "{}", first.len());
         assert!(first.iter().all(|planned| planned.at + planned.lasts <= length));
         let gateways_net = |planned: &Planned| matches!(planned.target, Target::WayToNats(Kind::Gateway, _));
-        assert!(plan(1, length / 2, &parts, [2; 4]).iter().any(gateways_net));
+        assert!(plan(1, length / 2, &parts, [2; 4], 1).iter().any(gateways_net));
     }
 }

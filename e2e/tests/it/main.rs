@@ -1,6 +1,7 @@
 //! The stack, as its users see it.
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod accounts;
 mod chat;
 mod hostile;
 mod http;

@@ -33,7 +33,7 @@ impl Desk {
 
     /// What the tool says; an error if it ends with one.
     async fn ask(&self, arguments: &[&str]) -> Result<String, String> {
-        let url = self.stack.nats.url();
+        let url = self.stack.nats_urls("operator").join(",");
         let tool = Tool::new(tools::target().join("xtask"), Path::new("/")).arg("deadletters");
         let tool = arguments.iter().fold(tool, |tool, argument| tool.arg(*argument));
         tool.arg(format!("--nats-url={url}")).output(&[]).await
@@ -155,8 +155,9 @@ async fn publish_raw(stack: &Stack, headers: &[u8], body: &[u8]) {
         tokio::net::TcpStream::connect(stack.nats.url().trim_start_matches("nats://")).await.unwrap();
     let publish =
         format!("HPUB events.payment_completed {} {}\r\n", headers.len(), headers.len() + body.len());
-    let connect = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n";
-    let words = [&connect[..], publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
+    let user = format!(r#""user":"operator","pass":"{}""#, testkit::accounts::password("operator"));
+    let connect = format!("CONNECT {{\"verbose\":false,\"headers\":true,{user}}}\r\n");
+    let words = [connect.as_bytes(), publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
     socket.write_all(&words).await.unwrap();
     let mut said = String::new();
     while !said.contains("PONG") {

@@ -74,7 +74,7 @@ impl Tool {
 /// # Panics
 /// When it fails.
 pub async fn run(tool: Tool, stack: &Stack, env: &[(&str, &str)]) -> String {
-    let url = stack.nats.url();
+    let url = stack.nats_urls("operator").join(",");
     let env = [env, &[("NATS_URL", url.as_str())]].concat();
     tool.output(&env).await.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -6,8 +6,15 @@ use contract::{Event, chat, notify};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// How many copies a new stream has: three in a cluster, so that a server may be lost, and one on a server of its own.
+pub fn copies(bus: &Bus) -> usize {
+    let cluster = bus.client().server_info().cluster;
+    if cluster.is_some_and(|name| !name.is_empty()) { 3 } else { 1 }
+}
+
 /// Makes sure that a stream is there, as often as it takes. What an operator has changed in one that exists stays.
 pub async fn ensure(bus: &Bus, config: Config, shutdown: &CancellationToken) {
+    let config = Config { num_replicas: copies(bus), ..config };
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
     while !shutdown.is_cancelled() {
         match bus.jetstream().get_or_create_stream(config.clone()).await {

@@ -3,6 +3,7 @@
 //! Nothing here is part of a release build of a service. Every server listens on loopback only, has its data in a
 //! folder of its own, and ends with the process that started it, however that process ends.
 
+pub mod accounts;
 pub mod database;
 pub mod nats;
 pub mod place;

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 use crate::{
-    place,
+    accounts, place,
     ports::free_port,
     process::{Child, Output, Program, Signal},
     provision,
@@ -31,8 +31,24 @@ pub struct NatsOptions {
     pub durable: bool,
     /// Where its log goes; to a file beside its data unless set.
     pub output: Option<Output>,
+    /// Whether it has the users of `deploy/nats/accounts.conf`, with the passwords of [`accounts::password`]. Without,
+    /// whoever connects may do everything.
+    pub accounts: bool,
+    /// Its place in a cluster, if it is in one; see [`NatsServer::cluster`].
+    pub member: Option<Member>,
     /// More lines of its configuration file.
     pub configuration: String,
+}
+
+/// A server's place in a cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its name, by which the others know it again after a restart.
+    name: String,
+    /// The port where it listens to the others.
+    port: u16,
+    /// The ports of all of them.
+    routes: Vec<u16>,
 }
 
 /// A nats-server of one's own, on loopback. Dropped, it is gone.
@@ -65,6 +81,20 @@ impl NatsServer {
         server::blocking(move || Self::start_blocking(options)).await
     }
 
+    /// Starts a cluster of so many. They answer when this returns, but may take a second or two to agree on who leads.
+    ///
+    /// # Errors
+    /// When one doesn't start.
+    pub async fn cluster(servers: usize, options: NatsOptions) -> anyhow::Result<Vec<Self>> {
+        let routes = (0..servers).map(|_| free_port()).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut cluster = Vec::new();
+        for (number, port) in (1..).zip(&routes) {
+            let member = Member { name: format!("nats-{number}"), port: *port, routes: routes.clone() };
+            cluster.push(Self::start_with(NatsOptions { member: Some(member), ..options.clone() }).await?);
+        }
+        Ok(cluster)
+    }
+
     fn start_blocking(options: NatsOptions) -> anyhow::Result<Self> {
         let program = provision::nats_server(&provision::print)?;
         let temporary = match options.data {
@@ -88,6 +118,11 @@ impl NatsServer {
     /// Where it listens, `nats://127.0.0.1:<port>`; the same after a restart.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens, for one of the users of `accounts.conf`: `nats://<user>:<password>@127.0.0.1:<port>`.
+    pub fn url_as(&self, user: &str) -> String {
+        format!("nats://{user}:{}@127.0.0.1:{}", accounts::password(user), self.port)
     }
 
     /// Its process id; another after a restart.
@@ -156,7 +191,10 @@ fn launch(
     port: u16,
 ) -> anyhow::Result<Started> {
     // Another server that has the port would not say this name.
-    let name = format!("local-{:016x}", fastrand::u64(..));
+    let name = match &options.member {
+        Some(member) => member.name.clone(),
+        None => format!("local-{:016x}", fastrand::u64(..)),
+    };
     let configuration = folder.join("nats-server.conf");
     fs::write(&configuration, configure(&name, port, &folder.join("data"), options)?)
         .with_context(|| format!("write {}", configuration.display()))?;
@@ -166,6 +204,13 @@ fn launch(
         .args(["--config".as_ref(), configuration.as_os_str()])
         .folder("/")
         .output(output);
+    if options.accounts {
+        let accounts = accounts::configuration()?;
+        fs::write(folder.join("accounts.conf"), &accounts).context("write accounts.conf")?;
+        for (variable, password) in accounts::passwords(&accounts) {
+            program = program.env(variable, password);
+        }
+    }
     if let Some(folder) = remove {
         program = program.remove(folder);
     }
@@ -175,6 +220,8 @@ fn launch(
 fn configure(name: &str, port: u16, data: &Path, options: &NatsOptions) -> anyhow::Result<String> {
     let data = data.to_str().context("the data folder's name is not UTF-8")?;
     let sync_interval = if options.durable { "always" } else { "2m" };
+    let accounts = if options.accounts { "include \"accounts.conf\"" } else { "" };
+    let cluster = options.member.as_ref().map(join_cluster).unwrap_or_default();
     let more = &options.configuration;
     Ok(format!(
         r#"server_name: "{name}"
@@ -187,9 +234,25 @@ jetstream {{
     store_dir: "{data}"
     sync_interval: {sync_interval}
 }}
+{accounts}
+{cluster}
 {more}
 "#
     ))
+}
+
+fn join_cluster(member: &Member) -> String {
+    let routes: String = member.routes.iter().map(|port| format!(" \"nats://127.0.0.1:{port}\"")).collect();
+    format!(
+        r#"cluster {{
+    name: "local"
+    listen: "127.0.0.1:{}"
+    routes: [{routes} ]
+    # Clients know every address, as in deploy/nats/cluster.conf.
+    no_advertise: true
+}}"#,
+        member.port
+    )
 }
 
 /// Whether the server on `port` greets with `name`.
