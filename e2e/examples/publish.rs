@@ -1,14 +1,20 @@
 //! Publishes an event to Vyzio Realtime, and waits until JetStream has stored it.
 
-use async_nats::jetstream;
+use async_nats::{ConnectOptions, ServerAddr, jetstream};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 #[tokio::main]
 async fn main() -> Result<(), async_nats::Error> {
     let url = std::env::var("NATS_URL").unwrap_or_else(|_| "nats://127.0.0.1:4222".to_owned());
+    let servers = url.split(',').map(str::parse).collect::<Result<Vec<ServerAddr>, _>>()?;
+    // The client does not look for the user in the address by itself.
+    let options = match (servers[0].username(), servers[0].password()) {
+        (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user.into(), password.into()),
+        _ => ConnectOptions::new(),
+    };
     // Once for each process: it comes back by itself, and many tasks may share it.
-    let client = async_nats::connect(url).await?;
+    let client = options.connect(servers).await?;
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(Duration::from_secs(5));
 

@@ -96,6 +96,18 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// One of each, also where other tests run on a cluster: for those that watch what happens when it is away.
+    pub fn one_of_each() -> Self {
+        Self { counts: [1; 4], servers: 1, ..Self::default() }
+    }
+
+    /// A cluster of three nats-servers, and two of each service.
+    pub fn cluster() -> Self {
+        Self { counts: [2; 4], servers: 3, ..Self::default() }
+    }
+}
+
 struct Service {
     kind: Kind,
     name: String,

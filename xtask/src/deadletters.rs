@@ -6,7 +6,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use async_nats::{
-    ConnectOptions,
+    ConnectOptions, ServerAddr,
     jetstream::{self, consumer, stream::Stream},
 };
 use clap::{Args, Subcommand};
@@ -102,10 +102,21 @@ impl Deadletters {
             }
             None => ConnectOptions::new(),
         };
+        let servers: Vec<ServerAddr> = self
+            .nats_url
+            .split(',')
+            .map(|url| url.parse().context("--nats-url is not a list of NATS addresses"))
+            .collect::<anyhow::Result<_>>()?;
+        // The client itself does not look for them in addresses.
+        let named = servers.iter().find_map(|server| Some((server.username()?, server.password()?)));
+        let options = match named {
+            Some((user, password)) => options.user_and_password(user.to_owned(), password.to_owned()),
+            None => options,
+        };
         let client = options
             .name("xtask deadletters")
             .connection_timeout(PATIENCE)
-            .connect(self.nats_url.split(',').collect::<Vec<_>>())
+            .connect(&servers[..])
             .await
             .context("connect to NATS; --nats-url says where it is")?;
         let mut jetstream = jetstream::new(client);

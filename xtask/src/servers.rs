@@ -21,6 +21,22 @@ pub async fn provide_browser() -> anyhow::Result<()> {
     shown(|report| provision::debian("chromedriver", &["chromium", "chromium-driver"], report)).await
 }
 
+/// Makes sure of what checks the files under `deploy`; what can't be had is told, and its checks are skipped.
+pub async fn provide_checkers() -> Vec<anyhow::Error> {
+    const CHECKERS: [(&str, &str); 5] = [
+        ("promtool", "prometheus"),
+        ("nginx", "nginx-light"),
+        ("caddy", "caddy"),
+        ("shellcheck", "shellcheck"),
+        ("openssl", "openssl"),
+    ];
+    let mut missing = Vec::new();
+    for (program, package) in CHECKERS {
+        missing.extend(shown(move |report| provision::debian(program, &[package], report)).await.err());
+    }
+    missing
+}
+
 /// Runs what takes a while, with a line for each thing it does.
 async fn shown(
     work: impl FnOnce(provision::Report<'_>) -> anyhow::Result<()> + Send + 'static,

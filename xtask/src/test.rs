@@ -24,6 +24,9 @@ impl Test {
         if let Err(error) = servers::provide_browser().await {
             eprintln!("\n*** WARNING: no browser, so its tests are SKIPPED. {error:#}. ***\n");
         }
+        for error in servers::provide_checkers().await {
+            eprintln!("\n*** WARNING: some files under deploy are NOT CHECKED. {error:#}. ***\n");
+        }
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {

@@ -6,7 +6,7 @@ use testkit::Signal;
 
 #[tokio::test]
 async fn a_sender_is_told_unavailable_and_all_is_well_when_the_service_is_back() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
     stack.kill(Kind::Chat, 0).await;
@@ -39,7 +39,7 @@ async fn a_killed_chat_service_is_invisible_where_another_runs() {
 
 #[tokio::test]
 async fn what_the_gateway_asked_twice_is_told_once() {
-    let stack = Stack::start().await;
+    let stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut guide = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
     stack.signal(Kind::Chat, 0, Signal::Stop);
@@ -87,7 +87,7 @@ async fn what_is_stored_while_a_socket_joins_is_told() {
 
 #[tokio::test]
 async fn nats_and_postgres_may_die_and_come_back() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
     let (mut ada, mut ben) = (stack.socket(&path, 1).await, stack.socket(&path, 2).await);
@@ -122,7 +122,7 @@ async fn say_until_stored(socket: &mut e2e::Socket, text: &str) -> Value {
 
 #[tokio::test]
 async fn services_wait_for_nats_and_say_so() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::with(Options::one_of_each()).await;
     stack.terminate(Kind::Typing, 0).await;
     stack.nats.kill().await;
     stack.restart(Kind::Typing, 0);
@@ -134,7 +134,7 @@ async fn services_wait_for_nats_and_say_so() {
 
 #[tokio::test]
 async fn a_stop_closes_sockets_with_1012_and_exits_0() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
     // The gateway has taken a message that chat-service does not yet answer.
@@ -178,4 +178,55 @@ async fn what_a_crash_left_untold_is_told_by_another() {
     while emptied().await.unwrap() > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+/// Every way of every part, over a cluster that loses one server after the other.
+#[tokio::test]
+async fn a_lost_nats_server_of_a_cluster_is_made_up_for() {
+    let mut stack = Stack::with(Options::cluster()).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/ws/chat/{id}/");
+    let (mut ada, mut ben) = (stack.socket_at(0, &path, 1).await, stack.socket_at(1, &path, 2).await);
+    let backend = stack.backend().await;
+    let jetstream = async_nats::jetstream::new(backend.clone());
+    for name in ["CHAT", "EVENTS", "EVENTS_OUT", "DEADLETTERS", "KV_REVOCATIONS"] {
+        let copies = || async {
+            let stream = jetstream.get_stream(name).await.ok()?;
+            (stream.cached_info().config.num_replicas == 3).then_some(())
+        };
+        eventually(&format!("three copies of {name}"), copies).await;
+    }
+    for server in 0..3 {
+        stack.server(server).kill().await;
+        // Whoever was connected there goes on with the others.
+        let said = say_until_stored(&mut ada, &format!("without {server}")).await;
+        assert_eq!((&said["seq"], &ben.next().await["seq"]), (&json!(server + 1), &json!(server + 1)));
+        let paid =
+            json!({"user_id": 10, "event_id": format!("paid-{server}"), "data": {"payment_id": server}})
+                .to_string();
+        let stored = async || {
+            jetstream.publish("events.payment_completed", paid.clone().into()).await.ok()?.await.ok()
+        };
+        eventually("the event to be stored", stored).await;
+        let user = 20 + server;
+        let mut revoked = stack.socket_at(1, "/ws/notifications/", user as i64).await;
+        let revoke = || async {
+            let answer =
+                backend.request("sessions.revoke", json!({"user_id": user}).to_string().into()).await;
+            answer.is_ok_and(|answer| answer.headers.is_none()).then_some(())
+        };
+        eventually("the revocation", revoke).await;
+        assert_eq!(revoked.closed().await, Some(4401));
+        stack.server(server).restart().await.unwrap();
+        stack.ready().await;
+    }
+    let notified = |user, count| {
+        let stack = &stack;
+        move || async move {
+            let unread = stack.get("/api/notifications/unread_count", user).await;
+            (unread["unread_count"] == count).then_some(())
+        }
+    };
+    eventually("three payments", notified(10, 3)).await;
+    eventually("one notification for three messages", notified(2, 1)).await;
 }

@@ -242,12 +242,12 @@ jetstream {{
 }
 
 fn join_cluster(member: &Member) -> String {
-    let routes: String = member.routes.iter().map(|port| format!(" \"nats://127.0.0.1:{port}\"")).collect();
+    let routes: String = member.routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\", ")).collect();
     format!(
         r#"cluster {{
     name: "local"
     listen: "127.0.0.1:{}"
-    routes: [{routes} ]
+    routes: [{routes}]
     # Clients know every address, as in deploy/nats/cluster.conf.
     no_advertise: true
 }}"#,

@@ -1,6 +1,7 @@
 //! nats-server, as tests use it.
 
 use async_nats::jetstream::{self, stream};
+use std::time::Duration;
 use testkit::{NatsOptions, NatsServer};
 
 #[tokio::test]
@@ -49,4 +50,33 @@ async fn a_stopped_one_goes_on_when_told_to() {
     crate::eventually("it is frozen", || crate::state(server.pid()) == "T").await;
     server.cont();
     client.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_what_it_acknowledged_when_it_loses_a_server() {
+    let cluster = NatsServer::cluster(3, NatsOptions::default()).await.unwrap();
+    let urls: Vec<String> = cluster.iter().map(NatsServer::url).collect();
+    let mut jetstream = jetstream::new(async_nats::connect(&urls[..]).await.unwrap());
+    jetstream.set_timeout(Duration::from_millis(500));
+    let config = || stream::Config {
+        name: "KEPT".to_owned(),
+        subjects: vec!["kept.>".to_owned()],
+        num_replicas: 3,
+        ..Default::default()
+    };
+    // They may still be agreeing on who leads.
+    while jetstream.create_stream(config()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    jetstream.publish("kept.one", "hello".into()).await.unwrap().await.unwrap();
+    cluster[0].kill().await;
+    let kept = loop {
+        if let Ok(stream) = jetstream.get_stream("KEPT").await
+            && let Ok(kept) = stream.get_raw_message(1).await
+        {
+            break kept;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(kept.payload, "hello");
 }
