@@ -65,6 +65,8 @@ pub struct Options {
     pub counts: [usize; 4],
     /// How many nats-servers; a cluster if there is more than one.
     pub servers: usize,
+    /// Whether NATS has the users of `deploy/nats/accounts.conf`.
+    pub accounts: bool,
     /// More variables for every service.
     pub env: Vec<(&'static str, String)>,
     /// Whether it has a Postgres of its own, which may then be killed.
@@ -86,6 +88,7 @@ impl Default for Options {
         Self {
             counts: [count; 4],
             servers,
+            accounts: true,
             env: Vec::new(),
             own_postgres: false,
             durable: false,
@@ -228,7 +231,8 @@ impl Stack {
         std::iter::once(&mut self.nats).chain(&mut self.more_nats).nth(index).expect("so many nats-servers")
     }
 
-    /// The addresses of its nats-servers, for one of the users of `deploy/nats/accounts.conf`.
+    /// The addresses of its nats-servers, for one of the users of `deploy/nats/accounts.conf`. Without accounts, any
+    /// user will do.
     pub fn nats_urls(&self, user: &str) -> Vec<String> {
         self.servers().map(|server| server.url_as(user)).collect()
     }
@@ -472,7 +476,7 @@ pub fn token_with(mut claims: Value) -> String {
 
 /// The first nats-server, and the others.
 async fn nats(options: &Options) -> anyhow::Result<(NatsServer, Vec<NatsServer>)> {
-    let nats = NatsOptions { accounts: true, durable: options.durable, ..NatsOptions::default() };
+    let nats = NatsOptions { accounts: options.accounts, durable: options.durable, ..NatsOptions::default() };
     if options.servers == 1 {
         return Ok((NatsServer::start_with(nats).await?, Vec::new()));
     }

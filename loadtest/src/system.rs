@@ -61,6 +61,8 @@ pub async fn start(make: &Make) -> System {
         counts: [make.gateways.max(1), 1, 1, 1],
         env: limits.map(|(key, value)| (key, value.to_owned())).to_vec(),
         own_postgres: true,
+        // The generator is told an address alone, as for the peers.
+        accounts: false,
         durable: make.durable,
         programs: make.programs.clone(),
         on_line: Arc::new(move |name, line| {
