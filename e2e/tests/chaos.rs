@@ -17,7 +17,7 @@ async fn run(name: &str, length: u64, chaos: Chaos) {
         logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)),
         ..chaos
     };
-    let report = chaos.run(Arc::new(Counters::default())).await.unwrap();
+    let report = chaos.run(Arc::new(Counters::default())).await.expect("the stack to run");
     println!("{report}");
     assert!(report.is_clean(), "there are violations");
 }
