@@ -3,10 +3,12 @@
 //! It is one thread with one runtime, as it shares the processors with what it measures, and counts its own CPU, too.
 //! A message carries when it was due, so a system that falls behind shows it in every message that waits.
 
+pub mod goals;
 pub mod judge;
 pub mod link;
 pub mod meter;
 pub mod pace;
+pub mod peers;
 pub mod processes;
 pub mod report;
 pub mod run;

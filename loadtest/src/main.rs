@@ -1,14 +1,18 @@
 //! `loadtest`, as `cargo xtask load` runs it.
 
-use anyhow::Context;
-use clap::{Args, Parser};
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand};
 use loadtest::{
+    goals,
+    peers::Peer,
     report,
-    run::Report,
+    run::{Report, Run},
     scenarios::Scenario,
+    seed::{self, Shape},
     system::{self, Make, System},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
+use sqlx::{Connection, PgConnection};
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
@@ -24,9 +28,56 @@ use tokio::{
 #[command(name = "cargo xtask load", bin_name = "cargo xtask load")]
 struct Load {
     #[command(subcommand)]
-    scenario: Scenario,
+    command: Command,
     #[command(flatten)]
     options: Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// Measure every goal, and print them as the table of docs/benchmarks.md
+    Goals(Goals),
+    /// Compare what two runs wrote with --json
+    Compare(Compare),
+    /// Fill the database of a running stack with conversations as if they had been held
+    Seed(Seed),
+}
+
+#[derive(Args)]
+struct Goals {
+    /// How often each is measured; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    repetitions: u8,
+    /// Each once and for a moment: whether it works, not what it costs
+    #[arg(long)]
+    quick: bool,
+    /// Only those whose command has this in it
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+}
+
+#[derive(Args)]
+struct Compare {
+    before: PathBuf,
+    after: PathBuf,
+}
+
+#[derive(Args)]
+struct Seed {
+    /// The database; without, that of the stack of --ready-file
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// How many conversations
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    conversations: u64,
+    /// How many people each has; nobody is in two
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(2..=100))]
+    people: u64,
+    /// How many messages over all
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    messages: u64,
 }
 
 #[derive(Args)]
@@ -34,6 +85,9 @@ struct Options {
     /// Load the stack of `cargo xtask up` that wrote this file, with the limits that it has
     #[arg(long, value_name = "PATH", global = true)]
     ready_file: Option<PathBuf>,
+    /// Load this system as well, after ours, and print the ratio; may be said more than once
+    #[arg(long, value_name = "PEER", global = true)]
+    peer: Vec<Peer>,
     /// How many gateways to start
     #[arg(long, value_name = "N", default_value_t = 1, global = true, value_parser = clap::value_parser!(u8).range(1..=8))]
     gateways: u8,
@@ -43,6 +97,9 @@ struct Options {
     /// Write what was found here, as JSON
     #[arg(long, value_name = "PATH", global = true)]
     json: Option<PathBuf>,
+    /// Write what was found here, as a page with plots
+    #[arg(long, value_name = "PATH", global = true)]
+    html: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -73,27 +130,45 @@ async fn until_interrupted(load: Load) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        done = run(load) => done,
+        done = run(load) => done.map(|()| ExitCode::SUCCESS),
         _ = interrupt.recv() => Ok(ExitCode::from(130)),
         _ = terminate.recv() => Ok(ExitCode::from(143)),
     }
 }
 
-async fn run(load: Load) -> anyhow::Result<ExitCode> {
-    let Load { scenario, options } = load;
-    let began = OffsetDateTime::now_utc().format(&Rfc3339).context("tell the time")?;
-    let system = options.system().await?;
-    let run = scenario.run(&system.target).await?;
-    println!("{}", report::table(&run));
-    let report = Report { began, machine: report::machine(), command: command(), runs: vec![run] };
-    if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| format!("write {}", path.display()))?;
+async fn run(Load { command, options }: Load) -> anyhow::Result<()> {
+    match command {
+        Command::Scenario(scenario) => options.load(&scenario).await,
+        Command::Goals(goals) => goals.run(&options).await,
+        Command::Compare(Compare { before, after }) => {
+            let read = |path: &PathBuf| -> anyhow::Result<Report> {
+                let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+                serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
+            };
+            print!("{}", report::reports(&read(&before)?.runs, &read(&after)?.runs));
+            Ok(())
+        }
+        Command::Seed(seed) => seed.run(options.ready_file.as_ref()).await,
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 impl Options {
+    /// Loads our system, then each peer, and says how they compare.
+    async fn load(&self, scenario: &Scenario) -> anyhow::Result<()> {
+        let began = now()?;
+        let mut runs = vec![scenario.run(&self.system().await?.target).await?];
+        println!("{}", report::table(&runs[0]));
+        for peer in &self.peer {
+            let run = scenario.run(&peer.start(!self.no_fsync).await?.target).await?;
+            println!("{}\nIt is made of {}.\n", report::table(&run), peer.versions()?.join(", "));
+            runs.push(run);
+        }
+        for run in &runs[1..] {
+            println!("{}", report::beside(&runs[0], run, [&runs[0].system, &run.system]));
+        }
+        self.write(began, runs)
+    }
+
     async fn system(&self) -> anyhow::Result<System> {
         if let Some(file) = &self.ready_file {
             return system::running(file);
@@ -106,9 +181,85 @@ impl Options {
         };
         Ok(system::start(&make).await)
     }
+
+    fn write(&self, began: String, runs: Vec<Run>) -> anyhow::Result<()> {
+        let report = Report { began, machine: report::machine(), command: said(), runs };
+        if let Some(path) = &self.json {
+            let text = serde_json::to_vec_pretty(&report)?;
+            fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        if let Some(path) = &self.html {
+            fs::write(path, report::html(&report)).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
-fn command() -> String {
+impl Goals {
+    async fn run(&self, options: &Options) -> anyhow::Result<()> {
+        ensure!(options.peer.is_empty(), "the goals are ours alone");
+        let began = now()?;
+        let commands = goals::commands();
+        let wanted = |command: &&str| self.filter.as_ref().is_none_or(|filter| command.contains(filter));
+        let mut runs: Vec<(&str, Run)> = Vec::new();
+        // All of one round before the next, so that a busy moment of the machine spoils no goal's every run.
+        for _ in 0..if self.quick { 1 } else { self.repetitions } {
+            for command in commands.iter().copied().filter(wanted) {
+                let mut scenario = goals::scenario(command);
+                if self.quick {
+                    scenario.hurry();
+                }
+                let run = scenario.run(&options.system().await?.target).await?;
+                if !run.verdict.is_clean() || run.errors + run.closed > 0 {
+                    println!("{}", report::table(&run));
+                }
+                runs.push((command, run));
+            }
+        }
+        let machine = report::machine();
+        let times = runs.len().div_ceil(commands.iter().copied().filter(wanted).count().max(1));
+        println!(
+            "{} processors ({}), Linux {}; median of {times}\n",
+            machine.cpus, machine.model, machine.kernel
+        );
+        println!("{}", goals::table(&runs));
+        options.write(began, runs.into_iter().map(|(_, run)| run).collect())
+    }
+}
+
+impl Seed {
+    async fn run(&self, ready_file: Option<&PathBuf>) -> anyhow::Result<()> {
+        let database = match (&self.database, ready_file) {
+            (Some(database), _) => database.clone(),
+            (None, Some(file)) => {
+                system::running(file)?.target.database.clone().context("the stack has no database")?
+            }
+            (None, None) => anyhow::bail!("name a database with --database, or a stack with --ready-file"),
+        };
+        let Self { conversations, people, messages, .. } = *self;
+        let mut connection = PgConnection::connect(&database).await.context("connect to Postgres")?;
+        let bar = indicatif::ProgressBar::new(messages);
+        let shape = Shape { conversations, people, messages };
+        let seeded = seed::fill(&mut connection, shape, |done| bar.set_position(done)).await?;
+        bar.finish_and_clear();
+        connection.close().await?;
+        let seed::Seeded { first_conversation, first_user, first_message, last_message, .. } = seeded;
+        println!(
+            "Conversations {first_conversation} to {}, users {first_user} to {}, messages {first_message} to \
+             {last_message}.",
+            first_conversation + i64::try_from(conversations)? - 1,
+            first_user + i64::try_from(conversations * people)? - 1,
+        );
+        Ok(())
+    }
+}
+
+fn now() -> anyhow::Result<String> {
+    OffsetDateTime::now_utc().format(&Rfc3339).context("tell the time")
+}
+
+/// The command that we are.
+fn said() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("cargo xtask load {}", arguments.join(" "))
 }

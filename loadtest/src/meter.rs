@@ -197,10 +197,12 @@ impl Meter {
                 memory_peak: peaks.get(name).copied().unwrap_or(after.memory),
             }
         };
+        let mut usage: Vec<Usage> = window.before.iter().map(usage).collect();
+        usage.sort_by_key(|usage| usage.name == GENERATOR); // Last: it is no part of the system.
         Measured {
             sent: self.sent.get() - window.sent,
             delivered: self.delivered.get() - window.delivered,
-            usage: window.before.iter().map(usage).collect(),
+            usage,
         }
     }
 

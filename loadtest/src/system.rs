@@ -1,6 +1,7 @@
 //! Starts what load is put on, or finds it running.
 
 use crate::{
+    peers::PeerParts,
     processes::Watched,
     target::{Dialect, Target},
 };
@@ -27,9 +28,26 @@ pub struct System {
     /// How to reach it.
     pub target: Target,
     /// What was started for it.
-    _parts: Option<Box<Stack>>,
+    _parts: Parts,
     /// Whether it may be stopped without a word: its parts then miss each other.
     over: Arc<AtomicBool>,
+}
+
+/// What was started for a system.
+pub enum Parts {
+    /// Nothing: it ran already.
+    Nothing,
+    /// A stack of our own.
+    Ours(Box<Stack>),
+    /// A peer's.
+    Peer(Box<PeerParts>),
+}
+
+impl System {
+    /// A system of these parts.
+    pub fn of(target: Target, parts: Parts) -> Self {
+        Self { target, _parts: parts, over: Arc::default() }
+    }
 }
 
 impl Drop for System {
@@ -93,7 +111,7 @@ pub async fn start(make: &Make) -> System {
         database: Some(stack.database.url()),
         conversations: None,
     };
-    System { target, _parts: Some(Box::new(stack)), over }
+    System { target, _parts: Parts::Ours(Box::new(stack)), over }
 }
 
 /// The file that `cargo xtask up --ready-file` writes.
@@ -137,7 +155,7 @@ pub fn running(ready_file: &Path) -> anyhow::Result<System> {
         database: Some(ready.database),
         conversations: None,
     };
-    Ok(System { target, _parts: None, over: Arc::default() })
+    Ok(System::of(target, Parts::Nothing))
 }
 
 /// The address of a URL.

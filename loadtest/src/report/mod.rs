@@ -1,8 +1,13 @@
 //! Shows what runs found.
 
+mod compare;
+mod html;
+mod plot;
 mod table;
 
-pub use table::table;
+pub use compare::{beside, reports};
+pub use html::html;
+pub use table::{aligned, amount, table};
 
 use crate::run::Machine;
 use std::fs;

@@ -30,7 +30,7 @@ pub struct Chat {
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = at_most(4000))]
     size: usize,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
 }
 
 /// One conversation with many sockets.
@@ -52,7 +52,7 @@ pub struct FanOut {
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = at_most(4000))]
     size: usize,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
 }
 
 impl Chat {

@@ -42,7 +42,7 @@ pub struct Notify {
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = at_most(10_000))]
     in_flight: usize,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
 }
 
 impl Notify {

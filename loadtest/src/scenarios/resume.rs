@@ -37,7 +37,7 @@ pub struct Resume {
     #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = rate)]
     rate: f64,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
 }
 
 impl Resume {

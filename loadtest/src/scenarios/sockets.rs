@@ -51,24 +51,31 @@ pub struct Handshake {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_most(10_000))]
     per_conversation: usize,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
 }
 
 impl Idle {
+    pub(super) fn hurry(&mut self) {
+        self.sockets = self.sockets.div_ceil(10);
+        self.seconds = 1.0;
+    }
+
     pub(super) async fn run(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<Run> {
+        let seconds = Duration::from_secs_f64(self.seconds.clamp(0.1, 3600.0));
+        let settle = SETTLE.min(seconds);
         meter.say("makes conversations");
         let first = Places::make(target, FIRST.min(self.sockets), self.per_conversation).await?;
         let places = Places::make(target, self.sockets, self.per_conversation).await?;
         meter.say("opens and closes the first sockets");
         first.visit(target).await?;
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(settle).await;
         meter.say(&format!("opens {} sockets", self.sockets));
         let window = meter.begin();
         places.open(target, meter).await?;
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(settle).await;
         let opened = meter.end(window);
         let window = meter.begin();
-        tokio::time::sleep(Duration::from_secs_f64(self.seconds.clamp(1.0, 3600.0))).await;
+        tokio::time::sleep(seconds).await;
         let measured = meter.end(window);
         let mut run = measured_run(&measured, self.seconds);
         run.load = format!("{} sockets, {} on each conversation", self.sockets, self.per_conversation);

@@ -33,7 +33,7 @@ pub struct Typing {
     #[arg(long, value_name = "N", default_value_t = 2000.0, value_parser = rate)]
     rate: f64,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
 }
 
 impl Typing {

@@ -48,7 +48,7 @@ async fn every_scenario_says_what_it_cost_and_that_all_came() {
         let resume = "resume --stored 50 --missed 7 --rate 20 --seconds 0.5 --warm-up 0";
         let resume = run(&system, resume).await;
         assert_eq!((resume.sent, resume.delivered), (10, 10));
-        let idle = run(&system, "idle --sockets 20 --seconds 1").await;
+        let idle = run(&system, "idle --sockets 20 --seconds 0.2").await;
         assert_eq!(idle.delivered, 20);
 
         for run in [chat, open, fan_out, burst, typing, notify, handshake, resume, idle] {
