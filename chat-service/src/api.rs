@@ -12,9 +12,14 @@ use contract::chat::{
     ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation,
     Opened, PageMessages, Participant, Reported, Send, SendOne, SendPack, Sent, SetBlock, Unread,
 };
-use contract::{Code, ConversationId, Page, Refusal, UserId, frames, limits, typing::TypingBlock};
+use contract::{Code, ConversationId, Page, Refusal, Request, UserId, frames, limits, typing::TypingBlock};
 use futures_util::future::join_all;
-use service::{Bus, Endpoints, bus::fit, postgres};
+use service::{
+    Bus, Endpoints, Span,
+    bus::fit,
+    postgres,
+    trace::{self, Kind},
+};
 use sqlx::PgPool;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -92,7 +97,11 @@ impl Api {
         if pack.sends.len() > limits::PACK_SENDS || pack.sends.iter().any(|send| send.client_id.is_none()) {
             return Err(invalid("a pack holds a bounded number of sends, each with a client_id"));
         }
-        Ok(join_all(pack.sends.into_iter().map(|send| self.lanes.store(send))).await)
+        let spans: Vec<Span> = (0..pack.sends.len())
+            .map(|index| Span::under(pack.trace_of(index), SendPack::SUBJECT, Kind::Server))
+            .collect();
+        let sends = pack.sends.into_iter().zip(spans);
+        Ok(join_all(sends.map(|(send, span)| self.lanes.store(send, span))).await)
     }
 
     async fn send(&self, SendOne(send): SendOne) -> Result<Message, Refusal> {
@@ -105,7 +114,8 @@ impl Api {
             sender_username: send.sender_username.as_deref().and_then(username),
             ..send
         };
-        match self.lanes.store(send).await {
+        let span = Span::under(trace::current(), "store", Kind::Internal);
+        match self.lanes.store(send, span).await {
             Sent::Stored(message) | Sent::Repeated(message) => Ok(message),
             Sent::Refused(refusal) => Err(refusal),
         }

@@ -12,7 +12,7 @@ use contract::{
     chat::{Send, Sent},
     limits,
 };
-use service::{Backoff, postgres};
+use service::{Backoff, Span, postgres, trace::Kind};
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +27,8 @@ const TRIES: usize = 3;
 
 struct Job {
     send: Send,
+    /// What it is a step of.
+    span: Span,
     reply: oneshot::Sender<Sent>,
 }
 
@@ -46,12 +48,13 @@ pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) 
 
 impl Lanes {
     /// Stores a message that has a `client_id`, and says what became of it once that is committed and on its way.
-    pub async fn store(&self, send: Send) -> Sent {
+    pub async fn store(&self, send: Send, span: Span) -> Sent {
+        span.set("conversation.id", send.conversation_id.get());
         // Fibonacci hashing spreads consecutive ids.
         let hash = send.conversation_id.get().unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let lane = usize::try_from(hash).unwrap_or_default() % self.0.len();
         let (reply, answer) = oneshot::channel();
-        if self.0[lane].send(Job { send, reply }).await.is_err() {
+        if self.0[lane].send(Job { send, span, reply }).await.is_err() {
             return Sent::Refused(Refusal::unavailable());
         }
         answer.await.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
@@ -69,7 +72,21 @@ async fn run(mut jobs: mpsc::Receiver<Job>, pool: PgPool, outbox: Outbox) {
 
 /// Writes a batch; one that Postgres refuses for something in it is written again message by message.
 async fn write(pool: &PgPool, outbox: &Outbox, jobs: Vec<Job>) {
-    match store(pool, &jobs).await {
+    let commits: Vec<Span> = jobs
+        .iter()
+        .filter(|job| job.span.is_recorded())
+        .map(|job| {
+            let commit = job.span.child("commit", Kind::Client);
+            commit.set("batch.messages", i64::try_from(jobs.len()).unwrap_or(i64::MAX));
+            commit
+        })
+        .collect();
+    let stored = store(pool, &jobs).await;
+    if stored.is_err() {
+        commits.iter().for_each(|commit| commit.failed("postgres"));
+    }
+    drop(commits);
+    match stored {
         Ok(batch) => finish(outbox, jobs, batch).await,
         Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
             tracing::warn!(%error, messages = jobs.len(), "a batch was refused; writing its messages one by one");
@@ -124,7 +141,8 @@ async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {
     for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
         let answer = match outcome {
             Outcome::Stored(message, everyone) => {
-                commit.add(&message, everyone);
+                job.span.set("message.id", message.message_id.get());
+                commit.add(&message, everyone, &job.span);
                 Sent::Stored(message)
             }
             Outcome::Repeated(message) => Sent::Repeated(message),

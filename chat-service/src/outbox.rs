@@ -9,7 +9,10 @@ use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
 use contract::chat::{ChatEvent, LogEntry, Marker, Message, Stored};
 use contract::{ConversationId, Event, UserId};
-use service::{Bus, postgres};
+use service::{
+    Bus, Span, postgres,
+    trace::{self, Kind},
+};
 use sqlx::PgPool;
 use std::{
     collections::HashMap,
@@ -50,10 +53,13 @@ pub struct Pulse(Arc<AtomicI64>);
 /// What one commit has to tell.
 #[derive(Debug, Default)]
 pub struct Commit {
-    events: Vec<ChatEvent>,
+    events: Vec<Telling>,
     log: Vec<Stored>,
     everyone: HashMap<ConversationId, Vec<UserId>>,
 }
+
+/// An event, and the step of telling it.
+type Telling = (ChatEvent, Span);
 
 /// An entry that the gateways were told, and JetStream is being told.
 struct Told {
@@ -63,20 +69,22 @@ struct Told {
 
 impl Commit {
     /// Adds a message; the first of a conversation comes with everyone who is in it.
-    pub fn add(&mut self, message: &Message, everyone: Option<Vec<UserId>>) {
+    pub fn add(&mut self, message: &Message, everyone: Option<Vec<UserId>>, cause: &Span) {
         let conversation = message.conversation_id;
         if let Some(everyone) = everyone {
             self.everyone.insert(conversation, everyone);
         }
         let recipients = self.everyone.get(&conversation).into_iter().flatten().copied();
+        let publish = cause.child("publish", Kind::Producer);
         self.log.push(Stored {
             conversation_id: conversation,
             message_id: message.message_id,
             sender_id: message.sender_id,
             sender_username: message.sender_username.clone(),
             recipients: recipients.filter(|user| *user != message.sender_id).collect(),
+            traceparent: publish.parent(),
         });
-        self.events.push(ChatEvent::Message(message.clone()));
+        self.events.push((ChatEvent::Message(message.clone()), publish));
     }
 
     /// How many messages.
@@ -103,10 +111,11 @@ impl Outbox {
 
     /// Tells of a marker that moved.
     pub async fn tell_read(&self, outbox_id: i64, marker: Marker) {
-        self.tell_all(outbox_id, &[ChatEvent::Read(marker)], &read_entry(&marker)).await;
+        let publish = Span::under(trace::current(), "publish", Kind::Producer);
+        self.tell_all(outbox_id, &[(ChatEvent::Read(marker), publish)], &read_entry(&marker)).await;
     }
 
-    async fn tell_all(&self, outbox_id: i64, events: &[ChatEvent], entry: &LogEntry) {
+    async fn tell_all(&self, outbox_id: i64, events: &[Telling], entry: &LogEntry) {
         if !self.bus.is_connected() {
             return; // The entry stays, and is told once NATS is back.
         }
@@ -153,11 +162,12 @@ fn read_entry(marker: &Marker) -> LogEntry {
 async fn publish(
     bus: &Bus,
     outbox_id: i64,
-    events: &[ChatEvent],
+    events: &[Telling],
     entry: &LogEntry,
 ) -> anyhow::Result<PublishAckFuture> {
-    for event in events {
-        bus.publish(event).await?;
+    for (event, step) in events {
+        let payload = serde_json::to_vec(event).context("encode an event")?;
+        bus.publish_bytes(event.subject(), payload.into(), step.parent()).await?;
     }
     let payload: Bytes = serde_json::to_vec(entry).context("encode a log entry")?.into();
     let mut headers = async_nats::HeaderMap::new();
@@ -233,7 +243,7 @@ async fn heal(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
 }
 
 /// What an entry has to tell, read from the tables.
-async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<ChatEvent>, LogEntry)> {
+async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<Telling>, LogEntry)> {
     if let Some(reader) = unsent.reader {
         let [conversation] = unsent.conversations[..] else {
             anyhow::bail!("an entry of a reader names one message")
@@ -244,13 +254,13 @@ async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<ChatEven
         let marker =
             markers.into_iter().find(|marker| marker.user_id == reader).context("a reader has a marker")?;
         // The marker may have moved on since: told as it is now, it is only newer.
-        return Ok((vec![ChatEvent::Read(marker)], read_entry(&marker)));
+        return Ok((vec![(ChatEvent::Read(marker), Span::none())], read_entry(&marker)));
     }
     let mut everyone = store::everyone(pool, &unsent.conversations).await?;
     let mut commit = Commit::default();
     for message in store::messages(pool, &unsent.conversations, &unsent.messages).await? {
         let people = everyone.remove(&message.conversation_id);
-        commit.add(&message, people);
+        commit.add(&message, people, &Span::none());
     }
     Ok((commit.events, LogEntry::Stored { messages: commit.log }))
 }

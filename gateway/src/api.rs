@@ -1,6 +1,6 @@
 //! The HTTP API: each call is one question to a service, in the caller's name.
 
-use crate::{Shared, auth, auth::Identity, problem::Problem};
+use crate::{Shared, auth, auth::Identity, problem::Problem, telemetry};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -41,6 +41,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/api/notifications/{id}/read", post(read_notification))
         .route("/api/notifications/read_all", post(read_all_notifications))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES))
+        .route_layer(axum::middleware::from_fn(telemetry::call))
 }
 
 async fn ask<R: Question>(shared: &Shared, question: R) -> Result<R::Reply, Problem> {

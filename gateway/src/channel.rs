@@ -12,7 +12,11 @@ use contract::{
     notify::{InboxEvent, PageNotifications},
 };
 use futures_util::StreamExt;
-use service::{Bus, bus::RequestError};
+use service::{
+    Bus, Span,
+    bus::RequestError,
+    trace::{self, Kind},
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -210,7 +214,7 @@ impl Channel {
             let due = repair_at.into_iter().chain(empty_at).min();
             tokio::select! {
                 message = subscriber.next() => match message {
-                    Some(message) => self.take(&message.payload),
+                    Some(message) => self.take(&message),
                     None => return, // The client is closed: the gateway stops.
                 },
                 () = self.changed.notified() => {}
@@ -256,8 +260,11 @@ impl Channel {
         }
     }
 
-    fn take(&self, payload: &[u8]) {
-        match self.key.event(payload) {
+    fn take(&self, message: &async_nats::Message) {
+        let parent = trace::parent_in(message.headers.as_ref());
+        let step = Span::under(parent, "deliver", Kind::Consumer);
+        let _entered = step.enter();
+        match self.key.event(&message.payload) {
             Ok(Event::Entry(entry)) => self.log().entry(entry),
             Ok(Event::Note(note)) => self.log().note(note),
             Err(error) => {

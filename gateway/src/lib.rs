@@ -21,6 +21,7 @@ mod packer;
 mod problem;
 mod server;
 mod session;
+mod telemetry;
 mod typing;
 mod users;
 mod websocket;

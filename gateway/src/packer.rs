@@ -1,11 +1,11 @@
 //! Sends on their way to chat-service: what gathers while others are under way travels together.
 
 use contract::{
-    Code, Refusal,
+    Code, Refusal, TraceParent,
     chat::{Send, SendPack, Sent},
     limits,
 };
-use service::{Backoff, Bus, RequestError, bus::json_len};
+use service::{Backoff, Bus, RequestError, bus::json_len, trace};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -26,6 +26,8 @@ pub struct Packer(mpsc::Sender<Job>);
 
 struct Job {
     send: Send,
+    /// What it is a step of, if it is traced.
+    trace: Option<TraceParent>,
     deadline: Instant,
     reply: oneshot::Sender<Sent>,
 }
@@ -46,7 +48,7 @@ impl Packer {
         send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
         let (reply, answer) = oneshot::channel();
         let sent = async {
-            self.0.send(Job { send, deadline, reply }).await.ok()?;
+            self.0.send(Job { send, trace: trace::current(), deadline, reply }).await.ok()?;
             answer.await.ok()
         };
         let sent = tokio::time::timeout_at(deadline + ATTEMPT / 10, sent).await;
@@ -89,7 +91,7 @@ async fn run(bus: Bus, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
 }
 
 fn size(job: &Job) -> usize {
-    json_len(&job.send.message) + job.send.client_id.as_deref().map_or(0, json_len) + 200
+    json_len(&job.send.message) + job.send.client_id.as_deref().map_or(0, json_len) + 300
 }
 
 /// Has a pack stored; what fails for a reason that passes is asked again, with the same keys, until its deadline.
@@ -116,7 +118,9 @@ async fn deliver(bus: &Bus, mut jobs: Vec<Job>) {
 async fn attempt(bus: &Bus, jobs: Vec<Job>) -> Vec<Job> {
     let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
     let within = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT);
-    let pack = SendPack { sends: jobs.iter().map(|job| job.send.clone()).collect() };
+    let traces = jobs.iter().enumerate().filter_map(|(index, job)| Some((index, job.trace?)));
+    let pack =
+        SendPack { traces: traces.collect(), sends: jobs.iter().map(|job| job.send.clone()).collect() };
     let sent = match bus.request(&pack, within).await {
         Ok(sent) if sent.len() == jobs.len() => sent,
         Ok(_) => return refuse(jobs, &Refusal::new(Code::Internal, "a fault of the server")),

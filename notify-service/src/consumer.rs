@@ -9,8 +9,9 @@ use crate::streams::{self, ACK_WAIT, CONSUMER, Source};
 use crate::unreadable;
 use anyhow::{Context, bail};
 use async_nats::jetstream::{AckKind, Message, consumer::pull};
+use contract::TraceParent;
 use futures_util::{FutureExt, StreamExt, future::join_all};
-use service::{Backoff, Bus, bus::chain};
+use service::{Backoff, Bus, Span, bus::chain, trace::Kind};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ struct Work {
     message: Message,
     place: String,
     ops: Vec<Op>,
+    /// The steps of what is traced in it, which end with it.
+    _steps: Vec<Span>,
 }
 
 impl Consumer {
@@ -128,13 +131,19 @@ impl Consumer {
         let (mut works, mut unusable) = (Vec::new(), Vec::new());
         for message in batch {
             let place = place(&message);
-            match ops(self.source, &message, &place, &catalogue) {
-                Ok(ops) => works.push(Work { message, place, ops }),
-                Err(reason) => unusable.push((message, place, reason)),
+            let step = self.source.step(&message);
+            match ops(self.source, &message, &place, &catalogue, step.parent()) {
+                Ok((ops, mut steps)) => {
+                    steps.push(step);
+                    works.push(Work { message, place, ops, _steps: steps });
+                }
+                Err(reason) => unusable.push((message, place, reason, step)),
             }
         }
-        let buried =
-            join_all(unusable.iter().map(|(message, place, reason)| self.bury(message, place, reason)));
+        let buried = join_all(unusable.iter().map(|(message, place, reason, step)| {
+            step.failed("unusable");
+            step.clone().within(self.bury(message, place, reason))
+        }));
         let (failed, _) = tokio::join!(self.store(works), buried);
         failed
     }
@@ -279,19 +288,37 @@ fn place(message: &Message) -> String {
     }
 }
 
+impl Source {
+    /// The step of consuming an event; what a chat's entry holds has steps of its own.
+    fn step(self, message: &Message) -> Span {
+        match self {
+            Self::Events => {
+                let step = Span::caused_by(message.headers.as_ref(), "consume", Kind::Consumer);
+                if step.is_recorded() {
+                    step.set("messaging.destination.name", message.subject.to_string());
+                }
+                step
+            }
+            Self::Chat => Span::none(),
+        }
+    }
+}
+
 fn ops(
     source: Source,
     message: &Message,
     place: &str,
     catalogue: &crate::catalogue::Catalogue,
-) -> Result<Vec<Op>, Unusable> {
+    cause: Option<TraceParent>,
+) -> Result<(Vec<Op>, Vec<Span>), Unusable> {
     match source {
         Source::Events => {
             let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
             let delivery = Delivery { subject, headers, payload: &message.payload, place };
             let (users, notice) = event::parse(delivery, catalogue)?;
             let notice = Arc::new(notice);
-            Ok(users.into_iter().map(|user| Op { user, what: What::Notice(notice.clone()) }).collect())
+            let op = |user| Op { user, what: What::Notice(notice.clone()), cause };
+            Ok((users.into_iter().map(op).collect(), vec![]))
         }
         Source::Chat => serde_json::from_slice(&message.payload)
             .map(chat_ops)

@@ -5,10 +5,13 @@ use crate::catalogue::Catalogue;
 use crate::plan::{Changes, Inbox, Known, Op, Plan, What};
 use crate::store;
 use contract::{
-    NotificationId, UserId,
+    NotificationId, TraceParent, UserId,
     notify::{InboxEvent, InboxRead, MarkNotification},
 };
-use service::{Bus, postgres};
+use service::{
+    Bus, Span, postgres,
+    trace::{self, Kind},
+};
 use sqlx::{PgConnection, PgPool, PgTransaction};
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
@@ -102,8 +105,10 @@ impl Inboxes {
                 .increment(changes.repeated as u64);
             metrics::counter!("notifications_total", "outcome" => "superseded")
                 .increment(changes.superseded as u64);
-            for (user, event) in &changes.told {
-                self.tell(*user, event).await;
+            let mut causes = changes.causes.iter().peekable();
+            for (index, (user, event)) in changes.told.iter().enumerate() {
+                let cause = causes.next_if(|(told, _)| *told == index).map(|(_, cause)| *cause);
+                self.tell(*user, event, cause).await;
             }
         }
         Ok(())
@@ -116,7 +121,7 @@ impl Inboxes {
     pub async fn mark(&self, question: &MarkNotification) -> Result<Option<InboxRead>, StoreError> {
         let (read, changed) = self.steady(async || self.mark_stored(question).await).await?;
         if let (Some(read), true) = (read, changed) {
-            self.tell(question.user_id, &InboxEvent::Read(read)).await;
+            self.tell(question.user_id, &InboxEvent::Read(read), trace::current()).await;
         }
         Ok(read)
     }
@@ -142,9 +147,12 @@ impl Inboxes {
         }
     }
 
-    async fn tell(&self, user: UserId, event: &InboxEvent) {
+    async fn tell(&self, user: UserId, event: &InboxEvent, cause: Option<TraceParent>) {
+        let step = Span::under(cause, "publish", Kind::Producer);
         let told = match serde_json::to_vec(event) {
-            Ok(json) => self.bus.publish_bytes(InboxEvent::subject_of(user), json.into()).await,
+            Ok(json) => {
+                self.bus.publish_bytes(InboxEvent::subject_of(user), json.into(), step.parent()).await
+            }
             Err(error) => Err(error.into()),
         };
         if let Err(error) = told {
@@ -253,19 +261,30 @@ async fn known(
     Ok(Known { inboxes, standing, markers, repeated })
 }
 
-/// What an entry of the chat's log does to inboxes.
-pub fn chat_ops(entry: contract::chat::LogEntry) -> Vec<Op> {
+/// What an entry of the chat's log does to inboxes. The steps of the messages that are traced come with it.
+pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
     use contract::chat::LogEntry;
     match entry {
         LogEntry::Read { user_id, conversation_id, message_id } => {
-            vec![Op { user: user_id, what: What::Read(conversation_id, message_id) }]
+            let what = What::Read(conversation_id, message_id);
+            (vec![Op { user: user_id, what, cause: None }], vec![])
         }
-        LogEntry::Stored { messages } => messages.into_iter().flat_map(message_ops).collect(),
+        LogEntry::Stored { messages } => {
+            let mut steps = Vec::new();
+            let ops = messages.into_iter().flat_map(|message| {
+                let step = Span::under(message.traceparent, "consume", Kind::Consumer);
+                let cause = step.parent();
+                steps.extend(cause.map(|_| step));
+                message_ops(message, cause)
+            });
+            (ops.collect(), steps)
+        }
     }
 }
 
-fn message_ops(message: contract::chat::Stored) -> impl Iterator<Item = Op> {
-    let sent = Op { user: message.sender_id, what: What::Read(message.conversation_id, message.message_id) };
+fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> impl Iterator<Item = Op> {
+    let what = What::Read(message.conversation_id, message.message_id);
+    let sent = Op { user: message.sender_id, what, cause };
     let received = Arc::new(crate::plan::Received {
         key: format!("msg:{}", message.message_id),
         conversation: message.conversation_id,
@@ -273,6 +292,6 @@ fn message_ops(message: contract::chat::Stored) -> impl Iterator<Item = Op> {
         sender_username: message.sender_username,
     });
     let recipients = message.recipients.into_iter().filter(move |user| *user != message.sender_id);
-    let told = recipients.map(move |user| Op { user, what: What::Message(received.clone()) });
+    let told = recipients.map(move |user| Op { user, what: What::Message(received.clone()), cause });
     std::iter::once(sent).chain(told)
 }

@@ -3,7 +3,7 @@
 use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, Text};
 use crate::event::Notice;
 use contract::{
-    ConversationId, MessageId, NotificationId, Seq, Timestamp, UserId,
+    ConversationId, MessageId, NotificationId, Seq, Timestamp, TraceParent, UserId,
     notify::{InboxEvent, InboxRead, Notification},
 };
 use serde_json::{Map, Value, json, value::RawValue};
@@ -17,6 +17,8 @@ pub struct Op {
     pub user: UserId,
     /// What.
     pub what: What,
+    /// The step that it belongs under, if it is traced.
+    pub cause: Option<TraceParent>,
 }
 
 /// What is done to an inbox.
@@ -130,6 +132,8 @@ pub struct Changes {
     pub inboxes: HashMap<UserId, Inbox>,
     /// What is told, in this order, once all that is committed.
     pub told: Vec<(UserId, InboxEvent)>,
+    /// Of those that are traced: each one's index, growing, and the step that it belongs under.
+    pub causes: Vec<(usize, TraceParent)>,
     /// How many events had made their notification before.
     pub repeated: usize,
     /// How many notifications were superseded.
@@ -156,10 +160,14 @@ impl<'a> Plan<'a> {
     /// What the operations change, done one after the other.
     pub fn run(mut self, ops: &[Op]) -> Changes {
         for op in ops {
+            let before = self.changes.told.len();
             match &op.what {
                 What::Notice(notice) => self.notice(op.user, notice),
                 What::Message(message) => self.message(op.user, message),
                 What::Read(conversation, message) => self.read(op.user, *conversation, *message),
+            }
+            if let Some(cause) = op.cause {
+                self.changes.causes.extend((before..self.changes.told.len()).map(|told| (told, cause)));
             }
         }
         self.changes

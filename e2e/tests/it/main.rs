@@ -3,6 +3,7 @@
 
 mod accounts;
 mod chat;
+mod collector;
 mod hostile;
 mod http;
 mod limits;
@@ -10,4 +11,5 @@ mod notifications;
 mod resilience;
 mod safety;
 mod scale;
+mod traces;
 mod typing;

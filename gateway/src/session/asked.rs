@@ -18,7 +18,7 @@ use contract::{
     typing::{Keyboard, TypingInput},
 };
 use futures_util::FutureExt;
-use service::bus::RequestError;
+use service::{Span, bus::RequestError, trace::Kind};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -108,7 +108,10 @@ impl Session {
                 let sender_username = self.identity.username.clone();
                 let send = Send { conversation_id, sender_id: user_id, sender_username, message, client_id };
                 let packer = self.shared.packer.clone();
-                self.asked = Some(async move { (reply, topic, Ok(Some(packer.send(send).await))) }.boxed());
+                let span = Span::root("chat send", Kind::Server);
+                span.set("conversation.id", conversation_id.get());
+                let sent = async move { (reply, topic, Ok(Some(packer.send(send).await))) };
+                self.asked = Some(span.within(sent).boxed());
             }
             ChatFrame::Read(message_id) => {
                 let ask = MarkRead { conversation_id, user_id, message_id };

@@ -22,7 +22,7 @@ fn event(id: i64, key: &str) -> Op {
         place: "",
     };
     let (_, notice) = crate::event::parse(delivery, &Catalogue::load(None).unwrap()).unwrap();
-    Op { user: user(id), what: What::Notice(Arc::new(notice)) }
+    Op { user: user(id), what: What::Notice(Arc::new(notice)), cause: None }
 }
 
 fn message(id: i64, place: i64, message: i64) -> Op {
@@ -32,11 +32,15 @@ fn message(id: i64, place: i64, message: i64) -> Op {
         message: MessageId::new(message).unwrap(),
         sender_username: "ada".to_owned(),
     };
-    Op { user: user(id), what: What::Message(Arc::new(received)) }
+    Op { user: user(id), what: What::Message(Arc::new(received)), cause: None }
 }
 
 fn read(id: i64, place: i64, message: i64) -> Op {
-    Op { user: user(id), what: What::Read(conversation(place), MessageId::new(message).unwrap()) }
+    Op {
+        user: user(id),
+        what: What::Read(conversation(place), MessageId::new(message).unwrap()),
+        cause: None,
+    }
 }
 
 /// The tables, as plain as can be.

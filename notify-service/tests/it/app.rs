@@ -93,7 +93,11 @@ pub fn config(nats: &str, database: &str) -> Config {
     Config {
         nats: config::Nats { nats_url: nats.to_owned(), nats_creds: None },
         database: config::Database { database_url: database.to_owned(), database_connections: 5 },
-        telemetry: config::Telemetry { log_format: config::LogFormat::Text, rust_log: "info".to_owned() },
+        telemetry: config::Telemetry {
+            log_format: config::LogFormat::Text,
+            rust_log: "info".to_owned(),
+            otel_exporter_otlp_endpoint: None,
+        },
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         notification_retention_days: 180,
         catalogue_dir: None,
@@ -145,6 +149,7 @@ impl Client {
             sender_id: user(from),
             sender_username: format!("user-{from}"),
             recipients: to.iter().map(|id| user(*id)).collect(),
+            traceparent: None,
         };
         self.log(&LogEntry::Stored { messages: vec![stored] }).await;
     }

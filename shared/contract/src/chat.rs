@@ -1,6 +1,6 @@
 //! Conversations: what chat-service is asked, answers and publishes.
 
-use crate::{ConversationId, Event, MessageId, Page, Refusal, Request, Seq, Timestamp, UserId};
+use crate::{ConversationId, Event, MessageId, Page, Refusal, Request, Seq, Timestamp, TraceParent, UserId};
 use serde::{Deserialize, Serialize};
 
 /// The JetStream stream that carries [`LogEntry`] from chat-service to notify-service.
@@ -127,6 +127,9 @@ pub struct Stored {
     pub sender_username: String,
     /// Everyone else in the conversation.
     pub recipients: Vec<UserId>,
+    /// The step that its notifications belong under, if it is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// One message to store.
@@ -167,6 +170,17 @@ impl Send {
 pub struct SendPack {
     /// At most [`crate::limits::PACK_SENDS`], each with a `client_id`.
     pub sends: Vec<Send>,
+    /// Of the sends that are traced: each one's index, growing, and the step that it belongs under.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<(usize, TraceParent)>,
+}
+
+impl SendPack {
+    /// The step that a send belongs under, if it is traced.
+    pub fn trace_of(&self, send: usize) -> Option<TraceParent> {
+        let found = self.traces.binary_search_by_key(&send, |(index, _)| *index).ok()?;
+        Some(self.traces[found].1)
+    }
 }
 
 /// What became of one send of a pack.
@@ -194,6 +208,7 @@ pub struct SendOne(pub Send);
 
 impl Request for SendOne {
     const SUBJECT: &'static str = "chat.messages.send";
+    const PUBLIC: bool = true;
     type Reply = Message;
 }
 
@@ -351,6 +366,7 @@ pub struct CreateConversation {
 
 impl Request for CreateConversation {
     const SUBJECT: &'static str = "chat.conversations.create";
+    const PUBLIC: bool = true;
     type Reply = Conversation;
 }
 

@@ -12,12 +12,14 @@ pub mod notify;
 pub mod refusal;
 pub mod sessions;
 pub mod timestamp;
+pub mod trace;
 pub mod typing;
 
 pub use close::Close;
 pub use ids::{ConversationId, MessageId, NotificationId, Seq, UserId};
 pub use refusal::{Code, Refusal};
 pub use timestamp::Timestamp;
+pub use trace::TraceParent;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -33,6 +35,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 pub trait Request: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Where it is asked.
     const SUBJECT: &'static str;
+    /// Whether any backend may ask, not only our own processes.
+    const PUBLIC: bool = false;
     /// What the answer is, unless it is a [`Refusal`] (which travels in the NATS service error headers).
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }

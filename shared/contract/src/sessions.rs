@@ -12,6 +12,7 @@ pub struct Revoke {
 
 impl Request for Revoke {
     const SUBJECT: &'static str = "sessions.revoke";
+    const PUBLIC: bool = true;
     type Reply = Revoked;
 }
 

@@ -1,13 +1,15 @@
 //! From `main` to a running service, and to its exit code.
 
-use crate::config::{self, LogFormat, Telemetry};
+use crate::{
+    config::{self, Telemetry},
+    logs, trace,
+};
 use anyhow::Context;
 use std::{future::Future, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// The whole of a service's `main`: reads the configuration, starts logs and metrics, runs the service until SIGTERM
+/// The whole of a service's `main`: reads the configuration, starts logs and traces, runs the service until SIGTERM
 /// or SIGINT cancels the token, and says how it ended: 0 after a clean stop, 2 for a wrong configuration, 1 else.
 pub fn main<C, F>(run: impl FnOnce(C, CancellationToken) -> F) -> ExitCode
 where
@@ -18,7 +20,7 @@ where
         Ok(config) => config,
         Err(exit) => return exit.print(),
     };
-    match boot(config, run) {
+    match boot(C::command().get_name(), config, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stopped by an error");
@@ -28,32 +30,20 @@ where
     }
 }
 
-fn boot<C, F>(config: C, run: impl FnOnce(C, CancellationToken) -> F) -> anyhow::Result<()>
+fn boot<C, F>(name: &str, config: C, run: impl FnOnce(C, CancellationToken) -> F) -> anyhow::Result<()>
 where
     C: AsRef<Telemetry>,
     F: Future<Output = anyhow::Result<()>>,
 {
-    logs(config.as_ref())?;
+    logs::start(config.as_ref())?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    // Dropped before the runtime that carries the last spans.
+    let _tracing = trace::export::start(name, config.as_ref(), runtime.handle())?;
     runtime.block_on(async {
         let shutdown = on_signal()?;
         run(config, shutdown).await
     })
-}
-
-fn logs(config: &Telemetry) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.rust_log).context("RUST_LOG is not a filter")?;
-    let registry = tracing_subscriber::registry().with(filter);
-    match config.log_format {
-        LogFormat::Text => {
-            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init()
-        }
-        LogFormat::Json => {
-            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).try_init()
-        }
-    }
-    .context("start the logs")
 }
 
 /// A token that SIGTERM or SIGINT cancels. A second signal ends the process at once.

@@ -1,12 +1,12 @@
 //! NATS, as a service sees it: typed events and requests.
 
-use crate::{Backoff, config};
+use crate::{Backoff, config, trace};
 use anyhow::Context;
 use async_nats::{
     Client, ConnectOptions, Event as ClientEvent, RequestErrorKind, Subscriber, connection::State,
 };
 use bytes::Bytes;
-use contract::{Code, Event, Refusal, Request};
+use contract::{Code, Event, Refusal, Request, TraceParent};
 use futures_util::StreamExt;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
@@ -137,15 +137,24 @@ impl Bus {
     /// When the client is closed, or the payload too large.
     pub async fn publish<E: Event>(&self, event: &E) -> anyhow::Result<()> {
         let payload = serde_json::to_vec(event).context("encode an event")?;
-        self.publish_bytes(event.subject(), payload.into()).await
+        self.publish_bytes(event.subject(), payload.into(), trace::current()).await
     }
 
-    /// Publishes bytes.
+    /// Publishes bytes, as a step under `parent`.
     ///
     /// # Errors
     /// As [`Bus::publish`].
-    pub async fn publish_bytes(&self, subject: String, payload: Bytes) -> anyhow::Result<()> {
-        self.client.publish(subject, payload).await.context("publish")
+    pub async fn publish_bytes(
+        &self,
+        subject: String,
+        payload: Bytes,
+        parent: Option<TraceParent>,
+    ) -> anyhow::Result<()> {
+        match trace::headers(parent) {
+            None => self.client.publish(subject, payload).await,
+            Some(headers) => self.client.publish_with_headers(subject, headers, payload).await,
+        }
+        .context("publish")
     }
 
     /// Publishes to a stream, and waits until JetStream has it. The same `id` within minutes is the same.
@@ -154,7 +163,7 @@ impl Bus {
     /// When JetStream doesn't acknowledge it; it may have it all the same.
     pub async fn store<E: Event>(&self, event: &E, id: &str) -> anyhow::Result<()> {
         let payload = serde_json::to_vec(event).context("encode an event")?;
-        let mut headers = async_nats::HeaderMap::new();
+        let mut headers = trace::headers(trace::current()).unwrap_or_default();
         headers.insert("Nats-Msg-Id", id);
         let ack = self.jetstream.publish_with_headers(event.subject(), headers, payload.into()).await;
         ack.context("publish to a stream")?.await.context("JetStream did not take it")?;
@@ -212,7 +221,10 @@ impl Bus {
             // Queued in the client it might be done long after the caller gave up.
             return Err(RequestError::NoResponders(subject));
         }
-        let request = async_nats::Request::new().payload(payload).timeout(Some(within));
+        let mut request = async_nats::Request::new().payload(payload).timeout(Some(within));
+        if let Some(headers) = trace::headers(trace::current()) {
+            request = request.headers(headers);
+        }
         let answer =
             self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
                 RequestErrorKind::NoResponders => RequestError::NoResponders(subject),

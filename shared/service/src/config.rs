@@ -37,7 +37,7 @@ impl fmt::Debug for Database {
     }
 }
 
-/// What is logged, and how.
+/// What is logged, and how, and where traces go.
 #[derive(Debug, Clone, Args)]
 pub struct Telemetry {
     /// Logs for people or for machines
@@ -46,6 +46,10 @@ pub struct Telemetry {
     /// What is logged: a level, or a list of target=level
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub rust_log: String,
+    /// Where traces go: an OpenTelemetry collector, as http://host:4318; none unless set. The other standard variables
+    /// apply, such as OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true)]
+    pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
 /// The form of a log line.

@@ -1,6 +1,9 @@
 //! The requests that a service answers, through NATS' service API (`nats micro ls`).
 
-use crate::Bus;
+use crate::{
+    Bus,
+    trace::{self, Kind, Span},
+};
 use anyhow::Context;
 use async_nats::service::{self, Service, ServiceExt, endpoint::Endpoint};
 use contract::{Code, Refusal, Request};
@@ -88,10 +91,16 @@ async fn run<R, F, Fut>(
         let Some(request) = request else { return };
         let permit = permits.clone().acquire_owned().await.expect("this semaphore is never closed");
         let answer = answer.clone();
-        tasks.spawn(async move {
+        let headers = request.message.headers.as_ref();
+        let span = if R::PUBLIC {
+            Span::caused_by(headers, R::SUBJECT, Kind::Server)
+        } else {
+            Span::under(trace::parent_in(headers), R::SUBJECT, Kind::Server)
+        };
+        tasks.spawn(span.within(async move {
             respond(&request, decode(&request, &*answer).await).await;
             drop(permit);
-        });
+        }));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every service does alike: boot, configuration, NATS, Postgres, health, metrics, logs, shutdown.
+//! What every service does alike: boot, configuration, NATS, Postgres, health, metrics, logs, traces, shutdown.
 //!
 //! Names no rule of chat and no table.
 
@@ -8,11 +8,14 @@ pub mod boot;
 pub mod bus;
 pub mod config;
 pub mod endpoints;
+pub mod logs;
 pub mod postgres;
 pub mod streams;
+pub mod trace;
 
 pub use admin::Admin;
 pub use backoff::Backoff;
 pub use boot::main;
 pub use bus::{Bus, RequestError};
 pub use endpoints::Endpoints;
+pub use trace::Span;

@@ -246,7 +246,11 @@ impl Replica {
     async fn start(url: &str, ttl: Duration) -> Self {
         let config = Config {
             nats: Nats { nats_url: url.to_owned(), nats_creds: None },
-            telemetry: Telemetry { log_format: LogFormat::Text, rust_log: "info".to_owned() },
+            telemetry: Telemetry {
+                log_format: LogFormat::Text,
+                rust_log: "info".to_owned(),
+                otel_exporter_otlp_endpoint: None,
+            },
             admin_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             typists_max: NonZeroUsize::new(1000).unwrap(),
             ttl,

@@ -1,0 +1,89 @@
+//! Logs: text for people, JSON for machines, and in both the trace that a line belongs to.
+
+use crate::config::{LogFormat, Telemetry};
+use anyhow::Context;
+use opentelemetry::trace::TraceContextExt;
+use std::fmt;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{self, JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+/// Starts them, on standard error.
+///
+/// # Errors
+/// When `RUST_LOG` is no filter, or a test has started them already.
+pub fn start(config: &Telemetry) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.rust_log).context("RUST_LOG is not a filter")?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.event_format(Traced::Text(format::format())).boxed(),
+        LogFormat::Json => {
+            lines.fmt_fields(JsonFields::new()).event_format(Traced::Json(format::format().json())).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(filter).with(lines).try_init().context("start the logs")
+}
+
+/// A format of lines that also says their trace.
+enum Traced {
+    Text(format::Format),
+    Json(format::Format<format::Json>),
+}
+
+impl<S, N> FormatEvent<S, N> for Traced
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let Some((trace_id, span_id)) = trace() else { return self.line(context, writer, event) };
+        let mut line = String::new();
+        self.line(context, Writer::new(&mut line), event)?;
+        let line = line.trim_end();
+        match self {
+            Self::Text(_) => writeln!(writer, "{line} trace_id={trace_id} span_id={span_id}"),
+            Self::Json(_) => {
+                let fields = line.strip_suffix('}').ok_or(fmt::Error)?;
+                writeln!(writer, r#"{fields},"trace_id":"{trace_id}","span_id":"{span_id}"}}"#)
+            }
+        }
+    }
+}
+
+impl Traced {
+    fn line<S, N>(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+        N: for<'a> FormatFields<'a> + 'static,
+    {
+        match self {
+            Self::Text(format) => format.format_event(context, writer, event),
+            Self::Json(format) => format.format_event(context, writer, event),
+        }
+    }
+}
+
+/// The trace and the step within which this thread works.
+fn trace() -> Option<(String, String)> {
+    if !crate::trace::is_on() {
+        return None;
+    }
+    opentelemetry::Context::map_current(|context| {
+        let span = context.has_active_span().then(|| context.span())?;
+        let context = span.span_context();
+        Some((context.trace_id().to_string(), context.span_id().to_string()))
+    })
+}
