@@ -732,7 +732,7 @@ class Conversation extends Emitter {
     this.#link.leave(this.#typing);
     this.#become('closed', CLOSED);
     this.#settleUnfollowed();
-    this.#core.conversations.delete(this.id);
+    if (this.#core.conversations.get(this.id) === this) this.#core.conversations.delete(this.id);
   }
 
   /** The first messages, then the socket from there on: nothing falls between. */
@@ -1050,9 +1050,11 @@ class Notifications extends Emitter {
       const read = this.items.filter(({ is_read: isRead, notification_id: id }) =>
         !isRead && (id === frame.notification_id || (frame.all && id <= frame.notification_id)));
       this.#put(read.map((item) => ({ ...item, is_read: true })));
+      this.#tellOf(read);
     } else if ('notification_id' in frame) {
       this.#last = Math.max(this.#last, frame.notification_id);
       this.#put([frame]);
+      this.#tellOf([frame]);
       if (!frame.is_read) this.#say(frame);
     } else {
       return;
@@ -1067,7 +1069,6 @@ class Notifications extends Emitter {
     for (const item of fresh) {
       const known = all.get(item.notification_id);
       all.set(item.notification_id, known?.is_read ? known : item);
-      if (item.type === 'message_received') this.#core.moved(item.data.conversation_id);
     }
     const conversations = new Set();
     this.items = Object.freeze([...all.values()].sort((a, b) => b.notification_id - a.notification_id).filter((item) => {
@@ -1078,10 +1079,15 @@ class Notifications extends Emitter {
     emit(this, 'change');
   }
 
+  /** Something has happened in the conversations that these are about. @param {Notification[]} items */
+  #tellOf(items) {
+    for (const { type, data } of items) if (type === 'message_received') this.#core.moved(data.conversation_id);
+  }
+
   /** Tells of a new one, in one tab. @param {Notification} item */
   #say(item) {
     this.#said = this.#said.then(async () => {
-      if (await isFirst(`${this.#link.url.host}/${this.#core.userId}`, item.notification_id)) emit(this, 'notification', item);
+      if (await isFirst(`${this.#link.url.host}/${this.#core.userId}`, item)) emit(this, 'notification', item);
     });
   }
 
@@ -1095,15 +1101,17 @@ class Notifications extends Emitter {
 
 /**
  * Whether no other tab of this browser has told of this one, or a later one. A tab in view comes first.
- * @param {string} name @param {number} id
+ * @param {string} name @param {Notification} item
  */
-async function isFirst(name, id) {
-  const { document, localStorage, navigator } = globalThis;
-  if (!document || !localStorage) return true;
+async function isFirst(name, { notification_id: id, created_at: at }) {
+  const { document } = globalThis;
+  if (!document) return true;
   const key = `vyzio-realtime/${name}`;
   const take = () => {
-    if (Number(localStorage.getItem(key)) >= id) return false;
-    localStorage.setItem(key, String(id));
+    // With the time, as ids start anew where a server does.
+    const [told, toldAt] = JSON.parse(localStorage.getItem(key) ?? '[0, ""]');
+    if (told >= id && toldAt >= at) return false;
+    localStorage.setItem(key, JSON.stringify([id, at]));
     return true;
   };
   try {
@@ -1130,6 +1138,8 @@ class Conversations extends Emitter {
   loaded = false;
   /** Asked for again in a moment. @type {Set<number>} */
   #moved = new Set();
+  /** @type {Promise<Result<null>> | null} */
+  #loading = null;
   /** @type {Core} */
   #core;
 
@@ -1143,7 +1153,13 @@ class Conversations extends Emitter {
   }
 
   /** Reads the newest again. @returns {Promise<Result<null>>} */
-  async reload() {
+  reload() {
+    this.#loading ??= this.#load().finally(() => (this.#loading = null));
+    return this.#loading;
+  }
+
+  /** @returns {Promise<Result<null>>} */
+  async #load() {
     for (let attempt = 0; ; attempt += 1) {
       const page = await this.#page('');
       if (page.ok || !(await this.#core.again(page.error, attempt))) return page;
@@ -1193,8 +1209,9 @@ class Conversations extends Emitter {
   #patch(id, what) {
     const item = this.items.find(({ conversation_id: known }) => known === id);
     if (!item) return void (this.loaded && this.#ask(id));
-    const same = item.unread_count === what.unread_count && item.last_message?.message_id === what.last_message?.message_id;
-    if (!same) this.#put([{ ...item, ...what }]);
+    const told = (/** @type {Partial<ConversationInfo>} */ { unread_count: unread, last_message: last }) =>
+      [unread, last?.message_id, last?.is_read].join();
+    if (told(item) !== told(what)) this.#put([{ ...item, ...what }]);
   }
 }
 
@@ -1347,9 +1364,11 @@ class Realtime extends Emitter {
   /** Opens a conversation, or gives the one that is open. @param {number} id */
   conversation(id) {
     const { conversations } = this.#core;
-    const open = conversations.get(id) ?? new Conversation(this.#core, id);
-    conversations.set(id, open);
-    return open;
+    const known = conversations.get(id);
+    if (known && known.state !== 'closed') return known;
+    const opened = new Conversation(this.#core, id);
+    conversations.set(id, opened);
+    return opened;
   }
 
   /** The user's notifications. */

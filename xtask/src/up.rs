@@ -262,7 +262,7 @@ async fn create_database(url: &str) -> anyhow::Result<()> {
 
 /// Seeds the demo, and says what there is.
 async fn greet(ready: &Ready) -> anyhow::Result<()> {
-    let conversation = seed::conversation(&ready.nats).await?;
+    let conversation = seed::conversations(&ready.nats).await?;
     let Ready { http, ws, nats, .. } = ready;
     let logs = local::logs();
     let logs = logs.strip_prefix(place::workspace()).unwrap_or(&logs).display();
@@ -271,8 +271,9 @@ async fn greet(ready: &Ready) -> anyhow::Result<()> {
         let [a, b] = seed::PEOPLE.map(|(user, name)| token(secret, user, Some(name), token::A_WEEK));
         let (a, b) = (a?, b?);
         let [(_, alice), (_, bruno)] = seed::PEOPLE;
-        println!("  Two people chatting, in your browser:");
-        println!("    {http}/demo/#conversation={conversation}&a={a}&b={b}\n");
+        println!("  The inboxes of two people, in your browser, side by side:");
+        println!("    {alice}: {http}/demo/#me={a}&peer={b}&c={conversation}&nats={nats}");
+        println!("    {bruno}: {http}/demo/#me={b}&peer={a}&c={conversation}&nats={nats}\n");
         println!("  As {alice}, in a terminal:");
         println!("    npx wscat -c '{ws}/ws/chat/{conversation}/?token={a}'");
         println!("  As {bruno}:");

@@ -164,7 +164,7 @@ test('whatever the lines do, each sees the log: all of it, once, in order', asyn
   assert.equal(seen[0].length, sends.length);
 });
 
-describe('closes', { concurrency: true }, () => {
+describe('servers that do one thing', { concurrency: true }, () => {
   /** A server that closes every connection with a code, until it is told not to. */
   async function closing(context, code, options = {}) {
     const server = new WebSocketServer({ host: '127.0.0.1', port: 0 });
@@ -203,5 +203,38 @@ describe('closes', { concurrency: true }, () => {
     const { times } = await closing(context, 4429);
     await until('two attempts', () => times.length === 2);
     assert.ok(times[1] - times[0] >= HASTE.limited - 5, `${times}`);
+  });
+
+  /** A token that only the client reads. */
+  function unsigned(seconds) {
+    const iat = Math.floor(Date.now() / 1000);
+    const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+    return [part({ alg: 'none' }), part({ user_id: 1, iat, exp: iat + seconds }), 'none'].join('.');
+  }
+
+  test('a token is renewed before it ends, on the same connection; one that is refused ends it', async (context) => {
+    const server = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+    const heard = [];
+    let connections = 0;
+    server.on('connection', (socket) => {
+      connections += 1;
+      socket.on('message', (data) => {
+        const { op, token, ref } = JSON.parse(data);
+        if (op !== 'auth') return socket.send(JSON.stringify({ op: 'ok', ref }));
+        heard.push(token);
+        const answer = heard.length < 3 ? { op: 'ok' } : { op: 'error', code: 'unauthorized', detail: 'another user’s' };
+        socket.send(JSON.stringify({ ...answer, ref }));
+      });
+    });
+    await once(server, 'listening');
+    const given = [];
+    const asked = [];
+    const token = ({ refresh }) => (asked.push(refresh), given[given.push(unsigned(2)) - 1]);
+    const rt = connect({ url: `ws://127.0.0.1:${server.address().port}`, token, WebSocket, timing: HASTE });
+    context.after(() => (rt.close(), server.close()));
+    await until('two renewals', () => heard.length === 2);
+    assert.deepEqual([connections, asked, heard], [1, [false, true, true], given.slice(1)]);
+    await until('a new connection', () => connections === 2);
+    assert.deepEqual(asked.slice(3), [true, true]);
   });
 });

@@ -160,20 +160,6 @@ describe('features', { concurrency: true }, () => {
     await until('it', () => list.items[0]?.conversation_id === id && list.items[0].unread_count === 1, list);
   });
 
-  test('a token is renewed before it ends, on the same connection', async (context) => {
-    const user = someone();
-    const asked = [];
-    const token = async ({ refresh }) => (asked.push(refresh), tokenOf(user, 3));
-    const { rt, line } = await client(context, user, { token });
-    const states = [];
-    rt.on('state', (state) => states.push(state));
-    await until('some renewals', () => asked.length >= 4);
-    assert.deepEqual([asked[0], ...new Set(asked.slice(1))], [false, true]);
-    // Beyond the end of the first, and the server's leeway of 5 s.
-    await new Promise((done) => setTimeout(done, 2_000));
-    assert.deepEqual([states, line.count > 1], [['online'], false], `after ${asked.length} tokens`);
-  });
-
   test('a token that is refused is asked for again; one that stays refused closes', async (context) => {
     const user = someone();
     const good = await tokenOf(user);

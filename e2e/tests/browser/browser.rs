@@ -4,7 +4,7 @@ use e2e::{PATIENCE, eventually, within};
 use fantoccini::{
     Client, ClientBuilder, Locator,
     elements::Element,
-    wd::{Capabilities, TimeoutConfiguration},
+    wd::{Capabilities, TimeoutConfiguration, WindowHandle},
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -161,6 +161,23 @@ impl Browser {
     /// Clicks as a person does.
     pub async fn click(&self, selector: &str) {
         self.element(selector).await.click().await.expect("click");
+    }
+
+    /// The window that is driven.
+    pub async fn window(&self) -> WindowHandle {
+        self.client.window().await.expect("a window")
+    }
+
+    /// Opens another tab of the same profile, and drives that one.
+    pub async fn new_window(&self) -> WindowHandle {
+        let opened = self.client.new_window(true).await.expect("a new tab");
+        self.switch(&opened.handle).await;
+        opened.handle
+    }
+
+    /// Drives another window.
+    pub async fn switch(&self, window: &WindowHandle) {
+        self.client.switch_to_window(window.clone()).await.expect("switch windows");
     }
 
     /// Makes the page this large, in the light or the dark scheme.

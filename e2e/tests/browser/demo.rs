@@ -1,4 +1,4 @@
-//! The demo page: Alice and Bruno, side by side.
+//! The demo page: Alice and Bruno, each in a browser of their own.
 
 use crate::browser::Browser;
 use e2e::{Kind, PATIENCE, Stack, token_with};
@@ -7,160 +7,243 @@ use std::time::Instant;
 
 const ALICE: i64 = 1;
 const BRUNO: i64 = 2;
-/// The key, as WebDriver writes it.
+const CHLOE: i64 = 3;
+/// Keys, as WebDriver writes them.
 const BACKSPACE: char = '\u{e003}';
+const TAB: char = '\u{e004}';
+const ESCAPE: char = '\u{e00c}';
 
-/// What the tests ask of the page, as functions of it.
+/// What the tests ask of a page, as functions of it.
 const QUESTIONS: &str = r#"
-window.pane = (user) => document.querySelector(`.pane[data-user-id="${user}"]`);
-window.part = (user, name) => pane(user).querySelector(`[data-part="${name}"]`);
-window.list = (user, selector) => [...pane(user).querySelectorAll(selector)].map((node) => node.innerText);
-window.messages = (user) => list(user, '.message .text');
-window.states = (user) => [...pane(user).querySelectorAll('.mine')].map((node) => node.dataset.state);
-window.online = () => [1, 2].every((user) => pane(user).dataset.state === 'online' && !part(user, 'banner').innerText);
-window.typing = (user) => (part(user, 'typing').hidden ? '' : part(user, 'typing').innerText.trim());
-window.badge = (user) => (part(user, 'badge').hidden ? '' : part(user, 'badge').innerText);
-window.settled = () => online() && [1, 2].every((user) => states(user).every((state) => state === 'read') && !typing(user));
+window.part = (id) => document.getElementById(id);
+window.texts = (selector) => [...document.querySelectorAll(selector)].map((node) => node.innerText);
+window.messages = () => texts('#messages .text');
+window.states = () => [...document.querySelectorAll('#messages .mine')].map((node) => node.dataset.state);
+window.online = () => document.body.dataset.state === 'online' && !part('banner').innerText;
+window.typing = () => (part('typing').hidden ? '' : part('typing').innerText.trim());
+window.bell = () => (part('bell-badge').hidden ? '' : part('bell-badge').innerText);
+window.row = (id) => document.querySelector(`#conversations [data-conversation="${id}"]`);
+window.badge = (id) => (row(id).querySelector('.badge').hidden ? 0 : parseInt(row(id).querySelector('.badge').innerText));
+window.settled = () => online() && states().every((state) => state === 'read') && !typing();
 "#;
 
 struct Demo {
-    browser: Browser,
     stack: Stack,
     nats: async_nats::Client,
+    /// Of Alice and Bruno, about the bike.
+    bike: i64,
+}
+
+fn name(user: i64) -> &'static str {
+    match user {
+        ALICE => "alice",
+        BRUNO => "bruno",
+        _ => "chloé",
+    }
+}
+
+fn token(user: i64) -> String {
+    token_with(json!({"user_id": user, "username": name(user)}))
 }
 
 impl Demo {
-    /// The page, connected; `None` where there is no browser.
-    async fn open() -> Option<Self> {
-        let browser = Browser::start(&[]).await?;
-        browser.look(1280, 800, "light").await;
+    async fn start() -> Self {
         let stack = Stack::start().await;
         let nats = stack.backend().await;
-        let people = json!({
-            "participants": [{"user_id": ALICE, "username": "alice"}, {"user_id": BRUNO, "username": "bruno"}],
-            "listing_id": 1,
-            "title": "Vélo de ville, 120 €",
-        });
-        let made = nats.request("chat.conversations.create", people.to_string().into()).await;
+        let mut demo = Self { stack, nats, bike: 0 };
+        demo.bike = demo.conversation(&[ALICE, BRUNO], 1, "Vélo de ville, 120 €").await;
+        demo
+    }
+
+    async fn conversation(&self, people: &[i64], listing: i64, title: &str) -> i64 {
+        let people: Vec<Value> =
+            people.iter().map(|user| json!({"user_id": user, "username": name(*user)})).collect();
+        let wish = json!({"participants": people, "listing_id": listing, "title": title});
+        let made = self.nats.request("chat.conversations.create", wish.to_string().into()).await;
         let made: Value = serde_json::from_slice(&made.expect("an answer").payload).expect("a conversation");
-        let [alice, bruno] = [(ALICE, "alice"), (BRUNO, "bruno")]
-            .map(|(user, name)| token_with(json!({"user_id": user, "username": name})));
-        let id = &made["conversation_id"];
-        let page = format!(
-            "http://{}/demo/#conversation={id}&a={alice}&b={bruno}&nats={}",
-            stack.host(0),
-            stack.nats.url()
-        );
-        browser.goto(&page).await;
-        browser.run(QUESTIONS, vec![]).await;
-        browser.until("online()").await;
-        Some(Self { browser, stack, nats })
+        made["conversation_id"].as_i64().expect("its id")
     }
 
-    async fn types(&self, user: i64, text: &str) {
-        self.browser.keys(&format!(r#".pane[data-user-id="{user}"] textarea"#), text).await;
-    }
-
-    async fn clicks(&self, user: i64, part: &str) {
-        self.browser.click(&format!(r#".pane[data-user-id="{user}"] [data-part="{part}"]"#)).await;
-    }
-
-    /// Writes a message, and waits until both see it at the end, read.
-    async fn says(&self, user: i64, text: &str) {
-        self.types(user, &format!("{text}\n")).await;
-        self.browser
-            .until(&format!("[1, 2].every((user) => messages(user).at(-1) === {}) && settled()", json!(text)))
-            .await;
+    /// Stores a message, as if its sender were elsewhere.
+    async fn tell(&self, conversation: i64, user: i64, text: &str) {
+        let send = json!({"conversation_id": conversation, "sender_id": user, "sender_username": name(user), "message": text});
+        self.nats.request("chat.messages.send", send.to_string().into()).await.expect("a message");
     }
 
     async fn pays(&self, user: i64, payment: i64) {
         let event = json!({"user_id": user, "data": {"payment_id": payment}});
         self.nats.publish("events.payment_completed", event.to_string().into()).await.expect("publish");
     }
+
+    fn address(&self, user: i64) -> String {
+        let peer = token(ALICE + BRUNO - user);
+        format!(
+            "http://{}/demo/#me={}&peer={peer}&nats={}",
+            self.stack.host(0),
+            token(user),
+            self.stack.nats.url()
+        )
+    }
+
+    /// Someone's page, connected; `None` where there is no browser.
+    async fn page(&self, user: i64, width: u32) -> Option<Browser> {
+        let browser = Browser::start(&[]).await?;
+        browser.look(width, 800, "light").await;
+        self.load(&browser, user).await;
+        Some(browser)
+    }
+
+    async fn load(&self, browser: &Browser, user: i64) {
+        browser.goto(&self.address(user)).await;
+        browser.run(QUESTIONS, vec![]).await;
+        browser.until("online() && document.querySelector('#conversations .row')").await;
+    }
+
+    /// The pages of both; `None` where there is no browser.
+    async fn both(&self) -> Option<[Browser; 2]> {
+        let (alice, bruno) = tokio::join!(self.page(ALICE, 1280), self.page(BRUNO, 1280));
+        Some([alice?, bruno?])
+    }
+}
+
+async fn types(browser: &Browser, text: &str) {
+    browser.keys("#text", text).await;
+}
+
+/// Writes a message, and waits until the others see it at the end, and the writer that they have read it.
+async fn says(browser: &Browser, others: &[&Browser], text: &str) {
+    types(browser, &format!("{text}\n")).await;
+    for other in others {
+        other.until(&format!("messages().at(-1) === {}", json!(text))).await;
+    }
+    browser.until(&format!("messages().at(-1) === {} && settled()", json!(text))).await;
 }
 
 #[tokio::test]
 async fn two_people_chat_see_each_other_type_and_are_notified() {
-    let Some(demo) = Demo::open().await else { return };
-    let browser = &demo.browser;
-    browser.screenshot("demo-empty").await;
+    let demo = Demo::start().await;
+    let sofa = demo.conversation(&[CHLOE, ALICE], 2, "Canapé trois places, 250 €").await;
+    demo.tell(sofa, CHLOE, "Bonjour Alice, votre canapé m’intéresse.").await;
+    demo.tell(sofa, CHLOE, "Il passe par une porte de 80 cm ?").await;
+    demo.tell(demo.bike, BRUNO, "Bonjour Alice, le vélo est toujours là.").await;
+    let Some([alice, bruno]) = demo.both().await else { return };
 
-    demo.types(ALICE, "Bonjour Bruno, le vélo est-il encore disponible ?").await;
-    browser.until("typing(2) === 'alice écrit'").await;
-    assert_eq!(browser.eval("typing(1)").await, "");
-    demo.types(ALICE, "\n").await;
-    browser.until("messages(2).length === 1 && settled()").await;
-    demo.says(BRUNO, "Bonjour Alice ! Oui, il est toujours là. Vous pouvez passer le voir ce soir.").await;
-    demo.says(ALICE, "Parfait, 18 h ?").await;
-    demo.says(ALICE, "<b>Merci</b> & à tout à l’heure").await;
+    // The newest is open, and so read; the other waits.
+    alice
+        .until(&format!("messages().length === 1 && badge({sofa}) === 2 && badge({}) === 0", demo.bike))
+        .await;
+    assert_eq!(alice.eval(&format!("row({}).ariaCurrent", demo.bike)).await, "true");
+    assert_eq!(alice.eval("document.title").await, "(2) Messages · Vyzio");
+    bruno.until("settled() && states()[0] === 'read'").await;
+
+    types(&alice, "Bonjour Bruno, quelle taille fait le cadre ?").await;
+    bruno.until("typing() === 'Alice écrit…'").await;
+    assert_eq!(alice.eval("typing()").await, "");
+    types(&alice, "\n").await;
+    alice.until("messages().length === 2 && settled()").await;
+    says(&bruno, &[&alice], "Un 52, parfait entre 1,62 m et 1,75 m.").await;
+    says(&alice, &[&bruno], "<b>Merci</b> & à ce soir").await;
     let said = json!([
-        "Bonjour Bruno, le vélo est-il encore disponible ?",
-        "Bonjour Alice ! Oui, il est toujours là. Vous pouvez passer le voir ce soir.",
-        "Parfait, 18 h ?",
-        "<b>Merci</b> & à tout à l’heure",
+        "Bonjour Alice, le vélo est toujours là.",
+        "Bonjour Bruno, quelle taille fait le cadre ?",
+        "Un 52, parfait entre 1,62 m et 1,75 m.",
+        "<b>Merci</b> & à ce soir",
     ]);
-    assert_eq!(browser.eval("[messages(1), messages(2)]").await, json!([said, said]));
-    assert_eq!(browser.eval("document.querySelector('.message b')").await, Value::Null);
+    assert_eq!(alice.eval("messages()").await, said);
+    assert_eq!(bruno.eval("messages()").await, said);
+    assert_eq!(bruno.eval("document.querySelector('.message b')").await, Value::Null);
+    let heard = "part('announcer').textContent";
+    assert_eq!(bruno.eval(heard).await, "Alice: <b>Merci</b> & à ce soir", "what a screen reader says");
 
-    // What they read as it came is not left in the inbox as unread, nor was it announced.
-    browser.until("!badge(1) && !badge(2)").await;
-    assert_eq!(browser.eval("[1, 2].flatMap((user) => list(user, '.toast'))").await, json!([]));
-    demo.pays(BRUNO, 789).await;
-    browser.until("badge(2) === '1'").await;
-    let toast = browser.until("list(2, '.toast')[0]").await;
-    assert_eq!(toast, "Paiement confirmé\nVotre paiement a été traité");
-    assert_eq!(browser.eval("badge(1)").await, "");
-    demo.types(BRUNO, "C’est payé, ").await;
-    browser.until("typing(1) === 'bruno écrit'").await;
-    browser.screenshot("demo-light").await;
+    // What they read as it came rang nowhere; what comes elsewhere does.
+    assert_eq!(alice.eval("texts('.toast')").await, json!([]));
+    bruno.until("!bell()").await;
+    demo.tell(sofa, CHLOE, "J’ai une camionnette 🚚").await;
+    alice.until("texts('.toast')[0] === 'Nouveau message\\nchloé a envoyé un message'").await;
+    alice.until(&format!("badge({sofa}) === 3 && texts('#conversations strong')[0] === 'Chloé'")).await;
+    demo.pays(ALICE, 789).await;
+    alice
+        .until("texts('.toast')[0] === 'Paiement confirmé\\nVotre paiement a été traité' && bell() === '2'")
+        .await;
+    types(&bruno, "À ce soir, ").await;
+    alice.until("typing() === 'Bruno écrit…'").await;
+    alice.screenshot("demo-light").await;
 
-    demo.clicks(BRUNO, "bell").await;
-    browser.until("list(2, '.notification').length === 2").await;
-    browser.screenshot("demo-inbox").await;
-    demo.clicks(BRUNO, "read-all").await;
-    browser.until("!badge(2)").await;
-    demo.clicks(BRUNO, "bell").await;
-    assert_eq!(browser.eval("list(2, '.toast')").await, json!([]), "what was seen in the list");
+    alice.click("#bell").await;
+    alice.until("texts('.notification').length >= 2 && document.activeElement.id === 'panel-title'").await;
+    assert_eq!(alice.eval("texts('.toast')").await, json!([]), "the list says the same");
+    alice.screenshot("demo-notifications").await;
+    alice.click("#read-all").await;
+    alice.until("!bell()").await;
+    alice.keys("#panel-title", &ESCAPE.to_string()).await;
+    alice.until("part('panel').hidden && document.activeElement.id === 'bell'").await;
 
-    browser.look(390, 844, "dark").await;
-    demo.clicks(ALICE, "bell").await;
-    browser.until("!part(1, 'inbox').hidden").await;
-    browser.screenshot("demo-dark-narrow-inbox").await;
-    demo.types(ALICE, "À ce soir").await;
-    demo.clicks(ALICE, "thread").await;
-    browser.until("typing(2) === '' && part(1, 'inbox').hidden").await;
-    browser.screenshot("demo-dark-narrow").await;
-    browser.run("document.querySelector('#try').scrollIntoView()", vec![]).await;
-    browser.screenshot("demo-dark-narrow-end").await;
-    browser.look(1280, 800, "light").await;
-
-    // Reloaded, the page shows the same.
-    browser.run("location.reload()", vec![]).await;
-    browser.until("document.querySelectorAll('.pane[data-state=online]').length === 2").await;
-    browser.run(QUESTIONS, vec![]).await;
-    browser.until("settled() && messages(1).length === 4").await;
-    assert_eq!(browser.eval("[messages(1), messages(2)]").await, json!([said, said]));
-    assert_eq!(browser.eval("badge(2)").await, "");
+    // The other language, and the same again after a reload.
+    alice.click("[data-lang=en]").await;
+    alice.until("typing() === 'Bruno is typing…'").await;
+    assert_eq!(
+        alice.eval("[part('status').innerText, part('text').placeholder]").await,
+        json!(["Connected", "Your message"])
+    );
+    alice.run("location.reload()", vec![]).await;
+    alice
+        .until(
+            "document.body.dataset.state === 'online' && document.querySelectorAll('.message').length === 4",
+        )
+        .await;
+    alice.run(QUESTIONS, vec![]).await;
+    assert_eq!(alice.eval("messages()").await, said);
+    assert_eq!(alice.eval("document.documentElement.lang").await, "en");
+    alice.look(1280, 800, "dark").await;
+    alice.screenshot("demo-dark").await;
 }
 
 #[tokio::test]
-async fn a_page_without_an_address_says_where_to_get_one() {
-    let Some(browser) = Browser::start(&[]).await else { return };
-    browser.look(1280, 800, "light").await;
-    let stack = Stack::start().await;
-    browser.goto(&format!("http://{}/demo/", stack.host(0))).await;
-    browser.until("document.body.innerText.includes('cargo xtask up')").await;
-    browser.screenshot("demo-welcome").await;
-    browser.click("[data-lang=en]").await;
-    browser
-        .until("document.querySelector('#welcome').innerText.includes('Open the address that it prints')")
-        .await;
-    assert_eq!(browser.eval("document.documentElement.lang").await, "en");
+async fn on_a_phone_one_thing_is_shown_at_a_time_and_history_is_paged() {
+    let demo = Demo::start().await;
+    for at in 1..=120 {
+        demo.tell(demo.bike, if at % 3 == 0 { ALICE } else { BRUNO }, &format!("Message {at}")).await;
+    }
+    let Some(page) = demo.page(ALICE, 390).await else { return };
+    page.until("part('conversation').hidden && document.querySelector('.side').offsetWidth === 390").await;
+    page.screenshot("demo-narrow-list").await;
+    page.click("#conversations .row").await;
+    page.until("document.querySelector('.side').offsetWidth === 0 && messages().length === 50").await;
+    assert_eq!(page.eval("document.activeElement.id").await, "peer-name");
+    let at_end = "part('thread').scrollHeight - part('thread').scrollTop - part('thread').clientHeight < 2";
+    page.until(at_end).await;
+    page.screenshot("demo-narrow").await;
+    page.look(390, 800, "dark").await;
+    page.screenshot("demo-narrow-dark").await;
+    page.click("#bell").await;
+    page.screenshot("demo-narrow-dark-notifications").await;
+    page.keys("#panel-title", &ESCAPE.to_string()).await;
+
+    // Scrolled up, earlier ones come in above, and what is read stays where it is.
+    page.run("part('thread').scrollTop = 100", vec![]).await;
+    page.until("messages().length === 100 && part('thread').scrollTop > 1000 && !part('jump').hidden").await;
+    page.run("part('thread').scrollTop = 0", vec![]).await;
+    page.until("messages().length === 120 && part('older').hidden").await;
+    let expected: Vec<String> = (1..=120).map(|at| format!("Message {at}")).collect();
+    assert_eq!(page.eval("messages()").await, json!(expected));
+    page.click("#jump").await;
+    page.until(at_end).await;
+
+    // Back by the button and by the browser; by keys alone, too.
+    page.click("#back").await;
+    page.until("part('conversation').hidden && document.activeElement.matches('.row')").await;
+    page.keys(".row", "\n").await;
+    page.until("!part('conversation').hidden && messages().length === 50").await;
+    page.keys("#peer-name", &format!("{TAB}{TAB}{TAB}")).await;
+    page.until("document.activeElement.id === 'text'").await;
+    page.run("history.back()", vec![]).await;
+    page.until("part('conversation').hidden").await;
 }
 
 #[tokio::test]
 async fn the_page_works_on_by_itself_whatever_is_killed() {
-    let Some(mut demo) = Demo::open().await else { return };
+    let mut demo = Demo::start().await;
+    let Some([alice, bruno]) = demo.both().await else { return };
     let mut said = Vec::new();
     let services = [Kind::Gateway, Kind::Chat, Kind::Notify, Kind::Typing].map(Some);
     for (round, part) in (1..).zip(services.into_iter().chain([None])) {
@@ -170,73 +253,146 @@ async fn the_page_works_on_by_itself_whatever_is_killed() {
             None => demo.stack.nats.kill().await,
         }
         let during = format!("Sans {name}");
-        demo.types(ALICE, &format!("{during}\n")).await;
-        demo.browser.until(&format!("messages(1).at(-1) === {}", json!(during))).await;
+        types(&alice, &format!("{during}\n")).await;
+        alice.until(&format!("messages().at(-1) === {}", json!(during))).await;
         if part == Some(Kind::Gateway) {
-            demo.browser.until("part(1, 'banner').innerText && part(2, 'banner').innerText").await;
-            demo.browser.screenshot("demo-offline").await;
+            alice.until("part('banner').innerText && states().at(-1) === 'sending'").await;
+            bruno.until("part('banner').innerText").await;
+            alice.screenshot("demo-offline").await;
         }
         match part {
             Some(kind) => demo.stack.restart(kind, 0),
-            None => demo.stack.nats.restart().await.unwrap(),
+            None => demo.stack.nats.restart().await.expect("restart nats-server"),
         }
         demo.stack.ready().await;
-        demo.arrives(&during).await;
-        demo.browser.until("settled()").await;
+        arrives(&alice, &bruno, &during).await;
+        alice.until("settled()").await;
+        bruno.until("settled()").await;
 
         let after = format!("Avec {name}");
-        demo.types_until_seen(BRUNO, &after).await;
-        demo.types(BRUNO, "\n").await;
-        demo.arrives(&after).await;
+        types_until_seen(&bruno, &alice, &after).await;
+        types(&bruno, "\n").await;
+        arrives(&bruno, &alice, &after).await;
         demo.pays(BRUNO, round).await;
-        let paid = "list(2, '.notification').filter((text) => text.includes('Paiement')).length";
-        let told = format!("settled() && {paid} === {round} && !badge(1) && badge(2) === '{round}'");
-        demo.browser.until(&told).await;
+        let paid = "texts('.notification').filter((text) => text.includes('Paiement')).length";
+        bruno.run("part('panel').hidden = false", vec![]).await;
+        bruno.until(&format!("settled() && {paid} === {round} && bell() === '{round}'")).await;
         said.extend([during, after]);
-        let seen = demo.browser.eval("[messages(1), messages(2)]").await;
-        assert_eq!(seen, json!([said, said]), "without {name}");
+        assert_eq!(alice.eval("messages()").await, json!(said), "without {name}");
+        assert_eq!(bruno.eval("messages()").await, json!(said), "without {name}");
     }
 }
 
 #[tokio::test]
-async fn what_could_not_be_sent_says_so_and_is_sent_again_when_asked() {
-    let Some(mut demo) = Demo::open().await else { return };
-    demo.says(ALICE, "Bonjour").await;
+async fn what_is_said_without_a_network_waits_and_what_fails_is_sent_when_asked() {
+    let mut demo = Demo::start().await;
+    let Some([alice, bruno]) = demo.both().await else { return };
+    says(&alice, &[&bruno], "Bonjour").await;
+    let network = |offline: bool| json!({"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
+    alice.devtools("Network.enable", json!({})).await;
+    alice.devtools("Network.emulateNetworkConditions", network(true)).await;
+    alice.until("part('status').innerText === 'Hors ligne' && part('banner').innerText").await;
+    types(&alice, "Depuis le métro\n").await;
+    alice.until("states().at(-1) === 'sending'").await;
+    says_alone(&bruno, "Vous êtes là ?").await;
+    alice.devtools("Network.emulateNetworkConditions", network(false)).await;
+    alice.until("online() && messages().length === 3").await;
+    bruno.until("messages().at(-1) === 'Depuis le métro'").await;
+    assert_eq!(alice.eval("messages()").await, bruno.eval("messages()").await);
+
     demo.stack.kill(Kind::Chat, 0).await;
-    demo.types(BRUNO, "Vous m’entendez ?\n").await;
-    demo.browser.until("list(2, '.failure')[0]?.startsWith('Service indisponible')").await;
-    demo.browser.screenshot("demo-failed").await;
+    types(&bruno, "Vous m’entendez ?\n").await;
+    bruno.until("texts('.failure')[0]?.startsWith('Service indisponible')").await;
+    bruno.screenshot("demo-failed").await;
     demo.stack.restart(Kind::Chat, 0);
     demo.stack.ready().await;
-    demo.arrives("Vous m’entendez ?").await;
-    demo.browser.until("settled()").await;
-    assert_eq!(demo.browser.eval("messages(1)").await, json!(["Bonjour", "Vous m’entendez ?"]));
+    arrives(&bruno, &alice, "Vous m’entendez ?").await;
+    alice.until("messages().length === 4").await;
 }
 
-impl Demo {
-    /// Waits until both see a message, once. Where the page says that it could not be sent, it is sent again, as a
-    /// person would.
-    async fn arrives(&self, text: &str) {
-        let seen = format!(
-            "[1, 2].every((user) => messages(user).at(-1) === {}) || document.querySelector('.failure .link')",
-            json!(text)
-        );
-        self.browser.until(&seen).await;
-        let failed = "document.querySelector('.failure .link')";
-        if !self.browser.eval(failed).await.is_null() {
-            self.browser.click(".failure .link").await;
-            self.browser.until(&format!("!{failed} && ({seen})")).await;
+#[tokio::test]
+async fn several_tabs_of_one_person_ring_once() {
+    let demo = Demo::start().await;
+    let Some(browser) = demo.page(ALICE, 1280).await else { return };
+    let first = browser.window().await;
+    let second = browser.new_window().await;
+    demo.load(&browser, ALICE).await;
+    let windows = [first, second];
+    for window in &windows {
+        browser.switch(window).await;
+        let count = "window.rang = 0;
+            new MutationObserver((changes) => changes.forEach((change) => (rang += change.addedNodes.length)))
+                .observe(part('toasts'), { childList: true });";
+        browser.run(count, vec![]).await;
+    }
+    let rang = async || {
+        let mut sum = 0;
+        for window in &windows {
+            browser.switch(window).await;
+            sum += browser.eval("rang").await.as_i64().expect("a number");
+        }
+        sum
+    };
+    for round in 1..=3 {
+        demo.pays(ALICE, round).await;
+        for window in &windows {
+            browser.switch(window).await;
+            browser.until(&format!("bell() === '{round}'")).await;
+        }
+        let end = Instant::now() + PATIENCE;
+        while rang().await < round {
+            assert!(Instant::now() < end, "nobody rang");
         }
     }
+    // Longer than a tab out of view holds back.
+    browser.soon("false", 1_000).await;
+    assert_eq!(rang().await, 3);
+}
 
-    /// Types this, and its end once more from time to time, until the other sees that someone types.
-    async fn types_until_seen(&self, user: i64, text: &str) {
-        let end = Instant::now() + PATIENCE;
-        let other = ALICE + BRUNO - user;
-        self.types(user, text).await;
-        while !self.browser.soon(&format!("typing({other})"), 2_500).await {
-            assert!(Instant::now() < end, "{text}: the other doesn't see that someone types");
-            self.types(user, &format!("{BACKSPACE}{}", &text[text.len() - 1..])).await;
-        }
+#[tokio::test]
+async fn without_an_address_the_page_says_what_it_is() {
+    let demo = Demo::start().await;
+    let Some(page) = Browser::start(&[]).await else { return };
+    page.look(1280, 800, "light").await;
+    page.goto(&format!("http://{}/demo", demo.stack.host(0))).await;
+    page.until("document.querySelector('#welcome').innerText.includes('cargo xtask up')").await;
+    assert_eq!(page.eval("document.querySelector('#welcome-reason').hidden").await, true);
+    page.screenshot("demo-welcome").await;
+    page.click("[data-lang=en]").await;
+    page.until("document.querySelector('#welcome').innerText.includes('Open the two addresses')").await;
+    page.goto(&format!("http://{}/demo/?broken#me=nonsense", demo.stack.host(0))).await;
+    page.until("!document.querySelector('#welcome-reason').hidden").await;
+    // A token that the server refuses: the page says so, and stops trying.
+    let ended = token_with(json!({"user_id": ALICE, "username": "alice", "exp": 1}));
+    page.goto(&format!("http://{}/demo/?ended#me={ended}", demo.stack.host(0))).await;
+    page.until("document.querySelector('#banner').innerText.startsWith('Cet accès a expiré')").await;
+}
+
+/// Says something that nobody can read yet.
+async fn says_alone(browser: &Browser, text: &str) {
+    types(browser, &format!("{text}\n")).await;
+    browser.until(&format!("messages().at(-1) === {} && states().at(-1) === 'sent'", json!(text))).await;
+}
+
+/// Waits until both see a message, once. Where the page says that it could not be sent, it is sent again, as a person
+/// would.
+async fn arrives(from: &Browser, to: &Browser, text: &str) {
+    let at_end = format!("messages().at(-1) === {}", json!(text));
+    let failed = "document.querySelector('.failure .link')";
+    from.until(&format!("{failed} || ({at_end} && ['sent', 'read'].includes(states().at(-1)))")).await;
+    if !from.eval(failed).await.is_null() {
+        from.click(".failure .link").await;
+        from.until(&format!("!{failed} && {at_end}")).await;
+    }
+    to.until(&at_end).await;
+}
+
+/// Types this, and its end once more from time to time, until the other sees that someone types.
+async fn types_until_seen(from: &Browser, to: &Browser, text: &str) {
+    let end = Instant::now() + PATIENCE;
+    types(from, text).await;
+    while !to.soon("typing()", 2_500).await {
+        assert!(Instant::now() < end, "{text}: the other doesn't see that someone types");
+        types(from, &format!("{BACKSPACE}{}", &text[text.len() - 1..])).await;
     }
 }

@@ -1,0 +1,213 @@
+/** One conversation: its messages, who types, and the field to write in. */
+
+import { Rows, arrange, element, icon, nameText, parts, showAvatar } from './dom.js';
+import { dayText, language, reasonText, sameDay, t, timeText } from './words.js';
+
+const GROUP_MS = 5 * 60_000; // One sender's messages closer than this stand together.
+const NEAR_END = 40; // Pixels.
+const NEAR_START = 200;
+const OPEN = 20; // Conversations that stay open.
+
+export class Thread {
+  #rows = new Rows((item) => (item.day ? { node: element('li', 'day') } : this.#make(item)), (row, item) => this.#update(row, item));
+  #stops = [];
+  #atEnd = true;
+  #top = 0;
+
+  /** `describe(id)`: what is known of a conversation that has not been loaded yet. */
+  constructor(rt, { describe }) {
+    Object.assign(this, { rt, describe, chat: null });
+    /** What is written and not sent, by conversation; of those that are open, in the order in which they were left. */
+    this.drafts = new Map();
+    const sizes = new ResizeObserver(() => this.#atEnd && this.#toEnd());
+    sizes.observe(parts.thread);
+    sizes.observe(parts['thread-content']);
+    parts.thread.addEventListener('scroll', () => this.#scrolled());
+    parts.jump.addEventListener('click', () => (this.#toEnd(), parts.text.focus()));
+    parts.older.addEventListener('click', () => this.#loadOlder());
+    document.addEventListener('visibilitychange', () => this.#see());
+    this.#listenToComposer();
+  }
+
+  /** Whether this conversation's end is on the screen. */
+  isShowing(id) {
+    return this.chat?.id === id && document.visibilityState === 'visible' && this.#atEnd;
+  }
+
+  /** Shows a conversation; null: none. */
+  open(id) {
+    if (this.chat?.id === id) return;
+    for (const stop of this.#stops.splice(0)) stop();
+    if (this.chat) this.#leave(this.chat);
+    this.chat = id && this.rt.conversation(id);
+    parts.messages.replaceChildren();
+    if (!this.chat) return;
+    this.#atEnd = true;
+    parts.text.value = this.drafts.get(id) ?? '';
+    this.#stops = [
+      this.chat.on('change', () => this.render()),
+      this.chat.on('message', ({ sender_username: name, content }) => {
+        parts.announcer.textContent = `${nameText(name)}: ${content}`;
+      }),
+    ];
+    this.render();
+  }
+
+  /** It stays open, with what is on its way or has failed; of many, the one that was left first is closed. */
+  #leave(chat) {
+    chat.type(false);
+    this.drafts.delete(chat.id);
+    this.drafts.set(chat.id, parts.text.value);
+    if (this.drafts.size <= OPEN) return;
+    const [first] = this.drafts.keys();
+    this.drafts.delete(first);
+    this.rt.conversation(first).close();
+  }
+
+  render() {
+    const { chat } = this;
+    if (!chat) return;
+    this.#renderHead();
+    // What is put above must not move what is read.
+    const { scrollHeight, scrollTop } = parts.thread;
+    const first = parts.messages.querySelector('.message');
+    const nodes = this.#rows.show(entriesOf(chat.messages));
+    const grewAbove = first?.isConnected && nodes.includes(first) && nodes.indexOf(first) > 1;
+    arrange(parts.messages, nodes);
+    if (grewAbove && !this.#atEnd) parts.thread.scrollTop = scrollTop + parts.thread.scrollHeight - scrollHeight;
+    if (this.#atEnd) this.#toEnd();
+    parts['no-messages'].hidden = chat.state === 'loading' || chat.state === 'closed' || chat.messages.length > 0;
+    parts.older.hidden = !chat.hasOlder;
+    this.#renderTyping();
+    this.#renderComposer();
+    this.#see();
+  }
+
+  #renderHead() {
+    const { error, state } = this.chat;
+    const info = this.chat.info ?? this.describe(this.chat.id);
+    const others = info?.participants.filter((person) => person.user_id !== this.rt.userId) ?? [];
+    parts['peer-name'].textContent = others.map(({ username }) => nameText(username)).join(', ')
+      || (state === 'closed' ? reasonText(error) : '…');
+    parts['peer-avatar'].hidden = !others.length;
+    if (others.length) showAvatar(parts['peer-avatar'], others[0]);
+    parts.listing.textContent = info?.title ?? '';
+    parts['listing-line'].hidden = !info?.title;
+    parts.conversation.dataset.state = state;
+  }
+
+  #renderTyping() {
+    const [first, ...more] = this.chat.typists;
+    parts.typing.hidden = !first;
+    parts['typing-text'].textContent = first ? t(more.length ? 'typing_many' : 'typing', { name: nameText(first.username) }) : '';
+  }
+
+  /** The element of a message. */
+  #make({ message }) {
+    const row = {
+      node: element('li', `message ${message.mine ? 'mine' : 'theirs'}`), author: element('span', 'visually-hidden'),
+      time: element('time'), tick: element('span', 'tick'), failure: element('p', 'failure'),
+    };
+    const [bubble, meta, text] = [element('div', 'bubble'), element('span', 'meta'), element('span', 'text', message.content)];
+    text.dir = 'auto';
+    meta.append(row.time, row.tick);
+    bubble.append(row.author, text, meta);
+    row.node.append(bubble);
+    return row;
+  }
+
+  #update(row, { day, message, follows }) {
+    if (day) return void (row.node.textContent = dayText(day));
+    row.node.classList.toggle('follows', follows);
+    if (row.shown === message && row.lang === language()) return;
+    Object.assign(row, { shown: message, lang: language() });
+    const at = new Date(message.created_at);
+    row.author.textContent = `${message.mine ? t('you') : nameText(message.sender_username)}: `;
+    row.time.textContent = timeText(at);
+    row.time.dateTime = at.toISOString();
+    if (message.mine) this.#showState(row, message);
+  }
+
+  #showState(row, { key, state, error }) {
+    row.node.dataset.state = state;
+    row.tick.title = t(state);
+    row.tick.replaceChildren(icon(state), element('span', 'visually-hidden', t(state)));
+    row.failure.remove();
+    if (state !== 'failed') return;
+    const [retry, discard] = [element('button', 'link', t('retry')), element('button', 'link', t('discard'))];
+    retry.addEventListener('click', () => this.chat.retry(key));
+    discard.addEventListener('click', () => this.chat.discard(key));
+    row.failure.setAttribute('role', 'alert');
+    row.failure.replaceChildren(reasonText(error), ' ', retry, ' ', discard);
+    row.node.append(row.failure);
+  }
+
+  #scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = parts.thread;
+    // What grows below is no reason to stay behind; only scrolling up is.
+    this.#atEnd = scrollHeight - scrollTop - clientHeight < NEAR_END || (this.#atEnd && scrollTop >= this.#top);
+    if (scrollTop < NEAR_START && scrollTop < this.#top) this.#loadOlder();
+    this.#top = scrollTop;
+    parts.jump.hidden = this.#atEnd;
+    this.#see();
+  }
+
+  #loadOlder() {
+    if (this.chat?.hasOlder) this.chat.loadOlder();
+  }
+
+  #toEnd() {
+    parts.thread.scrollTop = parts.thread.scrollHeight;
+  }
+
+  /** What is on the screen has been seen. */
+  #see() {
+    if (this.chat && this.isShowing(this.chat.id)) this.chat.read();
+  }
+
+  /* ---------- Writing ---------- */
+
+  /** Enter sends, Shift+Enter is a new line. */
+  #listenToComposer() {
+    parts.text.addEventListener('input', () => {
+      this.#renderComposer();
+      this.chat?.type(parts.text.value.trim() !== '');
+    });
+    parts.text.addEventListener('blur', () => this.chat?.type(false));
+    parts.text.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      parts.composer.requestSubmit();
+    });
+    parts.composer.addEventListener('submit', (event) => {
+      event.preventDefault();
+      const text = parts.text.value;
+      if (!text.trim() || parts.text.disabled) return;
+      parts.text.value = '';
+      this.#atEnd = true;
+      this.chat.send(text);
+      parts.text.focus();
+    });
+  }
+
+  #renderComposer() {
+    parts.text.disabled = this.chat?.state === 'closed';
+    parts.send.disabled = parts.text.disabled || !parts.text.value.trim();
+    parts.text.style.height = 'auto';
+    parts.text.style.height = `${parts.text.scrollHeight + 2}px`;
+  }
+}
+
+/** Messages and the days between them, each with the key of its element. */
+function entriesOf(messages) {
+  const entries = [];
+  let above = null;
+  for (const message of messages) {
+    const at = new Date(message.created_at);
+    if (!above || !sameDay(above.at, at)) entries.push([at.toDateString(), { day: at }]);
+    const follows = above?.mine === message.mine && above.sender === message.sender_id && sameDay(above.at, at) && at - above.at < GROUP_MS;
+    entries.push([message.key, { message, follows }]);
+    above = { at, mine: message.mine, sender: message.sender_id };
+  }
+  return entries;
+}

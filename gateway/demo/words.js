@@ -1,0 +1,90 @@
+/** Words and dates, in French and English. Words that always stand in one place are in the HTML: `data-fr`, `data-en`. */
+
+const WORDS = {
+  title: ['Messages · Vyzio', 'Messages · Vyzio'],
+  title_unread: ['({n}) Messages · Vyzio', '({n}) Messages · Vyzio'],
+  today: ['Aujourd’hui', 'Today'],
+  yesterday: ['Hier', 'Yesterday'],
+  you: ['Vous', 'You'],
+  signed_in: ['Vous êtes {name}', 'You are {name}'],
+  other: ['Ouvrir la fenêtre de {name}', 'Open {name}’s window'],
+  typing: ['{name} écrit…', '{name} is typing…'],
+  typing_many: ['{name} et d’autres écrivent…', '{name} and others are typing…'],
+  sending: ['Envoi en cours', 'Sending'],
+  sent: ['Envoyé', 'Sent'],
+  read: ['Lu', 'Read'],
+  failed: ['Non envoyé', 'Not sent'],
+  retry: ['Réessayer', 'Try again'],
+  discard: ['Supprimer', 'Delete'],
+  online: ['Connecté', 'Connected'],
+  connecting: ['Connexion…', 'Connecting…'],
+  offline: ['Hors ligne', 'Offline'],
+  closed: ['Déconnecté', 'Disconnected'],
+  lost: ['Connexion perdue. Nouvel essai…', 'Connection lost. Trying again…'],
+  bell: ['Notifications\u00a0: {n} non lues', 'Notifications: {n} unread'],
+  unread: ['Non lue', 'Unread'],
+  unread_messages: ['{n} non lus', '{n} unread'],
+  nothing_said: ['Pas encore de message', 'No messages yet'],
+  copied: ['Copié', 'Copied'],
+  copy: ['Copier', 'Copy'],
+  error: ['Le message n’est pas parti.', 'The message did not go out.'],
+  error_blocked: ['Cette personne vous a bloqué.', 'This person has blocked you.'],
+  error_invalid_message: ['Ce message ne peut pas être envoyé tel quel.', 'This message can’t be sent as it is.'],
+  error_message_too_long: ['4\u202f000 caractères au plus.', '4,000 characters at most.'],
+  error_rate_limited: ['Trop de messages à la fois. Patientez un peu.', 'Too many messages at once. Give it a moment.'],
+  error_queue_full: ['Trop de messages attendent déjà.', 'Too many messages wait already.'],
+  error_unavailable: ['Service indisponible pour le moment.', 'Unavailable for the moment.'],
+  error_forbidden: ['Cette conversation n’existe pas, ou vous n’y participez pas.',
+    'This conversation does not exist, or you are not part of it.'],
+  closed_unauthorized: ['Cet accès a expiré. Ouvrez la nouvelle adresse que donne «\u202fcargo xtask up\u202f».',
+    'This access has expired. Open the new address that “cargo xtask up” prints.'],
+  closed_refused: ['Le serveur a refusé ce que cette page envoie.', 'The server refused what this page sends.'],
+};
+
+let lang = 'fr';
+
+/** The page's language: `fr` or `en`. */
+export const language = () => lang;
+
+/** Switches the words that the HTML holds; the rest asks `t` when it is next shown. */
+export function setLanguage(next) {
+  lang = next === 'en' ? 'en' : 'fr';
+  document.documentElement.lang = lang;
+  for (const node of document.querySelectorAll('[data-fr]')) node.textContent = node.dataset[lang];
+  for (const node of document.querySelectorAll('[data-fr-label]')) {
+    node.ariaLabel = node.dataset[`${lang}Label`];
+    if ('placeholder' in node) node.placeholder = node.ariaLabel;
+  }
+}
+
+/** The text for a key in the current language, `{name}` and the like filled in. */
+export function t(key, values = {}) {
+  return WORDS[key][lang === 'fr' ? 0 : 1].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** The text for why something failed. */
+export const reasonText = (error) => t(`error_${error?.code}` in WORDS ? `error_${error?.code}` : 'error');
+/** The text for why the connection is closed. */
+export const closedText = (error) => t(`closed_${error?.code}` in WORDS ? `closed_${error?.code}` : 'closed');
+
+const locale = () => (lang === 'fr' ? 'fr' : 'en-GB');
+
+/** Whether two dates are on one day, here. */
+export const sameDay = (a, b) => a.toDateString() === b.toDateString();
+
+/** The time of day. */
+export const timeText = (date) => date.toLocaleTimeString(locale(), { hour: '2-digit', minute: '2-digit' });
+
+/** The time of what happened today, the day of what didn't. */
+export function whenText(date) {
+  return sameDay(date, new Date()) ? timeText(date) : date.toLocaleDateString(locale(), { day: 'numeric', month: 'short' });
+}
+
+/** The day, as a heading. */
+export function dayText(date) {
+  const yesterday = new Date();
+  if (sameDay(date, yesterday)) return t('today');
+  yesterday.setDate(yesterday.getDate() - 1);
+  if (sameDay(date, yesterday)) return t('yesterday');
+  return date.toLocaleDateString(locale(), { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' });
+}
