@@ -123,7 +123,7 @@ impl Api {
 
     async fn page(&self, ask: PageMessages) -> Result<MessagePage, Refusal> {
         // Before the items: where the page is empty, the log ended at this head.
-        let members = store::members(&self.pool, ask.conversation_id)
+        let members = store::members(&self.pool, ask.conversation_id, ask.user_id)
             .await
             .map_err(|error| failed("read a conversation's head", &error))?;
         if let Some(user) = ask.user_id {
@@ -151,12 +151,7 @@ impl Api {
             claimed.or_else(|| members.username(user)).unwrap_or_else(|| format!("user-{user}"))
         });
         let markers = members.markers(ask.conversation_id);
-        let blocks = match (ask.user_id, members.other_of_two(ask.user_id)) {
-            (Some(user), Some(other)) => store::does_block(&self.pool, user, other)
-                .await
-                .map_err(|error| failed("look for a block", &error))?,
-            _ => false,
-        };
+        let blocks = members.is_other_blocked();
         Ok(MessagePage { items, more, head: members.head(), markers, username, blocks })
     }
 

@@ -250,7 +250,7 @@ async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<Telling>
         };
         let conversation = ConversationId::new(conversation)?;
         let reader = UserId::new(reader)?;
-        let markers = store::members(pool, conversation).await?.markers(conversation);
+        let markers = store::members(pool, conversation, None).await?.markers(conversation);
         let marker =
             markers.into_iter().find(|marker| marker.user_id == reader).context("a reader has a marker")?;
         // The marker may have moved on since: told as it is now, it is only newer.

@@ -90,6 +90,7 @@ struct Member {
     read_message_id: i64,
     read_at: Option<Timestamp>,
     read_by_sending: bool,
+    is_blocked: bool,
 }
 
 impl Members {
@@ -103,10 +104,9 @@ impl Members {
         self.members.iter().any(|member| member.user_id == user)
     }
 
-    /// The other one, where there are two.
-    pub fn other_of_two(&self, user: Option<UserId>) -> Option<UserId> {
-        let [one, other] = &self.members[..] else { return None };
-        Some(if Some(one.user_id) == user { other.user_id } else { one.user_id })
+    /// Whether there are two, one of whom the viewer blocks.
+    pub fn is_other_blocked(&self) -> bool {
+        self.members.len() == 2 && self.members.iter().any(|member| member.is_blocked)
     }
 
     /// The name last seen for a user who is in it.
@@ -139,16 +139,23 @@ impl Members {
     }
 }
 
-/// Head and members of a conversation; without members, there is no such conversation.
-pub async fn members(db: impl PgExecutor<'_>, conversation: ConversationId) -> sqlx::Result<Members> {
+/// Head and members of a conversation, as a viewer sees them; without members, there is no such conversation.
+pub async fn members(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    viewer: Option<UserId>,
+) -> sqlx::Result<Members> {
     let rows = sqlx::query(
-        "select c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at, p.read_by_sending
+        "select c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at,
+                p.read_by_sending,
+                exists (select from blocks b where b.user_id = $2 and b.blocked_id = p.user_id) as is_blocked
          from conversations c
          join participants p on p.conversation_id = c.conversation_id
          left join users u on u.user_id = p.user_id
          where c.conversation_id = $1",
     )
     .bind(conversation.get())
+    .bind(viewer.map(UserId::get))
     .fetch_all(db)
     .await?;
     let head = match rows.first() {
@@ -163,6 +170,7 @@ pub async fn members(db: impl PgExecutor<'_>, conversation: ConversationId) -> s
             read_message_id: row.try_get("read_message_id")?,
             read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
             read_by_sending: row.try_get("read_by_sending")?,
+            is_blocked: row.try_get("is_blocked")?,
         })
     };
     Ok(Members { head, members: rows.iter().map(member).collect::<sqlx::Result<_>>()? })
@@ -196,8 +204,15 @@ pub async fn messages(
     messages: &[i64],
 ) -> sqlx::Result<Vec<Message>> {
     let rows = sqlx::query(
+        // Compared as rows, the keys fit one index alone. Else Postgres might take the other one, where most conversations
+        // are short, and read the whole of one that isn't.
         "select m.* from unnest($1::bigint[], $2::bigint[]) as k (conversation_id, message_id)
-         join messages m on m.conversation_id = k.conversation_id and m.message_id = k.message_id
+         cross join lateral (
+             select * from messages m
+             where (m.conversation_id, m.message_id) >= (k.conversation_id, k.message_id)
+             order by m.conversation_id, m.message_id limit 1
+         ) m
+         where m.conversation_id = k.conversation_id and m.message_id = k.message_id
          order by m.message_id",
     )
     .bind(conversations)
@@ -537,15 +552,6 @@ pub async fn unblock(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> 
     Ok(())
 }
 
-/// Whether a user blocks another.
-pub async fn does_block(db: impl PgExecutor<'_>, user: UserId, other: UserId) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select from blocks where user_id = $1 and blocked_id = $2)")
-        .bind(user.get())
-        .bind(other.get())
-        .fetch_one(db)
-        .await
-}
-
 /// Whom a user blocks, by id: upwards after one, else downwards.
 pub async fn blocks(
     db: impl PgExecutor<'_>,
@@ -643,5 +649,7 @@ fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
     row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
 }
 
+#[cfg(test)]
+mod plans;
 #[cfg(test)]
 mod tests;

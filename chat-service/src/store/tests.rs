@@ -97,7 +97,7 @@ async fn check(pool: &PgPool, place: ConversationId) {
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), log.len(), "each key once");
-    let head = members(pool, place).await.unwrap().head();
+    let head = members(pool, place, None).await.unwrap().head();
     assert_eq!(head.seq, seqs.last().copied().unwrap_or_default());
     for reader in 1..=3 {
         let seen = conversations(pool, &[place.get()], user(reader)).await.unwrap();
