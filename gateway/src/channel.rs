@@ -206,7 +206,9 @@ impl Channel {
         shutdown: CancellationToken,
         leave: impl Fn(&Arc<Self>) -> bool,
     ) {
-        let Some(mut subscriber) = self.subscribe(&bus, &shutdown).await else { return };
+        // Boxed, as the repair below: what a channel costs is mostly this future.
+        let subscribing = Box::pin(self.subscribe(&bus, &shutdown));
+        let Some(mut subscriber) = subscribing.await else { return };
         self.subscribed.set(()).ok();
         let mut repair_at: Option<Instant> = None;
         let mut empty_at: Option<Instant> = None;
@@ -239,7 +241,7 @@ impl Channel {
                 (_, Some(at)) => Some(at),
             };
             if repair_at.is_some_and(|at| now >= at) {
-                repair_at = self.repair(&bus).await.err().map(|error| {
+                repair_at = Box::pin(self.repair(&bus)).await.err().map(|error| {
                     tracing::warn!(%error, channel = self.key.name(), "read what was missed; trying again");
                     Instant::now() + RETRY
                 });
