@@ -130,7 +130,7 @@ pub const GOALS: &[Goal] = &[
         bound: Bound::AtMost(60.0),
         unit: "us",
         figure: Figure::Named("CPU per event"),
-        commands: &["notify --users 200"],
+        commands: &["notify --users 200 --no-fsync"],
     },
     Goal {
         what: "gateway CPU per delivery at 100, 1,000 and 10,000 sockets",
@@ -164,19 +164,23 @@ pub const GOALS: &[Goal] = &[
 ];
 
 /// A command of a goal, parsed.
-#[derive(Parser)]
-struct Line {
+#[derive(Debug, Parser)]
+pub struct Line {
+    /// What is run.
     #[command(subcommand)]
-    scenario: Scenario,
+    pub scenario: Scenario,
+    /// Whether Postgres and NATS don't wait for the disk, which takes time but no CPU.
+    #[arg(long, global = true)]
+    pub no_fsync: bool,
 }
 
-/// The scenario that a goal's command names.
+/// What a goal's command says.
 ///
 /// # Panics
-/// When it names none.
-pub fn scenario(command: &str) -> Scenario {
+/// When it is wrong.
+pub fn line(command: &str) -> Line {
     let words = std::iter::once("load").chain(command.split_whitespace());
-    Line::try_parse_from(words).expect("the goals' commands are right").scenario
+    Line::try_parse_from(words).expect("the goals' commands are right")
 }
 
 /// Every command, once.
@@ -191,7 +195,8 @@ pub fn commands() -> Vec<&'static str> {
 }
 
 impl Figure {
-    fn of(self, run: &Run) -> Option<f64> {
+    /// Its value, if the run has it.
+    pub fn of(self, run: &Run) -> Option<f64> {
         match self {
             Self::Named(name) => run.figure(name),
             Self::P50 => run.latency.as_ref().map(|latency| latency.p50 as f64 / 1e3),
@@ -202,14 +207,14 @@ impl Figure {
 
 /// The goals as a table: the median of each command's runs, and whether it is what was asked for.
 pub fn table(runs: &[(&'static str, Run)]) -> String {
-    let rows: Vec<[String; 5]> = GOALS.iter().filter_map(|goal| row(goal, runs)).collect();
+    let rows: Vec<Vec<String>> = GOALS.iter().filter_map(|goal| row(goal, runs)).collect();
     let mut out = String::new();
     let head = ["what", "goal", "measured", "", "`cargo xtask load` …"];
-    report::aligned(&mut out, head, &rows).expect("a String takes everything");
+    report::aligned(&mut out, &head, &rows).expect("a String takes everything");
     out
 }
 
-fn row(goal: &Goal, runs: &[(&'static str, Run)]) -> Option<[String; 5]> {
+fn row(goal: &Goal, runs: &[(&'static str, Run)]) -> Option<Vec<String>> {
     let of_command = |command: &&str| {
         let of_it = runs.iter().filter(|(other, _)| other == command);
         median(of_it.filter_map(|(_, run)| goal.figure.of(run)).collect())
@@ -225,11 +230,11 @@ fn row(goal: &Goal, runs: &[(&'static str, Run)]) -> Option<[String; 5]> {
     let shown: Vec<String> = medians.iter().map(|median| report::amount(*median, goal.unit)).collect();
     let commands: Vec<String> = goal.commands.iter().map(|command| format!("`{command}`")).collect();
     let met = if met { "met" } else { "**missed**" };
-    Some([goal.what.to_owned(), asked, shown.join(", "), met.to_owned(), commands.join(", ")])
+    Some(vec![goal.what.to_owned(), asked, shown.join(", "), met.to_owned(), commands.join(", ")])
 }
 
 /// The middle one.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
@@ -244,7 +249,7 @@ mod tests {
             assert_eq!(goal.commands.len() > 1, matches!(goal.bound, Bound::Alike(_)), "{goal:?}");
         }
         for command in commands() {
-            scenario(command).hurry();
+            line(command).scenario.hurry();
         }
     }
 

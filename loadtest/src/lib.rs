@@ -3,6 +3,7 @@
 //! It is one thread with one runtime, as it shares the processors with what it measures, and counts its own CPU, too.
 //! A message carries when it was due, so a system that falls behind shows it in every message that waits.
 
+pub mod comparison;
 pub mod goals;
 pub mod judge;
 pub mod link;

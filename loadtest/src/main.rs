@@ -1,9 +1,9 @@
 //! `loadtest`, as `cargo xtask load` runs it.
 
-use anyhow::{Context, ensure};
-use clap::{Args, Parser, Subcommand};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use loadtest::{
-    goals,
+    comparison, goals,
     peers::Peer,
     report,
     run::{Report, Run},
@@ -38,7 +38,9 @@ enum Command {
     #[command(flatten)]
     Scenario(Scenario),
     /// Measure every goal, and print them as the table of docs/benchmarks.md
-    Goals(Goals),
+    Goals(Rounds),
+    /// Put the same loads on our system and on every peer, and print the table of docs/benchmarks.md
+    Peers(Rounds),
     /// Compare what two runs wrote with --json
     Compare(Compare),
     /// Fill the database of a running stack with conversations as if they had been held
@@ -46,7 +48,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Goals {
+struct Rounds {
     /// How often each is measured; the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     repetitions: u8,
@@ -78,6 +80,9 @@ struct Seed {
     /// How many messages over all
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     messages: u64,
+    /// How many notifications each of these people has
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    notifications: u64,
 }
 
 #[derive(Args)]
@@ -88,6 +93,9 @@ struct Options {
     /// Load this system as well, after ours, and print the ratio; may be said more than once
     #[arg(long, value_name = "PEER", global = true)]
     peer: Vec<Peer>,
+    /// Start the services that are in this folder, to compare two builds of them
+    #[arg(long, value_name = "PATH", global = true)]
+    programs: Option<PathBuf>,
     /// How many gateways to start
     #[arg(long, value_name = "N", default_value_t = 1, global = true, value_parser = clap::value_parser!(u8).range(1..=8))]
     gateways: u8,
@@ -139,7 +147,8 @@ async fn until_interrupted(load: Load) -> anyhow::Result<ExitCode> {
 async fn run(Load { command, options }: Load) -> anyhow::Result<()> {
     match command {
         Command::Scenario(scenario) => options.load(&scenario).await,
-        Command::Goals(goals) => goals.run(&options).await,
+        Command::Goals(rounds) => rounds.goals(&options).await,
+        Command::Peers(rounds) => rounds.peers(&options).await,
         Command::Compare(Compare { before, after }) => {
             let read = |path: &PathBuf| -> anyhow::Result<Report> {
                 let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
@@ -156,7 +165,7 @@ impl Options {
     /// Loads our system, then each peer, and says how they compare.
     async fn load(&self, scenario: &Scenario) -> anyhow::Result<()> {
         let began = now()?;
-        let mut runs = vec![scenario.run(&self.system().await?.target).await?];
+        let mut runs = vec![scenario.run(&self.system(!self.no_fsync).await?.target).await?];
         println!("{}", report::table(&runs[0]));
         for peer in &self.peer {
             let run = scenario.run(&peer.start(!self.no_fsync).await?.target).await?;
@@ -169,15 +178,15 @@ impl Options {
         self.write(began, runs)
     }
 
-    async fn system(&self) -> anyhow::Result<System> {
+    async fn system(&self, durable: bool) -> anyhow::Result<System> {
         if let Some(file) = &self.ready_file {
             return system::running(file);
         }
         let us = std::env::current_exe().context("find our own program")?;
         let make = Make {
-            programs: us.parent().map(PathBuf::from),
+            programs: self.programs.clone().or_else(|| us.parent().map(PathBuf::from)),
             gateways: self.gateways.into(),
-            durable: !self.no_fsync,
+            durable,
         };
         Ok(system::start(&make).await)
     }
@@ -195,35 +204,74 @@ impl Options {
     }
 }
 
-impl Goals {
-    async fn run(&self, options: &Options) -> anyhow::Result<()> {
-        ensure!(options.peer.is_empty(), "the goals are ours alone");
-        let began = now()?;
-        let commands = goals::commands();
-        let wanted = |command: &&str| self.filter.as_ref().is_none_or(|filter| command.contains(filter));
-        let mut runs: Vec<(&str, Run)> = Vec::new();
-        // All of one round before the next, so that a busy moment of the machine spoils no goal's every run.
+impl Rounds {
+    /// Measures our goals.
+    async fn goals(&self, options: &Options) -> anyhow::Result<()> {
+        let (began, commands) = (now()?, goals::commands());
+        let runs = self.all(&commands, &[None], options).await?;
+        println!("{}\n{}", self.said(), goals::table(&runs));
+        options.write(began, runs.into_iter().map(|(_, run)| run).collect())
+    }
+
+    /// Measures ours and the peers.
+    async fn peers(&self, options: &Options) -> anyhow::Result<()> {
+        let (began, commands) = (now()?, comparison::commands());
+        let peers = if options.peer.is_empty() { Peer::value_variants() } else { &options.peer };
+        let systems: Vec<Option<Peer>> =
+            std::iter::once(None).chain(peers.iter().copied().map(Some)).collect();
+        let runs = self.all(&commands, &systems, options).await?;
+        let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
+        println!("{}\n{}", self.said(), comparison::table(&runs, &names));
+        for peer in peers {
+            println!("{}: {}", peer.name(), peer.versions()?.join(", "));
+        }
+        options.write(began, runs.into_iter().map(|(_, run)| run).collect())
+    }
+
+    /// Runs every command on every system (ours is `None`), as often as was asked for. All of one round before the next,
+    /// so that a busy moment of the machine spoils no command's every run.
+    async fn all<'a>(
+        &self,
+        commands: &[&'a str],
+        systems: &[Option<Peer>],
+        options: &Options,
+    ) -> anyhow::Result<Vec<(&'a str, Run)>> {
+        let mut runs = Vec::new();
         for _ in 0..if self.quick { 1 } else { self.repetitions } {
-            for command in commands.iter().copied().filter(wanted) {
-                let mut scenario = goals::scenario(command);
+            for command in commands.iter().copied() {
+                if self.filter.as_ref().is_some_and(|filter| !command.contains(filter)) {
+                    continue;
+                }
+                let goals::Line { mut scenario, no_fsync } = goals::line(command);
+                let durable = !(no_fsync || options.no_fsync);
                 if self.quick {
                     scenario.hurry();
                 }
-                let run = scenario.run(&options.system().await?.target).await?;
-                if !run.verdict.is_clean() || run.errors + run.closed > 0 {
-                    println!("{}", report::table(&run));
+                for system in systems {
+                    let system = match system {
+                        None => options.system(durable).await?,
+                        Some(peer) => peer.start(durable).await?,
+                    };
+                    let run = scenario.run(&system.target).await?;
+                    if !run.verdict.is_clean() || run.errors + run.closed > 0 {
+                        println!("{}", report::table(&run));
+                    }
+                    runs.push((command, run));
                 }
-                runs.push((command, run));
             }
         }
+        Ok(runs)
+    }
+
+    /// On what, and how often.
+    fn said(&self) -> String {
         let machine = report::machine();
-        let times = runs.len().div_ceil(commands.iter().copied().filter(wanted).count().max(1));
-        println!(
-            "{} processors ({}), Linux {}; median of {times}\n",
-            machine.cpus, machine.model, machine.kernel
-        );
-        println!("{}", goals::table(&runs));
-        options.write(began, runs.into_iter().map(|(_, run)| run).collect())
+        let times = if self.quick {
+            "once, for a moment".to_owned()
+        } else {
+            format!("median of {}", self.repetitions)
+        };
+        format!("{} processors ({}), Linux {}; {times}\n", machine.cpus, machine.model, machine.kernel)
     }
 }
 
@@ -241,14 +289,21 @@ impl Seed {
         let bar = indicatif::ProgressBar::new(messages);
         let shape = Shape { conversations, people, messages };
         let seeded = seed::fill(&mut connection, shape, |done| bar.set_position(done)).await?;
+        let seed::Seeded { first_conversation, first_user, first_message, last_message, .. } = seeded;
+        let users = conversations * people;
+        bar.reset();
+        bar.set_length(users * self.notifications);
+        seed::fill_inboxes(&mut connection, first_user, users, self.notifications, |done| {
+            bar.set_position(done)
+        })
+        .await?;
         bar.finish_and_clear();
         connection.close().await?;
-        let seed::Seeded { first_conversation, first_user, first_message, last_message, .. } = seeded;
         println!(
             "Conversations {first_conversation} to {}, users {first_user} to {}, messages {first_message} to \
              {last_message}.",
             first_conversation + i64::try_from(conversations)? - 1,
-            first_user + i64::try_from(conversations * people)? - 1,
+            first_user + i64::try_from(users)? - 1,
         );
         Ok(())
     }

@@ -47,14 +47,9 @@ pub async fn fill(
     let messages = i64::try_from(shape.messages)?;
     connection.execute("set search_path to chat").await?;
     connection.execute("set synchronous_commit to off").await?;
-    // Numbers of our own: whoever writes later is given none of them.
-    let first = async |connection: &mut PgConnection, sequence: &str, count: i64| {
-        let taken =
-            sqlx::query_scalar::<_, i64>("select setval($1::regclass, nextval($1::regclass) + $2) - $2");
-        taken.bind(sequence).bind(count).fetch_one(connection).await.context("find free numbers")
-    };
-    let first_message = first(connection, "message_ids", messages + conversations).await?;
-    let first_conversation = first(connection, "conversations_conversation_id_seq", conversations).await?;
+    let first_message = first_numbers(connection, "message_ids", messages + conversations).await?;
+    let first_conversation =
+        first_numbers(connection, "conversations_conversation_id_seq", conversations).await?;
     let first_user = crate::world::new_users();
 
     // The message of place i, from 0, is number i / conversations of conversation i % conversations.
@@ -118,4 +113,60 @@ pub async fn fill(
         last_message: first_message + messages - 1,
         messages: shape.messages,
     })
+}
+
+/// Stores notifications for each of so many users, in notify-service's schema as it would have: the last one unread.
+///
+/// # Errors
+/// When the database doesn't have the schema, or doesn't take it.
+pub async fn fill_inboxes(
+    connection: &mut PgConnection,
+    first_user: i64,
+    users: u64,
+    each: u64,
+    mut progress: impl FnMut(u64),
+) -> anyhow::Result<()> {
+    let (users, each) = (i64::try_from(users)?, i64::try_from(each)?);
+    if each == 0 {
+        return Ok(());
+    }
+    connection.execute("set search_path to notify").await?;
+    let first = first_numbers(connection, "notification_ids", users * each).await?;
+    let inboxes = "insert into inboxes (user_id, last_seq, last_id, unread_count)
+                   select $1 + n, $4, $2 + ($4 - 1) * $3 + n, 1 from generate_series(0, $3 - 1) n";
+    let inboxes = sqlx::query(inboxes).bind(first_user).bind(first).bind(users).bind(each);
+    inboxes.execute(&mut *connection).await.context("store inboxes")?;
+    let (mut done, all) = (0, users * each);
+    while done < all {
+        let end = all.min(done + i64::try_from(STEP)?);
+        sqlx::query(
+            "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key,
+                                        created_at, read_at)
+             select $1 + n, $2 + i, s + 1, 'payment_completed', 'Paiement confirmé',
+                    'Votre paiement a été traité', '{\"payment_id\": 789}', 'seed-' || s,
+                    now() - ($3 * $4 - i) * interval '1 second',
+                    case when s + 1 < $4 then now() end
+             from generate_series($5, $6 - 1) i, lateral (select i % $3 as n, i / $3 as s) p",
+        )
+        .bind(first_user)
+        .bind(first)
+        .bind(users)
+        .bind(each)
+        .bind(done)
+        .bind(end)
+        .execute(&mut *connection)
+        .await
+        .context("store notifications")?;
+        done = end;
+        progress(u64::try_from(done)?);
+    }
+    connection.execute("analyze inboxes, notifications").await?;
+    Ok(())
+}
+
+/// The first of so many numbers of a sequence; whoever draws from it later is given none of them.
+async fn first_numbers(connection: &mut PgConnection, sequence: &str, count: i64) -> anyhow::Result<i64> {
+    let taken = "select setval($1::regclass, nextval($1::regclass) + $2) - $2";
+    let taken = sqlx::query_scalar(taken).bind(sequence).bind(count);
+    taken.fetch_one(connection).await.context("find free numbers")
 }

@@ -5,13 +5,13 @@ use crate::run::{Figure, Run};
 
 /// Two runs, figure by figure, with the ratio of the second to the first.
 pub fn beside(base: &Run, other: &Run, names: [&str; 2]) -> String {
-    let mut rows: Vec<[String; 4]> = Vec::new();
+    let mut rows: Vec<Vec<String>> = Vec::new();
     for (figure, theirs) in figures(base).iter().filter_map(|figure| {
         let theirs = figures(other).into_iter().find(|theirs| theirs.name == figure.name)?;
         Some((figure.clone(), theirs))
     }) {
         let ratio = if figure.value == 0.0 { "–".to_owned() } else { ratio(theirs.value / figure.value) };
-        rows.push([
+        rows.push(vec![
             figure.name,
             amount(figure.value, &figure.unit),
             amount(theirs.value, &theirs.unit),
@@ -22,9 +22,9 @@ pub fn beside(base: &Run, other: &Run, names: [&str; 2]) -> String {
         let verdict = run.verdict;
         format!("{} · {} · {}", verdict.lost, verdict.repeated, verdict.out_of_order)
     };
-    rows.push(["lost · repeated · out of order".to_owned(), wrong(base), wrong(other), String::new()]);
+    rows.push(vec!["lost · repeated · out of order".to_owned(), wrong(base), wrong(other), String::new()]);
     let mut out = format!("{}: {}\n\n", base.scenario, base.load);
-    aligned(&mut out, ["", names[0], names[1], "ratio"], &rows).expect("a String takes everything");
+    aligned(&mut out, &["", names[0], names[1], "ratio"], &rows).expect("a String takes everything");
     out
 }
 
@@ -39,7 +39,8 @@ fn figures(run: &Run) -> Vec<Figure> {
     figures
 }
 
-fn ratio(ratio: f64) -> String {
+/// How many times, in no more digits than it is good for.
+pub fn ratio(ratio: f64) -> String {
     match ratio {
         10.0.. => format!("{ratio:.0}×"),
         _ => format!("{ratio:.2}×"),

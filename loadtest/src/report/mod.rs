@@ -5,7 +5,7 @@ mod html;
 mod plot;
 mod table;
 
-pub use compare::{beside, reports};
+pub use compare::{beside, ratio, reports};
 pub use html::html;
 pub use table::{aligned, amount, table};
 

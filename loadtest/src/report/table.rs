@@ -12,14 +12,13 @@ pub fn table(run: &Run) -> String {
 
 fn write(out: &mut String, run: &Run) -> std::fmt::Result {
     writeln!(out, "{} on {}: {}, {} s\n", run.scenario, run.system, run.load, run.seconds)?;
-    let rows: Vec<[String; 2]> =
-        run.figures.iter().map(|figure| [figure.name.clone(), amount(figure.value, &figure.unit)]).collect();
-    aligned(out, ["figure", ""], &rows)?;
+    let figure = |figure: &crate::run::Figure| vec![figure.name.clone(), amount(figure.value, &figure.unit)];
+    let rows: Vec<Vec<String>> = run.figures.iter().map(figure).collect();
+    aligned(out, &["figure", ""], &rows)?;
     if let Some(latency) = &run.latency {
         let at = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max].map(millis);
-        let rows = [["p50", "p90", "p99", "p99.9", "max"].map(str::to_owned), at];
         writeln!(out, "\nlatency of {} in ms", latency.count)?;
-        aligned(out, rows[0].each_ref().map(String::as_str), &rows[1..])?;
+        aligned(out, &["p50", "p90", "p99", "p99.9", "max"], &[at.to_vec()])?;
     }
     let verdict = run.verdict;
     writeln!(
@@ -29,22 +28,22 @@ fn write(out: &mut String, run: &Run) -> std::fmt::Result {
     )?;
     let row = |usage: &crate::processes::Usage| {
         let name = if usage.name == GENERATOR { format!("({GENERATOR})") } else { usage.name.clone() };
-        [name, format!("{:.2}", usage.cpu_seconds), mib(usage.memory_before), mib(usage.memory_after)]
+        vec![name, format!("{:.2}", usage.cpu_seconds), mib(usage.memory_before), mib(usage.memory_after)]
     };
-    let rows: Vec<[String; 4]> = run.processes.iter().map(row).collect();
-    aligned(out, ["process", "CPU s", "MiB before", "after"], &rows)
+    let rows: Vec<Vec<String>> = run.processes.iter().map(row).collect();
+    aligned(out, &["process", "CPU s", "MiB before", "after"], &rows)
 }
 
 /// A table whose columns are as wide as what is in them: the first to the left, numbers to the right.
-pub fn aligned<const N: usize>(out: &mut String, head: [&str; N], rows: &[[String; N]]) -> std::fmt::Result {
-    let mut widths = head.map(|cell| cell.chars().count());
+pub fn aligned(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> std::fmt::Result {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count().max(3)).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let mut line = |cells: [&str; N]| {
-        for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
+    let mut line = |cells: &[&str]| {
+        for (index, (cell, width)) in cells.iter().zip(&widths).enumerate() {
             match index {
                 0 => write!(out, "| {cell:<width$} |")?,
                 _ => write!(out, " {cell:>width$} |")?,
@@ -53,10 +52,12 @@ pub fn aligned<const N: usize>(out: &mut String, head: [&str; N], rows: &[[Strin
         writeln!(out)
     };
     line(head)?;
-    let mut rule = widths.map(|width| format!("{}:", "-".repeat(width.max(3) - 1)));
-    rule[0] = "-".repeat(widths[0].max(3));
-    line(rule.each_ref().map(String::as_str))?;
-    rows.iter().try_for_each(|row| line(row.each_ref().map(String::as_str)))
+    let rules: Vec<String> = widths.iter().map(|width| format!("{}:", "-".repeat(width - 1))).collect();
+    let left = "-".repeat(widths[0]);
+    let rule: Vec<&str> =
+        std::iter::once(left.as_str()).chain(rules.iter().skip(1).map(String::as_str)).collect();
+    line(&rule)?;
+    rows.iter().try_for_each(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
 /// A number with its unit, no more digits than it is good for.

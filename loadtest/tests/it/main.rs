@@ -1,11 +1,13 @@
 //! The generator on a real stack, for a moment.
 
 use clap::Parser;
+use loadtest::seed::{self, Seeded, Shape};
 use loadtest::{
     run::Run,
     scenarios::Scenario,
     system::{self, Make, System},
 };
+use sqlx::{Connection, PgConnection};
 use tokio::task::LocalSet;
 
 #[derive(Parser)]
@@ -51,10 +53,60 @@ async fn every_scenario_says_what_it_cost_and_that_all_came() {
         let idle = run(&system, "idle --sockets 20 --seconds 0.2").await;
         assert_eq!(idle.delivered, 20);
 
+        what_is_seeded_is_consistent(&system).await;
+
         for run in [chat, open, fan_out, burst, typing, notify, handshake, resume, idle] {
             assert!(run.verdict.is_clean() && run.errors == 0 && run.closed == 0, "{run:?}");
             assert!(run.figures.iter().all(|figure| figure.value.is_finite()), "{run:?}");
         }
     };
     LocalSet::new().run_until(all).await;
+}
+
+/// Ten messages of two people each in three conversations: 4, 3 and 3, as chat-service would have stored them.
+async fn what_is_seeded_is_consistent(system: &System) {
+    let database = system.target.database.as_ref().expect("a database");
+    let mut connection = PgConnection::connect(database).await.expect("connect to Postgres");
+    let shape = Shape { conversations: 3, people: 2, messages: 10 };
+    let seeded: Seeded = seed::fill(&mut connection, shape, |_| ()).await.expect("seed");
+    let heads: Vec<(i64, i64)> = sqlx::query_as(
+        "select c.last_seq, count(*) from conversations c
+         join messages m on m.conversation_id = c.conversation_id
+         where c.conversation_id between $1 and $1 + 2
+         group by c.conversation_id
+         having c.last_seq = max(m.seq) and c.last_message_id = max(m.message_id) and c.activity = max(m.message_id)
+         order by c.conversation_id",
+    )
+    .bind(seeded.first_conversation)
+    .fetch_all(&mut connection)
+    .await
+    .expect("heads");
+    assert_eq!(heads, [(4, 4), (3, 3), (3, 3)]);
+    // Each has read up to what they last sent.
+    let markers: Vec<(i64, bool)> = sqlx::query_as(
+        "select p.read_seq, p.read_message_id = max(m.message_id) and p.read_seq = max(m.seq)
+         from participants p
+         join messages m on m.conversation_id = p.conversation_id and m.sender_id = p.user_id
+         where p.conversation_id between $1 and $1 + 2
+         group by p.conversation_id, p.user_id order by p.conversation_id, p.user_id",
+    )
+    .bind(seeded.first_conversation)
+    .fetch_all(&mut connection)
+    .await
+    .expect("markers");
+    assert_eq!(markers, [(3, true), (4, true), (3, true), (2, true), (3, true), (2, true)]);
+    seed::fill_inboxes(&mut connection, seeded.first_user, 6, 4, |_| ()).await.expect("seed inboxes");
+    let inboxes: Vec<(i64, i64)> = sqlx::query_as(
+        "select i.last_seq, i.unread_count from inboxes i
+         join notifications n on n.user_id = i.user_id
+         where i.user_id between $1 and $1 + 5
+         group by i.user_id
+         having i.last_id = max(n.notification_id) and i.last_seq = count(*)
+                and i.unread_count = count(*) filter (where n.read_at is null)",
+    )
+    .bind(seeded.first_user)
+    .fetch_all(&mut connection)
+    .await
+    .expect("inboxes");
+    assert_eq!(inboxes, [(4, 1); 6]);
 }
