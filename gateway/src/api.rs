@@ -207,7 +207,7 @@ async fn inbox(
     limit: u16,
     unread: bool,
 ) -> Result<NotificationPage, Problem> {
-    ask(shared, PageNotifications { user_id, range, limit, unread, lang: None }).await
+    ask(shared, PageNotifications { user_id, range, limit, unread }).await
 }
 
 #[derive(Deserialize)]
@@ -257,7 +257,10 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             None => Err(auth::Rejected::Missing),
         };
         match identity {
-            Ok(identity) => Ok(Self(identity)),
+            Ok(mut identity) => {
+                shared.languages.saw(identity.user_id, identity.lang.take(), Some(&parts.headers));
+                Ok(Self(identity))
+            }
             Err(rejected) => {
                 tracing::debug!(reason = %rejected, "a token was refused");
                 Err(Refusal::new(Code::Unauthorized, "the token is missing, invalid or expired").into())

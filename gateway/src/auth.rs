@@ -5,7 +5,7 @@ use crate::{
     keys::{KeySet, Keys},
 };
 use axum::http::{HeaderMap, header};
-use contract::{Timestamp, UserId, limits};
+use contract::{Lang, Timestamp, UserId, limits};
 use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 use std::{collections::HashMap, sync::Arc};
@@ -22,6 +22,8 @@ pub struct Identity {
     pub user_id: UserId,
     /// The display name in the token.
     pub username: Option<String>,
+    /// The language in the token.
+    pub lang: Option<Lang>,
     /// When the token ends.
     pub expires_at: Timestamp,
     /// When it was issued, in Unix seconds, if it says so.
@@ -124,6 +126,7 @@ impl Verifier {
         Ok(Identity {
             user_id: user_id.ok_or(Rejected::Claim("user_id"))?,
             username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(username),
+            lang: claims.get("lang").and_then(Value::as_str).and_then(Lang::parse),
             expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
             issued_at,
         })

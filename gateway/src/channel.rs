@@ -116,7 +116,7 @@ impl LogKey {
                 Ok(Part { entries, more, head, markers, username, blocks })
             }
             Self::Inbox(user_id) => {
-                let ask = PageNotifications { user_id, range, limit, unread: false, lang: None };
+                let ask = PageNotifications { user_id, range, limit, unread: false };
                 let page = bus.request_until(&ask, ANSWER).await?;
                 let entries =
                     page.page.items.iter().map(|item| frames::notification(user_id, item)).collect();

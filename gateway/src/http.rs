@@ -109,9 +109,18 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
         Err(problem) => return problem.into_response(),
     };
     let opening = match identify(&shared, token.map(|(token, _)| token)) {
-        Ok(identity) => match target {
+        Ok(mut identity) => match target {
             Target::Socket(dialect) => match present(&shared, &identity) {
-                Some(presence) => Opening::new(shared.clone(), identity, presence, dialect, start).await,
+                Some(presence) => {
+                    let lang = identity.lang.take();
+                    let telling = shared.languages.saw(identity.user_id, lang, Some(request.headers()));
+                    let opening = Opening::new(shared.clone(), identity, presence, dialect, start);
+                    match dialect {
+                        // What its user is notified of from then on is in its language.
+                        Dialect::Notifications => tokio::join!(opening, telling.settled()).0,
+                        _ => opening.await,
+                    }
+                }
                 None => {
                     return busy(StatusCode::TOO_MANY_REQUESTS, "too many sockets of this user")
                         .into_response();

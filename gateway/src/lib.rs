@@ -12,6 +12,7 @@ mod frames;
 mod http;
 mod hub;
 mod keys;
+mod languages;
 mod limits;
 mod log;
 mod multiplex;
@@ -32,6 +33,7 @@ use anyhow::Context;
 use auth::{Identity, Rejected};
 use contract::sessions::Revoke;
 use hub::Hub;
+use languages::Languages;
 use packer::Packer;
 use service::{Admin, Bus, Endpoints, admin::Checks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -67,6 +69,7 @@ pub(crate) struct Shared {
     verifier: auth::Verifier,
     limits: Arc<limits::Limits>,
     users: Arc<Users>,
+    languages: Arc<Languages>,
     /// This gateway, among the others.
     id: String,
     allowed_origins: Vec<String>,
@@ -154,6 +157,7 @@ impl Gateway {
         }
         let shared = Arc::new(Shared {
             packer: packer::start(bus.clone(), &tasks),
+            languages: Languages::start(bus.clone(), &tasks),
             hub,
             verifier,
             limits,

@@ -1,9 +1,9 @@
 //! What other backends publish on `events.>`: a plain object, or a CloudEvent around it.
 
-use crate::catalogue::{Catalogue, MESSAGE_CHARS, TITLE_CHARS, Text, language_tag};
+use crate::catalogue::{Catalogue, MESSAGE_CHARS, TITLE_CHARS, Text};
 use async_nats::HeaderMap;
 use contract::{
-    UserId, frames, limits,
+    Lang, UserId, frames, limits,
     notify::{EVENTS_PREFIX, EventBody, REPLAY_OF_HEADER, RESERVED_TYPES},
 };
 use serde::Deserialize;
@@ -101,8 +101,8 @@ pub fn parse(delivery: Delivery<'_>, catalogue: &Catalogue) -> Result<(Vec<UserI
         title: body.title.map(|title| own_text("title", title, TITLE_CHARS)).transpose()?,
         message: body.message.map(|message| own_text("message", message, MESSAGE_CHARS)).transpose()?,
     };
-    let wanted = body.lang.as_deref().and_then(language_tag);
-    let lang = catalogue.language(wanted.as_deref()).to_owned();
+    let wanted = body.lang.as_deref().and_then(Lang::accepted);
+    let lang = catalogue.language(wanted.as_ref().map(Lang::as_str)).to_owned();
     let complete = own.title.is_some() && own.message.is_some();
     let said = if complete { Text::default() } else { catalogue_text(catalogue, &kind, &lang, &parameters)? };
     let text = own.over(said);

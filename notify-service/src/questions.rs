@@ -1,15 +1,18 @@
 //! What gateways ask.
 
-use crate::catalogue::language_tag;
 use crate::inboxes::{Inboxes, StoreError};
 use crate::store::{self, Part};
 use contract::{
-    Code, Page, Refusal, UserId,
+    Code, Lang, Page, Refusal, UserId,
     chat::{Head, Range},
     limits,
-    notify::{InboxHead, InboxHeads, InboxRead, MarkNotification, NotificationPage, PageNotifications},
+    notify::{
+        InboxHead, InboxHeads, InboxRead, MarkNotification, NotificationPage, PageNotifications,
+        RememberLanguages,
+    },
 };
 use service::{Endpoints, bus::PAYLOAD_BYTES, bus::chain};
+use std::collections::BTreeMap;
 
 /// Answers of each kind that are under way at once.
 const CONCURRENCY: usize = 32;
@@ -21,7 +24,8 @@ const PAGE_BYTES: usize = PAYLOAD_BYTES - 8 * 1024;
 /// # Errors
 /// When NATS can't be asked.
 pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<()> {
-    let (pages, marks, heads) = (inboxes.clone(), inboxes.clone(), inboxes.clone());
+    let (pages, marks, heads, languages) =
+        (inboxes.clone(), inboxes.clone(), inboxes.clone(), inboxes.clone());
     endpoints
         .serve::<PageNotifications, _, _>(CONCURRENCY, move |question| {
             let inboxes = pages.clone();
@@ -32,6 +36,12 @@ pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<(
         .serve::<MarkNotification, _, _>(CONCURRENCY, move |question| {
             let inboxes = marks.clone();
             async move { mark(&inboxes, question).await }
+        })
+        .await?;
+    endpoints
+        .serve::<RememberLanguages, _, _>(CONCURRENCY, move |question| {
+            let inboxes = languages.clone();
+            async move { remember(&inboxes, question).await }
         })
         .await?;
     endpoints
@@ -61,7 +71,6 @@ async fn page(inboxes: &Inboxes, question: PageNotifications) -> Result<Notifica
         Ok((items, more, store::inbox(inboxes.pool(), user).await?.unwrap_or_default()))
     };
     let (mut items, more, inbox) = inboxes.steady(read).await.map_err(|error| refusal(&error))?;
-    remember(inboxes, user, question.lang.as_deref(), inbox.lang.as_deref()).await;
     for item in &mut items {
         item.unread_count = inbox.unread_count;
     }
@@ -73,12 +82,14 @@ async fn page(inboxes: &Inboxes, question: PageNotifications) -> Result<Notifica
     })
 }
 
-/// Remembers the language last seen. That it failed is no reason to refuse the page: it will be seen again.
-async fn remember(inboxes: &Inboxes, user: UserId, seen: Option<&str>, known: Option<&str>) {
-    let Some(seen) = seen.and_then(language_tag).filter(|seen| Some(seen.as_str()) != known) else { return };
-    if let Err(error) = store::remember_language(inboxes.pool(), user, &seen).await {
-        tracing::debug!(error = chain(&error), "a language is not remembered");
+async fn remember(inboxes: &Inboxes, question: RememberLanguages) -> Result<(), Refusal> {
+    if question.seen.len() > limits::LANGUAGES_MAX {
+        let detail = format!("at most {} users", limits::LANGUAGES_MAX);
+        return Err(Refusal::new(Code::InvalidRequest, detail));
     }
+    let seen: BTreeMap<UserId, Lang> = question.seen.into_iter().collect();
+    let stored = inboxes.steady(async || Ok(store::remember_languages(inboxes.pool(), &seen).await?)).await;
+    stored.map_err(|error| refusal(&error))
 }
 
 async fn mark(inboxes: &Inboxes, question: MarkNotification) -> Result<Option<InboxRead>, Refusal> {

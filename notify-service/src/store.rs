@@ -2,13 +2,13 @@
 
 use crate::plan::{Added, Inbox, Standing};
 use contract::{
-    ConversationId, NotificationId, Seq, Timestamp, UserId,
+    ConversationId, Lang, NotificationId, Seq, Timestamp, UserId,
     ids::InvalidId,
     notify::{InboxHead, Notification},
 };
 use serde_json::value::RawValue;
 use sqlx::{FromRow, PgConnection, PgExecutor};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 
 /// A stored notification.
@@ -313,14 +313,19 @@ pub async fn inbox(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Option
     Ok(row.map(|(last_seq, last_id, unread_count, lang)| Inbox { last_seq, last_id, unread_count, lang }))
 }
 
-/// Remembers a user's language.
-pub async fn remember_language(db: impl PgExecutor<'_>, user: UserId, lang: &str) -> sqlx::Result<()> {
+/// Remembers users' languages. Rows that say so already are not locked; the others in ascending order, so that this
+/// and a batch never wait for each other in a circle.
+pub async fn remember_languages(db: impl PgExecutor<'_>, seen: &BTreeMap<UserId, Lang>) -> sqlx::Result<()> {
+    let (users, langs): (Vec<i64>, Vec<&str>) =
+        seen.iter().map(|(user, lang)| (user.get(), lang.as_str())).unzip();
     sqlx::query(
-        "insert into inboxes (user_id, lang) values ($1, $2)
+        "insert into inboxes (user_id, lang)
+        select seen.user_id, seen.lang from unnest($1::bigint[], $2::text[]) as seen (user_id, lang)
+        left join inboxes using (user_id) where inboxes.lang is distinct from seen.lang order by seen.user_id
         on conflict (user_id) do update set lang = excluded.lang",
     )
-    .bind(user.get())
-    .bind(lang)
+    .bind(users)
+    .bind(langs)
     .execute(db)
     .await
     .map(drop)

@@ -1,4 +1,4 @@
-use e2e::{Stack, eventually};
+use e2e::{Socket, Stack, eventually, token, token_with};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -23,6 +23,51 @@ async fn a_plain_publish_notifies_as_in_the_guide() {
     let page = stack.get("/api/notifications", 456).await;
     let kinds: Vec<&Value> = page["items"].as_array().unwrap().iter().map(|item| &item["type"]).collect();
     assert_eq!(kinds, ["listing_published", "payment_completed"]);
+}
+
+#[tokio::test]
+async fn notifications_are_in_the_language_last_seen() {
+    let stack = Stack::start().await;
+    let backend = stack.backend().await;
+    let publish = async |users: &[i64]| {
+        let event = json!({"user_ids": users}).to_string();
+        backend.publish("events.payment_completed", event.into()).await.unwrap();
+    };
+    let open = async |token: String, accepts: &str| {
+        let url = format!("ws://{}/ws/notifications/?token={token}", stack.host(0));
+        Socket::try_open(&url, &[("accept-language", accepts)]).await.unwrap()
+    };
+    let (fr, en) = ("Paiement confirmé", "Payment confirmed");
+    let mut ada = open(token(1), "en-GB,en;q=0.9,fr;q=0.8").await;
+    let mut ben = open(token_with(json!({"user_id": 2, "lang": "fr"})), "en").await;
+    let mut zoe = open(token(3), "<script>alert(1)</script>").await;
+    publish(&[1, 2, 3]).await;
+    assert_eq!(ada.next().await["title"], en);
+    assert_eq!(ben.next().await["title"], fr, "the token goes first");
+    assert_eq!(zoe.next().await["title"], fr, "what is no language");
+    // Any of the user's sockets says it, and a call, too.
+    let mut everything = Socket::open(&format!(
+        "ws://{}/ws/?token={}",
+        stack.host(0),
+        token_with(json!({"user_id": 2, "lang": "en"}))
+    ))
+    .await;
+    let asked = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
+    asked.bearer_auth(token(3)).header("accept-language", "en").send().await.unwrap();
+    for (user, socket) in [(2, &mut ben), (3, &mut zoe)] {
+        eventually("English", async || {
+            publish(&[user]).await;
+            (socket.next().await["title"] == en).then_some(())
+        })
+        .await;
+    }
+    let fresh = token_with(json!({"user_id": 2, "lang": "fr"}));
+    everything.send(json!({"op": "auth", "token": fresh, "ref": 1})).await;
+    eventually("French again", async || {
+        publish(&[2]).await;
+        (ben.next().await["title"] == fr).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

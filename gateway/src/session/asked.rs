@@ -198,10 +198,11 @@ impl Session {
         let fresh = self.shared.identify(token).ok();
         let fresh = fresh.filter(|fresh| fresh.user_id == self.identity.user_id);
         let reply = Reply { reference, client_id: None };
-        let Some(fresh) = fresh else {
+        let Some(mut fresh) = fresh else {
             let refusal = Refusal::new(Code::Unauthorized, "the token is not valid, or another user's");
             return self.answer(&reply, Err(refusal));
         };
+        self.shared.languages.saw(fresh.user_id, fresh.lang.take(), None);
         self.expires = expiry(&self.shared, &fresh);
         let expires_at = fresh.expires_at;
         self.identity = Identity { username: fresh.username.or(self.identity.username.take()), ..fresh };

@@ -2,11 +2,11 @@
 
 use async_nats::{HeaderMap, jetstream};
 use contract::{
-    ConversationId, MessageId, NotificationId, Request, UserId,
+    ConversationId, Lang, MessageId, NotificationId, Request, UserId,
     chat::{LogEntry, Range, Stored},
     notify::{
         DEADLETTERS_STREAM, EVENTS_STREAM, InboxEvent, InboxRead, MarkNotification, Notification,
-        NotificationPage, PageNotifications,
+        NotificationPage, PageNotifications, RememberLanguages,
     },
 };
 use futures_util::StreamExt;
@@ -198,8 +198,14 @@ impl Client {
         self.bus.request_until(question, PATIENCE).await
     }
 
+    /// These users were seen with these languages.
+    pub async fn seen_with(&self, seen: &[(i64, &str)]) {
+        let seen = seen.iter().map(|(id, tag)| (user(*id), Lang::parse(tag).unwrap())).collect();
+        self.ask(&RememberLanguages { seen }).await.unwrap();
+    }
+
     pub async fn page(&self, id: i64, range: Range, limit: u16) -> NotificationPage {
-        let question = PageNotifications { user_id: user(id), range, limit, unread: false, lang: None };
+        let question = PageNotifications { user_id: user(id), range, limit, unread: false };
         self.ask(&question).await.unwrap()
     }
 

@@ -21,14 +21,7 @@ async fn an_event_becomes_the_notification_of_the_contract() {
 #[tokio::test]
 async fn many_users_are_notified_each_in_their_language() {
     let app = App::spawn().await;
-    let page = contract::notify::PageNotifications {
-        user_id: crate::app::user(2),
-        range: Range::Newest,
-        limit: 0,
-        unread: false,
-        lang: Some("en-GB,en;q=0.8".to_owned()),
-    };
-    app.ask(&page).await.unwrap();
+    app.seen_with(&[(2, "en-GB")]).await;
     let users: Vec<i64> = (1..=1_000).collect();
     app.event("listing_published", serde_json::json!({"user_ids": users}).to_string()).await;
     app.event("listing_published", r#"{"user_ids":[1,2],"lang":"en","title":"Yours"}"#).await;

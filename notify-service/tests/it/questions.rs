@@ -2,9 +2,9 @@
 
 use crate::app::{App, user};
 use contract::{
-    Code, NotificationId,
+    Code, Lang, NotificationId,
     chat::Range,
-    notify::{InboxHeads, PageNotifications},
+    notify::{InboxHeads, PageNotifications, RememberLanguages},
 };
 use service::RequestError;
 
@@ -62,8 +62,7 @@ async fn what_was_read_is_counted_told_and_listed_once() {
     assert_eq!(watch.read().await, read);
     assert_eq!(app.read(1, ids[1]).await.unwrap().unwrap(), read, "again is the same, and told nobody");
 
-    let unread =
-        PageNotifications { user_id: user(1), range: Range::Newest, limit: 50, unread: true, lang: None };
+    let unread = PageNotifications { user_id: user(1), range: Range::Newest, limit: 50, unread: true };
     let listed = async || -> Vec<i64> {
         let page = app.ask(&unread).await.unwrap();
         page.page.items.iter().map(|shown| shown.seq).collect()
@@ -93,6 +92,34 @@ async fn nobody_reads_another_users_notification() {
         }
     }
     assert_eq!(app.page(1, Range::Newest, 1).await.unread_count, 1);
+}
+
+#[tokio::test]
+async fn the_language_last_seen_counts_for_what_comes() {
+    let app = App::spawn().await;
+    app.seen_with(&[(1, "en"), (2, "de"), (1, "fr"), (3, "en-US")]).await;
+    app.event("payment_completed", r#"{"user_ids":[1,2,3,4]}"#).await;
+    app.is_settled().await;
+    app.seen_with(&[(3, "fr"), (4, "en")]).await;
+    app.event("payment_completed", r#"{"user_ids":[3,4]}"#).await;
+    app.is_settled().await;
+    let mut titles = Vec::new();
+    for id in 1..=4 {
+        titles.push(app.inbox(id).await.into_iter().map(|shown| shown.title).collect::<Vec<_>>());
+    }
+    let (fr, en) = ("Paiement confirmé", "Payment confirmed");
+    assert_eq!(titles, [vec![fr], vec![fr], vec![en, fr], vec![fr, en]], "a notification's text is fixed");
+    // A flood, and what is no language, change nothing.
+    let many = RememberLanguages { seen: vec![(user(1), Lang::parse("en").unwrap()); 501] };
+    assert!(
+        matches!(app.ask(&many).await, Err(RequestError::Refused(refusal)) if refusal.code == Code::InvalidRequest)
+    );
+    let wrong =
+        app.bus.client().request("notify.languages", r#"{"seen":[[1,"<b>en</b>"]]}"#.into()).await.unwrap();
+    assert_eq!(wrong.headers.unwrap().get("Nats-Service-Error-Code").unwrap().as_str(), "400");
+    let stored: Option<String> =
+        sqlx::query_scalar("select lang from inboxes where user_id = 1").fetch_one(&app.pool).await.unwrap();
+    assert_eq!(stored.as_deref(), Some("fr"));
 }
 
 #[tokio::test]

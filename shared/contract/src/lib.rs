@@ -7,6 +7,7 @@ pub mod chat;
 pub mod close;
 pub mod frames;
 pub mod ids;
+pub mod lang;
 pub mod limits;
 pub mod notify;
 pub mod refusal;
@@ -17,6 +18,7 @@ pub mod typing;
 
 pub use close::Close;
 pub use ids::{ConversationId, MessageId, NotificationId, Seq, UserId};
+pub use lang::Lang;
 pub use refusal::{Code, Refusal};
 pub use timestamp::Timestamp;
 pub use trace::TraceParent;

@@ -32,6 +32,8 @@ pub const PACK_SENDS: usize = 256;
 pub const PACK_BYTES: usize = 256 * 1024;
 /// Logs whose heads are asked for together, at most.
 pub const HEADS_MAX: usize = 500;
+/// Users whose languages a gateway tells together, at most.
+pub const LANGUAGES_MAX: usize = 500;
 /// From a user's last `true` until the typing is over.
 pub const TYPING_TTL: Duration = Duration::from_secs(6);
 /// From a client's send until it is told `unavailable`.

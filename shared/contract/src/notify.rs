@@ -1,7 +1,7 @@
 //! Notifications: what other backends publish, and what notify-service is asked, answers and publishes.
 
 use crate::chat::{Head, Range};
-use crate::{NotificationId, Page, Request, Seq, Timestamp, UserId};
+use crate::{Lang, NotificationId, Page, Request, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -158,9 +158,6 @@ pub struct PageNotifications {
     /// Only what is unread.
     #[serde(default)]
     pub unread: bool,
-    /// The language last seen for the user, to be remembered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lang: Option<String>,
 }
 
 impl Request for PageNotifications {
@@ -192,6 +189,19 @@ impl Request for MarkNotification {
     const SUBJECT: &'static str = "notify.notifications.read";
     /// What was read; `None` from an empty inbox.
     type Reply = Option<InboxRead>;
+}
+
+/// gateway → notify-service: these users were seen with these languages. Their notifications are written in them from
+/// now on, where the event leaves that open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RememberLanguages {
+    /// At most [`crate::limits::LANGUAGES_MAX`]; of a user who is there twice, the later one counts.
+    pub seen: Vec<(UserId, Lang)>,
+}
+
+impl Request for RememberLanguages {
+    const SUBJECT: &'static str = "notify.languages";
+    type Reply = ();
 }
 
 /// gateway → notify-service: where do these inboxes end?
