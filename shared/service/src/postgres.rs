@@ -49,6 +49,18 @@ pub async fn open(
         .acquire_timeout(Duration::from_secs(2))
         // A ping before each use costs a round trip; a broken connection shows itself, and every caller retries.
         .test_before_acquire(false)
+        // Who gave up waiting gives its connection back in the middle of an answer. The pool waits for the rest of it,
+        // without an end where the network drops everything, and would be full of such connections.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                let rest = tokio::time::timeout(RELEASE, connection.ping()).await;
+                rest.unwrap_or_else(|_| {
+                    metrics::counter!("postgres_silent_connections_total").increment(1);
+                    Err(silence())
+                })?;
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options);
     Ok(Some(pool))
 }
@@ -106,6 +118,13 @@ pub fn is_passing_error(error: &sqlx::Error) -> bool {
 /// everything, would otherwise hold whoever waits for ever.
 const STATEMENT: Duration = Duration::from_secs(4);
 
+/// How long a connection that is given back may take to be done with what it was asked.
+const RELEASE: Duration = Duration::from_secs(2);
+
+fn silence() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres does not answer"))
+}
+
 /// Gives up what takes too long, with an error that passes. It may have been done all the same.
 ///
 /// # Errors
@@ -113,7 +132,7 @@ const STATEMENT: Duration = Duration::from_secs(4);
 pub async fn in_time<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     tokio::time::timeout(STATEMENT, query).await.unwrap_or_else(|_| {
         metrics::counter!("postgres_timeouts_total").increment(1);
-        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres does not answer")))
+        Err(silence())
     })
 }
 
