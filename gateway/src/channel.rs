@@ -6,10 +6,10 @@ use crate::{
 };
 use async_nats::Subscriber;
 use contract::{
-    ConversationId, MessageId, Refusal, Timestamp, UserId,
+    ConversationId, MessageId, Refusal, Seq, Timestamp, UserId,
     chat::{ChatEvent, Head, Marker, PageMessages, Range},
     limits,
-    notify::{InboxEvent, PageNotifications},
+    notify::{InboxEvent, InboxHead, InboxRead, PageNotifications},
 };
 use futures_util::StreamExt;
 use service::{
@@ -56,6 +56,8 @@ pub struct Part {
     pub head: Head,
     /// The markers of then.
     pub markers: Vec<Marker>,
+    /// What was read last in an inbox, then.
+    pub last_read: Option<InboxRead>,
     /// The asker's display name, where the service knows names.
     pub username: Option<String>,
     /// Whether the asker blocks the other in a conversation of two.
@@ -113,7 +115,7 @@ impl LogKey {
                 let entries = page.items.into_iter().map(frames::message).collect();
                 let (more, head, markers) = (page.more, page.head, page.markers);
                 let (username, blocks) = (page.username, page.blocks);
-                Ok(Part { entries, more, head, markers, username, blocks })
+                Ok(Part { entries, more, head, markers, last_read: None, username, blocks })
             }
             Self::Inbox(user_id) => {
                 let ask = PageNotifications { user_id, range, limit, unread: false };
@@ -126,6 +128,7 @@ impl LogKey {
                     more,
                     head: page.head,
                     markers: Vec::new(),
+                    last_read: page.last_read,
                     username: None,
                     blocks: false,
                 })
@@ -142,6 +145,13 @@ pub struct Channel {
     changed: Notify,
     /// Set once the subscription is on its way to NATS: what is asked after that is answered after it.
     subscribed: SetOnce<()>,
+}
+
+/// What a log's service said besides entries.
+struct Present {
+    markers: Vec<Marker>,
+    /// With the `seq` at which the inbox ended.
+    last_read: Option<(Seq, InboxRead)>,
 }
 
 /// A socket's place on a channel; dropping it takes the socket off.
@@ -171,13 +181,29 @@ impl Channel {
         self: &Arc<Self>,
         view: View,
         at: Head,
-        markers: Vec<Marker>,
+        Present { markers, last_read }: Present,
         resumes: bool,
     ) -> (Membership, Attached) {
-        let attached = self.log().attach(view, at, markers, resumes);
-        self.changed.notify_one();
+        let mut log = self.log();
+        if let Some((seq, read)) = &last_read {
+            log.last_read(*seq, read);
+        }
+        let attached = log.attach(view, at, markers, resumes);
         let (Attached::Live(id) | Attached::Behind(id, _)) = attached;
+        if let Some((seq, read)) = last_read.filter(|_| resumes) {
+            log.remind(id, seq, &read);
+        }
+        drop(log);
+        self.changed.notify_one();
         (Membership { channel: self.clone(), id }, attached)
+    }
+
+    /// The service said where the inbox ends, and what was read last.
+    pub fn inbox_head(&self, head: &InboxHead) {
+        self.head(head.seq, None);
+        if let Some(read) = &head.last_read {
+            self.log().last_read(head.seq, read);
+        }
     }
 
     /// The service said that the log has at least so much.
@@ -344,6 +370,7 @@ pub async fn join(
 ) -> Result<Membership, Refusal> {
     let key = channel.key();
     let mut markers = first.markers;
+    let mut last_read = first.last_read.map(|read| (first.head.seq, read));
     let mut senders: HashMap<UserId, Head> = HashMap::new();
     let mut at = first.head;
     if let Some(after) = after {
@@ -352,6 +379,7 @@ pub async fn join(
             let part =
                 key.read(bus, Asker::Gateway, Some(at.id)).await.map_err(RequestError::into_refusal)?;
             markers = part.markers;
+            last_read = part.last_read.map(|read| (part.head.seq, read));
             let Some(last) = part.entries.last().map(|entry| entry.at) else {
                 if at.id == after {
                     at = first.head; // Read before this page: nothing can have come in between.
@@ -367,7 +395,8 @@ pub async fn join(
         }
     }
     let markers = up_to_date(key, markers, senders);
-    let (membership, attached) = channel.attach(view.clone(), at, markers, after.is_some());
+    let present = Present { markers, last_read };
+    let (membership, attached) = channel.attach(view.clone(), at, present, after.is_some());
     if let Attached::Behind(_, until) = attached {
         while at.seq < until {
             let part =

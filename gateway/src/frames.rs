@@ -8,7 +8,7 @@ use contract::{
     Refusal, UserId,
     chat::{ChatEvent, Head, Marker, Message},
     frames::ServerFrame,
-    notify::{InboxEvent, Notification},
+    notify::{InboxEvent, InboxPlace, InboxRead, Notification},
     typing::TypingEvent,
 };
 use serde::Serialize;
@@ -61,14 +61,11 @@ fn entry(mut message: Message, full: Option<Frame>) -> Entry {
 /// When it isn't such an event.
 pub fn inbox_event(user: UserId, payload: &[u8]) -> serde_json::Result<Event> {
     let frame = Frame::text(text(payload)?);
-    Ok(match InboxEvent::parse(payload)? {
-        InboxEvent::Read(_) => Event::Note(Note::Inbox(frame)),
-        InboxEvent::Notification(notification) => Event::Entry(Entry {
-            at: Head { seq: notification.seq, id: notification.notification_id.get() },
-            owner: user,
-            public: frame,
-            private: None,
-        }),
+    Ok(match InboxPlace::parse(payload)? {
+        InboxPlace::Read { at } => Event::Note(Note::Inbox(at, frame)),
+        InboxPlace::Notification { seq, id } => {
+            Event::Entry(Entry { at: Head { seq, id: id.get() }, owner: user, public: frame, private: None })
+        }
     })
 }
 
@@ -80,6 +77,11 @@ pub fn notification(user: UserId, notification: &Notification) -> Entry {
         public: encode(notification),
         private: None,
     }
+}
+
+/// The frame for what was read in an inbox.
+pub fn inbox_read(read: &InboxRead) -> Frame {
+    encode(&InboxEvent::Read(*read))
 }
 
 /// The frame for a marker that moved.

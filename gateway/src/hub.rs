@@ -114,7 +114,7 @@ impl Hub {
         for chunk in users.chunks(limits::HEADS_MAX) {
             for head in self.bus.request_until(&InboxHeads { users: chunk.to_vec() }, ANSWER).await? {
                 if let Some(channel) = self.logs.get(&LogKey::Inbox(head.user_id)) {
-                    channel.head(head.seq, None);
+                    channel.inbox_head(&head);
                 }
             }
         }

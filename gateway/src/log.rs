@@ -3,8 +3,9 @@
 
 use crate::{outbox::Outbox, websocket::Frame};
 use contract::{
-    Close, Seq, UserId,
+    Close, Seq, Timestamp, UserId,
     chat::{Head, Marker},
+    notify::InboxRead,
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -34,8 +35,8 @@ pub struct Entry {
 pub enum Note {
     /// A marker of a conversation moved.
     Marker(Marker),
-    /// Something in an inbox was read; only for clients that know such frames.
-    Inbox(Frame),
+    /// Something in an inbox was read at that time; only for clients that know such frames.
+    Inbox(Timestamp, Frame),
 }
 
 /// A socket's view of a channel.
@@ -107,6 +108,8 @@ pub struct Log {
     /// Markers beyond `last`: told once what they mark has been told.
     early: HashMap<UserId, Marker>,
     markers_lack: bool,
+    /// When something in an inbox was last read, as far as its sockets know; `None`: never.
+    read_at: Option<Timestamp>,
     members: HashMap<MemberId, Member>,
     next_member: MemberId,
 }
@@ -132,7 +135,8 @@ impl Log {
     pub fn note(&mut self, note: Note) {
         match note {
             Note::Marker(marker) => self.marker(marker),
-            Note::Inbox(frame) => {
+            Note::Inbox(at, frame) => {
+                self.read_at = self.read_at.max(Some(at));
                 for member in self.members.values_mut().filter(|member| member.view.outbox.is_talkative()) {
                     member.push(frame.clone());
                 }
@@ -172,6 +176,27 @@ impl Log {
         let caught_up = self.last.is_some_and(|last| last.seq >= seq);
         self.markers_lack |= caught_up
             && read_sum.is_some_and(|sum| sum > self.markers.values().map(|reached| reached.seq).sum());
+    }
+
+    /// The service said what was read last in an inbox that ended at `seq`. Its sockets are told if they were not, but
+    /// only where they have been told of all that is counted in it, and of nothing more.
+    pub fn last_read(&mut self, seq: Seq, read: &InboxRead) {
+        match self.last {
+            None => self.read_at = self.read_at.max(Some(read.read_at)),
+            Some(last) if last.seq == seq && self.read_at < Some(read.read_at) => {
+                self.note(Note::Inbox(read.read_at, crate::frames::inbox_read(read)));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// A socket that was away is told what was read last, as that may have happened meanwhile.
+    pub fn remind(&mut self, id: MemberId, seq: Seq, read: &InboxRead) {
+        let is_present = self.last.is_some_and(|last| last.seq == seq) && self.read_at == Some(read.read_at);
+        let member = self.members.get_mut(&id);
+        if let Some(member) = member.filter(|member| is_present && member.view.outbox.is_talkative()) {
+            member.push(crate::frames::inbox_read(read));
+        }
     }
 
     /// What has to be read from the service.

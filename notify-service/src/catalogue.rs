@@ -9,7 +9,8 @@ use fluent_bundle::{
 };
 use serde_json::{Map, Value};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::Path,
 };
@@ -59,6 +60,8 @@ struct Language {
     bundle: FluentBundle<FluentResource>,
     /// The messages in it, which the bundle does not tell.
     ids: BTreeSet<String>,
+    /// Those that show nothing of an event: their text is always the same.
+    fixed: HashMap<String, Text>,
 }
 
 impl Catalogue {
@@ -75,6 +78,9 @@ impl Catalogue {
         let mut languages = BTreeMap::new();
         for (lang, text) in files {
             add(&mut languages, &lang, text).with_context(|| format!("{lang}.ftl"))?;
+        }
+        for language in languages.values_mut() {
+            language.fix();
         }
         let catalogue = Self { languages };
         catalogue.check_messages()?;
@@ -98,12 +104,15 @@ impl Catalogue {
     /// Why the first language that knows the type can't say it.
     pub fn text(&self, kind: &str, lang: &str, parameters: &Map<String, Value>) -> Result<Text, NoText> {
         let id = fluent_id(kind);
-        let arguments = arguments(parameters);
+        let mut shown = None;
         let first = [lang, DEFAULT_LANGUAGE];
         let others = self.languages.keys().map(String::as_str);
         let mut failure = NoText::UnknownType;
         for language in first.into_iter().chain(others).filter_map(|lang| self.languages.get(lang)) {
-            match render(&language.bundle, &id, &arguments) {
+            if let Some(text) = language.fixed.get(&*id) {
+                return Ok(text.clone());
+            }
+            match render(&language.bundle, &id, shown.get_or_insert_with(|| arguments(parameters))) {
                 Ok(text) => return Ok(text),
                 Err(NoText::UnknownType) => {}
                 Err(missing) if failure == NoText::UnknownType => failure = missing,
@@ -152,6 +161,18 @@ impl Catalogue {
     }
 }
 
+impl Language {
+    /// Writes out what can be written without an event.
+    fn fix(&mut self) {
+        let nothing = FluentArgs::new();
+        let texts = self.ids.iter().filter_map(|id| {
+            let text = render(&self.bundle, id, &nothing).ok()?;
+            Some((id.clone(), text))
+        });
+        self.fixed = texts.collect();
+    }
+}
+
 /// The `.ftl` files of a folder, by language.
 fn read(folder: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let mut files = Vec::new();
@@ -184,7 +205,7 @@ fn add(languages: &mut BTreeMap<String, Language>, lang: &str, text: String) -> 
         let mut bundle = FluentBundle::new_concurrent(vec![identifier]);
         // The texts are shown by themselves; marks around what they show would only be seen.
         bundle.set_use_isolating(false);
-        Language { bundle, ids: BTreeSet::new() }
+        Language { bundle, ids: BTreeSet::new(), fixed: HashMap::new() }
     });
     language.bundle.add_resource_overriding(resource);
     for id in ids {
@@ -205,8 +226,8 @@ fn message_id(line: &str) -> Option<&str> {
 }
 
 /// Fluent's identifiers have no dots.
-fn fluent_id(kind: &str) -> String {
-    kind.replace('.', "-")
+fn fluent_id(kind: &str) -> Cow<'_, str> {
+    if kind.contains('.') { Cow::Owned(kind.replace('.', "-")) } else { Cow::Borrowed(kind) }
 }
 
 /// Numbers and texts; other values can't be shown.

@@ -9,11 +9,14 @@ mod consumer;
 mod deadletter;
 pub mod event;
 mod inboxes;
+mod intake;
 mod plan;
 mod pulse;
 mod questions;
 mod retention;
 mod store;
+mod stored;
+mod stranded;
 mod streams;
 mod unreadable;
 
@@ -134,7 +137,7 @@ fn consume(
     let consumer = Consumer {
         source,
         bus: bus.clone(),
-        inboxes: inboxes.clone(),
+        inboxes: inboxes.with_own_connection(),
         pulse: pulse.clone(),
         shutdown: shutdown.clone(),
     };

@@ -76,6 +76,27 @@ pub struct Inbox {
     pub unread_count: i64,
     /// The language last seen.
     pub lang: Option<String>,
+    /// What was read last.
+    pub last_read: Option<LastRead>,
+}
+
+/// What was read last in an inbox, as its sockets were told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRead {
+    /// The notification.
+    pub id: NotificationId,
+    /// When.
+    pub at: Timestamp,
+    /// Whether all up to it were read.
+    pub all: bool,
+}
+
+impl Inbox {
+    /// The frame for what was read last, with the count of now.
+    pub fn read(&self) -> Option<InboxRead> {
+        let LastRead { id, at, all } = self.last_read?;
+        Some(InboxRead { notification_id: id, read_at: at, unread_count: self.unread_count, all })
+    }
 }
 
 /// The unread notification that stands for a conversation.
@@ -245,13 +266,11 @@ impl<'a> Plan<'a> {
         }
         self.known.standing.remove(&place);
         self.mark(user, standing);
-        let read = InboxRead {
-            notification_id: standing.id,
-            read_at: self.at,
-            unread_count: self.inbox(user).unread_count,
-            all: false,
-        };
-        self.changes.told.push((user, InboxEvent::Read(read)));
+        let at = self.at;
+        let inbox = self.inbox_mut(user);
+        inbox.last_read = Some(LastRead { id: standing.id, at, all: false });
+        let read = inbox.read();
+        self.changes.told.extend(read.map(|read| (user, InboxEvent::Read(read))));
     }
 
     /// Whether an event has made its notification before. One of an earlier batch is told again, as that batch may

@@ -1,6 +1,6 @@
 //! The queries on the schema `notify`. Whoever changes anything of a user's has locked the user's inbox first.
 
-use crate::plan::{Added, Inbox, Standing};
+use crate::plan::{Added, Inbox, LastRead, Standing};
 use contract::{
     ConversationId, Lang, NotificationId, Seq, Timestamp, UserId,
     ids::InvalidId,
@@ -52,20 +52,43 @@ pub async fn add_inboxes(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result
     sqlx::query(query).bind(users).execute(db).await.map(drop)
 }
 
+/// A user's inbox.
+#[derive(FromRow)]
+struct InboxRow {
+    user_id: i64,
+    last_seq: Seq,
+    last_id: i64,
+    unread_count: i64,
+    lang: Option<String>,
+    last_read_id: Option<i64>,
+    last_read_at: Option<OffsetDateTime>,
+    last_read_all: bool,
+}
+
+macro_rules! select_inboxes {
+    ($where:literal) => {
+        concat!(
+            "select user_id, last_seq, last_id, unread_count, lang, last_read_id, last_read_at, last_read_all from inboxes where ",
+            $where
+        )
+    };
+}
+
+impl InboxRow {
+    fn inbox(self) -> sqlx::Result<(UserId, Inbox)> {
+        let read =
+            self.last_read_id.map(|id| valid(NotificationId::new(id))).transpose()?.zip(self.last_read_at);
+        let last_read = read.map(|(id, at)| LastRead { id, at: at.into(), all: self.last_read_all });
+        let Self { last_seq, last_id, unread_count, lang, .. } = self;
+        Ok((valid(UserId::new(self.user_id))?, Inbox { last_seq, last_id, unread_count, lang, last_read }))
+    }
+}
+
 /// Locks the inboxes of these users that there are, in ascending order.
 pub async fn lock_inboxes(db: &mut PgConnection, users: &[i64]) -> sqlx::Result<HashMap<UserId, Inbox>> {
-    let rows: Vec<(i64, Seq, i64, i64, Option<String>)> = sqlx::query_as(
-        "select user_id, last_seq, last_id, unread_count, lang from inboxes
-        where user_id = any($1) order by user_id for update",
-    )
-    .bind(users)
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|(user, last_seq, last_id, unread_count, lang)| {
-            Ok((valid(UserId::new(user))?, Inbox { last_seq, last_id, unread_count, lang }))
-        })
-        .collect()
+    let query = select_inboxes!("user_id = any($1) order by user_id for update");
+    let rows: Vec<InboxRow> = sqlx::query_as(query).bind(users).fetch_all(db).await?;
+    rows.into_iter().map(InboxRow::inbox).collect()
 }
 
 /// The notifications that these events have made of these users, with an `unread_count` of 0.
@@ -237,19 +260,25 @@ pub async fn move_markers(
 
 /// Writes what has become of inboxes.
 pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inbox>) -> sqlx::Result<()> {
-    let column = |value: fn(&UserId, &Inbox) -> i64| -> Vec<i64> {
-        inboxes.iter().map(|(user, inbox)| value(user, inbox)).collect()
-    };
+    fn column<T>(inboxes: &HashMap<UserId, Inbox>, value: impl Fn(&Inbox) -> T) -> Vec<T> {
+        inboxes.values().map(value).collect()
+    }
+    let read = |inbox: &Inbox| inbox.last_read;
+    let users: Vec<i64> = inboxes.keys().map(|user| user.get()).collect();
     sqlx::query(
-        "update inboxes set last_seq = new.last_seq, last_id = new.last_id, unread_count = new.unread_count
-        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
-            as new (user_id, last_seq, last_id, unread_count)
+        "update inboxes set last_seq = new.last_seq, last_id = new.last_id, unread_count = new.unread_count,
+            last_read_id = new.last_read_id, last_read_at = new.last_read_at, last_read_all = new.last_read_all
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bool[])
+            as new (user_id, last_seq, last_id, unread_count, last_read_id, last_read_at, last_read_all)
         where inboxes.user_id = new.user_id",
     )
-    .bind(column(|user, _| user.get()))
-    .bind(column(|_, inbox| inbox.last_seq))
-    .bind(column(|_, inbox| inbox.last_id))
-    .bind(column(|_, inbox| inbox.unread_count))
+    .bind(users)
+    .bind(column(inboxes, |inbox| inbox.last_seq))
+    .bind(column(inboxes, |inbox| inbox.last_id))
+    .bind(column(inboxes, |inbox| inbox.unread_count))
+    .bind(column(inboxes, |inbox| read(inbox).map(|read| read.id.get())))
+    .bind(column(inboxes, |inbox| read(inbox).map(|read| OffsetDateTime::from(read.at))))
+    .bind(column(inboxes, |inbox| read(inbox).is_some_and(|read| read.all)))
     .execute(db)
     .await
     .map(drop)
@@ -305,12 +334,9 @@ pub async fn mark_all(db: &mut PgConnection, user: UserId) -> sqlx::Result<(Time
 
 /// A user's inbox as it is.
 pub async fn inbox(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Option<Inbox>> {
-    let row: Option<(Seq, i64, i64, Option<String>)> =
-        sqlx::query_as("select last_seq, last_id, unread_count, lang from inboxes where user_id = $1")
-            .bind(user.get())
-            .fetch_optional(db)
-            .await?;
-    Ok(row.map(|(last_seq, last_id, unread_count, lang)| Inbox { last_seq, last_id, unread_count, lang }))
+    let query = select_inboxes!("user_id = $1");
+    let row: Option<InboxRow> = sqlx::query_as(query).bind(user.get()).fetch_optional(db).await?;
+    Ok(row.map(InboxRow::inbox).transpose()?.map(|(_, inbox)| inbox))
 }
 
 /// Remembers users' languages. Rows that say so already are not locked; the others in ascending order, so that this
@@ -333,17 +359,14 @@ pub async fn remember_languages(db: impl PgExecutor<'_>, seen: &BTreeMap<UserId,
 
 /// Where these inboxes end, of those that were ever written to.
 pub async fn heads(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<Vec<InboxHead>> {
-    let rows: Vec<(i64, Seq, i64)> = sqlx::query_as(
-        "select user_id, last_seq, unread_count from inboxes where user_id = any($1) and last_seq > 0",
-    )
-    .bind(users)
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|(user, seq, unread_count)| {
-            Ok(InboxHead { user_id: valid(UserId::new(user))?, seq, unread_count })
-        })
-        .collect()
+    let query = select_inboxes!("user_id = any($1) and last_seq > 0");
+    let rows: Vec<InboxRow> = sqlx::query_as(query).bind(users).fetch_all(db).await?;
+    let heads = rows.into_iter().map(|row| {
+        let (user_id, inbox) = row.inbox()?;
+        let (seq, unread_count, last_read) = (inbox.last_seq, inbox.unread_count, inbox.read());
+        Ok(InboxHead { user_id, seq, unread_count, last_read })
+    });
+    heads.collect()
 }
 
 /// A part of an inbox: at most so many, at most so many bytes (but one at least).

@@ -5,32 +5,12 @@
 
 use crate::{
     deadletter::{self, Headers, Letter},
+    stored::{self, Stored, base64},
     streams::Source,
 };
 use anyhow::Context;
-use async_nats::jetstream::{self, consumer::pull, response::Response};
-use serde::Deserialize;
+use async_nats::jetstream::{self, consumer::pull};
 use service::Bus;
-
-/// JetStream's code for "no message found" (<https://github.com/nats-io/nats-server/blob/main/server/errors.json>).
-const NO_MESSAGE: u64 = 10037;
-
-#[derive(Deserialize)]
-struct Found {
-    message: Stored,
-}
-
-/// A message as JetStream's API shows it.
-#[derive(Deserialize)]
-struct Stored {
-    subject: String,
-    seq: u64,
-    #[serde(default)]
-    hdrs: String,
-    #[serde(default)]
-    data: String,
-    time: String,
-}
 
 /// Makes dead letters of what can't be read, among what was delivered and is not acknowledged.
 ///
@@ -44,15 +24,7 @@ pub async fn sweep(
     let info = consumer.get_info().await.context("ask for the consumer")?;
     let mut next = info.ack_floor.stream_sequence + 1;
     while next <= info.delivered.stream_sequence {
-        let question = serde_json::json!({"seq": next, "next_by_subj": ">"});
-        let subject = format!("STREAM.MSG.GET.{}", source.name());
-        let answer: Response<Found> =
-            bus.jetstream().request(subject, &question).await.context("ask for a message")?;
-        let stored = match answer {
-            Response::Ok(found) => found.message,
-            Response::Err { error } if error.error_code().0 == NO_MESSAGE => return Ok(()),
-            Response::Err { error } => return Err(error).context("ask for a message"),
-        };
+        let Some(stored) = stored::first_from(bus, source, next).await? else { return Ok(()) };
         next = stored.seq + 1;
         if stored.seq <= info.delivered.stream_sequence && !is_readable(&stored) {
             bury(bus, source, &stored).await?;
@@ -61,7 +33,11 @@ pub async fn sweep(
     Ok(())
 }
 
-async fn bury(bus: &Bus, source: Source, stored: &Stored) -> anyhow::Result<()> {
+/// Makes a dead letter of a message that can't be read.
+///
+/// # Errors
+/// When it is not one yet.
+pub async fn bury(bus: &Bus, source: Source, stored: &Stored) -> anyhow::Result<()> {
     let body = base64(&stored.data).context("the body is not base64")?;
     let place = format!("{}:{}:{}", source.name(), stored.seq, stored.time);
     let letter = Letter {
@@ -78,7 +54,7 @@ async fn bury(bus: &Bus, source: Source, stored: &Stored) -> anyhow::Result<()> 
 }
 
 /// Whether async-nats reads these headers, and would not fail over the subject.
-fn is_readable(stored: &Stored) -> bool {
+pub fn is_readable(stored: &Stored) -> bool {
     // JetStream shows bytes that are no UTF-8 as this character.
     if stored.subject.contains(char::REPLACEMENT_CHARACTER) {
         return false;
@@ -100,40 +76,9 @@ fn is_readable_line(line: &str) -> bool {
     (rest || named) && !line.trim().contains('\r')
 }
 
-/// Base64 as Go writes it. `None` if it isn't.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let digits = text.trim_end_matches('=').bytes().map(digit).collect::<Option<Vec<u8>>>()?;
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    for group in digits.chunks(4) {
-        let bits =
-            group.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit)) << (6 * (4 - group.len()));
-        let [_, first, second, third] = bits.to_be_bytes();
-        bytes.extend([first, second, third].into_iter().take(group.len() * 3 / 4));
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_read() {
-        for (text, bytes) in
-            [("", &b""[..]), ("YQ==", b"a"), ("YWI=", b"ab"), ("YWJj", b"abc"), ("/+8=", b"\xff\xef")]
-        {
-            assert_eq!(base64(text).as_deref(), Some(bytes));
-        }
-        assert_eq!(base64("a b"), None);
-    }
 
     #[test]
     fn lines_that_end_the_client_are_known() {

@@ -1,4 +1,4 @@
-use e2e::{Socket, Stack, eventually, token, token_with};
+use e2e::{Socket, Stack, eventually, token, token_with, within};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -54,20 +54,52 @@ async fn notifications_are_in_the_language_last_seen() {
     .await;
     let asked = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
     asked.bearer_auth(token(3)).header("accept-language", "en").send().await.unwrap();
-    for (user, socket) in [(2, &mut ben), (3, &mut zoe)] {
-        eventually("English", async || {
-            publish(&[user]).await;
-            (socket.next().await["title"] == en).then_some(())
-        })
-        .await;
-    }
+    let until = async |user: i64, socket: &mut Socket, title: &str| {
+        let told = async {
+            loop {
+                publish(&[user]).await;
+                if socket.next().await["title"] == title {
+                    return;
+                }
+            }
+        };
+        within(title, told).await;
+    };
+    until(2, &mut ben, en).await;
+    until(3, &mut zoe, en).await;
     let fresh = token_with(json!({"user_id": 2, "lang": "fr"}));
     everything.send(json!({"op": "auth", "token": fresh, "ref": 1})).await;
-    eventually("French again", async || {
-        publish(&[2]).await;
-        (ben.next().await["title"] == fr).then_some(())
-    })
-    .await;
+    until(2, &mut ben, fr).await;
+}
+
+#[tokio::test]
+async fn what_was_read_while_nobody_could_tell_is_told() {
+    let mut stack = Stack::start().await;
+    let backend = stack.backend().await;
+    let mut ada = stack.socket("/ws/notifications/?after=latest", 1).await;
+    for _ in 0..2 {
+        backend.publish("events.payment_completed", r#"{"user_id":1}"#.into()).await.unwrap();
+    }
+    let (first, second) = (ada.next().await, ada.next().await);
+    // As a notify-service does that is killed between its commit and telling of it.
+    let pool = sqlx::PgPool::connect(&stack.database.url()).await.unwrap();
+    stack.nats.kill().await;
+    sqlx::raw_sql(
+        "update notify.notifications set read_at = now() where seq = 1;
+        update notify.inboxes set unread_count = 1, last_read_at = now(),
+            last_read_id = (select notification_id from notify.notifications where seq = 1)",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    stack.nats.restart().await.unwrap();
+    let read = ada.next_of("read").await;
+    assert_eq!((&read["notification_id"], &read["unread_count"]), (&first["notification_id"], &json!(1)));
+    // And to a socket that was away.
+    let after = format!("/ws/notifications/?after={}", second["notification_id"]);
+    let mut back = stack.socket(&after, 1).await;
+    assert_eq!(back.next().await, read);
+    ada.expect_silence().await;
 }
 
 #[tokio::test]

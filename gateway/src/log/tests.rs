@@ -189,6 +189,43 @@ fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
 }
 
 #[test]
+fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
+    let read = |id: i64, unread_count: i64| InboxRead {
+        notification_id: contract::NotificationId::new(id * 10).unwrap(),
+        read_at: Timestamp::from_unix(id).unwrap(),
+        unread_count,
+        all: false,
+    };
+    let (first, outbox) = view();
+    outbox.set_talkative();
+    let mut log = Log::default();
+    log.last_read(3, &read(1, 2));
+    log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
+    log.last_read(3, &read(1, 2));
+    assert!(texts(&outbox).is_empty(), "it was read before the socket came");
+    log.last_read(3, &read(2, 1));
+    log.last_read(3, &read(2, 1));
+    let told = texts(&outbox);
+    assert!(told.len() == 1 && told[0].contains(r#""notification_id":20"#), "{told:?}");
+    // What counts more, or less, than was told waits.
+    log.last_read(4, &read(3, 1));
+    log.entry(entry(4));
+    log.entry(entry(5));
+    log.last_read(4, &read(3, 1));
+    assert_eq!(texts(&outbox), ["4", "5"]);
+    log.last_read(5, &read(3, 2));
+    assert!(texts(&outbox)[0].contains(r#""unread_count":2"#));
+    // Who was away is told, the others are not.
+    let (second, late) = view();
+    late.set_talkative();
+    log.last_read(5, &read(3, 2));
+    let (Attached::Live(id) | Attached::Behind(id, _)) =
+        log.attach(second, Head { seq: 5, id: 50 }, Vec::new(), true);
+    log.remind(id, 5, &read(3, 2));
+    assert_eq!((texts(&late).len(), texts(&outbox).len()), (1, 0));
+}
+
+#[test]
 fn only_its_user_is_told_how_much_is_unread_and_only_its_sender_the_client_id() {
     let (own, mine) = view();
     let (other, theirs) = view();

@@ -276,18 +276,12 @@ impl Watch {
 
     pub async fn shown(&mut self) -> Notification {
         let json = self.json().await;
-        match InboxEvent::parse(json.as_bytes()).unwrap() {
-            InboxEvent::Notification(shown) => shown,
-            InboxEvent::Read(_) => panic!("not a notification: {json}"),
-        }
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("not a notification: {error}: {json}"))
     }
 
     pub async fn read(&mut self) -> InboxRead {
         let json = self.json().await;
-        match InboxEvent::parse(json.as_bytes()).unwrap() {
-            InboxEvent::Read(read) => read,
-            InboxEvent::Notification(_) => panic!("not a read: {json}"),
-        }
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("not a read: {error}: {json}"))
     }
 }
 

@@ -85,6 +85,54 @@ async fn a_redelivered_event_notifies_once_and_is_told_again() {
     app.check_inboxes().await;
 }
 
+#[tokio::test]
+async fn what_a_killed_nats_server_brings_back_does_not_stay() {
+    let mut app = App::spawn().await;
+    app.stop().await;
+    app.event("payment_completed", r#"{"user_id":1}"#).await;
+    app.event("payment_completed", "not json").await;
+    app.message(7, 10, 2, &[1]).await;
+    publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", br#"{"user_id":3}"#).await;
+    // The messages as they are now come back, although their consumers have acknowledged them.
+    app.nats.kill().await;
+    let kept = tempfile::tempdir().unwrap();
+    let streams = app.nats.folder().join("data/jetstream/$G/streams");
+    for stream in [EVENTS_STREAM, "CHAT"] {
+        copy(&streams.join(stream).join("msgs"), &kept.path().join(stream));
+    }
+    app.nats.restart().await.unwrap();
+    app.start().await;
+    app.is_settled().await;
+    app.stop().await;
+    // In its own way: what its consumers know is on the disk then.
+    app.nats.shut_down(std::time::Duration::from_secs(20)).await;
+    for stream in [EVENTS_STREAM, "CHAT"] {
+        let messages = streams.join(stream).join("msgs");
+        std::fs::remove_dir_all(&messages).unwrap();
+        copy(&kept.path().join(stream), &messages);
+    }
+    app.nats.restart().await.unwrap();
+    eventually("our connection", async || app.bus.round_trip().await.is_ok()).await;
+    // As if the first had never been done: NATS may have lost its last writes, and begun anew below what it knew as done.
+    sqlx::query("delete from notifications where type = 'payment_completed'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    for (name, left) in [(EVENTS_STREAM, 3), ("CHAT", 1)] {
+        let mut stream = app.jetstream.get_stream(name).await.unwrap();
+        let consumer = stream.consumer_info("notify").await.unwrap();
+        let waits = consumer.num_pending + consumer.num_ack_pending as u64;
+        assert_eq!((stream.info().await.unwrap().state.messages, waits), (left, 0), "{name}: stranded");
+    }
+    app.start().await;
+    app.is_settled().await;
+    let kinds: Vec<String> = app.inbox(1).await.into_iter().map(|shown| shown.kind).collect();
+    assert_eq!(kinds, ["message_received", "payment_completed"], "what was there is there once");
+    app.dead_letters(2).await;
+    let (_, metrics) = crate::app::get(app.replica.as_ref().unwrap().admin, "/metrics").await;
+    assert!(metrics.contains("stranded_messages_total"), "{metrics}");
+}
+
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -159,7 +207,8 @@ async fn what_only_postgres_refuses_is_a_dead_letter_and_keeps_nobody_waiting() 
     app.event("a", r#"{"user_id":1,"title":"last","message":"m"}"#).await;
     app.start().await;
     app.is_settled().await;
-    let titles: Vec<String> = app.inbox(1).await.into_iter().map(|shown| shown.title).collect();
+    let mut titles: Vec<String> = app.inbox(1).await.into_iter().map(|shown| shown.title).collect();
+    titles.sort_unstable(); // What waited for Postgres meanwhile has no order.
     assert_eq!(titles, ["first", "last"]);
     let letters = app.dead_letters(1).await;
     assert!(letters[0].headers.as_ref().unwrap().get("Reason").unwrap().as_str().contains("can't be stored"));

@@ -4,6 +4,7 @@ use crate::app::{App, Client, Replica, config, eventually, user, within};
 use contract::chat::Range;
 use futures_util::future::join_all;
 use testkit::{NatsServer, Postgres};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Events for users 1 to 10, and messages to them from others, as who writes has read what came before.
 async fn publish(client: &Client, from: i64, count: i64) {
@@ -90,6 +91,51 @@ async fn postgres_that_freezes_is_noticed_and_waited_for() {
     assert_eq!(client.rows().await, 160);
     client.check_inboxes().await;
     replica.is_ready().await;
+    replica.stop().await;
+}
+
+/// A way to Postgres on which the connections that there are can fall silent: nothing comes through, nothing ends.
+async fn way_to(target: String) -> (String, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (host, rest) = target.split_once('@').unwrap().1.split_once('/').unwrap();
+    let host = host.to_owned();
+    let url = format!("{}@{}/{rest}", target.split_once('@').unwrap().0, listener.local_addr().unwrap());
+    let silent = tokio::sync::watch::Sender::new(false);
+    let silences = silent.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(&host).await.unwrap();
+            let mut silence = silences.subscribe();
+            silence.mark_unchanged();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = silence.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (url, silent)
+}
+
+#[tokio::test]
+async fn a_connection_that_falls_silent_does_not_keep_its_place() {
+    let (nats, postgres) = (NatsServer::start().await.unwrap(), Postgres::start().await.unwrap());
+    let database = postgres.url("postgres");
+    let (way, silent) = way_to(database.clone()).await;
+    let mut settings = config(&nats.url(), &way);
+    settings.database.database_connections = 1;
+    let replica = Replica::start(settings).await;
+    replica.is_ready().await;
+    let client = Client::connect(&nats.url(), &database).await;
+    publish(&client, 0, 5).await;
+    client.is_settled().await;
+    silent.send_replace(true);
+    publish(&client, 5, 5).await;
+    client.is_settled().await;
+    replica.is_ready().await;
+    assert_eq!(client.rows().await, 40);
     replica.stop().await;
 }
 

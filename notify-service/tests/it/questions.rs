@@ -60,6 +60,8 @@ async fn what_was_read_is_counted_told_and_listed_once() {
     let read = app.read(1, ids[1]).await.unwrap().unwrap();
     assert_eq!((read.notification_id, read.unread_count, read.all), (ids[1], 3, false));
     assert_eq!(watch.read().await, read);
+    let head = app.ask(&InboxHeads { users: vec![user(1)] }).await.unwrap()[0];
+    assert_eq!((head.last_read, app.page(1, Range::Newest, 0).await.last_read), (Some(read), Some(read)));
     assert_eq!(app.read(1, ids[1]).await.unwrap().unwrap(), read, "again is the same, and told nobody");
 
     let unread = PageNotifications { user_id: user(1), range: Range::Newest, limit: 50, unread: true };
@@ -71,6 +73,7 @@ async fn what_was_read_is_counted_told_and_listed_once() {
     let all = app.read_all(1).await.unwrap();
     assert_eq!((all.notification_id, all.unread_count, all.all), (ids[3], 0, true));
     assert_eq!(watch.read().await, all, "nothing was told in between");
+    assert_eq!(app.page(1, Range::Newest, 0).await.last_read, Some(all));
     assert!(listed().await.is_empty());
     assert_eq!(app.read_all(1).await.unwrap().unread_count, 0);
     assert!(app.read_all(99).await.is_none(), "an empty inbox");
@@ -120,6 +123,34 @@ async fn the_language_last_seen_counts_for_what_comes() {
     let stored: Option<String> =
         sqlx::query_scalar("select lang from inboxes where user_id = 1").fetch_one(&app.pool).await.unwrap();
     assert_eq!(stored.as_deref(), Some("fr"));
+}
+
+#[tokio::test]
+async fn the_service_is_there_for_nats_micro() {
+    let app = with_notifications(1).await;
+    app.page(1, Range::Newest, 1).await;
+    assert!(app.bus.client().request("notify.heads", "no JSON".into()).await.is_ok());
+    let ask = async |what: &str| -> serde_json::Value {
+        let answer = app.bus.client().request(format!("$SRV.{what}.notify-service"), "".into()).await;
+        serde_json::from_slice(&answer.unwrap().payload).unwrap()
+    };
+    assert_eq!(ask("PING").await["name"], "notify-service");
+    let subjects = |answer: &serde_json::Value| -> Vec<String> {
+        let endpoints = answer["endpoints"].as_array().unwrap();
+        endpoints.iter().map(|endpoint| endpoint["subject"].as_str().unwrap().to_owned()).collect()
+    };
+    let ours = ["notify.heads", "notify.languages", "notify.notifications.page", "notify.notifications.read"];
+    let mut named = subjects(&ask("INFO").await);
+    named.sort_unstable();
+    assert_eq!(named, ours);
+    let stats = ask("STATS").await;
+    let of = |subject: &str| {
+        let at = subjects(&stats).iter().position(|known| known == subject).unwrap();
+        let endpoint = &stats["endpoints"][at];
+        (endpoint["num_requests"].as_u64(), endpoint["num_errors"].as_u64())
+    };
+    assert_eq!(of("notify.notifications.page"), (Some(1), Some(0)));
+    assert_eq!(of("notify.heads"), (Some(1), Some(1)));
 }
 
 #[tokio::test]

@@ -125,24 +125,51 @@ pub enum InboxEvent {
 }
 
 impl InboxEvent {
-    /// Reads an event back.
-    ///
-    /// # Errors
-    /// When it isn't one.
-    pub fn parse(json: &[u8]) -> serde_json::Result<Self> {
-        #[derive(Deserialize)]
-        struct Kind<'a> {
-            r#type: &'a str,
-        }
-        match serde_json::from_slice::<Kind<'_>>(json)?.r#type {
-            "read" => serde_json::from_slice(json).map(Self::Read),
-            _ => serde_json::from_slice(json).map(Self::Notification),
-        }
-    }
-
     /// The subject of a user's events.
     pub fn subject_of(user: UserId) -> String {
         format!("notify.event.{user}")
+    }
+}
+
+/// What a gateway has to know of an [`InboxEvent`]: the JSON itself it passes on as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InboxPlace {
+    /// A new notification.
+    Notification {
+        /// Its place in the inbox.
+        seq: Seq,
+        /// Its id.
+        id: NotificationId,
+    },
+    /// Some were read.
+    Read {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl InboxPlace {
+    /// Reads it from an event's JSON.
+    ///
+    /// # Errors
+    /// When that isn't one.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Event<'a> {
+            #[serde(borrow)]
+            r#type: Cow<'a, str>,
+            notification_id: NotificationId,
+            #[serde(default)]
+            seq: Option<Seq>,
+            #[serde(default)]
+            read_at: Option<Timestamp>,
+        }
+        let event: Event<'_> = serde_json::from_slice(json)?;
+        match (&*event.r#type, event.seq, event.read_at) {
+            ("read", _, Some(at)) => Ok(Self::Read { at }),
+            ("read", _, None) | (_, None, _) => Err(serde::de::Error::custom("it has no place")),
+            (_, Some(seq), _) => Ok(Self::Notification { seq, id: event.notification_id }),
+        }
     }
 }
 
@@ -174,6 +201,9 @@ pub struct NotificationPage {
     pub head: Head,
     /// How many are unread.
     pub unread_count: i64,
+    /// What was read last, with the count of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_read: Option<InboxRead>,
 }
 
 /// gateway → notify-service: a user has read one notification, or all.
@@ -225,6 +255,9 @@ pub struct InboxHead {
     pub seq: Seq,
     /// How many are unread.
     pub unread_count: i64,
+    /// What was read last, with the count of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_read: Option<InboxRead>,
 }
 
 /// A plain event's body, as backends publish it.
@@ -281,9 +314,20 @@ mod tests {
     fn an_event_is_the_frame_of_the_contract() {
         let shown = r#"{"type":"payment_completed","notification_id":31,"seq":4,"title":"Paiement confirmé","message":"Votre paiement a été traité","data":{"payment_id":789},"created_at":"2025-12-09T10:30:00.123456Z","is_read":false,"unread_count":3}"#;
         let read = r#"{"type":"read","notification_id":31,"read_at":"2025-12-09T10:30:00.123456Z","unread_count":0}"#;
-        for json in [shown, read] {
-            let event = InboxEvent::parse(json.as_bytes()).unwrap();
-            assert_eq!(serde_json::to_string(&event).unwrap(), json);
+        let (shown_again, read_again) =
+            (serde_json::from_str::<Notification>(shown), serde_json::from_str(read));
+        let (shown_again, read_again): (_, InboxRead) = (shown_again.unwrap(), read_again.unwrap());
+        assert_eq!(serde_json::to_string(&InboxEvent::Read(read_again)).unwrap(), read);
+        assert_eq!(serde_json::to_string(&InboxEvent::Notification(shown_again)).unwrap(), shown);
+        let id = NotificationId::new(31).unwrap();
+        let place = |json: &str| InboxPlace::parse(json.as_bytes());
+        assert_eq!(place(shown).unwrap(), InboxPlace::Notification { seq: 4, id });
+        assert_eq!(place(read).unwrap(), InboxPlace::Read { at: read_again.read_at });
+        let quoted = shown.replace("payment_completed", r#"say\"hi\""#);
+        assert_eq!(place(&quoted).unwrap(), InboxPlace::Notification { seq: 4, id });
+        for none in ["{}", r#"{"type":"read","notification_id":31}"#, r#"{"type":"a","notification_id":31}"#]
+        {
+            assert!(place(none).is_err(), "{none}");
         }
     }
 }

@@ -36,6 +36,12 @@ impl From<OffsetDateTime> for Timestamp {
     }
 }
 
+impl From<Timestamp> for OffsetDateTime {
+    fn from(at: Timestamp) -> Self {
+        at.0
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.0;

@@ -1,0 +1,85 @@
+//! Messages of a stream as JetStream's own API shows them: no consumer is asked, and headers come as base64, so that
+//! any bytes can be looked at.
+
+use crate::streams::Source;
+use anyhow::Context;
+use async_nats::jetstream::response::Response;
+use serde::Deserialize;
+use service::Bus;
+
+/// JetStream's code for "no message found" (<https://github.com/nats-io/nats-server/blob/main/server/errors.json>).
+const NO_MESSAGE: u64 = 10037;
+
+#[derive(Deserialize)]
+struct Found {
+    message: Stored,
+}
+
+/// A message in a stream.
+#[derive(Deserialize)]
+pub struct Stored {
+    /// Where it was published.
+    pub subject: String,
+    /// Its place.
+    pub seq: u64,
+    /// Base64 of its headers, all in one.
+    #[serde(default)]
+    pub hdrs: String,
+    /// Base64 of its body.
+    #[serde(default)]
+    pub data: String,
+    /// When it was stored, as RFC 3339.
+    pub time: String,
+}
+
+/// The first message of a stream from a place on.
+///
+/// # Errors
+/// When NATS doesn't answer.
+pub async fn first_from(bus: &Bus, source: Source, seq: u64) -> anyhow::Result<Option<Stored>> {
+    let question = serde_json::json!({"seq": seq, "next_by_subj": ">"});
+    let subject = format!("STREAM.MSG.GET.{}", source.name());
+    let answer: Response<Found> =
+        bus.jetstream().request(subject, &question).await.context("ask for a message")?;
+    match answer {
+        Response::Ok(found) => Ok(Some(found.message)),
+        Response::Err { error } if error.error_code().0 == NO_MESSAGE => Ok(None),
+        Response::Err { error } => Err(error).context("ask for a message"),
+    }
+}
+
+/// Base64 as Go writes it. `None` if it isn't.
+pub fn base64(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let digits = text.trim_end_matches('=').bytes().map(digit).collect::<Option<Vec<u8>>>()?;
+    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
+    for group in digits.chunks(4) {
+        let bits =
+            group.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit)) << (6 * (4 - group.len()));
+        let [_, first, second, third] = bits.to_be_bytes();
+        bytes.extend([first, second, third].into_iter().take(group.len() * 3 / 4));
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read() {
+        for (text, bytes) in
+            [("", &b""[..]), ("YQ==", b"a"), ("YWI=", b"ab"), ("YWJj", b"abc"), ("/+8=", b"\xff\xef")]
+        {
+            assert_eq!(base64(text).as_deref(), Some(bytes));
+        }
+        assert_eq!(base64("a b"), None);
+    }
+}
