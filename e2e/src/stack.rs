@@ -387,12 +387,27 @@ impl Stack {
         self.readyz_of(&self.services[self.position(kind, index)]).await
     }
 
+    /// The host and port of a service's admin port.
+    pub fn admin(&self, kind: Kind, index: usize) -> String {
+        format!("127.0.0.1:{}", self.services[self.position(kind, index)].admin)
+    }
+
+    /// A number that a service's `/metrics` says; 0 while it says nothing of it.
+    ///
+    /// # Panics
+    /// When it doesn't answer.
+    pub async fn metric(&self, kind: Kind, index: usize, name: &str) -> f64 {
+        let metrics = self.metrics(kind, index).await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
     /// What a service's `/metrics` says.
     ///
     /// # Panics
     /// When it doesn't answer.
     pub async fn metrics(&self, kind: Kind, index: usize) -> String {
-        let url = format!("http://127.0.0.1:{}/metrics", self.services[self.position(kind, index)].admin);
+        let url = format!("http://{}/metrics", self.admin(kind, index));
         self.client.get(url).send().await.expect("/metrics").text().await.expect("its text")
     }
 

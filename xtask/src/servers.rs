@@ -30,9 +30,15 @@ pub async fn provide_checkers() -> Vec<anyhow::Error> {
         ("shellcheck", "shellcheck"),
         ("openssl", "openssl"),
     ];
+    // All at once where that can be; else what there is of them.
+    let all = CHECKERS.map(|(_, package)| package);
     let mut missing = Vec::new();
     for (program, package) in CHECKERS {
-        missing.extend(shown(move |report| provision::debian(program, &[package], report)).await.err());
+        let provide = move |report: provision::Report<'_>| {
+            provision::debian(program, &all, report)
+                .or_else(|_| provision::debian(program, &[package], report))
+        };
+        missing.extend(shown(provide).await.err());
     }
     missing
 }
