@@ -5,6 +5,8 @@
 
 mod api;
 mod auth;
+#[cfg(any(test, feature = "bench"))]
+pub mod bench;
 mod channel;
 mod config;
 mod demo;

@@ -117,7 +117,7 @@ impl Outbox {
         self.lock().closed
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub fn take(&self) -> VecDeque<Frame> {
         match self.poll_take(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready((frames, _)) => frames,

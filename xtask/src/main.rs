@@ -1,5 +1,6 @@
-//! Developer commands: `cargo xtask up`, `token`, `test`, `chaos`, `load`, `deadletters`.
+//! Developer commands: `cargo xtask up`, `token`, `test`, `chaos`, `load`, `bench-check`, `deadletters`.
 
+mod bench;
 mod build;
 mod chaos;
 mod console;
@@ -27,6 +28,7 @@ enum Command {
     Test(test::Test),
     Chaos(chaos::Chaos),
     Load(load::Load),
+    BenchCheck(bench::BenchCheck),
     Deadletters(deadletters::Deadletters),
 }
 
@@ -38,6 +40,7 @@ async fn main() -> ExitCode {
         Command::Test(test) => test.run().await,
         Command::Chaos(chaos) => chaos.run().await,
         Command::Load(load) => load.run().await,
+        Command::BenchCheck(check) => check.run().await,
         Command::Deadletters(deadletters) => deadletters.run().await,
     };
     done.unwrap_or_else(|error| {

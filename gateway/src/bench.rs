@@ -1,0 +1,158 @@
+//! What every message and every delivery goes through, for `benches/hot.rs`. Built with the feature `bench`, and for tests.
+
+use crate::{
+    Tokens,
+    auth::Verifier,
+    config::TokenExpiry,
+    frames::{self, Event},
+    log::{Log, View},
+    outbox::Outbox,
+    websocket::{Decoder, Item},
+};
+use contract::{
+    ConversationId, MessageId, Timestamp, UserId,
+    chat::{ChatEvent, Head, Message, Send, SendPack},
+    frames::ChatFrame,
+    limits,
+};
+use jsonwebtoken::{EncodingKey, Header};
+use std::{hint::black_box, sync::Arc};
+
+/// Sockets that a message is told to at once.
+const SOCKETS: i64 = 100;
+/// Sends of a pack.
+const PACK: usize = 64;
+const SECRET: &str = "the secret of the benchmarks";
+
+/// An operation, ready to be done again and again.
+pub type Operation = Box<dyn FnMut()>;
+
+/// Every operation that is measured.
+pub const NAMES: [&str; 5] = ["parse_frame", "encode_event", "fan_out_100", "build_pack_64", "check_token"];
+
+/// The operation of this name.
+///
+/// # Panics
+/// When there is none.
+pub fn operation(name: &str) -> Operation {
+    match name {
+        "parse_frame" => parse_frame(),
+        "encode_event" => encode_event(),
+        "fan_out_100" => fan_out(),
+        "build_pack_64" => build_pack(),
+        "check_token" => check_token(),
+        _ => panic!("no operation is called {name}"),
+    }
+}
+
+fn user(id: i64) -> UserId {
+    UserId::new(id).expect("a positive number")
+}
+
+fn message(seq: i64) -> Message {
+    Message {
+        conversation_id: ConversationId::new(123).expect("a positive number"),
+        message_id: MessageId::new(seq * 7).expect("a positive number"),
+        seq,
+        sender_id: user(456),
+        sender_username: "john_doe".to_owned(),
+        content: "Bonjour! Est-ce que le vélo est encore à vendre ?".to_owned(),
+        created_at: Timestamp::now(),
+        is_read: false,
+        client_id: Some("3f6c1a9e-5f0d-4a52-9f5e-0d8b6a7c1e42".to_owned()),
+    }
+}
+
+/// From the bytes of a socket to what the client means.
+fn parse_frame() -> Operation {
+    let text =
+        r#"{"message":"Bonjour! Est-ce que le vélo est encore à vendre ?","client_id":"3f6c1a9e-5f0d"}"#;
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    let mut bytes = vec![0x81, 0x80 | u8::try_from(text.len()).expect("a short text")];
+    bytes.extend_from_slice(&mask);
+    bytes.extend(text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    let mut decoder = Decoder::new(limits::FRAME_BYTES);
+    Box::new(move || {
+        let mut input = black_box(&bytes[..]);
+        let Ok(Some(Item::Text(text))) = decoder.decode(&mut input) else { panic!("a whole frame") };
+        assert!(black_box(ChatFrame::parse(&text)).is_ok());
+    })
+}
+
+/// From what chat-service published to the frames that sockets are sent.
+fn encode_event() -> Operation {
+    let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
+    Box::new(move || drop(black_box(frames::chat_event(black_box(&payload)).expect("an event"))))
+}
+
+/// From one entry to the outboxes of all sockets, and out of them again.
+fn fan_out() -> Operation {
+    let mut log = Log::default();
+    let outboxes: Vec<Arc<Outbox>> = (1..=SOCKETS).map(|_| Arc::new(Outbox::new(1024, 1 << 20))).collect();
+    for (id, outbox) in (1..).zip(&outboxes) {
+        let view = View { user_id: user(id), outbox: outbox.clone(), envelope: None };
+        log.attach(view, Head::default(), Vec::new(), false);
+    }
+    let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
+    let Ok(Event::Entry(mut entry)) = frames::chat_event(&payload) else { panic!("an entry") };
+    entry.at.seq = 0;
+    Box::new(move || {
+        entry.at.seq += 1;
+        log.entry(entry.clone());
+        for outbox in &outboxes {
+            assert_eq!(black_box(outbox.take()).len(), 1);
+        }
+    })
+}
+
+/// From sends that wait to the bytes of a pack.
+fn build_pack() -> Operation {
+    let sends: Vec<Send> = (1..=PACK)
+        .map(|index| Send {
+            conversation_id: ConversationId::new(123).expect("a positive number"),
+            sender_id: user(456),
+            sender_username: Some("john_doe".to_owned()),
+            message: "Bonjour! Est-ce que le vélo est encore à vendre ?".to_owned(),
+            client_id: Some(format!("3f6c1a9e-5f0d-{index}")),
+        })
+        .collect();
+    Box::new(move || {
+        let pack = SendPack { sends: black_box(&sends).clone(), traces: Vec::new() };
+        black_box(serde_json::to_vec(&pack).expect("a pack"));
+    })
+}
+
+fn check_token() -> Operation {
+    let verifier = Verifier::new(Tokens {
+        jwt_secret: Some(SECRET.to_owned()),
+        jwt_public_key: None,
+        jwt_jwks_url: None,
+        jwt_issuer: None,
+        jwt_audience: None,
+        token_cookie: None,
+        token_expiry: TokenExpiry::Enforce,
+        user_id_claim: "user_id".to_owned(),
+        username_claim: "username".to_owned(),
+    })
+    .expect("a key");
+    let claims = serde_json::json!({
+        "token_type": "access", "exp": Timestamp::now().unix() + 3_600, "iat": Timestamp::now().unix(),
+        "jti": "7e5f0c", "user_id": 456, "username": "john_doe",
+    });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &key).expect("a token");
+    Box::new(move || drop(black_box(verifier.verify(black_box(&token)).expect("a token of ours"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_can_be_done_again_and_again() {
+        for name in NAMES {
+            let mut operation = operation(name);
+            (0..3).for_each(|_| operation());
+        }
+    }
+}

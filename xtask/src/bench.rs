@@ -1,0 +1,232 @@
+//! `cargo xtask bench-check`
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use e2e::{Kind, Options, Stack};
+use serde::{Deserialize, Serialize};
+use testkit::place;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+};
+
+use crate::build;
+
+/// The committed figures.
+const FIGURES: &str = "gateway/benches/hot.json";
+/// By how much a figure may grow.
+const GROWTH: f64 = 1.10;
+/// How often each operation is done in the shorter and in the longer of two runs, whose difference counts.
+const TIMES: [u64; 2] = [100, 600];
+/// Idle sockets whose memory is measured, and before them those that warm the gateway up.
+const SOCKETS: usize = 4_000;
+const WARM_UP: usize = 400;
+/// Conversations of two people that they are on.
+const CONVERSATIONS: usize = 40;
+
+/// Check that nothing has become dearer: instructions of the hot functions, and memory of an idle socket.
+///
+/// Fails where one has grown by more than 10% over what gateway/benches/hot.json says. Instructions are counted by
+/// valgrind, so they don't depend on what else the machine does.
+#[derive(Args)]
+pub struct BenchCheck {
+    /// Write what is measured to the file instead
+    #[arg(long)]
+    update: bool,
+    /// Only count instructions: nothing else is built or started
+    #[arg(long)]
+    no_memory: bool,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Figures {
+    /// Of one operation each.
+    instructions: BTreeMap<String, u64>,
+    /// Of the gateway, for each idle socket on a conversation with a hundred of them.
+    bytes_per_socket: Option<u64>,
+}
+
+impl BenchCheck {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let file = place::workspace().join(FIGURES);
+        let before: Figures = match fs::read_to_string(&file) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| format!("read {FIGURES}"))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Figures::default(),
+            Err(error) => return Err(error).with_context(|| format!("read {FIGURES}")),
+        };
+        let program = benchmark().await?;
+        let mut now = Figures::default();
+        for name in names(&program).await? {
+            let count = instructions(&program, &name).await?;
+            now.instructions.insert(name, count);
+        }
+        now.bytes_per_socket =
+            if self.no_memory { before.bytes_per_socket } else { Some(bytes_per_socket().await?) };
+        let grown = compare(&before, &now);
+        if self.update {
+            fs::write(&file, serde_json::to_string_pretty(&now)? + "\n")
+                .with_context(|| format!("write {FIGURES}"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if grown.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("grown by more than 10%, or new: {}", grown.join(", "));
+        eprintln!("where that is right: cargo xtask bench-check --update");
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+/// Prints both figures of each kind, and returns what has grown too much, or has no figure to be compared with.
+fn compare<'a>(before: &Figures, now: &'a Figures) -> Vec<&'a str> {
+    let operations = now
+        .instructions
+        .iter()
+        .map(|(name, now)| (name.as_str(), before.instructions.get(name).copied(), *now));
+    let socket = now.bytes_per_socket.map(|now| ("bytes_per_socket", before.bytes_per_socket, now));
+    println!("| what | before | now | |\n| --- | ---: | ---: | ---: |");
+    let mut grown = Vec::new();
+    for (name, before, now) in operations.chain(socket) {
+        let Some(before) = before else {
+            println!("| {name} | none | {now} | |");
+            grown.push(name);
+            continue;
+        };
+        let ratio = now as f64 / before as f64;
+        println!("| {name} | {before} | {now} | {:+.1}% |", (ratio - 1.0) * 100.0);
+        if ratio > GROWTH {
+            grown.push(name);
+        }
+    }
+    grown
+}
+
+/// The operations that the benchmarks' program knows.
+async fn names(program: &Path) -> anyhow::Result<Vec<String>> {
+    let listed = Command::new(program).arg("--names").output().await.context("run the benchmarks")?;
+    ensure!(listed.status.success(), "the benchmarks don't say what they measure");
+    Ok(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect())
+}
+
+/// Builds the benchmarks' program.
+async fn benchmark() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["bench", "--no-run", "--workspace", "--bench", "hot", "--features", "gateway/bench"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(place::workspace())
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .await
+        .context("run cargo")?;
+    ensure!(built.status.success(), "the build failed");
+    String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find(|line| line["target"]["name"] == "hot" && line["executable"].is_string())
+        .and_then(|line| line["executable"].as_str().map(PathBuf::from))
+        .context("cargo did not say where the benchmarks are")
+}
+
+/// How many instructions one operation takes.
+async fn instructions(program: &Path, name: &str) -> anyhow::Result<u64> {
+    let mut counts = [0; 2];
+    for (count, times) in counts.iter_mut().zip(TIMES) {
+        let ran = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(program)
+            .args(["--count", name, &times.to_string()])
+            .output()
+            .await
+            .context("run valgrind, which counts instructions (Debian: apt-get install valgrind)")?;
+        let said = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "{name} failed under valgrind:\n{said}");
+        let collected = said.lines().find_map(|line| line.split_once("Collected : "));
+        *count = collected.context("valgrind did not say how many")?.1.trim().parse::<u64>()?;
+    }
+    Ok((counts[1] - counts[0]) / (TIMES[1] - TIMES[0]))
+}
+
+/// How much memory of a gateway each idle socket takes.
+async fn bytes_per_socket() -> anyhow::Result<u64> {
+    let programs = build::programs(true).await?;
+    let env = vec![("HANDSHAKE_RATE", "0".to_owned()), ("RUST_LOG", "error".to_owned())];
+    let on_line = std::sync::Arc::new(|_: &str, _: &str| ());
+    let options = Options { env, programs: Some(programs), on_line, ..Options::default() };
+    let stack = Stack::with(options).await;
+    let mut conversations = Vec::new();
+    for pair in 0..CONVERSATIONS as i64 {
+        let users = [2 * pair + 1, 2 * pair + 2];
+        conversations.push((stack.conversation(&users).await, users));
+    }
+    let open = async |index: usize| {
+        let (conversation, users) = conversations[index % CONVERSATIONS];
+        open(&stack, conversation, users[index / CONVERSATIONS % 2]).await
+    };
+    let mut sockets = Vec::new();
+    for index in 0..WARM_UP {
+        sockets.push(open(index).await?);
+    }
+    let before = resident(stack.pid(Kind::Gateway, 0))?;
+    for index in WARM_UP..WARM_UP + SOCKETS {
+        sockets.push(open(index).await?);
+    }
+    // What a handshake leaves behind is gone by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = resident(stack.pid(Kind::Gateway, 0))?;
+    Ok(after.saturating_sub(before) / SOCKETS as u64)
+}
+
+/// A socket that says nothing and never reads: nothing is sent to it, either.
+async fn open(stack: &Stack, conversation: i64, user: i64) -> anyhow::Result<TcpStream> {
+    let host = stack.host(0);
+    let mut stream = TcpStream::connect(&host).await.context("connect to the gateway")?;
+    let token = e2e::token(user);
+    let request = format!(
+        "GET /ws/chat/{conversation}/ HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Authorization: Bearer {token}\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.context("read the answer to a handshake")?;
+    if &answer != b"HTTP/1.1 101" {
+        bail!("a handshake was answered with {}", String::from_utf8_lossy(&answer));
+    }
+    Ok(stream)
+}
+
+/// Bytes of memory that a process really has.
+fn resident(pid: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read a process' memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its resident memory")?;
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("its resident memory")?;
+    Ok(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_grown_by_more_than_a_tenth_is_named() {
+        let figures = |parse, encode, socket| Figures {
+            instructions: [("parse".to_owned(), parse), ("encode".to_owned(), encode)].into(),
+            bytes_per_socket: Some(socket),
+        };
+        let before = figures(1_000, 1_000, 2_000);
+        assert!(compare(&before, &figures(1_100, 500, 2_200)).is_empty());
+        assert_eq!(compare(&before, &figures(1_101, 1_000, 2_201)), ["parse", "bytes_per_socket"]);
+        assert_eq!(compare(&Figures::default(), &before).len(), 3, "nothing to compare with");
+    }
+}
