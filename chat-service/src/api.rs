@@ -5,6 +5,7 @@ use crate::{
     config::ConversationsBy,
     lanes::Lanes,
     outbox::Outbox,
+    reports,
     store::{self, Marked, Members},
 };
 use contract::chat::{
@@ -282,7 +283,7 @@ impl Api {
         let not_found = || Refusal::new(Code::NotFound, "no such message, for this user");
         let (user_id, message) = match (ask.message_id, ask.user_id) {
             (Some(message_id), None) => {
-                let message = store::message_seen_by(&self.pool, message_id, ask.reporter_id).await;
+                let message = store::reports::message_seen_by(&self.pool, message_id, ask.reporter_id).await;
                 let message =
                     message.map_err(|error| failed("read a message", &error))?.ok_or_else(not_found)?;
                 (message.sender_id, Some(Message { client_id: None, ..message }))
@@ -291,15 +292,12 @@ impl Api {
             _ => return Err(invalid("a report names a \"message_id\" or a \"user_id\"")),
         };
         let (report_id, created_at) =
-            store::report(&self.pool, ask.reporter_id, user_id, message.as_ref(), &reason)
+            store::reports::report(&self.pool, ask.reporter_id, user_id, message.as_ref(), &reason)
                 .await
                 .map_err(|error| failed("keep a report", &error))?;
         let reporter_id = ask.reporter_id;
         let reported = Reported { report_id, reporter_id, user_id, message, reason, created_at };
-        self.bus.store(&reported, &format!("report-{report_id}")).await.map_err(|error| {
-            tracing::error!(error = format!("{error:#}"), report_id, "publish a report; it is kept");
-            Refusal::unavailable()
-        })?;
+        reports::tell(&self.bus, &self.pool, &reported).await;
         Ok(reported)
     }
 

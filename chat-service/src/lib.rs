@@ -7,6 +7,7 @@ mod api;
 mod config;
 mod lanes;
 mod outbox;
+mod reports;
 mod store;
 
 pub use config::{Config, ConversationsBy};

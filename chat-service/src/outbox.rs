@@ -3,7 +3,10 @@
 //! Gateways hear it over core NATS, which may lose it: they find the hole by `seq`. notify-service hears it over
 //! JetStream, and an entry leaves the outbox only when JetStream has acknowledged that. Told twice does no harm.
 
-use crate::store::{self, Unsent};
+use crate::{
+    reports,
+    store::{self, Unsent},
+};
 use anyhow::Context;
 use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
@@ -209,7 +212,11 @@ async fn look(bus: Bus, pool: PgPool, looked: Arc<AtomicI64>, shutdown: Cancella
             () = tokio::time::sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
             () = shutdown.cancelled() => return,
         }
-        let healed = tokio::time::timeout(HEAL, heal(&bus, &pool)).await.context("it takes too long");
+        let healing = async {
+            heal(&bus, &pool).await?;
+            reports::tell_left(&bus, &pool).await
+        };
+        let healed = tokio::time::timeout(HEAL, healing).await.context("it takes too long");
         match healed.flatten() {
             Ok(()) => looked.store(contract::Timestamp::now().unix(), Ordering::Relaxed),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "look into the outbox"),

@@ -1,5 +1,7 @@
 //! Every query of the chat tables.
 
+pub mod reports;
+
 use contract::chat::{
     Conversation, ConversationHead, CreateConversation, Head, Marker, Message, Participant, Range, Send,
     Unread,
@@ -595,47 +597,6 @@ pub async fn conversations_of_two(
     .fetch_all(db)
     .await?;
     ids.into_iter().map(id).collect()
-}
-
-/// A message by its id alone, if this user is in its conversation.
-pub async fn message_seen_by(
-    db: impl PgExecutor<'_>,
-    message_id: MessageId,
-    user: UserId,
-) -> sqlx::Result<Option<Message>> {
-    let row = sqlx::query(
-        "select m.* from messages m
-         join participants p on p.conversation_id = m.conversation_id and p.user_id = $2
-         where m.message_id = $1",
-    )
-    .bind(message_id.get())
-    .bind(user.get())
-    .fetch_optional(db)
-    .await?;
-    row.as_ref().map(message).transpose()
-}
-
-/// Keeps a report, with the message as it stands.
-pub async fn report(
-    db: impl PgExecutor<'_>,
-    reporter: UserId,
-    user: UserId,
-    message: Option<&Message>,
-    reason: &str,
-) -> sqlx::Result<(i64, Timestamp)> {
-    let row = sqlx::query(
-        "insert into reports (reporter_id, user_id, conversation_id, message_id, content, reason)
-         values ($1, $2, $3, $4, $5, $6) returning report_id, created_at",
-    )
-    .bind(reporter.get())
-    .bind(user.get())
-    .bind(message.map(|message| message.conversation_id.get()))
-    .bind(message.map(|message| message.message_id.get()))
-    .bind(message.map(|message| message.content.as_str()))
-    .bind(reason)
-    .fetch_one(db)
-    .await?;
-    Ok((row.try_get("report_id")?, timestamp(&row, "created_at")?))
 }
 
 fn id<T: TryFrom<i64>>(number: i64) -> sqlx::Result<T>

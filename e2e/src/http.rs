@@ -1,5 +1,6 @@
 //! Answers to calls.
 
+use crate::documented;
 use serde_json::Value;
 
 /// An answer: its status, and its JSON (`null` where it has none).
@@ -17,7 +18,7 @@ impl Answer {
     /// The answer to a request.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is none, or it isn't as documented.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
         Self::try_of(request).await.expect("an answer")
     }
@@ -27,14 +28,19 @@ impl Answer {
     /// # Errors
     /// When there is none.
     pub async fn try_of(request: reqwest::RequestBuilder) -> reqwest::Result<Self> {
-        let response = request.send().await?;
+        let (client, request) = request.build_split();
+        let request = request?;
+        let (method, url) = (request.method().to_string(), request.url().clone());
+        let response = client.execute(request).await?;
         let status = response.status().as_u16();
         let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default().to_owned();
         let text = response.text().await?;
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(text.into()) };
-        Ok(Self { status, kind, body })
+        let answer = Self { status, kind, body };
+        documented::check_answer(&method, &url, &answer).await;
+        Ok(answer)
     }
 
     /// The body, if the status is this one.

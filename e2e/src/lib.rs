@@ -4,6 +4,7 @@
 //! it waits for, it awaits; every wait has an end, and says what it waited for.
 
 pub mod chaos;
+pub mod documented;
 mod http;
 mod socket;
 mod stack;

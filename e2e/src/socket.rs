@@ -1,6 +1,9 @@
 //! A client's socket.
 
-use crate::within;
+use crate::{
+    documented::{self, By},
+    within,
+};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -9,9 +12,12 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, http::StatusCode},
 };
 
-/// A client's socket.
+/// A client's socket. Every frame that it receives must be as documented.
 #[derive(Debug)]
-pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct Socket {
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    channel: &'static str,
+}
 
 impl Socket {
     /// Opens one.
@@ -20,7 +26,12 @@ impl Socket {
     /// When the handshake fails.
     pub async fn open(url: &str) -> Self {
         let opened = within("a handshake", tokio_tungstenite::connect_async(url)).await;
-        Self(opened.unwrap_or_else(|error| panic!("open {url}: {error}")).0)
+        let (stream, _) = opened.unwrap_or_else(|error| panic!("open {url}: {error}"));
+        Self::on(stream, url)
+    }
+
+    fn on(stream: WebSocketStream<MaybeTlsStream<TcpStream>>, url: &str) -> Self {
+        Self { stream, channel: documented::channel_at(url).expect("an address of a socket") }
     }
 
     /// Opens one with more headers, or says with which status it was refused.
@@ -33,7 +44,7 @@ impl Socket {
             request.headers_mut().insert(*name, value.parse().expect("a header"));
         }
         match within("a handshake", tokio_tungstenite::connect_async(request)).await {
-            Ok((socket, _)) => Ok(Self(socket)),
+            Ok((stream, _)) => Ok(Self::on(stream, url)),
             Err(Error::Http(response)) => Err(response.status()),
             Err(error) => panic!("open {url}: {error}"),
         }
@@ -42,12 +53,12 @@ impl Socket {
     /// Opens one, if the server is there and lets us in.
     pub async fn try_connect(url: &str) -> Option<Self> {
         let opened = within("a handshake", tokio_tungstenite::connect_async(url)).await;
-        opened.ok().map(|(socket, _)| Self(socket))
+        opened.ok().map(|(stream, _)| Self::on(stream, url))
     }
 
     /// Sends a frame of JSON; whether the socket is still open.
     pub async fn try_send(&mut self, frame: Value) -> bool {
-        self.0.send(Message::Text(frame.to_string().into())).await.is_ok()
+        self.stream.send(Message::Text(frame.to_string().into())).await.is_ok()
     }
 
     /// Sends a text frame.
@@ -56,7 +67,7 @@ impl Socket {
     /// When the socket is closed.
     pub async fn send_text(&mut self, text: impl Into<String>) {
         let text: String = text.into();
-        self.0.send(Message::Text(text.into())).await.expect("send a frame");
+        self.stream.send(Message::Text(text.into())).await.expect("send a frame");
     }
 
     /// Sends a frame of JSON.
@@ -74,7 +85,7 @@ impl Socket {
     /// # Panics
     /// When the socket is closed.
     pub async fn send_raw(&mut self, message: Message) {
-        self.0.send(message).await.expect("send a frame");
+        self.stream.send(message).await.expect("send a frame");
     }
 
     /// The next frame.
@@ -99,11 +110,16 @@ impl Socket {
     }
 
     /// The next frame, or the close code (`None` where the connection just ended).
+    ///
+    /// # Panics
+    /// When the frame isn't as documented.
     pub async fn receive(&mut self) -> Result<Value, Option<u16>> {
         loop {
-            match self.0.next().await {
+            match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    return Ok(serde_json::from_str(&text).expect("frames are JSON"));
+                    let frame = serde_json::from_str(&text).expect("frames are JSON");
+                    documented::check(self.channel, By::Server, &frame).unwrap_or_else(|why| panic!("{why}"));
+                    return Ok(frame);
                 }
                 Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),
                 Some(Ok(_)) => {}
@@ -136,6 +152,6 @@ impl Socket {
 
     /// Leaves.
     pub async fn close(mut self) {
-        self.0.close(None).await.ok();
+        self.stream.close(None).await.ok();
     }
 }

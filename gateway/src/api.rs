@@ -1,12 +1,16 @@
 //! The HTTP API: each call is one question to a service, in the caller's name.
 
-use crate::{Shared, auth, auth::Identity, problem::Problem, telemetry};
+mod extract;
+
+use crate::{
+    Shared, openapi,
+    problem::{Problem, ProblemDetails},
+    telemetry,
+};
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, State, rejection::BytesRejection},
-    http::{StatusCode, header, request::Parts},
-    routing::{get, post, put},
+    extract::{Query, State, rejection::QueryRejection},
+    http::StatusCode,
 };
 use contract::chat::{
     Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListBlocks, ListConversations,
@@ -14,49 +18,68 @@ use contract::chat::{
     SetBlock,
 };
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
-use contract::{Code, ConversationId, MessageId, NotificationId, Page, Refusal, Request as Question, UserId};
+use contract::{ConversationId, MessageId, NotificationId, Page, Request as Question, UserId};
 use contract::{frames, limits};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
-use std::{str::FromStr, sync::Arc};
+use extract::{Body, Caller, Cursor, CursorQuery, Id};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Bytes of a call's body.
 const BODY_BYTES: usize = 64 * 1024;
 
 type App = State<Arc<Shared>>;
 
-/// The API's paths.
+/// The API's paths, and what describes them.
 pub fn router() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/api/conversations", post(open_conversation).get(list_conversations))
-        .route("/api/conversations/{id}", get(get_conversation))
-        .route("/api/conversations/{id}/messages", get(page_messages).post(send_message))
-        .route("/api/conversations/{id}/read", post(read_message))
-        .route("/api/unread", get(unread))
-        .route("/api/blocks", get(list_blocks))
-        .route("/api/blocks/{id}", put(block).delete(unblock))
-        .route("/api/reports", post(report))
-        .route("/api/notifications", get(page_notifications))
-        .route("/api/notifications/unread_count", get(unread_notifications))
-        .route("/api/notifications/{id}/read", post(read_notification))
-        .route("/api/notifications/read_all", post(read_all_notifications))
+    let api = OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(open_conversation, list_conversations))
+        .routes(routes!(get_conversation))
+        .routes(routes!(page_messages, send_message))
+        .routes(routes!(read_message))
+        .routes(routes!(unread))
+        .routes(routes!(page_notifications))
+        .routes(routes!(unread_notifications))
+        .routes(routes!(read_notification))
+        .routes(routes!(read_all_notifications))
+        .routes(routes!(list_blocks))
+        .routes(routes!(block, unblock))
+        .routes(routes!(report));
+    let (router, document) = api.split_for_parts();
+    router
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES))
         .route_layer(axum::middleware::from_fn(telemetry::call))
+        .merge(openapi::router(document))
 }
 
 async fn ask<R: Question>(shared: &Shared, question: R) -> Result<R::Reply, Problem> {
     Ok(shared.hub.bus().request_until(&question, limits::SEND_DEADLINE).await?)
 }
 
-#[derive(Deserialize)]
+/// The people and the listing of a conversation.
+#[derive(Deserialize, ToSchema)]
 struct NewConversation {
+    /// Everyone but the caller.
+    #[schema(min_items = 1, max_items = 100)]
     participant_ids: Vec<UserId>,
+    /// What it is about.
     #[serde(default)]
     listing_id: Option<i64>,
+    /// At most 200 characters. Only of a new one: that of one that already stands stays.
     #[serde(default)]
+    #[schema(max_length = 200)]
     title: Option<String>,
 }
 
+/// Open a conversation
+///
+/// With these people about this listing: the one that already stands, or a new one. The caller is in it, named or
+/// not; 2 to 100 people. An operator may leave this to backends: then it is 403.
+#[utoipa::path(post, path = "/api/conversations", tag = "Conversations", request_body = NewConversation, responses(
+    (status = 201, description = "A new conversation", body = Conversation),
+    (status = 200, description = "The one that these people already have about this listing", body = Conversation),
+))]
 async fn open_conversation(
     State(shared): App,
     Caller(caller): Caller,
@@ -72,6 +95,12 @@ async fn open_conversation(
     Ok((status, Json(opened.conversation)))
 }
 
+/// List the caller's conversations
+///
+/// Newest activity first; oldest first with `after`. The ids are conversations'.
+#[utoipa::path(get, path = "/api/conversations", tag = "Conversations", params(CursorQuery), responses(
+    (status = 200, description = "A page", body = Page<Conversation>),
+))]
 async fn list_conversations(
     State(shared): App,
     Caller(caller): Caller,
@@ -80,6 +109,10 @@ async fn list_conversations(
     ask(&shared, ListConversations { user_id: caller.user_id, range, limit }).await.map(Json)
 }
 
+/// Get one conversation
+#[utoipa::path(get, path = "/api/conversations/{conversation_id}", tag = "Conversations",
+    params(("conversation_id" = ConversationId, Path, description = "The conversation")),
+    responses((status = 200, description = "The conversation", body = Conversation)))]
 async fn get_conversation(
     State(shared): App,
     Caller(caller): Caller,
@@ -88,6 +121,12 @@ async fn get_conversation(
     ask(&shared, GetConversation { user_id: caller.user_id, conversation_id }).await.map(Json)
 }
 
+/// Read a conversation's messages
+///
+/// Newest first; oldest first with `after`. The ids are messages'. `client_id` is there in the caller's own.
+#[utoipa::path(get, path = "/api/conversations/{conversation_id}/messages", tag = "Messages",
+    params(("conversation_id" = ConversationId, Path, description = "The conversation"), CursorQuery),
+    responses((status = 200, description = "A page", body = Page<Message>)))]
 async fn page_messages(
     State(shared): App,
     Caller(caller): Caller,
@@ -100,13 +139,29 @@ async fn page_messages(
     Ok(Json(Page { items: page.items, next }))
 }
 
-#[derive(Deserialize)]
+/// A message to send.
+#[derive(Deserialize, ToSchema)]
 struct NewMessage {
+    /// 1 to 4000 characters, after trimming.
+    #[schema(min_length = 1)]
     message: String,
+    /// 1 to 64 printable characters: what the caller calls it, unique for that sender and conversation.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
     client_id: Option<String>,
 }
 
+/// Send a message
+///
+/// The same `client_id` again is the same message: it is safe to repeat a call that was not answered.
+#[utoipa::path(post, path = "/api/conversations/{conversation_id}/messages", tag = "Messages",
+    params(("conversation_id" = ConversationId, Path, description = "The conversation")),
+    request_body = NewMessage, responses(
+        (status = 201, description = "The message, stored", body = Message),
+        (status = 200, description = "The message that this `client_id` has named before", body = Message),
+        (status = 422, description = "`message_too_long`: more than 4000 characters",
+            body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
 async fn send_message(
     State(shared): App,
     Caller(caller): Caller,
@@ -128,11 +183,19 @@ async fn send_message(
     }
 }
 
-#[derive(Deserialize)]
+/// How far the caller has read.
+#[derive(Deserialize, ToSchema)]
 struct ReadUpTo {
+    /// The last message read.
     message_id: MessageId,
 }
 
+/// Mark as read up to a message
+///
+/// A marker moves forward only. `not_found`: the message isn't in this conversation.
+#[utoipa::path(post, path = "/api/conversations/{conversation_id}/read", tag = "Messages",
+    params(("conversation_id" = ConversationId, Path, description = "The conversation")),
+    request_body = ReadUpTo, responses((status = 204, description = "Done")))]
 async fn read_message(
     State(shared): App,
     Caller(caller): Caller,
@@ -143,6 +206,12 @@ async fn read_message(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Block a user
+///
+/// In a conversation of two, a blocked sender gets the error `blocked`; nothing is stored, shown as typing or notified.
+#[utoipa::path(put, path = "/api/blocks/{user_id}", tag = "Safety",
+    params(("user_id" = UserId, Path, description = "Whom to block")),
+    responses((status = 204, description = "Blocked, now or before")))]
 async fn block(
     State(shared): App,
     Caller(caller): Caller,
@@ -152,6 +221,10 @@ async fn block(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Block a user no longer
+#[utoipa::path(delete, path = "/api/blocks/{user_id}", tag = "Safety",
+    params(("user_id" = UserId, Path, description = "Whom to block no longer")),
+    responses((status = 204, description = "Not blocked")))]
 async fn unblock(
     State(shared): App,
     Caller(caller): Caller,
@@ -161,6 +234,12 @@ async fn unblock(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// List whom the caller blocks
+///
+/// Largest user id first; smallest first with `after`.
+#[utoipa::path(get, path = "/api/blocks", tag = "Safety", params(CursorQuery), responses(
+    (status = 200, description = "A page", body = Page<Participant>),
+))]
 async fn list_blocks(
     State(shared): App,
     Caller(caller): Caller,
@@ -169,15 +248,26 @@ async fn list_blocks(
     ask(&shared, ListBlocks { user_id: caller.user_id, range, limit }).await.map(Json)
 }
 
-#[derive(Deserialize)]
+/// What is reported: a message or a user, one of both.
+#[derive(Deserialize, ToSchema)]
 struct NewReport {
+    /// One that the caller can see.
     #[serde(default)]
     message_id: Option<MessageId>,
+    /// The user, where it is about no message.
     #[serde(default)]
     user_id: Option<UserId>,
+    /// Why.
+    #[schema(min_length = 1, max_length = 1000)]
     reason: String,
 }
 
+/// Report a message or a user
+///
+/// Kept with the message as it stood, and passed on to those who moderate.
+#[utoipa::path(post, path = "/api/reports", tag = "Safety", request_body = NewReport, responses(
+    (status = 201, description = "The report", body = Reported),
+))]
 async fn report(
     State(shared): App,
     Caller(caller): Caller,
@@ -189,15 +279,28 @@ async fn report(
     Ok((StatusCode::CREATED, Json(reported)))
 }
 
-async fn unread(State(shared): App, Caller(caller): Caller) -> Result<Json<Value>, Problem> {
+/// What a user has not read.
+#[derive(Serialize, ToSchema)]
+struct Counts {
+    /// Conversations with something unread.
+    conversations: i64,
+    /// Unread messages in all of them.
+    messages: i64,
+    /// Unread notifications.
+    notifications: i64,
+}
+
+/// Count what the caller has not read
+#[utoipa::path(get, path = "/api/unread", tag = "Conversations", responses(
+    (status = 200, description = "The counts", body = Counts),
+))]
+async fn unread(State(shared): App, Caller(caller): Caller) -> Result<Json<Counts>, Problem> {
     let (chat, inbox) = tokio::try_join!(
         ask(&shared, CountUnread { user_id: caller.user_id }),
         inbox(&shared, caller.user_id, Range::Newest, 0, false),
     )?;
     let (conversations, messages) = (chat.conversations, chat.messages);
-    Ok(Json(json!({
-        "conversations": conversations, "messages": messages, "notifications": inbox.unread_count,
-    })))
+    Ok(Json(Counts { conversations, messages, notifications: inbox.unread_count }))
 }
 
 async fn inbox(
@@ -210,27 +313,53 @@ async fn inbox(
     ask(shared, PageNotifications { user_id, range, limit, unread }).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct OnlyUnread {
+    /// Only those that are not read.
     #[serde(default)]
     unread: bool,
 }
 
+/// Read the caller's notifications
+///
+/// Newest first; oldest first with `after`. The ids are notifications'.
+#[utoipa::path(get, path = "/api/notifications", tag = "Notifications", params(CursorQuery, OnlyUnread), responses(
+    (status = 200, description = "A page", body = Page<Notification>),
+))]
 async fn page_notifications(
     State(shared): App,
     Caller(caller): Caller,
     Cursor { range, limit }: Cursor,
-    only: Result<Query<OnlyUnread>, axum::extract::rejection::QueryRejection>,
+    only: Result<Query<OnlyUnread>, QueryRejection>,
 ) -> Result<Json<Page<Notification>>, Problem> {
     let Query(OnlyUnread { unread }) = only.map_err(|_| Problem::invalid("\"unread\" is true or false"))?;
     Ok(Json(inbox(&shared, caller.user_id, range, limit, unread).await?.page))
 }
 
-async fn unread_notifications(State(shared): App, Caller(caller): Caller) -> Result<Json<Value>, Problem> {
-    let inbox = inbox(&shared, caller.user_id, Range::Newest, 0, false).await?;
-    Ok(Json(json!({ "unread_count": inbox.unread_count })))
+/// How many notifications a user has not read.
+#[derive(Serialize, ToSchema)]
+struct UnreadCount {
+    /// So many.
+    unread_count: i64,
 }
 
+/// Count unread notifications
+#[utoipa::path(get, path = "/api/notifications/unread_count", tag = "Notifications", responses(
+    (status = 200, description = "The count", body = UnreadCount),
+))]
+async fn unread_notifications(
+    State(shared): App,
+    Caller(caller): Caller,
+) -> Result<Json<UnreadCount>, Problem> {
+    let inbox = inbox(&shared, caller.user_id, Range::Newest, 0, false).await?;
+    Ok(Json(UnreadCount { unread_count: inbox.unread_count }))
+}
+
+/// Mark one notification as read
+#[utoipa::path(post, path = "/api/notifications/{notification_id}/read", tag = "Notifications",
+    params(("notification_id" = NotificationId, Path, description = "The notification")),
+    responses((status = 204, description = "Done")))]
 async fn read_notification(
     State(shared): App,
     Caller(caller): Caller,
@@ -240,114 +369,11 @@ async fn read_notification(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Mark every notification as read
+#[utoipa::path(post, path = "/api/notifications/read_all", tag = "Notifications", responses(
+    (status = 204, description = "Done"),
+))]
 async fn read_all_notifications(State(shared): App, Caller(caller): Caller) -> Result<StatusCode, Problem> {
     ask(&shared, MarkNotification { user_id: caller.user_id, notification_id: None }).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Whose call it is.
-struct Caller(Identity);
-
-impl FromRequestParts<Arc<Shared>> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let identity = match auth::bearer(&parts.headers) {
-            Some(token) => shared.identify_anew(token).await,
-            None => Err(auth::Rejected::Missing),
-        };
-        match identity {
-            Ok(mut identity) => {
-                shared.languages.saw(identity.user_id, identity.lang.take(), Some(&parts.headers));
-                Ok(Self(identity))
-            }
-            Err(rejected) => {
-                tracing::debug!(reason = %rejected, "a token was refused");
-                Err(Refusal::new(Code::Unauthorized, "the token is missing, invalid or expired").into())
-            }
-        }
-    }
-}
-
-/// The id in a path. What can't be one is no path.
-struct Id<T>(T);
-
-impl<T: FromStr> FromRequestParts<Arc<Shared>> for Id<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let path = Path::<String>::from_request_parts(parts, shared).await;
-        path.ok().and_then(|Path(id)| id.parse().ok()).map(Self).ok_or_else(Problem::no_path)
-    }
-}
-
-/// Which part of a list.
-struct Cursor {
-    range: Range,
-    limit: u16,
-}
-
-impl FromRequestParts<Arc<Shared>> for Cursor {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
-        let number = |name: &str| match auth::parameter(query, name) {
-            None => Ok(None),
-            Some(text) => match text.parse::<i64>() {
-                Ok(number) if number >= 0 => Ok(Some(number)),
-                _ => Err(Problem::invalid(format!("{name:?} is a whole number"))),
-            },
-        };
-        let limit =
-            match number("limit")? {
-                None => limits::PAGE_DEFAULT,
-                Some(limit) => u16::try_from(limit)
-                    .ok()
-                    .filter(|limit| (1..=limits::PAGE_MAX).contains(limit))
-                    .ok_or_else(|| Problem::invalid(format!("\"limit\" is 1 to {}", limits::PAGE_MAX)))?,
-            };
-        let range = match (number("before")?, number("after")?) {
-            (None, None) => Range::Newest,
-            (Some(before), None) => Range::Before(before),
-            (None, Some(after)) => Range::After(after),
-            (Some(_), Some(_)) => {
-                return Err(Problem::invalid("\"before\" and \"after\" exclude each other"));
-            }
-        };
-        Ok(Self { range, limit })
-    }
-}
-
-/// The JSON of a call.
-struct Body<T>(T);
-
-impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let kind = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok())
-            .unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
-            let detail = "the body must be application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-        }
-        let body = Bytes::from_request(request, shared).await.map_err(|rejection| too_large(&rejection))?;
-        let text = std::str::from_utf8(&body).map_err(|_| Refusal::new(Code::InvalidJson, "not UTF-8"))?;
-        Ok(Self(frames::from_json(text)?))
-    }
-}
-
-fn too_large(rejection: &BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail = format!("a body has at most {BODY_BYTES} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
-        }
-        _ => Problem::invalid("the body can't be read"),
-    }
 }

@@ -18,6 +18,7 @@ mod languages;
 mod limits;
 mod log;
 mod multiplex;
+mod openapi;
 mod opening;
 mod outbox;
 mod packer;

@@ -1,14 +1,15 @@
 //! Errors of the HTTP API: RFC 9457 problem details, with a stable `code`.
 
 use axum::{
-    body::Body,
+    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use contract::{Code, Refusal};
-use serde_json::json;
+use serde::Serialize;
 use service::RequestError;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// An answer that says what is wrong.
 #[derive(Debug)]
@@ -41,6 +42,26 @@ impl Problem {
     }
 }
 
+/// What is wrong: problem details of RFC 9457.
+#[derive(Serialize, ToSchema)]
+pub struct ProblemDetails {
+    /// `about:blank`: the `code` says it.
+    r#type: &'static str,
+    /// The status, in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What programs act on. New codes may come.
+    #[schema(value_type = String, examples("rate_limited"))]
+    code: &'static str,
+    /// What people read.
+    detail: String,
+    /// When to come again, in milliseconds from now; `Retry-After` says it in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    retry_after_ms: Option<u64>,
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         Self {
@@ -63,17 +84,15 @@ impl From<RequestError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or_default(),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
-        });
-        if let Some(ms) = self.retry_after_ms {
-            body["retry_after_ms"] = ms.into();
-        }
-        let mut response = Response::new(Body::from(body.to_string()));
+        let details = ProblemDetails {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            retry_after_ms: self.retry_after_ms,
+        };
+        let mut response = Json(details).into_response();
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

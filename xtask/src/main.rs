@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod chaos;
+mod completions;
 mod console;
 mod deadletters;
 mod load;
@@ -30,6 +31,7 @@ enum Command {
     Load(load::Load),
     BenchCheck(bench::BenchCheck),
     Deadletters(deadletters::Deadletters),
+    Completions(completions::Completions),
 }
 
 #[tokio::main]
@@ -42,6 +44,7 @@ async fn main() -> ExitCode {
         Command::Load(load) => load.run().await,
         Command::BenchCheck(check) => check.run().await,
         Command::Deadletters(deadletters) => deadletters.run().await,
+        Command::Completions(completions) => completions.run::<Command>(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -2,6 +2,7 @@
 //!
 //! Where there is no Chromium, every test here passes at once, and says loudly that it was skipped.
 
+mod api_docs;
 mod browser;
 mod demo;
 mod guide;

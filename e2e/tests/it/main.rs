@@ -5,6 +5,7 @@ mod accounts;
 mod backup;
 mod chat;
 mod collector;
+mod documents;
 mod hostile;
 mod http;
 mod limits;

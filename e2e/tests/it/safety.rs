@@ -1,4 +1,5 @@
-use e2e::{Stack, within};
+use async_nats::jetstream;
+use e2e::{Stack, eventually, within};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
@@ -25,6 +26,17 @@ async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
     assert_eq!((&refused["code"], &refused["client_id"]), (&json!("blocked"), &json!("c")));
     let path = format!("/api/conversations/{two}/messages");
     stack.post(&path, 1, json!({"message": "hello?"})).await.expect_problem(403, "blocked");
+    let mut both = stack.socket("/ws/", 1).await;
+    let wanted =
+        json!({"op": "send", "channel": format!("chat/{two}"), "data": {"message": "hello?"}, "ref": 1});
+    both.send(wanted).await;
+    assert_eq!(both.next().await["code"], "blocked");
+    let backend = stack.backend().await;
+    let asked = json!({"conversation_id": two, "sender_id": 1, "message": "hello?"});
+    let answer = backend.request("chat.messages.send", asked.to_string().into()).await.unwrap();
+    let headers = answer.headers.expect("a refusal");
+    assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "403");
+    assert!(headers.get("Nats-Service-Error").unwrap().as_str().starts_with("blocked: "), "{headers:?}");
     assert_eq!(stack.get(&path, 2).await["items"], json!([]));
     ben.expect_silence().await;
     ben_watches.expect_silence().await;
@@ -35,6 +47,11 @@ async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
         .post(&format!("/api/conversations/{three}/messages"), 1, json!({"message": "hi all"}))
         .await
         .expect(201);
+    let unread = json!({"conversations": 1, "messages": 1, "notifications": 1});
+    eventually("the one message of three, and nothing else, to be unread", async || {
+        (stack.get("/api/unread", 2).await == unread).then_some(())
+    })
+    .await;
     ben.say("I can").await;
     assert_eq!(ada.next().await["content"], "I can");
 
@@ -69,4 +86,29 @@ async fn a_report_keeps_the_message_and_reaches_the_moderators() {
         .post("/api/reports", 2, json!({"user_id": 1, "reason": " "}))
         .await
         .expect_problem(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn a_report_that_nobody_can_be_told_of_is_kept_and_told_later() {
+    let stack = Stack::start().await;
+    let jetstream = jetstream::new(stack.backend().await);
+    let config = jetstream.get_stream("EVENTS_OUT").await.unwrap().cached_info().config.clone();
+    jetstream.delete_stream("EVENTS_OUT").await.unwrap();
+    let id = stack.conversation(&[1, 2]).await;
+    let sent = json!({"message": "buy my coins", "client_id": "secret"});
+    let message = stack.post(&format!("/api/conversations/{id}/messages"), 1, sent).await.expect(201);
+    let report = json!({"message_id": message["message_id"], "reason": "spam"});
+    let made = stack.post("/api/reports", 2, report).await.expect(201);
+
+    let stream = jetstream.get_or_create_stream(config).await.unwrap();
+    let told = eventually("the report", || async {
+        let stored = stream.get_last_raw_message_by_subject("chat.reported").await.ok()?;
+        serde_json::from_slice::<Value>(&stored.payload).ok()
+    })
+    .await;
+    assert_eq!(told, made);
+    let again = json!({"user_id": 1, "reason": "rude"});
+    let second = stack.post("/api/reports", 2, again).await.expect(201);
+    let last = stream.get_last_raw_message_by_subject("chat.reported").await.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&last.payload).unwrap(), second);
 }

@@ -2,18 +2,20 @@
 
 use crate::{ConversationId, Event, MessageId, Page, Refusal, Request, Seq, Timestamp, TraceParent, UserId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The JetStream stream that carries [`LogEntry`] from chat-service to notify-service.
 pub const LOG_STREAM: &str = "CHAT";
 
 /// A message, as the contract's frames and pages show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Message {
     /// The conversation that it is in.
     pub conversation_id: ConversationId,
     /// Unique over all conversations; grows with `seq`.
     pub message_id: MessageId,
     /// Its place in the conversation.
+    #[schema(value_type = i64, minimum = 1)]
     pub seq: Seq,
     /// Who sent it.
     pub sender_id: UserId,
@@ -27,6 +29,7 @@ pub struct Message {
     pub is_read: bool,
     /// What the sender called it. Only ever shown to the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub client_id: Option<String>,
 }
 
@@ -314,7 +317,7 @@ impl Request for MarkRead {
 }
 
 /// Someone in a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Participant {
     /// Who.
     pub user_id: UserId,
@@ -333,19 +336,22 @@ pub struct Invitee {
 }
 
 /// A conversation as one participant sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Conversation {
     /// Its id.
     pub conversation_id: ConversationId,
     /// The listing that it is about.
+    #[schema(required)]
     pub listing_id: Option<i64>,
     /// Its title.
+    #[schema(required)]
     pub title: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Who is in it, by id.
     pub participants: Vec<Participant>,
     /// The newest message.
+    #[schema(required)]
     pub last_message: Option<Message>,
     /// How many messages the participant has not read; to a backend, the first participant's that it named.
     pub unread_count: i64,
@@ -473,7 +479,7 @@ impl Request for MakeReport {
 }
 
 /// The answer to [`MakeReport`]; and what is published on `chat.reported` for the backend that moderates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reported {
     /// The report.
     pub report_id: i64,
@@ -482,6 +488,7 @@ pub struct Reported {
     /// Who is reported: the sender of the message, or the user.
     pub user_id: UserId,
     /// The message as it stood.
+    #[schema(required)]
     pub message: Option<Message>,
     /// Why.
     pub reason: String,

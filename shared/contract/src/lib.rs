@@ -44,11 +44,12 @@ pub trait Request: Serialize + DeserializeOwned + Send + Sync + 'static {
 }
 
 /// One page of a longer list.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Page<T> {
     /// The items, in the order that was asked for.
     pub items: Vec<T>,
-    /// The cursor of the next page: what to say as `before` (or `after`) to read on; `None` at the end.
+    /// The cursor of the next page: what to say as `before` (or `after`) to read on; null at the end.
+    #[schema(required)]
     pub next: Option<i64>,
 }
 

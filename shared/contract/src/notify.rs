@@ -5,6 +5,7 @@ use crate::{Lang, NotificationId, Page, Request, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use utoipa::ToSchema;
 
 /// The JetStream stream of what other backends publish.
 pub const EVENTS_STREAM: &str = "EVENTS";
@@ -73,7 +74,7 @@ fn without_prefix(name: &str) -> Option<&str> {
 }
 
 /// A notification, as the contract's frames and pages show it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Notification {
     /// Its type, such as `payment_completed`.
     #[serde(rename = "type")]
@@ -81,12 +82,14 @@ pub struct Notification {
     /// Unique over all inboxes; grows with `seq`.
     pub notification_id: NotificationId,
     /// Its place in the user's inbox.
+    #[schema(value_type = i64, minimum = 1)]
     pub seq: Seq,
     /// What it says, in the user's language.
     pub title: String,
     /// What it says below the title.
     pub message: String,
     /// As published: an object.
+    #[schema(value_type = Object)]
     pub data: Box<RawValue>,
     /// When it was committed.
     pub created_at: Timestamp,
@@ -96,6 +99,7 @@ pub struct Notification {
     pub unread_count: i64,
     /// The notification that this one supersedes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub replaces: Option<NotificationId>,
 }
 

@@ -23,8 +23,12 @@ where
     match boot(C::command().get_name(), config, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "stopped by an error");
-            eprintln!("{error:#}");
+            // One line, wherever it goes: logs may be filtered out, or not there yet.
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!(error = format!("{error:#}"), "stopped by an error");
+            } else {
+                eprintln!("{error:#}");
+            }
             ExitCode::FAILURE
         }
     }

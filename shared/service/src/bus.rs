@@ -90,7 +90,7 @@ impl Bus {
             };
             match connected {
                 Ok(client) => return Ok(Some(Self::new(client, doubts))),
-                Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS"),
+                Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS, which NATS_URL names"),
             }
             tokio::select! {
                 () = backoff.wait() => {}

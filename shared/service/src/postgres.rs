@@ -35,7 +35,10 @@ pub async fn open(
         match prepared {
             Ok(()) => break,
             Err(error) if error.chain().any(is_passing) => {
-                tracing::warn!(error = format!("{error:#}"), "waiting for Postgres");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "waiting for Postgres, which DATABASE_URL names"
+                );
             }
             Err(error) => return Err(error),
         }

@@ -1,8 +1,15 @@
-//! Every snippet of `docs/publishing.md`, run as it stands there against a real stack; and the dead letters' tool.
+//! Every snippet of the pages in `docs/`, run as it stands there against a real stack; `examples/`; the dead letters'
+//! tool.
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod deadletters;
 mod django;
+mod examples;
+mod frames;
+mod guides;
+mod links;
+mod machines;
+mod migration;
 mod snippets;
 mod tools;
 
@@ -121,8 +128,6 @@ fn every_snippet_is_run_by_a_test() {
     let mut known = vec!["publish.sh", "cloudevents.sh", "conversation.sh", "publish.py", "conversation.py"];
     known.extend(["publish.mjs", "conversation.mjs", "publish.rs"]);
     known.extend(django::SNIPPETS);
-    let mut named: Vec<String> = snippets::all().into_iter().map(|(name, _)| name).collect();
-    named.sort();
     known.sort_unstable();
-    assert_eq!(named, known);
+    assert_eq!(snippets::PUBLISHING.names(), known);
 }

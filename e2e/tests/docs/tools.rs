@@ -12,8 +12,24 @@ use std::{
 };
 use tokio::process::Command;
 
-const PIP: [&str; 3] = ["nats-py==2.16.0", "Django==5.2.19", "psycopg[binary]==3.3.9"];
-const NPM: [&str; 2] = ["@nats-io/transport-node@3.4.0", "@nats-io/jetstream@3.4.0"];
+/// What Python finds installed.
+pub const PIP: [&str; 8] = [
+    "nats-py==2.16.0",
+    "Django==5.2.19",
+    "psycopg[binary]==3.3.9",
+    "djangorestframework-simplejwt==5.5.1",
+    "websockets==17.4",
+    "openapi-spec-validator==0.9.0",
+    "check-jsonschema==0.39.0",
+    "schemathesis==4.32.5",
+];
+const NPM: [&str; 5] = [
+    "@nats-io/transport-node@3.4.0",
+    "@nats-io/jetstream@3.4.0",
+    "ws@8.23.0",
+    "wscat@6.1.0",
+    "@asyncapi/specs@6.11.1",
+];
 const NATS: &str = "github.com/nats-io/natscli/nats@v0.4.0";
 /// How long an installation or a snippet may take.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -23,12 +39,18 @@ pub struct Tool {
     program: OsString,
     folder: PathBuf,
     arguments: Vec<OsString>,
+    input: bool,
 }
 
 impl Tool {
     /// It, to be run in this folder.
     pub fn new(program: impl AsRef<Path>, folder: &Path) -> Self {
-        Self { program: program.as_ref().into(), folder: folder.to_owned(), arguments: Vec::new() }
+        Self {
+            program: program.as_ref().into(),
+            folder: folder.to_owned(),
+            arguments: Vec::new(),
+            input: false,
+        }
     }
 
     /// With a snippet, which is written to the folder under its own name.
@@ -43,17 +65,27 @@ impl Tool {
         self
     }
 
-    fn args<const N: usize>(self, arguments: [&str; N]) -> Self {
+    /// Adds several.
+    pub fn args<const N: usize>(self, arguments: [&str; N]) -> Self {
         arguments.into_iter().fold(self, Self::arg)
+    }
+
+    /// With an input that doesn't end, as a terminal's.
+    pub fn with_input(self) -> Self {
+        Self { input: true, ..self }
     }
 
     /// Runs it to its end: what it printed, or what it said when it failed.
     pub async fn output(self, env: &[(&str, &str)]) -> Result<String, String> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(&self.folder).envs(env.iter().copied());
-        command.env_remove("PYTHONPATH").stdin(Stdio::null()).kill_on_drop(true);
+        command.env_remove("PYTHONPATH").kill_on_drop(true);
+        command.stdin(if self.input { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let name = self.program.to_string_lossy().into_owned();
-        let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+        let mut child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
+        let _input = child.stdin.take();
+        let output = match tokio::time::timeout(PATIENCE, child.wait_with_output()).await {
             Ok(output) => output.map_err(|error| format!("{name}: {error}"))?,
             Err(_) => return Err(format!("{name} did not end in {PATIENCE:?}")),
         };
@@ -93,7 +125,7 @@ pub fn target() -> PathBuf {
 
 /// Where tools are installed.
 fn place(name: &str) -> PathBuf {
-    let place = target().parent().expect("the target folder").join("publishing").join(name);
+    let place = target().parent().expect("the target folder").join("tools").join(name);
     fs::create_dir_all(&place).expect("create a folder for tools");
     place
 }
@@ -111,7 +143,12 @@ async fn once(place: &Path, what: &str, install: impl AsyncFnOnce() -> Result<()
     fs::write(done, what).expect("note what is installed");
 }
 
-/// A Python with nats-py and Django, or why there is none.
+/// Whether a program is there, or why not.
+pub async fn there(program: &str, argument: &str) -> Result<(), String> {
+    Tool::new(program, Path::new("/")).arg(argument).try_out().await
+}
+
+/// A Python with what backends use, or why there is none.
 pub async fn python() -> Result<PathBuf, String> {
     let place = place("python");
     Tool::new("python3", &place).args(["-c", "import ensurepip, venv"]).try_out().await?;

@@ -1,0 +1,99 @@
+//! Reports, which are kept before anyone is told of them.
+
+use super::{id, message, messages, timestamp};
+use contract::chat::{Message, Reported};
+use contract::{MessageId, Timestamp, UserId};
+use sqlx::{PgConnection, PgExecutor, Row};
+use std::collections::HashMap;
+
+/// A message by its id alone, if this user is in its conversation.
+pub async fn message_seen_by(
+    db: impl PgExecutor<'_>,
+    message_id: MessageId,
+    user: UserId,
+) -> sqlx::Result<Option<Message>> {
+    let row = sqlx::query(
+        "select m.* from messages m
+         join participants p on p.conversation_id = m.conversation_id and p.user_id = $2
+         where m.message_id = $1",
+    )
+    .bind(message_id.get())
+    .bind(user.get())
+    .fetch_optional(db)
+    .await?;
+    row.as_ref().map(message).transpose()
+}
+
+/// Keeps a report, with the message as it stands.
+pub async fn report(
+    db: impl PgExecutor<'_>,
+    reporter: UserId,
+    user: UserId,
+    message: Option<&Message>,
+    reason: &str,
+) -> sqlx::Result<(i64, Timestamp)> {
+    let row = sqlx::query(
+        "insert into reports (reporter_id, user_id, conversation_id, message_id, content, reason)
+         values ($1, $2, $3, $4, $5, $6) returning report_id, created_at",
+    )
+    .bind(reporter.get())
+    .bind(user.get())
+    .bind(message.map(|message| message.conversation_id.get()))
+    .bind(message.map(|message| message.message_id.get()))
+    .bind(message.map(|message| message.content.as_str()))
+    .bind(reason)
+    .fetch_one(db)
+    .await?;
+    Ok((row.try_get("report_id")?, timestamp(&row, "created_at")?))
+}
+
+/// Locks some reports that nobody has told of for a while, and that no other replica is telling of.
+pub async fn lock_untold(
+    db: &mut PgConnection,
+    older_than_secs: f64,
+    limit: i64,
+) -> sqlx::Result<Vec<Reported>> {
+    let rows = sqlx::query(
+        "select * from reports where not told and created_at < clock_timestamp() - make_interval(secs => $1)
+         order by report_id limit $2 for update skip locked",
+    )
+    .bind(older_than_secs)
+    .bind(limit)
+    .fetch_all(&mut *db)
+    .await?;
+    let (mut conversations, mut ids) = (Vec::new(), Vec::new());
+    for row in &rows {
+        if let (Some(conversation), Some(message)) =
+            (row.try_get::<Option<i64>, _>("conversation_id")?, row.try_get::<Option<i64>, _>("message_id")?)
+        {
+            conversations.push(conversation);
+            ids.push(message);
+        }
+    }
+    let found = messages(db, &conversations, &ids).await?;
+    let found: HashMap<i64, Message> =
+        found.into_iter().map(|message| (message.message_id.get(), message)).collect();
+    rows.iter()
+        .map(|row| {
+            let message: Option<i64> = row.try_get("message_id")?;
+            let message = message.and_then(|message| found.get(&message).cloned());
+            Ok(Reported {
+                report_id: row.try_get("report_id")?,
+                reporter_id: id(row.try_get("reporter_id")?)?,
+                user_id: id(row.try_get("user_id")?)?,
+                message: message.map(|message| Message { client_id: None, ..message }),
+                reason: row.try_get("reason")?,
+                created_at: timestamp(row, "created_at")?,
+            })
+        })
+        .collect()
+}
+
+/// Notes that JetStream has these reports.
+pub async fn told(db: impl PgExecutor<'_>, reports: &[i64]) -> sqlx::Result<()> {
+    sqlx::query("update reports set told = true where report_id = any ($1)")
+        .bind(reports)
+        .execute(db)
+        .await?;
+    Ok(())
+}

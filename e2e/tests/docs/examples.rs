@@ -1,0 +1,140 @@
+//! `examples/`, each run as it stands there.
+
+use crate::{
+    notifications, payments,
+    tools::{self, Tool, run},
+};
+use e2e::{Kind, Stack, eventually, token_with};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use testkit::{Child, Program};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples")
+}
+
+fn start(program: Program, stack: &Stack, env: &[(&str, String)]) -> Child {
+    let program = program.env("NATS_URL", stack.nats_urls("operator").join(","));
+    env.iter().fold(program, |program, (key, value)| program.env(*key, value)).spawn().unwrap()
+}
+
+/// What a bot is told, as the user 457.
+fn bots_environment(stack: &Stack, conversation: i64) -> [(&'static str, String); 3] {
+    [
+        ("URL", format!("http://{}", stack.host(0))),
+        ("TOKEN", token_with(json!({"user_id": 457, "username": "bot"}))),
+        ("CONVERSATION", conversation.to_string()),
+    ]
+}
+
+/// The texts of a conversation, once there are so many.
+async fn texts(stack: &Stack, conversation: i64, count: usize) -> Vec<String> {
+    let path = format!("/api/conversations/{conversation}/messages?after=0");
+    eventually(&format!("{count} messages"), || async {
+        let page = stack.get(&path, 456).await;
+        let items = page["items"].as_array().unwrap();
+        let text = |item: &Value| item["content"].as_str().unwrap().to_owned();
+        (items.len() == count).then(|| items.iter().map(text).collect())
+    })
+    .await
+}
+
+async fn say(stack: &Stack, conversation: i64, text: &str) {
+    let path = format!("/api/conversations/{conversation}/messages");
+    stack.post(&path, 456, json!({"message": text})).await.expect(201);
+}
+
+#[tokio::test]
+async fn the_python_bot_answers_everything_once() {
+    let python = match tools::python().await {
+        Ok(python) => python,
+        Err(why) => return tools::skip("examples/python-bot", &why),
+    };
+    let mut stack = Stack::start().await;
+    let conversation = stack.conversation(&[456, 457]).await;
+    let env = bots_environment(&stack, conversation);
+    let bot = || Program::new(&python).arg("-u").arg(folder().join("python-bot/bot.py"));
+    say(&stack, conversation, "Un").await;
+    let running = start(bot(), &stack, &env);
+    assert_eq!(texts(&stack, conversation, 2).await, ["Un", "Vous avez dit : Un"]);
+    // It comes back to a gateway that was killed, and answers what it had answered no second time.
+    stack.kill(Kind::Gateway, 0).await;
+    stack.restart(Kind::Gateway, 0);
+    stack.ready().await;
+    say(&stack, conversation, "Deux").await;
+    assert_eq!(texts(&stack, conversation, 4).await[3], "Vous avez dit : Deux");
+    drop(running);
+    let running = start(bot(), &stack, &env);
+    say(&stack, conversation, "Trois").await;
+    assert_eq!(texts(&stack, conversation, 6).await[4..], ["Trois", "Vous avez dit : Trois"]);
+    drop(running);
+}
+
+#[tokio::test]
+async fn the_node_bot_answers() {
+    let (node, packages) = match tools::node().await {
+        Ok(found) => found,
+        Err(why) => return tools::skip("examples/node-bot", &why),
+    };
+    let stack = Stack::start().await;
+    let conversation = stack.conversation(&[456, 457]).await;
+    // As `npm install` lays it out.
+    let place = tempfile::tempdir_in(packages).unwrap();
+    fs::copy(folder().join("node-bot/bot.mjs"), place.path().join("bot.mjs")).unwrap();
+    let scope = place.path().join("node_modules/@vyzio");
+    fs::create_dir_all(&scope).unwrap();
+    std::os::unix::fs::symlink(folder().parent().unwrap().join("clients/js"), scope.join("realtime"))
+        .unwrap();
+    let bot = Program::new(node).arg(place.path().join("bot.mjs"));
+    let bot = start(bot, &stack, &bots_environment(&stack, conversation));
+    // It answers what comes once it is there.
+    let answered = eventually("an answer of the bot", || async {
+        say(&stack, conversation, "Coucou").await;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let path = format!("/api/conversations/{conversation}/messages");
+        let page = stack.get(&path, 456).await;
+        page["items"].as_array().unwrap().iter().find(|item| item["sender_id"] == 457).cloned()
+    });
+    assert_eq!(answered.await["content"], "Vous avez dit : Coucou");
+    drop(bot);
+}
+
+#[tokio::test]
+async fn the_django_site_publishes_from_a_view() {
+    let python = match tools::python().await {
+        Ok(python) => python,
+        Err(why) => return tools::skip("examples/django-view", &why),
+    };
+    let stack = Stack::start().await;
+    let call = "import shop, django
+django.setup()
+from django.test import Client
+for _ in range(2): print(Client().get('/pay/456/789/').status_code)";
+    let tool = Tool::new(&python, &folder().join("django-view")).arg("-c").arg(call);
+    assert_eq!(run(tool, &stack, &[]).await.lines().collect::<Vec<_>>(), ["200", "200"]);
+    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789], "twice is once");
+}
+
+#[tokio::test]
+async fn the_rust_backend_thanks_for_a_report_once() {
+    let program = tools::target().join("examples/backend");
+    if !program.exists() {
+        return tools::skip("examples/rust-backend", "it is not built; `cargo xtask test` builds it");
+    }
+    let stack = Stack::start().await;
+    let backend = start(Program::new(&program), &stack, &[]);
+    let report = json!({"user_id": 456, "reason": "rude"});
+    let made = stack.post("/api/reports", 457, report.clone()).await.expect(201);
+    let thanks = notifications(&stack, 457, 1).await;
+    assert_eq!(thanks[0]["title"], "Signalement reçu");
+    assert_eq!(thanks[0]["data"]["report_id"], made["report_id"]);
+    // Started anew, it goes on where it stopped.
+    drop(backend);
+    stack.post("/api/reports", 457, report).await.expect(201);
+    let backend = start(Program::new(&program), &stack, &[]);
+    notifications(&stack, 457, 2).await;
+    drop(backend);
+}

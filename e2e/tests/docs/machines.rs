@@ -1,0 +1,48 @@
+//! The documents for machines, checked by the tools of others; and the HTTP API, called as its document says.
+
+use crate::tools::{self, Tool};
+use e2e::{Stack, token};
+use std::{fs, path::Path};
+
+#[tokio::test]
+async fn openapi_and_asyncapi_are_valid() {
+    let (python, node) = match (tools::python().await, tools::node().await) {
+        (Ok(python), Ok((_, packages))) => (python, packages),
+        (Err(why), _) | (_, Err(why)) => return tools::skip("the validators of OpenAPI and AsyncAPI", &why),
+    };
+    let stack = Stack::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let document = format!("http://{}/api/openapi.json", stack.host(0));
+    let document = stack.http().get(document).send().await.unwrap().text().await.unwrap();
+    fs::write(folder.path().join("openapi.json"), document).unwrap();
+    let validate = Tool::new(python.with_file_name("openapi-spec-validator"), folder.path());
+    validate.args(["--schema", "3.1", "openapi.json"]).output(&[]).await.unwrap();
+
+    let schema = node.join("node_modules/@asyncapi/specs/schemas/3.0.0.json");
+    let asyncapi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/asyncapi.yaml");
+    let validate = Tool::new(python.with_file_name("check-jsonschema"), folder.path());
+    validate.arg("--schemafile").arg(schema).arg(asyncapi).output(&[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_made_up_from_openapi_are_answered_as_it_says() {
+    let python = match tools::python().await {
+        Ok(python) => python,
+        Err(why) => return tools::skip("schemathesis on the HTTP API", &why),
+    };
+    let stack = Stack::start().await;
+    stack.conversation(&[1, 2]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let tool = Tool::new(python.with_file_name("schemathesis"), folder.path());
+    let tool = tool.arg("run").arg(format!("http://{}/api/openapi.json", stack.host(0)));
+    let tool = tool.arg("--header").arg(format!("Authorization: Bearer {}", token(1)));
+    // The same calls each time, few enough for a test.
+    let tool =
+        tool.args(["--seed", "1", "--max-examples", "5", "--workers", "2", "--no-color", "--checks", "all"]);
+    // Rules that no schema says (nobody blocks themselves, `before` excludes `after`) are no findings; nor is a message
+    // that is not in the conversation which was just made.
+    let tool = tool.args(["--exclude-checks", "positive_data_acceptance,ensure_resource_availability"]);
+    if let Err(said) = tool.output(&[]).await {
+        panic!("{said}");
+    }
+}

@@ -1,0 +1,97 @@
+import json
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand
+from django.db import transaction
+from django.test import Client
+
+from chat.models import Conversation, Message
+from shop.models import Payment
+from shop.payments import payment_completed
+
+
+def say(conversation, sender, *texts, is_read=False):
+    for text in texts:
+        Message.objects.create(conversation=conversation, sender_id=sender, content=text, is_read=is_read)
+
+
+def fill():
+    for pk, name in [(456, "john_doe"), (457, "mary"), (458, "bob")]:
+        User.objects.create_user(id=pk, username=name, password="secret")
+    bike = Conversation.objects.create(id=123, listing_id=12, title="Vélo")
+    bike.participants.set([456, 457])
+    say(bike, 457, 'Bonjour, "le vélo" est là ?', "Deux\nlignes; et, une virgule 👋", is_read=True)
+    say(bike, 456, "Oui")
+    say(bike, 457, "Merci")
+    again = Conversation.objects.create(id=124, listing_id=12)
+    again.participants.set([456, 457])
+    three = Conversation.objects.create(id=125)
+    three.participants.set([456, 457, 458])
+    say(three, 458, "À trois")
+    Conversation.objects.create(id=126)  # Everyone in it has deleted their account.
+
+
+def more():
+    say(Conversation.objects.get(id=123), 456, "Plus tard")
+    late = Conversation.objects.create(id=127, title="Neuve")
+    late.participants.set([457, 458])
+    say(late, 457, "Première")
+
+
+def too_late():
+    say(Conversation.objects.get(id=123), 456, "Trop tard")
+
+
+def take_back():
+    Message.objects.get(content="Trop tard").delete()
+
+
+def messages():
+    rows = Message.objects.order_by("id").values_list("id", "conversation_id", "sender_id", "content")
+    return [list(row) for row in rows]
+
+
+def token():
+    answer = Client().post("/token/", {"username": "john_doe", "password": "secret"})
+    return answer.json()["access"]
+
+
+def cookie():
+    client = Client()
+    client.force_login(User.objects.get(id=457))
+    first = client.get("/page/").cookies["access_token"].value
+    assert "access_token" not in client.get("/page/").cookies, "it is good still"
+    client.logout()  # Which takes all cookies of the test's client.
+    client.cookies["access_token"] = first
+    assert client.get("/page/").cookies["access_token"].value == "", "it goes with the session"
+    return first
+
+
+def pay():
+    with transaction.atomic():
+        payment = Payment.objects.create(user_id=456, amount=10)
+        payment_completed(payment)
+    assert Client().get("/paiement/456/990/").status_code == 200
+    return payment.pk
+
+
+COMMANDS = {
+    "fill": fill,
+    "more": more,
+    "more-after-the-switch": too_late,
+    "take-that-back": take_back,
+    "messages": messages,
+    "token": token,
+    "cookie": cookie,
+    "pay": pay,
+}
+
+
+class Command(BaseCommand):
+    help = "What the marketplace does."
+
+    def add_arguments(self, parser):
+        parser.add_argument("what")
+
+    def handle(self, *args, what, **options):
+        self.stdout.write(json.dumps(COMMANDS[what]()))

@@ -1,0 +1,18 @@
+// Answers each message of a conversation. What is written while it is away, it answers when it is back.
+
+import { connect } from '@vyzio/realtime';
+import WebSocket from 'ws';
+
+const { URL = 'http://127.0.0.1:8000', TOKEN, CONVERSATION } = process.env;
+
+const rt = connect({ url: URL, token: () => TOKEN, WebSocket });
+const chat = rt.conversation(Number(CONVERSATION));
+
+chat.on('message', async (message) => {
+    await chat.send(`Vous avez dit : ${message.content}`);
+    await chat.read();
+});
+rt.on('state', (state) => {
+    console.log(state);
+    if (state === 'closed') process.exitCode = 1; // For good: rt.error says why.
+});
