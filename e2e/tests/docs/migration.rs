@@ -4,7 +4,7 @@
 use crate::{
     notifications, payments,
     snippets::{DJANGO, FRENCH, PUBLISHING},
-    tools::{self, Tool, run},
+    tools::{self, Tool},
 };
 use e2e::{Options, SECRET, Socket, Stack};
 use serde_json::{Value, json};
@@ -61,17 +61,25 @@ impl Shop {
         shop
     }
 
-    async fn run(&self, stack: &Stack, tool: Tool) -> String {
+    /// Runs a tool as the page's readers do; what it printed, or what it said when it failed.
+    async fn try_run(&self, stack: &Stack, tool: Tool) -> Result<String, String> {
         let path = format!("{}:{}", self.psql.display(), std::env::var("PATH").unwrap_or_default());
         let vyzio = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display().to_string();
-        let env = [
+        let nats = stack.nats_urls("operator").join(",");
+        let (django, chat) = (self.database.url(), stack.database.url());
+        tool.output(&[
             ("PATH", path.as_str()),
-            ("VYZIO", &vyzio),
+            ("VYZIO", vyzio.as_str()),
+            ("NATS_URL", nats.as_str()),
             ("SECRET_KEY", SECRET),
-            ("DJANGO_DATABASE_URL", &self.database.url()),
-            ("CHAT_DATABASE_URL", &stack.database.url()),
-        ];
-        run(tool, stack, &env).await
+            ("DJANGO_DATABASE_URL", django.as_str()),
+            ("CHAT_DATABASE_URL", chat.as_str()),
+        ])
+        .await
+    }
+
+    async fn run(&self, stack: &Stack, tool: Tool) -> String {
+        self.try_run(stack, tool).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     async fn manage(&self, stack: &Stack, arguments: &[&str]) -> String {
@@ -176,16 +184,7 @@ async fn conversations_move_over_with_their_ids_and_back() {
     // Django may not go on in a conversation that has gone on here: nothing is put before what was told.
     shop.play(&stack, "more-after-the-switch").await;
     let refused = Tool::new("sh", shop.folder.path()).arg("-euc").arg(DJANGO.snippet("import.sh"));
-    let path = format!("{}:{}", shop.psql.display(), std::env::var("PATH").unwrap_or_default());
-    let vyzio = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display().to_string();
-    let (django, chat) = (shop.database.url(), stack.database.url());
-    let env = [
-        ("PATH", path.as_str()),
-        ("VYZIO", &vyzio),
-        ("DJANGO_DATABASE_URL", &django),
-        ("CHAT_DATABASE_URL", &chat),
-    ];
-    let refused = refused.output(&env).await.unwrap_err();
+    let refused = shop.try_run(&stack, refused).await.unwrap_err();
     assert!(refused.contains("has gone on here since"), "{refused}");
     shop.play(&stack, "take-that-back").await;
 
