@@ -92,9 +92,9 @@ async fn no_query_reads_more_where_more_is_stored() {
     reads_at_most!(20, pool, block(pool, one, other));
     reads_at_most!(20, pool, unblock(pool, one, other));
     reads_at_most!(20, pool, learn_username(pool, one, &fastrand::u64(..).to_string()));
-    reads_at_most!(20, pool, report(pool, one, other, None, "spam"));
+    reads_at_most!(20, pool, reports::report(pool, one, other, None, "spam"));
     // A range of the table's pages, whatever its size.
-    reads_at_most!(20_000, pool, message_seen_by(pool, MessageId::new(middle).unwrap(), one));
+    reads_at_most!(20_000, pool, reports::message_seen_by(pool, MessageId::new(middle).unwrap(), one));
     let seq = std::cell::Cell::new(middle);
     let next = || MessageId::new(seq.replace(seq.get() + 1)).unwrap();
     reads_at_most!(20, pool, mark_read(pool, place, one, next()));
