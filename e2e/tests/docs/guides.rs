@@ -135,8 +135,9 @@ async fn the_french_guides_files_are_what_their_readers_take() {
         Err(why) => return tools::skip("the files of docs/guide.fr.md", &why),
     };
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str| fs::write(folder.path().join(name), FRENCH.snippet(name)).unwrap();
-    ["compose.override.yml", "render.yaml", "railway.toml", "settings_extract.py"].map(write);
+    for name in ["compose.override.yml", "render.yaml", "railway.toml", "settings_extract.py"] {
+        fs::write(folder.path().join(name), FRENCH.snippet(name)).unwrap();
+    }
     let check = |program: &Path| Tool::new(program, folder.path());
     let schema = check(&python.with_file_name("check-jsonschema"));
     let schema = schema.args(["--builtin-schema", "vendor.compose-spec", "compose.override.yml"]);
