@@ -169,7 +169,7 @@ pub struct Line {
     /// What is run.
     #[command(subcommand)]
     pub scenario: Scenario,
-    /// Whether Postgres and NATS don't wait for the disk, which takes time but no CPU.
+    /// Whether Postgres and NATS don't wait for the disk, which takes time more than CPU.
     #[arg(long, global = true)]
     pub no_fsync: bool,
 }

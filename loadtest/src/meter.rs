@@ -211,9 +211,12 @@ impl Meter {
         Latency::of(&self.all.borrow())
     }
 
-    /// How it went over time.
+    /// How it went over time, up to the last thing that came: what is done behind the scenes afterwards takes time, too.
     pub fn samples(&self) -> Vec<Sample> {
-        self.samples.borrow().clone()
+        let mut samples = self.samples.borrow().clone();
+        let last = samples.iter().rposition(|sample| sample.sent > 0.0 || sample.delivered > 0.0);
+        samples.truncate(last.map_or(0, |last| last + 1));
+        samples
     }
 
     /// Shows no progress any more.
