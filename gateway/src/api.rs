@@ -26,9 +26,6 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// Bytes of a call's body.
-const BODY_BYTES: usize = 64 * 1024;
-
 type App = State<Arc<Shared>>;
 
 /// The API's paths, and what describes them.
@@ -47,10 +44,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .routes(routes!(block, unblock))
         .routes(routes!(report));
     let (router, document) = api.split_for_parts();
-    router
-        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES))
-        .route_layer(axum::middleware::from_fn(telemetry::call))
-        .merge(openapi::router(document))
+    router.route_layer(axum::middleware::from_fn(telemetry::call)).merge(openapi::router(document))
 }
 
 async fn ask<R: Question>(shared: &Shared, question: R) -> Result<R::Reply, Problem> {
@@ -175,7 +169,7 @@ async fn send_message(
         message: frames::message_text(&new.message)?,
         client_id: new.client_id.map(frames::client_id).transpose()?,
     };
-    shared.limits.send(send.sender_id)?;
+    shared.limits.send(send.sender_id, conversation_id)?;
     match shared.packer.send(send).await {
         Sent::Stored(message) => Ok((StatusCode::CREATED, Json(message))),
         Sent::Repeated(message) => Ok((StatusCode::OK, Json(message))),

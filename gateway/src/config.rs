@@ -76,6 +76,18 @@ pub struct Limits {
     /// Messages of one user at once
     #[arg(long, env = "SEND_BURST", default_value = "40")]
     pub send_burst: u32,
+    /// Messages of one user in one conversation per second; 0 for no more than SEND_RATE
+    #[arg(long, env = "CONVERSATION_SEND_RATE", default_value = "0")]
+    pub conversation_send_rate: u32,
+    /// Messages of one user in one conversation at once
+    #[arg(long, env = "CONVERSATION_SEND_BURST", default_value = "20")]
+    pub conversation_send_burst: u32,
+    /// Starts and ends of typing of one user per second; 0 for no limit
+    #[arg(long, env = "TYPING_RATE", default_value = "10")]
+    pub typing_rate: u32,
+    /// Starts and ends of typing of one user at once
+    #[arg(long, env = "TYPING_BURST", default_value = "40")]
+    pub typing_burst: u32,
     /// Sockets of one user at this gateway
     #[arg(long, env = "SOCKETS_PER_USER", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     pub sockets_per_user: u32,
@@ -88,6 +100,24 @@ pub struct Limits {
     /// Handshakes under way at once; a few more wait, the rest is told to come again
     #[arg(long, env = "HANDSHAKES_UNDER_WAY", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub handshakes_under_way: u32,
+    /// Bytes of a request's head
+    #[arg(long, env = "HEAD_BYTES", default_value = "16384", value_parser = clap::value_parser!(u32).range(8192..=1_048_576))]
+    pub head_bytes: u32,
+    /// Seconds that a request's head may take, and that a connection may be kept without one
+    #[arg(long, env = "HEAD_SECONDS", default_value = "10", value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub head_seconds: u16,
+    /// Bytes of a request's body
+    #[arg(long, env = "BODY_BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(16_384..=1_048_576))]
+    pub body_bytes: u32,
+    /// Seconds that a request's body may take
+    #[arg(long, env = "BODY_SECONDS", default_value = "10", value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub body_seconds: u16,
+    /// Bytes of a frame, or of a message in several; more closes the socket with 1009
+    #[arg(long, env = "FRAME_BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(16_384..=1_048_576))]
+    pub frame_bytes: u32,
+    /// Seconds without a sign of life after which a socket is closed; it is pinged after five twelfths of them
+    #[arg(long, env = "IDLE_SECONDS", default_value = "60", value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub idle_seconds: u16,
     /// Networks, separated by commas, whose X-Forwarded-For is believed
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<ipnet::IpNet>,
@@ -159,10 +189,20 @@ impl Limits {
         Self {
             send_rate: 0,
             send_burst: 0,
+            conversation_send_rate: 0,
+            conversation_send_burst: 0,
+            typing_rate: 0,
+            typing_burst: 0,
             sockets_per_user: u32::MAX,
             handshake_rate: 0,
             handshake_burst: 0,
             handshakes_under_way: 1_000,
+            head_bytes: 16_384,
+            head_seconds: 10,
+            body_bytes: 65_536,
+            body_seconds: 10,
+            frame_bytes: 65_536,
+            idle_seconds: 60,
             trusted_proxies: Vec::new(),
             revocation_days: 1,
         }

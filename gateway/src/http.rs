@@ -7,7 +7,7 @@ use crate::{
     opening::{Dialect, Opening, Start},
     outbox::Outbox,
     problem::Problem,
-    server::Peer,
+    server::{self, Peer},
     session::Session,
     users::Presence,
     websocket::Socket,
@@ -15,21 +15,24 @@ use crate::{
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use bytes::BytesMut;
 use contract::Close;
+use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::{net::IpAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Everything that the gateway serves.
 pub fn router(shared: Arc<Shared>) -> Router {
-    let mut router = api::router();
+    let read_body = middleware::from_fn_with_state(shared.clone(), read_body);
+    let mut router = api::router().layer(DefaultBodyLimit::disable()).layer(read_body);
     if shared.demo {
         router = router.merge(demo::router());
     }
@@ -56,13 +59,15 @@ async fn fallback(State(shared): State<Arc<Shared>>, request: Request) -> Respon
 
 /// What a socket's path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
+pub enum Target {
+    /// A socket.
     Socket(Dialect),
     /// An id that no conversation can have: answered like any other that isn't the user's.
     Nothing,
 }
 
-fn target(path: &str) -> Option<Target> {
+/// What a path means, if it is a socket's.
+pub fn target(path: &str) -> Option<Target> {
     let path = path.strip_prefix("/ws")?;
     let path = path.strip_suffix('/').unwrap_or(path);
     let conversation = |id: &str, dialect: fn(contract::ConversationId) -> Dialect| {
@@ -80,7 +85,7 @@ fn target(path: &str) -> Option<Target> {
 }
 
 /// Where a socket starts, by its `after`.
-fn start(query: Option<&str>, target: Target) -> Result<Start, Problem> {
+pub fn start(query: Option<&str>, target: Target) -> Result<Start, Problem> {
     let Some(after) = query.and_then(|query| auth::parameter(query, "after")) else { return Ok(Start::Live) };
     if after == "latest" && target == Target::Socket(Dialect::Notifications) {
         return Ok(Start::Latest);
@@ -131,9 +136,10 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
         Err(close) => Err(close),
     };
     drop(permit);
+    let frame_bytes = shared.limits.frame_bytes;
     let sessions = shared.sessions.clone();
     shared.sessions.spawn(async move {
-        let Some(socket) = take_socket(upgrade).await else { return };
+        let Some(socket) = take_socket(upgrade, frame_bytes).await else { return };
         match opening {
             // A task of its own: what an idle socket costs is mostly its future, and this one holds more.
             Ok(opening) => drop(sessions.spawn(Session::new(opening, socket).run())),
@@ -236,7 +242,7 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
 }
 
 /// Takes the connection back from HTTP; hyper keeps nothing of it.
-async fn take_socket(upgrade: OnUpgrade) -> Option<Socket> {
+async fn take_socket(upgrade: OnUpgrade, frame_bytes: usize) -> Option<Socket> {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -248,7 +254,37 @@ async fn take_socket(upgrade: OnUpgrade) -> Option<Socket> {
         tracing::error!("a connection is not the kind that the server accepts");
         return None;
     };
-    Some(Socket::new(parts.io.into_inner(), parts.read_buf))
+    Some(Socket::new(parts.io.into_inner(), parts.read_buf, frame_bytes))
+}
+
+/// Reads a call's body before anyone handles it: only so much, and only for so long.
+async fn read_body(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let limits = &shared.limits;
+    let read = async {
+        let (mut bytes, mut chunks) = (BytesMut::new(), body.into_data_stream());
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Problem::invalid("the body can't be read"))?;
+            if bytes.len() + chunk.len() > limits.body_bytes {
+                server::refused("body_bytes");
+                let detail = format!("a body has at most {} bytes", limits.body_bytes);
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    };
+    match timeout(limits.body_time, read).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, bytes.into())).await,
+        Ok(Err(problem)) => problem.into_response(),
+        Err(_) => {
+            server::refused("body_time");
+            let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long");
+            let mut response = problem.into_response();
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+    }
 }
 
 /// Refuses what a page of a foreign origin asks; lets the allowed ones read the answers (CORS).

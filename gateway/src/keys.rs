@@ -257,7 +257,7 @@ impl KeySet {
 }
 
 /// The keys of a set that tokens can be verified with. Others are nothing wrong: a set may be for more than us.
-fn read(body: &[u8]) -> Result<Vec<Arc<Key>>, FetchError> {
+pub fn read(body: &[u8]) -> Result<Vec<Arc<Key>>, FetchError> {
     #[derive(Deserialize)]
     struct Set {
         keys: Vec<Value>,

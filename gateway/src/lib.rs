@@ -11,6 +11,8 @@ mod channel;
 mod config;
 mod demo;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod hub;
 mod keys;
@@ -184,7 +186,7 @@ impl Gateway {
 
         let router = http::router(shared.clone());
         let lost = tokio::select! {
-            () = server::run(listener, router, &shutdown) => None,
+            () = server::run(listener, router, shared.limits.clone(), &shutdown) => None,
             lost = bus.lost() => Some(lost),
         };
         shutdown.cancel();

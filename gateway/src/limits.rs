@@ -1,6 +1,6 @@
 //! How much one user, one address and everyone together may ask of this gateway.
 
-use contract::{Code, Refusal, UserId};
+use contract::{Code, ConversationId, Refusal, UserId};
 use governor::{
     Quota, RateLimiter,
     clock::{Clock, DefaultClock},
@@ -48,12 +48,25 @@ impl<K: Hash + Eq + Clone> Rate<K> {
 
 /// The limits of a gateway.
 pub struct Limits {
-    /// Messages, by sender.
-    pub sends: Rate<UserId>,
+    sends: Rate<UserId>,
+    conversation_sends: Rate<(UserId, ConversationId)>,
+    typing: Rate<UserId>,
     /// Handshakes, by address.
     pub handshakes: Rate<IpAddr>,
     /// Sockets of one user.
     pub sockets_per_user: usize,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// How long a request's head may take, and a connection may be kept without one.
+    pub head_time: Duration,
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// How long a request's body may take.
+    pub body_time: Duration,
+    /// Bytes of a frame, or of a message in several.
+    pub frame_bytes: usize,
+    /// After how long without a sign of life a socket is closed.
+    pub idle: Duration,
     trusted_proxies: Vec<IpNet>,
     turns: Arc<Semaphore>,
     places: Arc<Semaphore>,
@@ -65,27 +78,48 @@ impl Limits {
         let under_way = config.handshakes_under_way as usize;
         Self {
             sends: Rate::new(config.send_rate, config.send_burst),
+            conversation_sends: Rate::new(config.conversation_send_rate, config.conversation_send_burst),
+            typing: Rate::new(config.typing_rate, config.typing_burst),
             handshakes: Rate::new(config.handshake_rate, config.handshake_burst),
             sockets_per_user: config.sockets_per_user as usize,
+            head_bytes: config.head_bytes as usize,
+            head_time: Duration::from_secs(config.head_seconds.into()),
+            body_bytes: config.body_bytes as usize,
+            body_time: Duration::from_secs(config.body_seconds.into()),
+            frame_bytes: config.frame_bytes as usize,
+            idle: Duration::from_secs(config.idle_seconds.into()),
             trusted_proxies: config.trusted_proxies.clone(),
             turns: Arc::new(Semaphore::new(under_way)),
             places: Arc::new(Semaphore::new(under_way * WAITING)),
         }
     }
 
-    /// A message of a user.
+    /// A message of a user, to a conversation.
     ///
     /// # Errors
     /// `rate_limited`, and when to go on.
-    pub fn send(&self, user: UserId) -> Result<(), Refusal> {
-        self.sends.take(&user).map_err(|wait| {
+    pub fn send(&self, user: UserId, conversation: ConversationId) -> Result<(), Refusal> {
+        let taken = self.conversation_sends.take(&(user, conversation)).and_then(|()| self.sends.take(&user));
+        taken.map_err(|wait| {
             metrics::counter!("gateway_sends_limited_total").increment(1);
-            let refusal = Refusal::new(Code::RateLimited, "too many messages; slow down");
-            Refusal {
-                retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
-                ..refusal
-            }
+            too_fast(wait, "too many messages; slow down")
         })
+    }
+
+    /// The start or the end of a user's typing.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn typing(&self, user: UserId) -> Result<(), Refusal> {
+        self.typing.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_typing_limited_total").increment(1);
+            too_fast(wait, "typing starts and ends too often; slow down")
+        })
+    }
+
+    /// How often a client is pinged, so that a living one is never idle for too long.
+    pub fn ping_every(&self) -> Duration {
+        self.idle * 5 / 12
     }
 
     /// Waits for the turn of a handshake; `None` when too many are under way for it to come soon.
@@ -124,9 +158,16 @@ impl Limits {
                 () = ended.cancelled() => return,
             }
             self.sends.forget();
+            self.conversation_sends.forget();
+            self.typing.forget();
             self.handshakes.forget();
         }
     }
+}
+
+fn too_fast(wait: Duration, detail: &str) -> Refusal {
+    let retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
+    Refusal { retry_after_ms, ..Refusal::new(Code::RateLimited, detail) }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ fn is_none(reference: &&Reference) -> bool {
 }
 
 /// The channel that a name means to this user.
-fn topic(name: Option<&str>, user: UserId) -> Result<Topic, Refusal> {
+pub fn topic(name: Option<&str>, user: UserId) -> Result<Topic, Refusal> {
     let name = name.ok_or_else(|| wrong("\"channel\" is missing"))?;
     let unknown = || wrong("unknown \"channel\"; known are chat/{id}, typing/{id} and notifications");
     match name.split_once('/') {

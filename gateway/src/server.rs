@@ -1,30 +1,31 @@
 //! Accepting connections, with limits on how slowly a request may come.
 
+use crate::limits::Limits;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a request's head may take.
-const HEAD: Duration = Duration::from_secs(10);
-/// Bytes of a request's head.
-const HEAD_BYTES: usize = 16 * 1024;
 /// How long a stop waits for calls under way.
 const CALLS: Duration = Duration::from_secs(6);
 /// How long to wait when the operating system has no connection to give (too many open files).
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Bytes that the kernel takes before they can be sent.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
 
 /// The address of a connection's other end.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
 /// Serves connections until the token is cancelled, and the calls under way after that.
-pub async fn run(listener: TcpListener, router: Router, shutdown: &CancellationToken) {
+pub async fn run(listener: TcpListener, router: Router, limits: Arc<Limits>, shutdown: &CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -33,7 +34,13 @@ pub async fn run(listener: TcpListener, router: Router, shutdown: &CancellationT
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(serve(stream, Peer(peer), router.clone(), shutdown.clone()));
+                connections.spawn(serve(
+                    stream,
+                    Peer(peer),
+                    router.clone(),
+                    limits.clone(),
+                    shutdown.clone(),
+                ));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept a connection");
@@ -48,15 +55,21 @@ pub async fn run(listener: TcpListener, router: Router, shutdown: &CancellationT
     }
 }
 
-async fn serve(stream: TcpStream, peer: Peer, router: Router, shutdown: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
+async fn serve(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    limits: Arc<Limits>,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = set_options(&stream, limits.idle) {
         tracing::debug!(%error, "set a connection's options");
     }
     let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES)
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(limits.head_bytes)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -68,6 +81,29 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, shutdown: Cancella
         }
     };
     if let Err(error) = served {
+        if error.is_parse_too_large() {
+            refused("head_bytes");
+        } else if error.is_timeout() {
+            refused("head_time");
+        }
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// What a connection may hold in the kernel, and for how long: what is not sent waits in an outbox, which has a bound
+/// and is seen; and whoever acknowledges nothing, or lets nothing be sent, is gone.
+fn set_options(stream: &TcpStream, idle: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    {
+        let socket = socket2::SockRef::from(stream);
+        socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.set_tcp_user_timeout(Some(idle))?;
+    }
+    Ok(())
+}
+
+/// Counts a request that was refused for a limit.
+pub fn refused(limit: &'static str) {
+    metrics::counter!("gateway_requests_refused_total", "limit" => limit).increment(1);
 }

@@ -6,7 +6,7 @@ mod places;
 use crate::websocket::{Frame, Item, Socket};
 use crate::{
     Shared,
-    auth::Identity,
+    auth::{Identity, Rejected},
     log::View,
     multiplex,
     opening::{Dialect, Opening, Place, Start, Topic, admission, closing, take_place},
@@ -28,10 +28,6 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How often a client is pinged.
-const PING_EVERY: Duration = Duration::from_secs(25);
-/// After how long without a sign of life a socket is closed.
-const SILENCE: Duration = Duration::from_secs(60);
 /// How long a write may take.
 const WRITE: Duration = Duration::from_secs(10);
 /// How long a stop waits for the log to tell what is stored, before it looks again.
@@ -45,7 +41,14 @@ struct Reply {
 }
 
 type Joined = (Topic, Result<Place, Refusal>);
-type Sendable = (Reply, Topic, Result<Option<Sent>, Refusal>);
+
+/// What a client asked that others had to do.
+enum Asked {
+    /// A service.
+    Service(Reply, Topic, Result<Option<Sent>, Refusal>),
+    /// Whoever publishes keys: whose the fresh token is.
+    Token(Reply, Result<Identity, Rejected>),
+}
 
 /// A client's socket. What only some clients need, or only for a moment, is boxed: there are many that wait.
 pub struct Session {
@@ -58,7 +61,7 @@ pub struct Session {
     places: Places,
     joins: Option<Box<FuturesUnordered<BoxFuture<'static, Joined>>>>,
     /// What the client asked and is not yet done; until then nothing more is read.
-    asked: Option<BoxFuture<'static, Sendable>>,
+    asked: Option<BoxFuture<'static, Asked>>,
     heard: Instant,
     ping_at: Instant,
     /// When what is being written must be.
@@ -76,7 +79,7 @@ pub struct Session {
 /// What a session waits for.
 enum Event {
     Inbound(Item),
-    Done(Sendable),
+    Done(Asked),
     Joined(Joined),
     Due,
     Drain,
@@ -93,6 +96,7 @@ impl Session {
             outbox.set_talkative();
         }
         let expires = expiry(&shared, &identity);
+        let ping_every = shared.limits.ping_every();
         let mut session = Self {
             shared,
             socket,
@@ -104,7 +108,7 @@ impl Session {
             joins: None,
             asked: None,
             heard: now,
-            ping_at: now + PING_EVERY,
+            ping_at: now + ping_every,
             write_by: None,
             expires,
             drain_at: None,
@@ -223,7 +227,7 @@ impl Session {
 
     /// When a timer is due.
     fn due(&self) -> Instant {
-        let silence = self.is_reading().then(|| self.heard + SILENCE);
+        let silence = self.is_reading().then(|| self.heard + self.shared.limits.idle);
         // A stop waits for what was asked.
         let drain = self.drain_at.filter(|_| self.asked.is_none());
         let others = [silence, self.expires, drain, self.write_by];
@@ -266,12 +270,12 @@ impl Session {
             metrics::counter!("gateway_slow_clients_total").increment(1);
             return Err(Close::Overloaded);
         }
-        if self.is_reading() && now >= self.heard + SILENCE {
+        if self.is_reading() && now >= self.heard + self.shared.limits.idle {
             metrics::counter!("gateway_silent_clients_total").increment(1);
             return Err(Close::Overloaded);
         }
         if now >= self.ping_at {
-            self.ping_at = now + PING_EVERY;
+            self.ping_at = now + self.shared.limits.ping_every();
             self.socket.queue(Frame::ping());
         }
         Ok(())

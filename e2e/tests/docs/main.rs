@@ -1,5 +1,5 @@
 //! Every snippet of the pages in `docs/`, run as it stands there against a real stack; `examples/`; the dead letters'
-//! tool.
+//! tool; tokens as Django makes them.
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod deadletters;
@@ -11,6 +11,7 @@ mod links;
 mod machines;
 mod migration;
 mod snippets;
+mod tokens;
 mod tools;
 
 use e2e::{Stack, eventually};

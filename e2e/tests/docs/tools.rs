@@ -13,11 +13,12 @@ use std::{
 use tokio::process::Command;
 
 /// What Python finds installed.
-pub const PIP: [&str; 8] = [
+pub const PIP: [&str; 9] = [
     "nats-py==2.16.0",
     "Django==5.2.19",
     "psycopg[binary]==3.3.9",
     "djangorestframework-simplejwt==5.5.1",
+    "cryptography==50.0.2",
     "websockets==17.4",
     "openapi-spec-validator==0.9.0",
     "check-jsonschema==0.39.0",

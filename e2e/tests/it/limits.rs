@@ -39,6 +39,38 @@ async fn a_user_sends_so_fast_and_no_faster_over_all_sockets() {
 }
 
 #[tokio::test]
+async fn a_user_speaks_so_fast_in_one_conversation_and_types_so_often() {
+    let stack = Stack::with(with(&[
+        ("CONVERSATION_SEND_RATE", "1"),
+        ("CONVERSATION_SEND_BURST", "2"),
+        ("TYPING_RATE", "1"),
+        ("TYPING_BURST", "3"),
+    ]))
+    .await;
+    let (one, other) = (stack.conversation(&[1, 2]).await, stack.conversation(&[1, 3]).await);
+    let (mut here, mut there) = (
+        stack.socket(&format!("/ws/chat/{one}/"), 1).await,
+        stack.socket(&format!("/ws/chat/{other}/"), 1).await,
+    );
+    for _ in 0..3 {
+        here.say("hello").await;
+    }
+    let frames = [here.next().await, here.next().await, here.next().await];
+    assert_eq!(frames.iter().filter(|frame| frame["seq"].is_number()).count(), 2);
+    assert_eq!(frames.iter().filter(|frame| frame["code"] == "rate_limited").count(), 1);
+    there.say("hello").await;
+    assert_eq!(there.next().await["seq"], 1);
+
+    let mut typist = stack.socket(&format!("/ws/typing/{one}/"), 1).await;
+    for start in [true, false, true, false] {
+        typist.send(json!({"is_typing": start})).await;
+    }
+    let refused = typist.next().await;
+    assert_eq!(refused["code"], "rate_limited");
+    assert!(refused["retry_after_ms"].is_u64(), "{refused}");
+}
+
+#[tokio::test]
 async fn a_user_has_so_many_sockets_and_an_address_so_many_handshakes() {
     let stack =
         Stack::with(with(&[("SOCKETS_PER_USER", "2"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "6")]))

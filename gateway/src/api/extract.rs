@@ -1,10 +1,9 @@
 //! What calls bring along: who calls, ids in paths, which part of a list, bodies.
 
-use super::BODY_BYTES;
 use crate::{Shared, auth, auth::Identity, problem::Problem};
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Path, Request},
     http::{StatusCode, header, request::Parts},
 };
 use contract::{Code, Refusal, chat::Range, frames, limits};
@@ -119,18 +118,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
             let detail = "the body must be application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        let body = Bytes::from_request(request, shared).await.map_err(|rejection| too_large(&rejection))?;
+        // How much there may be, and how long it may take, was seen to before.
+        let body = Bytes::from_request(request, shared).await;
+        let body = body.map_err(|_| Problem::invalid("the body can't be read"))?;
         let text = std::str::from_utf8(&body).map_err(|_| Refusal::new(Code::InvalidJson, "not UTF-8"))?;
         Ok(Self(frames::from_json(text)?))
-    }
-}
-
-fn too_large(rejection: &BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail = format!("a body has at most {BODY_BYTES} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
-        }
-        _ => Problem::invalid("the body can't be read"),
     }
 }

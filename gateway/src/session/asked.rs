@@ -1,9 +1,9 @@
 //! What a client asks over its socket, and how it hears what became of it.
 
-use super::{Reply, Sendable, Session, expiry};
+use super::{Asked, Reply, Session, expiry};
 use crate::{
     Shared,
-    auth::Identity,
+    auth::{Identity, Rejected},
     channel::LogKey,
     frames,
     multiplex::{self, Op},
@@ -97,7 +97,7 @@ impl Session {
         match frame {
             ChatFrame::Message { message, client_id } => {
                 let reply = Reply { reference, client_id: client_id.clone() };
-                if let Err(refusal) = self.shared.limits.send(user_id) {
+                if let Err(refusal) = self.shared.limits.send(user_id, conversation_id) {
                     self.refused += 1;
                     if self.refused > REFUSED {
                         self.outbox.close(Close::RateLimited);
@@ -110,7 +110,7 @@ impl Session {
                 let packer = self.shared.packer.clone();
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());
-                let sent = async move { (reply, topic, Ok(Some(packer.send(send).await))) };
+                let sent = async move { Asked::Service(reply, topic, Ok(Some(packer.send(send).await))) };
                 self.asked = Some(span.within(sent).boxed());
             }
             ChatFrame::Read(message_id) => {
@@ -143,7 +143,7 @@ impl Session {
         self.asked = Some(
             async move {
                 let answer = shared.hub.bus().request_until(&question, limits::SEND_DEADLINE).await;
-                (reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
+                Asked::Service(reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
             }
             .boxed(),
         );
@@ -183,37 +183,55 @@ impl Session {
         };
         let username = watching.username().to_owned();
         let Some(keyboard) = keyboard else { return self.answer(&reply, Ok(())) };
+        if let Err(refusal) = self.shared.limits.typing(self.identity.user_id) {
+            return self.answer(&reply, Err(refusal));
+        }
         let input = self.shared.input(conversation_id, self.identity.user_id, &username, keyboard);
         let shared = self.shared.clone();
         self.asked = Some(
             async move {
                 let published = shared.hub.bus().publish(&input).await;
-                (reply, topic, published.map(|()| None).map_err(|_| Refusal::unavailable()))
+                Asked::Service(reply, topic, published.map(|()| None).map_err(|_| Refusal::unavailable()))
             }
             .boxed(),
         );
     }
 
     fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {
-        let fresh = self.shared.identify(token).ok();
-        let fresh = fresh.filter(|fresh| fresh.user_id == self.identity.user_id);
         let reply = Reply { reference, client_id: None };
+        match self.shared.identify(token) {
+            // It may have been published a moment ago.
+            Err(Rejected::UnknownKey) => {
+                let (shared, token) = (self.shared.clone(), token.to_owned());
+                self.asked =
+                    Some(async move { Asked::Token(reply, shared.identify_anew(&token).await) }.boxed());
+            }
+            identified => self.identified(&reply, identified),
+        }
+    }
+
+    fn identified(&mut self, reply: &Reply, fresh: Result<Identity, Rejected>) {
+        let fresh = fresh.ok().filter(|fresh| fresh.user_id == self.identity.user_id);
         let Some(mut fresh) = fresh else {
             let refusal = Refusal::new(Code::Unauthorized, "the token is not valid, or another user's");
-            return self.answer(&reply, Err(refusal));
+            return self.answer(reply, Err(refusal));
         };
         self.shared.languages.saw(fresh.user_id, fresh.lang.take(), None);
         self.expires = expiry(&self.shared, &fresh);
         let expires_at = fresh.expires_at;
         self.identity = Identity { username: fresh.username.or(self.identity.username.take()), ..fresh };
         match reply.reference {
-            Some(_) => self.answer(&reply, Ok(())),
+            Some(_) => self.answer(reply, Ok(())),
             None => self.outbox.push(frames::encode(&ServerFrame::Auth { expires_at })),
         }
     }
 
     /// What the client asked is done, or not.
-    pub(super) fn done(&mut self, (reply, topic, answer): Sendable) {
+    pub(super) fn done(&mut self, asked: Asked) {
+        let (reply, topic, answer) = match asked {
+            Asked::Service(reply, topic, answer) => (reply, topic, answer),
+            Asked::Token(reply, fresh) => return self.identified(&reply, fresh),
+        };
         let place = match self.places.get(&topic) {
             Some(Place::Log(membership)) => Some(membership),
             _ => None,

@@ -2,7 +2,7 @@
 
 use super::{Decoder, Frame, Item};
 use bytes::{Buf, Bytes};
-use contract::{Close, limits};
+use contract::Close;
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -45,9 +45,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// A connection whose handshake has been answered, and what has been read behind the client's half of that.
-    pub fn new(stream: TcpStream, input: Bytes) -> Self {
-        let decoder = Decoder::new(limits::FRAME_BYTES);
+    /// A connection whose handshake has been answered, and what has been read behind the client's half of that. A
+    /// message may have `max` bytes.
+    pub fn new(stream: TcpStream, input: Bytes, max: usize) -> Self {
+        let decoder = Decoder::new(max);
         let (output, hears) = (VecDeque::new(), Hears::Frames);
         Self { stream, decoder, input, output, written: 0, pongs: 0, hears }
     }
@@ -211,6 +212,7 @@ enum Hears {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::limits;
     use futures_util::{SinkExt, StreamExt};
     use tokio::{io::AsyncWriteExt, net::TcpListener};
     use tokio_tungstenite::{
@@ -221,7 +223,7 @@ mod tests {
     async fn connection() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Socket::new(listener.accept().await.unwrap().0, Bytes::new()), client)
+        (Socket::new(listener.accept().await.unwrap().0, Bytes::new(), limits::FRAME_BYTES), client)
     }
 
     async fn flush(socket: &mut Socket) {

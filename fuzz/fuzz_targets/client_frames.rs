@@ -1,0 +1,18 @@
+//! Frames of clients in every dialect: none panics, and what is taken could be stored.
+#![no_main]
+
+use contract::{
+    frames::{ChatFrame, InboxFrame, TypingFrame},
+    limits,
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(ChatFrame::Message { message, client_id }) = ChatFrame::parse(text) {
+        assert!(!message.is_empty() && message.trim() == message && !message.contains('\0'));
+        assert!(message.chars().count() <= limits::MESSAGE_CHARS);
+        assert!(client_id.is_none_or(|id| (1..=limits::CLIENT_ID_CHARS).contains(&id.chars().count())));
+    }
+    let _ = (InboxFrame::parse(text), TypingFrame::parse(text));
+    gateway::fuzzing::multiplexed(text);
+});
