@@ -3,6 +3,8 @@
 //! An idle socket holds no buffer at all: what is read goes through the stack of whoever reads, and what is written
 //! is encoded once and shared by every socket that it goes to. `decoder` and `frame` are pure; `socket` is the I/O.
 
+#[cfg(test)]
+mod autobahn;
 mod decoder;
 mod frame;
 mod socket;
