@@ -19,7 +19,9 @@ COPY --from=plan /build/recipe.json .
 RUN cargo chef cook --release --locked --recipe-path recipe.json \
     --package gateway --package chat-service --package notify-service --package typing-service
 COPY . .
-RUN cargo build --release --locked \
+# Shown by the metric target_info: --build-arg GIT_COMMIT="$(git rev-parse HEAD)".
+ARG GIT_COMMIT=unknown
+RUN GIT_COMMIT="${GIT_COMMIT}" cargo build --release --locked \
     --package gateway --package chat-service --package notify-service --package typing-service
 
 FROM debian:12.11-slim AS runtime

@@ -47,6 +47,13 @@ pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) 
 }
 
 impl Lanes {
+    /// What says how many messages wait, without keeping the lanes going.
+    pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
+        let lanes: Vec<_> = self.0.iter().map(mpsc::Sender::downgrade).collect();
+        let waiting = |lane: mpsc::Sender<Job>| lane.max_capacity() - lane.capacity();
+        move || lanes.iter().filter_map(mpsc::WeakSender::upgrade).map(waiting).sum()
+    }
+
     /// Stores a message that has a `client_id`, and says what became of it once that is committed and on its way.
     pub async fn store(&self, send: Send, span: Span) -> Sent {
         span.set("conversation.id", send.conversation_id.get());
@@ -54,6 +61,9 @@ impl Lanes {
         let hash = send.conversation_id.get().unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let lane = usize::try_from(hash).unwrap_or_default() % self.0.len();
         let (reply, answer) = oneshot::channel();
+        if self.0[lane].capacity() == 0 {
+            metrics::counter!("chat_lanes_full_total").increment(1);
+        }
         if self.0[lane].send(Job { send, span, reply }).await.is_err() {
             return Sent::Refused(Refusal::unavailable());
         }

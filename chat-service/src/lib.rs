@@ -9,6 +9,7 @@ mod lanes;
 mod outbox;
 mod reports;
 mod store;
+mod telemetry;
 
 pub use config::{Config, ConversationsBy};
 
@@ -32,7 +33,7 @@ impl ChatService {
     /// # Errors
     /// When the address can't be had.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
-        let admin = Admin::bind(config.admin_addr, shutdown.clone()).await?;
+        let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown.clone()).await?;
         Ok(Self { config, admin, shutdown })
     }
 
@@ -59,22 +60,22 @@ impl ChatService {
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let pulse = outbox.pulse();
+        let queues = telemetry::queues(&lanes, &outbox);
         let api = Arc::new(Api::new(bus.clone(), pool.clone(), lanes, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
-        let (ready_bus, ready_pool) = (bus.clone(), pool.clone());
+        let answers = endpoints.pulse();
         admin.started(
             Checks::default()
-                .with("nats", move || {
-                    let bus = ready_bus.clone();
-                    async move { bus.round_trip().await }
+                .nats(&bus)
+                .postgres(&pool)
+                .with("outbox", move || std::future::ready(pulse.check()))
+                .with("endpoints", move || {
+                    let answers = answers.clone();
+                    async move { answers.check().await }
                 })
-                .with("postgres", move || {
-                    let pool = ready_pool.clone();
-                    async move { postgres::answers(&pool).await }
-                })
-                .with("outbox", move || std::future::ready(pulse.check())),
+                .measuring(queues),
         );
         tracing::info!(admin = %admin.addr(), "chat-service is up");
 

@@ -135,6 +135,12 @@ impl Outbox {
         }
     }
 
+    /// What says how many entries are not yet acknowledged, without keeping the outbox going.
+    pub fn depth(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let told = self.told.downgrade();
+        move || told.upgrade().map_or(0, |told| told.max_capacity() - told.capacity())
+    }
+
     /// What says whether stale entries are still being looked for. Holding it doesn't keep the outbox going.
     pub fn pulse(&self) -> Pulse {
         Pulse(self.looked.clone())

@@ -3,6 +3,7 @@
 use crate::{
     frames::{self, Event},
     log::{Attached, Entry, Lack, Log, MemberId, View},
+    telemetry,
 };
 use async_nats::Subscriber;
 use contract::{
@@ -44,6 +45,8 @@ pub enum LogKey {
     Conversation(ConversationId),
     /// A user's inbox.
     Inbox(UserId),
+    /// The one of a gateway, by which it sees that it works. It has notes and no entries.
+    Canary(u64),
 }
 
 /// A part of a log.
@@ -79,6 +82,8 @@ impl LogKey {
         match self {
             Self::Conversation(conversation) => ChatEvent::subject_of(conversation),
             Self::Inbox(user) => InboxEvent::subject_of(user),
+            // Where only this gateway's user may publish.
+            Self::Canary(id) => format!("_INBOX.gateway.canary.{id:016x}"),
         }
     }
 
@@ -87,6 +92,7 @@ impl LogKey {
         match self {
             Self::Conversation(conversation) => format!("chat/{conversation}"),
             Self::Inbox(_) => "notifications".to_owned(),
+            Self::Canary(_) => "canary".to_owned(),
         }
     }
 
@@ -94,6 +100,7 @@ impl LogKey {
         match self {
             Self::Conversation(_) => frames::chat_event(payload),
             Self::Inbox(user) => frames::inbox_event(user, payload),
+            Self::Canary(_) => frames::canary(payload),
         }
     }
 
@@ -133,6 +140,7 @@ impl LogKey {
                     blocks: false,
                 })
             }
+            Self::Canary(_) => Err(RequestError::NoResponders("the log of a canary")),
         }
     }
 }
@@ -293,7 +301,10 @@ impl Channel {
         let step = Span::under(parent, "deliver", Kind::Consumer);
         let _entered = step.enter();
         match self.key.event(&message.payload) {
-            Ok(Event::Entry(entry)) => self.log().entry(entry),
+            Ok(Event::Entry(entry, committed)) => {
+                let entry = telemetry::until_written(entry, committed, step.clone());
+                self.log().entry(entry);
+            }
             Ok(Event::Note(note)) => self.log().note(note),
             Err(error) => {
                 metrics::counter!("gateway_undecodable_total").increment(1);

@@ -5,7 +5,7 @@ use crate::{
     websocket::Frame,
 };
 use contract::{
-    Refusal, UserId,
+    Refusal, Timestamp, UserId,
     chat::{ChatEvent, Head, Marker, Message},
     frames::ServerFrame,
     notify::{InboxEvent, InboxPlace, InboxRead, Notification},
@@ -15,8 +15,8 @@ use serde::Serialize;
 
 /// An event of a log channel.
 pub enum Event {
-    /// It has a place in the log.
-    Entry(Entry),
+    /// It has a place in the log; and when it was committed, where that is known.
+    Entry(Entry, Option<Timestamp>),
     /// It changes what was told before.
     Note(Note),
 }
@@ -30,8 +30,19 @@ pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
     Ok(match serde_json::from_str(text)? {
         ChatEvent::Read(marker) => Event::Note(Note::Marker(marker)),
         // The payload is the frame that the sender may see, to the letter.
-        ChatEvent::Message(message) => Event::Entry(entry(message, Some(Frame::text(text)))),
+        ChatEvent::Message(message) => {
+            let committed = Some(message.created_at);
+            Event::Entry(entry(message, Some(Frame::text(text))), committed)
+        }
     })
+}
+
+/// Reads what this gateway published to itself.
+///
+/// # Errors
+/// When it isn't text.
+pub fn canary(payload: &[u8]) -> serde_json::Result<Event> {
+    Ok(Event::Note(Note::Inbox(Timestamp::now(), Frame::text(text(payload)?))))
 }
 
 fn text(payload: &[u8]) -> serde_json::Result<&str> {
@@ -64,7 +75,8 @@ pub fn inbox_event(user: UserId, payload: &[u8]) -> serde_json::Result<Event> {
     Ok(match InboxPlace::parse(payload)? {
         InboxPlace::Read { at } => Event::Note(Note::Inbox(at, frame)),
         InboxPlace::Notification { seq, id } => {
-            Event::Entry(Entry { at: Head { seq, id: id.get() }, owner: user, public: frame, private: None })
+            let at = Head { seq, id: id.get() };
+            Event::Entry(Entry { at, owner: user, public: frame, private: None }, None)
         }
     })
 }

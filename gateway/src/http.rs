@@ -127,6 +127,7 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
                     }
                 }
                 None => {
+                    refused("user");
                     return busy(StatusCode::TOO_MANY_REQUESTS, "too many sockets of this user")
                         .into_response();
                 }
@@ -137,6 +138,14 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
     };
     drop(permit);
     let frame_bytes = shared.limits.frame_bytes;
+    match (&opening, target) {
+        (Ok(_), Target::Socket(dialect)) => {
+            metrics::counter!("gateway_handshakes_total", "kind" => dialect.kind()).increment(1);
+        }
+        (Err(Close::Unauthorized), _) => refused("token"),
+        (Err(Close::Forbidden), _) => refused("forbidden"),
+        _ => refused("unavailable"),
+    }
     let sessions = shared.sessions.clone();
     shared.sessions.spawn(async move {
         let Some(socket) = take_socket(upgrade, frame_bytes).await else { return };
@@ -176,7 +185,7 @@ async fn admit(
     if let Some(client) = client
         && let Err(wait) = shared.limits.handshakes.take(&client)
     {
-        metrics::counter!("gateway_handshakes_refused_total", "reason" => "address").increment(1);
+        refused("address");
         let problem = busy(StatusCode::TOO_MANY_REQUESTS, "too many handshakes from this address");
         return Err(problem.retry_after(wait));
     }
@@ -185,11 +194,15 @@ async fn admit(
         shared.verifier.learn(token).await;
     }
     shared.limits.turn().await.ok_or_else(|| {
-        metrics::counter!("gateway_handshakes_refused_total", "reason" => "overload").increment(1);
+        refused("overload");
         // Spread out, so that they don't all come back at once.
         let wait = Duration::from_secs(fastrand::u64(1..=5));
         busy(StatusCode::SERVICE_UNAVAILABLE, "too many handshakes at once").retry_after(wait)
     })
+}
+
+fn refused(reason: &'static str) {
+    metrics::counter!("gateway_handshakes_refused_total", "reason" => reason).increment(1);
 }
 
 fn busy(status: StatusCode, detail: &str) -> Problem {
@@ -291,6 +304,9 @@ async fn read_body(State(shared): State<Arc<Shared>>, request: Request, next: Ne
 async fn check_origin(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
     if !allowed(&shared.allowed_origins, request.headers(), &origin) {
+        if upgrade_key(&request).is_some() {
+            refused("origin");
+        }
         let detail = "pages of this origin may not connect";
         return Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail).into_response();
     }

@@ -102,6 +102,7 @@ impl Hub {
             match key {
                 LogKey::Conversation(conversation) => conversations.push(conversation),
                 LogKey::Inbox(user) => users.push(user),
+                LogKey::Canary(_) => {}
             }
         }
         for chunk in conversations.chunks(limits::HEADS_MAX) {

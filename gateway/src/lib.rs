@@ -7,6 +7,7 @@ mod api;
 mod auth;
 #[cfg(any(test, feature = "bench"))]
 pub mod bench;
+mod canary;
 mod channel;
 mod config;
 mod demo;
@@ -36,6 +37,7 @@ pub use config::{Config, TokenExpiry, Tokens};
 
 use anyhow::Context;
 use auth::{Identity, Rejected};
+use canary::Canary;
 use contract::sessions::Revoke;
 use hub::Hub;
 use languages::Languages;
@@ -106,7 +108,7 @@ impl Gateway {
         let listener = TcpListener::bind(addr)
             .await
             .with_context(|| format!("configuration: listen on GATEWAY_ADDR {addr}"))?;
-        let admin = Admin::bind(config.admin_addr, shutdown.clone()).await?;
+        let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown.clone()).await?;
         Ok(Self { config, listener, admin, verifier, shutdown })
     }
 
@@ -177,11 +179,21 @@ impl Gateway {
             sessions: sessions.clone(),
             tasks: tasks.clone(),
         });
-        let ready = bus.clone();
-        admin.started(Checks::default().with("nats", move || {
-            let bus = ready.clone();
-            async move { bus.round_trip().await }
-        }));
+        let canary = Arc::new(Canary::new(&shared.hub).await?);
+        let (answers, waiting) = (endpoints.pulse(), shared.packer.depth());
+        admin.started(
+            Checks::default()
+                .nats(&bus)
+                .with("canary", move || {
+                    let canary = canary.clone();
+                    async move { canary.fly().await }
+                })
+                .with("endpoints", move || {
+                    let answers = answers.clone();
+                    async move { answers.check().await }
+                })
+                .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64)),
+        );
         tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
 
         let router = http::router(shared.clone());

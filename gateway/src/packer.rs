@@ -40,6 +40,12 @@ pub fn start(bus: Bus, tasks: &TaskTracker) -> Packer {
 }
 
 impl Packer {
+    /// What says how many sends wait, without keeping the packer going.
+    pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
+        let jobs = self.0.downgrade();
+        move || jobs.upgrade().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
+    }
+
     /// Has a message stored, whatever happens to the services meanwhile; or says within
     /// [`limits::SEND_DEADLINE`] that it can't.
     pub async fn send(&self, mut send: Send) -> Sent {
@@ -47,6 +53,9 @@ impl Packer {
         // Trying again is only safe with a key; where the client has none, this is it.
         send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
         let (reply, answer) = oneshot::channel();
+        if self.0.capacity() == 0 {
+            metrics::counter!("gateway_packer_full_total").increment(1);
+        }
         let sent = async {
             self.0.send(Job { send, trace: trace::current(), deadline, reply }).await.ok()?;
             answer.await.ok()

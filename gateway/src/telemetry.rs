@@ -1,15 +1,98 @@
-//! What is measured and traced of the HTTP API.
+//! What is measured, and what is traced of calls and deliveries.
 
+use crate::log::Entry;
 use axum::{
     extract::{MatchedPath, Request},
     middleware::Next,
     response::Response,
 };
+use contract::Timestamp;
 use service::{
     Span,
+    metrics::Metric,
     trace::{self, Kind},
 };
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
+
+/// Each metric of the gateway.
+pub const METRICS: &[Metric] = &[
+    Metric::gauge("gateway_sockets", "Open sockets, by kind."),
+    Metric::counter("gateway_handshakes_total", "Sockets let in, by kind.")
+        .by("kind", &["chat", "notifications", "typing", "multiplexed"]),
+    Metric::counter("gateway_handshakes_refused_total", "Sockets not let in, by reason.")
+        .by("reason", &["address", "overload", "origin", "user", "token", "forbidden", "unavailable"]),
+    Metric::counter("gateway_closes_total", "Sockets closed, by close code.").by(
+        "code",
+        &["1000", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4401", "4403", "4429"],
+    ),
+    Metric::counter("gateway_sockets_limited_total", "Handshakes of users with SOCKETS_PER_USER sockets."),
+    Metric::counter("gateway_sends_limited_total", "Messages refused for their user's rate."),
+    Metric::counter("gateway_slow_clients_total", "Sockets closed because their client read too slowly."),
+    Metric::counter(
+        "gateway_silent_clients_total",
+        "Sockets closed because nothing was heard of their client.",
+    ),
+    Metric::counter("gateway_channels_limited_total", "Subscriptions refused, as one socket has no more."),
+    Metric::histogram("gateway_pack_sends", "Messages that travelled to chat-service together."),
+    Metric::counter("gateway_packs_failed_total", "Packs without an answer from chat-service; asked again."),
+    Metric::gauge("gateway_packer_waiting_sends", "Messages that wait for a pack."),
+    Metric::counter(
+        "gateway_packer_full_total",
+        "Messages that found as many waiting as may, and waited for room.",
+    ),
+    Metric::histogram(
+        "gateway_delivery_duration_seconds",
+        "From the commit until no socket of this gateway waits for it any more, of messages that came live.",
+    )
+    .seconds(),
+    Metric::counter("gateway_repairs_total", "Reads of what a channel had missed."),
+    Metric::counter(
+        "gateway_pending_full_total",
+        "Events that came too far ahead of a hole; read again later.",
+    ),
+    Metric::counter("gateway_undecodable_total", "Events of services that can't be read."),
+    Metric::counter(
+        "gateway_languages_dropped_total",
+        "Languages of users that notify-service was not told.",
+    ),
+    Metric::counter(
+        "gateway_languages_full_total",
+        "Times that as many languages were remembered as may be.",
+    ),
+    Metric::counter("gateway_key_refreshes_total", "Reads of JWT_JWKS_URL, by result.")
+        .by("result", &["ok", "failed"]),
+    Metric::histogram(
+        "http_server_request_duration_seconds",
+        "Calls of the HTTP API, by method, route and status.",
+    )
+    .seconds(),
+];
+
+/// What ends once no socket of this gateway waits for an entry any more.
+struct Delivery {
+    committed: Option<Timestamp>,
+    _step: Span,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let Some(committed) = self.committed else { return };
+        let micros = Timestamp::now().unix_micros() - committed.unix_micros();
+        // The commit's time is by Postgres' clock, which may be a little ahead of ours.
+        let micros = u32::try_from(micros.max(0)).unwrap_or(u32::MAX);
+        metrics::histogram!("gateway_delivery_duration_seconds").record(f64::from(micros) / 1e6);
+    }
+}
+
+/// Measures an entry until it is written to every socket that it goes to: its frames keep what measures.
+pub fn until_written(entry: Entry, committed: Option<Timestamp>, step: Span) -> Entry {
+    let delivery = Arc::new(Delivery { committed, _step: step });
+    Entry {
+        public: entry.public.keeping(delivery.clone()),
+        private: entry.private.map(|frame| frame.keeping(delivery)),
+        ..entry
+    }
+}
 
 /// Traces a call, and measures how long it takes. Its route is a template: ids stay out of names and labels.
 ///

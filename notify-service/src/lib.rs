@@ -18,6 +18,7 @@ mod store;
 mod stored;
 mod stranded;
 mod streams;
+mod telemetry;
 mod unreadable;
 
 pub use config::Config;
@@ -58,7 +59,7 @@ impl NotifyService {
         let catalogue =
             Catalogue::load(config.catalogue_dir.as_deref()).context("configuration: CATALOGUE_DIR")?;
         let catalogue = watch::Sender::new(Arc::new(catalogue));
-        let admin = Admin::bind(config.admin_addr, shutdown).await?;
+        let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown).await?;
         Ok(Self { config, catalogue, admin })
     }
 
@@ -85,17 +86,7 @@ impl NotifyService {
         }
         let tasks = TaskTracker::new();
         let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
-        let mut checks = Checks::default();
-        let nats = bus.clone();
-        checks = checks.with("nats", move || {
-            let bus = nats.clone();
-            async move { bus.round_trip().await }
-        });
-        let database = pool.clone();
-        checks = checks.with("postgres", move || {
-            let pool = database.clone();
-            async move { postgres::answers(&pool).await }
-        });
+        let mut checks = Checks::default().nats(&bus).postgres(&pool);
         for source in [Source::Events, Source::Chat] {
             let pulse = consume(source, &bus, &inboxes, &tasks, &shutdown);
             checks = checks.with(source.name(), move || std::future::ready(pulse.check()));
@@ -108,7 +99,11 @@ impl NotifyService {
         let endpoints =
             Endpoints::new(&bus, "notify-service", description, tasks.clone(), shutdown.clone()).await?;
         questions::serve(&endpoints, &inboxes).await?;
-        self.admin.started(checks);
+        let answers = endpoints.pulse();
+        self.admin.started(checks.with("endpoints", move || {
+            let answers = answers.clone();
+            async move { answers.check().await }
+        }));
         tracing::info!("ready");
         let ended = tokio::select! {
             () = shutdown.cancelled() => Ok(()),

@@ -5,6 +5,7 @@
 //! whoever is not renewed.
 
 mod config;
+mod telemetry;
 pub mod typists;
 mod wire;
 
@@ -51,7 +52,7 @@ impl TypingService {
     /// # Errors
     /// When it can't be had.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
-        let admin = Admin::bind(config.admin_addr, shutdown).await?;
+        let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown).await?;
         tracing::info!(admin = %admin.addr(), "typing-service starts");
         Ok(Self { config, admin })
     }
@@ -81,8 +82,7 @@ impl TypingService {
         let tasks = TaskTracker::new();
         let endpoints = serve(&bus, &typists, &tasks, stop).await?;
         let (alive, beats) = mpsc::channel(8);
-        count_from_zero();
-        self.admin.started(checks(&bus, alive));
+        self.admin.started(checks(&bus, &endpoints, alive));
         tracing::info!("typing-service serves");
 
         let doubts = bus.doubts();
@@ -118,12 +118,13 @@ async fn serve(
 
 type Beat = oneshot::Sender<()>;
 
-fn checks(bus: &Bus, alive: mpsc::Sender<Beat>) -> Checks {
-    let bus = bus.clone();
+fn checks(bus: &Bus, endpoints: &Endpoints, alive: mpsc::Sender<Beat>) -> Checks {
+    let answers = endpoints.pulse();
     Checks::default()
-        .with("nats", move || {
-            let bus = bus.clone();
-            async move { bus.round_trip().await }
+        .nats(bus)
+        .with("endpoints", move || {
+            let answers = answers.clone();
+            async move { answers.check().await }
         })
         .with("loop", move || {
             let alive = alive.clone();
@@ -286,16 +287,6 @@ impl Replica {
         if drained.await.is_err() {
             tracing::warn!("NATS did not let go of the inputs in time");
         }
-    }
-}
-
-/// A counter that first appears when something went wrong shows no increase.
-fn count_from_zero() {
-    for name in ["typing_inputs_total", "typing_refused_total", "typing_unpublished_total"] {
-        metrics::counter!(name).increment(0);
-    }
-    for what in ["input", "event"] {
-        metrics::counter!("typing_unreadable_total", "what" => what).increment(0);
     }
 }
 

@@ -7,6 +7,7 @@ mod chat;
 mod collector;
 mod crowds;
 mod documents;
+mod health;
 mod hostile;
 mod hostile_clients;
 mod http;

@@ -61,6 +61,7 @@ impl Session {
                 self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, "already subscribed")));
             }
             Op::Subscribe(..) if self.places.len() >= CHANNELS => {
+                metrics::counter!("gateway_channels_limited_total").increment(1);
                 let detail = format!("at most {CHANNELS} channels on one socket");
                 self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, detail)));
             }

@@ -3,6 +3,7 @@
 use super::{CONTROL_BYTES, FIN, opcode};
 use bytes::Bytes;
 use contract::Close;
+use std::sync::Arc;
 
 /// Bytes of the longest header of a server's frame.
 const HEADER: usize = 10;
@@ -29,6 +30,18 @@ impl Frame {
         let start = HEADER - header_len;
         bytes[start..HEADER].copy_from_slice(&header[..header_len]);
         Self(Bytes::from(bytes).slice(start..))
+    }
+
+    /// The same frame, which keeps something as long as anyone has it.
+    #[must_use]
+    pub fn keeping<T: Send + Sync + 'static>(self, kept: Arc<T>) -> Self {
+        struct Keeping<T>(Bytes, #[expect(dead_code, reason = "it is only to be dropped")] Arc<T>);
+        impl<T> AsRef<[u8]> for Keeping<T> {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        Self(Bytes::from_owner(Keeping(self.0, kept)))
     }
 
     /// A ping.

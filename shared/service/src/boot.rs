@@ -2,7 +2,7 @@
 
 use crate::{
     config::{self, Telemetry},
-    logs, trace,
+    logs, metrics, trace,
 };
 use anyhow::Context;
 use std::{future::Future, process::ExitCode};
@@ -42,6 +42,7 @@ where
     logs::start(config.as_ref())?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    metrics::identify(name);
     // Dropped before the runtime that carries the last spans.
     let _tracing = trace::export::start(name, config.as_ref(), runtime.handle())?;
     runtime.block_on(async {

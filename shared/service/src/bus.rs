@@ -8,7 +8,10 @@ use async_nats::{
 use bytes::Bytes;
 use contract::{Code, Event, Refusal, Request, TraceParent};
 use futures_util::StreamExt;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -269,6 +272,19 @@ impl Bus {
             .await
             .context("nothing came back from NATS in 2 s")??;
         Ok(())
+    }
+
+    /// Sets the metrics of the connection.
+    pub fn measure(&self) {
+        metrics::gauge!("nats_connected").set(f64::from(u8::from(self.is_connected())));
+        let so_far = self.client.statistics();
+        for (direction, messages, bytes) in
+            [("in", &so_far.in_messages, &so_far.in_bytes), ("out", &so_far.out_messages, &so_far.out_bytes)]
+        {
+            let (messages, bytes) = (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
+            metrics::counter!("nats_messages_total", "direction" => direction).absolute(messages);
+            metrics::counter!("nats_bytes_total", "direction" => direction).absolute(bytes);
+        }
     }
 
     /// Waits until the client has ended. A broken connection comes back by itself, but some input ends the client's task

@@ -8,16 +8,75 @@ use anyhow::Context;
 use async_nats::service::{self, Service, ServiceExt, endpoint::Endpoint};
 use contract::{Code, Refusal, Request};
 use futures_util::StreamExt;
-use std::{future::Future, sync::Arc};
-use tokio::sync::Semaphore;
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Answers requests until the token is cancelled, and those already taken after that. To be kept until the tasks have
 /// ended: dropped earlier, it drops requests that have arrived.
 pub struct Endpoints {
     service: Service,
+    pulse: Pulse,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// Whether requests are answered. Cheap to clone.
+#[derive(Clone)]
+pub struct Pulse {
+    bus: Bus,
+    /// Where this very process answers, as it answers requests.
+    own: String,
+    /// The subjects of which a request waits for others to be done, and since when.
+    full: Arc<Mutex<HashMap<&'static str, Instant>>>,
+}
+
+/// How long its own request may take to be answered.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Requests that wait for longer wait for what does not end.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// A service's request to itself.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Ping;
+
+impl Request for Ping {
+    const SUBJECT: &'static str = "ping";
+    type Reply = ();
+}
+
+impl Pulse {
+    /// Whether a request to this process is answered, and none waits for ever.
+    ///
+    /// # Errors
+    /// When it isn't, or one does.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        let asked = self.bus.client().request(self.own.clone(), "null".into());
+        timeout(ANSWER, asked).await.context("its own request is not answered within 2 s")??;
+        let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        match full.iter().find(|(_, since)| since.elapsed() > STUCK) {
+            Some((subject, since)) => {
+                anyhow::bail!("requests on {subject} wait for {} s", since.elapsed().as_secs())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn waits(&self, subject: &'static str, since: Option<Instant>) {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        match since {
+            Some(since) => drop(full.insert(subject, since)),
+            None => drop(full.remove(subject)),
+        }
+    }
 }
 
 impl Endpoints {
@@ -39,7 +98,18 @@ impl Endpoints {
             .start(name, env!("CARGO_PKG_VERSION"))
             .await
             .map_err(|error| anyhow::anyhow!("announce the service to NATS: {error}"))?;
-        Ok(Self { service, tasks, shutdown })
+        let own = bus.client().new_inbox();
+        let pulse = Pulse { bus: bus.clone(), own: own.clone(), full: Arc::default() };
+        let endpoints = Self { service, pulse, tasks, shutdown };
+        let ping = endpoints.service.endpoint_builder().name("ping").add(own).await;
+        let ping = ping.map_err(|error| anyhow::anyhow!("listen to its own requests: {error}"))?;
+        endpoints.start::<Ping, _, _>(ping, 1, async |Ping| Ok(()));
+        Ok(endpoints)
+    }
+
+    /// What says whether requests are answered.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Answers `R`, at most `concurrency` at once; further ones wait in the subscription.
@@ -58,9 +128,18 @@ impl Endpoints {
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
             .with_context(|| format!("listen on {}", R::SUBJECT))?;
-        let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
-        self.tasks.spawn(run(endpoint, concurrency, Arc::new(answer), tasks, shutdown));
+        self.start(endpoint, concurrency, answer);
         Ok(())
+    }
+
+    fn start<R, F, Fut>(&self, endpoint: Endpoint, concurrency: usize, answer: F)
+    where
+        R: Request,
+        F: Fn(R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::Reply, Refusal>> + Send + 'static,
+    {
+        let (pulse, tasks, shutdown) = (self.pulse.clone(), self.tasks.clone(), self.shutdown.clone());
+        self.tasks.spawn(run(endpoint, concurrency, Arc::new(answer), pulse, tasks, shutdown));
     }
 }
 
@@ -68,6 +147,7 @@ async fn run<R, F, Fut>(
     mut endpoint: Endpoint,
     concurrency: usize,
     answer: Arc<F>,
+    pulse: Pulse,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 ) where
@@ -89,7 +169,16 @@ async fn run<R, F, Fut>(
             }
         };
         let Some(request) = request else { return };
-        let permit = permits.clone().acquire_owned().await.expect("this semaphore is never closed");
+        let permit = match permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                metrics::counter!("nats_requests_delayed_total", "subject" => R::SUBJECT).increment(1);
+                pulse.waits(R::SUBJECT, Some(Instant::now()));
+                let permit = permits.clone().acquire_owned().await.expect("this semaphore is never closed");
+                pulse.waits(R::SUBJECT, None);
+                permit
+            }
+        };
         let answer = answer.clone();
         let headers = request.message.headers.as_ref();
         let span = if R::PUBLIC {
@@ -98,7 +187,12 @@ async fn run<R, F, Fut>(
             Span::under(trace::parent_in(headers), R::SUBJECT, Kind::Server)
         };
         tasks.spawn(span.within(async move {
-            respond(&request, decode(&request, &*answer).await).await;
+            let asked = Instant::now();
+            let answered = decode(&request, &*answer).await;
+            let outcome = if answered.is_ok() { "done" } else { "refused" };
+            respond(&request, answered).await;
+            metrics::histogram!("nats_request_duration_seconds", "subject" => R::SUBJECT, "outcome" => outcome)
+                .record(asked.elapsed().as_secs_f64());
             drop(permit);
         }));
     }

@@ -9,6 +9,7 @@ pub mod bus;
 pub mod config;
 pub mod endpoints;
 pub mod logs;
+pub mod metrics;
 pub mod postgres;
 pub mod streams;
 pub mod trace;

@@ -47,6 +47,7 @@ pub async fn open(
             () = shutdown.cancelled() => return Ok(None),
         }
     }
+    crate::metrics::describe(crate::metrics::POSTGRES);
     let pool = PgPoolOptions::new()
         .max_connections(config.database_connections)
         .acquire_timeout(Duration::from_secs(2))
@@ -139,14 +140,32 @@ pub async fn in_time<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::R
     })
 }
 
+/// How long Postgres may take to answer [`answers`].
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// Whether Postgres answers.
 ///
 /// # Errors
-/// When it doesn't, within 2 s.
+/// When it doesn't, within 3 s.
 pub async fn answers(pool: &PgPool) -> anyhow::Result<()> {
-    let select = sqlx::query("select 1").execute(pool);
-    tokio::time::timeout(Duration::from_secs(2), select)
-        .await
-        .context("Postgres does not answer within 2 s")??;
-    Ok(())
+    let asked = async {
+        let mut connection = pool.acquire().await?;
+        let select = sqlx::query("select 1").execute(&mut *connection);
+        let answered = tokio::time::timeout(ANSWER, select).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            // It may never answer again: back in the pool, it would be in the way.
+            connection.close_on_drop();
+        }
+        answered.context("Postgres does not answer within 2 s")??;
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(ANSWER * 3 / 2, asked).await.context("no connection to Postgres in 3 s")?
+}
+
+/// Sets the metrics of a pool.
+pub fn measure(pool: &PgPool) {
+    let (size, idle) = (pool.size(), u32::try_from(pool.num_idle()).unwrap_or(u32::MAX));
+    metrics::gauge!("db_client_connection_count", "state" => "idle").set(idle);
+    metrics::gauge!("db_client_connection_count", "state" => "used").set(size.saturating_sub(idle));
+    metrics::gauge!("db_client_connection_max").set(pool.options().get_max_connections());
 }
