@@ -94,7 +94,7 @@ fn fan_out() -> Operation {
         log.attach(view, Head::default(), Vec::new(), false);
     }
     let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
-    let Ok(Event::Entry(mut entry)) = frames::chat_event(&payload) else { panic!("an entry") };
+    let Ok(Event::Entry(mut entry, _)) = frames::chat_event(&payload) else { panic!("an entry") };
     entry.at.seq = 0;
     Box::new(move || {
         entry.at.seq += 1;

@@ -27,6 +27,12 @@ pub const METRICS: &[Metric] = &[
     ),
     Metric::counter("gateway_sockets_limited_total", "Handshakes of users with SOCKETS_PER_USER sockets."),
     Metric::counter("gateway_sends_limited_total", "Messages refused for their user's rate."),
+    Metric::counter(
+        "gateway_typing_limited_total",
+        "Starts and ends of typing refused for their user's rate.",
+    ),
+    Metric::counter("gateway_requests_refused_total", "Requests of HTTP refused for a limit.")
+        .by("limit", &["head_bytes", "head_time"]),
     Metric::counter("gateway_slow_clients_total", "Sockets closed because their client read too slowly."),
     Metric::counter(
         "gateway_silent_clients_total",

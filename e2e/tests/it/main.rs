@@ -12,6 +12,8 @@ mod hostile;
 mod hostile_clients;
 mod http;
 mod limits;
+mod logs;
+mod metrics;
 mod notifications;
 mod probing;
 mod raw;

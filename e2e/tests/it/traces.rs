@@ -72,8 +72,9 @@ async fn a_message_is_one_trace_over_all_processes() {
     let gateways: BTreeSet<&String> = delivered.map(|step| &step.instance).collect();
     assert_eq!(gateways.len(), 2, "both gateways");
 
-    let call = steps.iter().find(|step| step.name == "POST /api/conversations/{id}/messages").unwrap();
-    assert_eq!(call.attributes["http.route"], "/api/conversations/{id}/messages");
+    let route = "/api/conversations/{conversation_id}/messages";
+    let call = steps.iter().find(|step| step.name == format!("POST {route}")).unwrap();
+    assert_eq!(call.attributes["http.route"], route);
     let called = tree(&steps, &call.trace);
     assert!(called.contains(&expected[1].to_owned()), "{called:#?}");
     let all = format!("{steps:?}");

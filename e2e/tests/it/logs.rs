@@ -1,0 +1,92 @@
+use e2e::{Kind, Options, Socket, Stack, eventually, token};
+use serde_json::json;
+use std::sync::{Arc, Mutex};
+
+/// An address that no server of ours has.
+const ADDRESS: &str = "203.0.113.77";
+const TEXT: &str = "Tout le monde peut-il lire ceci ?";
+
+#[tokio::test]
+async fn no_log_tells_a_token_a_text_or_an_address() {
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = lines.clone();
+    let options = Options {
+        env: vec![
+            ("RUST_LOG", "debug".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+            ("TRUSTED_PROXIES", "127.0.0.0/8".to_owned()),
+            ("HANDSHAKE_RATE", "1".to_owned()),
+            ("HANDSHAKE_BURST", "3".to_owned()),
+        ],
+        on_line: Arc::new(move |name, line| kept.lock().unwrap().push(format!("{name} {line}"))),
+        ..Options::default()
+    };
+    let mut stack = Stack::with(options).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let url = format!("ws://{}/ws/chat/{id}/?token={}", stack.host(0), token(1));
+    let forwarded = [("x-forwarded-for", ADDRESS)];
+
+    // What goes well, and what a client does wrong.
+    let mut ada = Socket::try_open(&url, &forwarded).await.unwrap();
+    ada.send(json!({"message": TEXT, "client_id": "c1"})).await;
+    assert_eq!(ada.next().await["content"], TEXT);
+    ada.send(json!({"message": TEXT, "client_id": "c1"})).await;
+    assert_eq!(ada.next().await["seq"], 1);
+    ada.send(json!({"message": TEXT.repeat(300)})).await;
+    assert_eq!(ada.next().await["code"], "message_too_long");
+    ada.send_text(format!("{{\"message\": \"{TEXT}")).await;
+    assert_eq!(ada.next().await["code"], "invalid_json");
+    ada.send(json!({"type": "auth", "token": format!("{}x", token(1))})).await;
+    assert_eq!(ada.next().await["code"], "unauthorized");
+    let forged = format!("{}x", token(2));
+    let wrong = format!("ws://{}/ws/chat/{id}/?token={forged}", stack.host(0));
+    assert_eq!(Socket::try_open(&wrong, &forwarded).await.unwrap().closed().await, Some(4401));
+    let path = format!("/api/conversations/{id}/messages");
+    stack.post(&path, 2, json!({"message": TEXT})).await.expect(201);
+    assert_eq!(ada.next().await["seq"], 2);
+    stack.post(&path, 2, json!({"message": TEXT, "client_id": ""})).await.expect(400);
+    let mut refused = 101;
+    while refused == 101 {
+        refused = match Socket::try_open(&url, &forwarded).await {
+            Ok(_) => 101,
+            Err(status) => status.as_u16(),
+        };
+    }
+    assert_eq!(refused, 429);
+    let event = json!({"user_id": 2, "title": TEXT, "message": TEXT}).to_string();
+    let backend = stack.backend().await;
+    for event in [event, format!("{{\"message\": \"{TEXT}")] {
+        backend.publish("events.announced", event.into()).await.unwrap();
+    }
+    let dead = async || stack.metrics(Kind::Notify, 0).await.contains("deadletters_total 1").then_some(());
+    eventually("a dead letter", dead).await;
+
+    // What fails.
+    stack.kill(Kind::Chat, 0).await;
+    ada.send(json!({"message": TEXT, "client_id": "c2"})).await;
+    assert_eq!(ada.next().await["code"], "unavailable");
+    stack.nats.kill().await;
+    stack.nats.restart().await.unwrap();
+    stack.restart(Kind::Chat, 0);
+    stack.ready().await;
+    ada.send(json!({"message": TEXT, "client_id": "c2"})).await;
+    assert_eq!(ada.next().await["seq"], 3);
+    for (kind, index) in stack.services() {
+        stack.terminate(kind, index).await;
+    }
+
+    let lines = lines.lock().unwrap();
+    for name in ["gateway", "chat-service", "notify-service", "typing-service"] {
+        assert!(
+            lines.iter().any(|line| line.starts_with(name) && line.contains("DEBUG")),
+            "{name} is silent"
+        );
+    }
+    for line in lines.iter() {
+        let (_, json) = line.split_once(' ').unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(json).is_ok(), "not JSON: {line}");
+        for secret in [TEXT, "peut-il lire", ADDRESS, &token(1)[40..], &forged[40..]] {
+            assert!(!line.contains(secret), "{secret} in: {line}");
+        }
+    }
+}
