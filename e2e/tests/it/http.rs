@@ -144,6 +144,51 @@ async fn pages_of_other_origins_are_refused() {
 }
 
 #[tokio::test]
+async fn pages_of_allowed_origins_may_call_and_read_the_answers() {
+    let env = vec![("ALLOWED_ORIGINS", "https://shop.example".to_owned())];
+    let stack = Stack::with(Options { env, ..Options::default() }).await;
+    let url = format!("http://{}/api/unread", stack.host(0));
+    let ask = async |method: &str, origin: &str| {
+        let call = stack.http().request(method.parse().unwrap(), &url).header("origin", origin);
+        // A browser asks first, without the token.
+        let call = match method {
+            "OPTIONS" => call.header("access-control-request-method", "GET"),
+            _ => call.bearer_auth(token(1)),
+        };
+        let answer = call.send().await.unwrap();
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let names = ["allow-origin", "allow-headers", "allow-credentials"];
+        let told = names.map(|name| header(&format!("access-control-{name}")));
+        (answer.status().as_u16(), told, header("vary"))
+    };
+    let shop = || Some("https://shop.example".to_owned());
+    let vary = || Some("Origin".to_owned());
+    let allowed = Some("authorization, content-type".to_owned());
+    let (origin, evil) = ("https://shop.example", "https://evil.example");
+    assert_eq!(ask("OPTIONS", origin).await, (204, [shop(), allowed, None], vary()));
+    assert_eq!(ask("GET", origin).await, (200, [shop(), None, None], vary()));
+    for method in ["OPTIONS", "GET"] {
+        assert_eq!(ask(method, evil).await, (403, [None, None, None], None));
+    }
+}
+
+#[tokio::test]
+async fn pages_tell_browsers_to_trust_nothing_else() {
+    let stack = Stack::start().await;
+    for path in ["/demo/", "/demo/app.js", "/api/docs", "/api/docs/docs.js", "/api/openapi.json"] {
+        let page = stack.http().get(format!("http://{}{path}", stack.host(0))).send().await.unwrap();
+        assert_eq!(page.status(), 200, "{path}");
+        let header = |name: &str| page.headers()[name].to_str().unwrap();
+        let policy: Vec<&str> = header("content-security-policy").split("; ").collect();
+        for rule in ["default-src 'none'", "script-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+            assert!(policy.contains(&rule), "{path}: {rule}");
+        }
+        let others = (header("x-content-type-options"), header("referrer-policy"));
+        assert_eq!(others, ("nosniff", "no-referrer"), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_may_come_as_a_header_or_a_subprotocol() {
     let stack = Stack::start().await;
     let url = format!("ws://{}/ws/notifications/", stack.host(0));
