@@ -15,8 +15,10 @@ use testkit::{Child, Output, Program, Signal, free_port};
 /// What Chromium may be called.
 const CHROMIUM: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// No sandbox, as tests may run as root; the rest keeps it quiet and on this machine.
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 12] = [
     "--headless",
+    // What the guide's pages show is in French: the language of who looks at them.
+    "--accept-lang=fr",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
