@@ -2,14 +2,12 @@
 
 use crate::limits::Limits;
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_service::Service;
 
 /// How long a stop waits for calls under way.
 const CALLS: Duration = Duration::from_secs(6);
@@ -65,7 +63,11 @@ async fn serve(
     if let Err(error) = set_options(&stream, limits.idle) {
         tracing::debug!(%error, "set a connection's options");
     }
-    let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
+    // Not as a layer, which would be laid over every route anew for each connection.
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
