@@ -1,15 +1,17 @@
 //! Requests that are too large or too slow, byte by byte.
 
-use e2e::{Kind, Options, Stack, token, within};
+use e2e::{Kind, Options, Stack, eventually, token, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-async fn metric(stack: &Stack, name: &str) -> u64 {
-    let metrics = stack.metrics(Kind::Gateway, 0).await;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
+/// Waits until as many requests were refused for a limit: a connection is counted after its end, which its client may
+/// see first.
+async fn refused(stack: &Stack, limit: &str, times: u64) {
+    let name = format!("gateway_requests_refused_total{{limit=\"{limit}\"}}");
+    let counted = async || (stack.metric(Kind::Gateway, 0, &name).await as u64 == times).then_some(());
+    eventually(&format!("{times} refused for {limit}"), counted).await;
 }
 
 /// What a connection is answered, until the gateway ends it.
@@ -25,9 +27,6 @@ async fn requests_that_are_too_large_or_too_slow_end() {
     let env = env.map(|(key, value)| (key, value.to_owned())).to_vec();
     let stack = Stack::with(Options { env, ..Options::default() }).await;
     let connect = async || TcpStream::connect(stack.host(0)).await.unwrap();
-    let refused = async |limit: &str| {
-        metric(&stack, &format!("gateway_requests_refused_total{{limit=\"{limit}\"}}")).await
-    };
     let head = format!(
         "POST /api/reports HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n",
         stack.host(0),
@@ -38,7 +37,7 @@ async fn requests_that_are_too_large_or_too_slow_end() {
     let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(20_000));
     large.write_all(long.as_bytes()).await.unwrap();
     assert!(answer(&mut large).await.starts_with("HTTP/1.1 431 "));
-    assert_eq!(refused("head_bytes").await, 1);
+    refused(&stack, "head_bytes", 1).await;
 
     // Nothing at all; and a head that never ends, although a byte of it comes now and then.
     let mut silent = connect().await;
@@ -54,20 +53,20 @@ async fn requests_that_are_too_large_or_too_slow_end() {
         read = within("the end of a slow head", reader.read_to_end(&mut rest)) => drop(read),
         () = drip => {}
     }
-    assert_eq!(refused("head_time").await, 2);
+    refused(&stack, "head_time", 2).await;
 
     let mut large = connect().await;
     large.write_all(format!("{head}content-length: 20001\r\n\r\n").as_bytes()).await.unwrap();
     large.write_all(&[b' '; 20_001]).await.unwrap();
     let said = answer(&mut large).await;
     assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("payload_too_large"), "{said}");
-    assert_eq!(refused("body_bytes").await, 1);
+    refused(&stack, "body_bytes", 1).await;
 
     let mut slow = connect().await;
     slow.write_all(format!("{head}content-length: 100\r\n\r\n{{").as_bytes()).await.unwrap();
     let said = answer(&mut slow).await;
     assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("\"timeout\""), "{said}");
-    assert_eq!(refused("body_time").await, 1);
+    refused(&stack, "body_time", 1).await;
 
     // What two readers could take for two requests is taken for none.
     for smuggled in [
