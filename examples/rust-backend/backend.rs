@@ -19,6 +19,8 @@ async fn main() -> Result<(), async_nats::Error> {
         (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user.into(), password.into()),
         _ => ConnectOptions::new(),
     };
+    // Where NATS has the accounts of deploy/nats, the user `moderation` hears only such answers.
+    let options = options.custom_inbox_prefix("_INBOX.moderation");
     let jetstream = jetstream::new(options.connect(servers).await?);
     let stream = jetstream.get_stream("EVENTS_OUT").await?;
     let config = jetstream::consumer::pull::Config {

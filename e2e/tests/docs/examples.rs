@@ -16,8 +16,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples")
 }
 
-fn start(program: Program, stack: &Stack, env: &[(&str, String)]) -> Child {
-    let program = program.env("NATS_URL", stack.nats_urls("operator").join(","));
+fn start(program: Program, env: &[(&str, String)]) -> Child {
     env.iter().fold(program, |program, (key, value)| program.env(*key, value)).spawn().unwrap()
 }
 
@@ -58,7 +57,7 @@ async fn the_python_bot_answers_everything_once() {
     let env = bots_environment(&stack, conversation);
     let bot = || Program::new(&python).arg("-u").arg(folder().join("python-bot/bot.py"));
     say(&stack, conversation, "Un").await;
-    let running = start(bot(), &stack, &env);
+    let running = start(bot(), &env);
     assert_eq!(texts(&stack, conversation, 2).await, ["Un", "Vous avez dit : Un"]);
     // It comes back to a gateway that was killed, and answers what it had answered no second time.
     stack.kill(Kind::Gateway, 0).await;
@@ -67,7 +66,7 @@ async fn the_python_bot_answers_everything_once() {
     say(&stack, conversation, "Deux").await;
     assert_eq!(texts(&stack, conversation, 4).await[3], "Vous avez dit : Deux");
     drop(running);
-    let running = start(bot(), &stack, &env);
+    let running = start(bot(), &env);
     say(&stack, conversation, "Trois").await;
     assert_eq!(texts(&stack, conversation, 6).await[4..], ["Trois", "Vous avez dit : Trois"]);
     drop(running);
@@ -89,7 +88,7 @@ async fn the_node_bot_answers() {
     std::os::unix::fs::symlink(folder().parent().unwrap().join("clients/js"), scope.join("realtime"))
         .unwrap();
     let bot = Program::new(node).arg(place.path().join("bot.mjs"));
-    let bot = start(bot, &stack, &bots_environment(&stack, conversation));
+    let bot = start(bot, &bots_environment(&stack, conversation));
     // It answers what comes once it is there.
     let answered = eventually("an answer of the bot", || async {
         say(&stack, conversation, "Coucou").await;
@@ -125,7 +124,9 @@ async fn the_rust_backend_thanks_for_a_report_once() {
         return tools::skip("examples/rust-backend", "it is not built; `cargo xtask test` builds it");
     }
     let stack = Stack::start().await;
-    let backend = start(Program::new(&program), &stack, &[]);
+    // All that it is allowed is what it needs.
+    let env = [("NATS_URL", stack.nats_urls("moderation").join(","))];
+    let backend = start(Program::new(&program), &env);
     let report = json!({"user_id": 456, "reason": "rude"});
     let made = stack.post("/api/reports", 457, report.clone()).await.expect(201);
     let thanks = notifications(&stack, 457, 1).await;
@@ -134,7 +135,7 @@ async fn the_rust_backend_thanks_for_a_report_once() {
     // Started anew, it goes on where it stopped.
     drop(backend);
     stack.post("/api/reports", 457, report).await.expect(201);
-    let backend = start(Program::new(&program), &stack, &[]);
+    let backend = start(Program::new(&program), &env);
     notifications(&stack, 457, 2).await;
     drop(backend);
 }

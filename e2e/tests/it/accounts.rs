@@ -9,12 +9,12 @@ use testkit::{NatsOptions, NatsServer, accounts};
 use tokio::sync::mpsc::{self, Receiver};
 
 /// Everyone who may not do everything in some account.
-const USERS: [&str; 6] = ["gateway", "chat", "notify", "typing", "billing", "marketplace"];
+const USERS: [&str; 7] = ["gateway", "chat", "notify", "typing", "billing", "marketplace", "moderation"];
 const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Each of these may be published by these users, and by no other.
-const PUBLISHED: [(&str, &[&str]); 46] = [
+const PUBLISHED: [(&str, &[&str]); 53] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
@@ -33,6 +33,7 @@ const PUBLISHED: [(&str, &[&str]); 46] = [
     ("sessions.revoke", &["marketplace"]),
     ("events.listing_published", &["marketplace"]),
     ("events.payment_completed", &["billing"]),
+    ("events.report_received", &["moderation"]),
     ("events.payment_refunded", &[]),
     ("chat.event.1", &["chat"]),
     ("chat.log", &["chat"]),
@@ -56,6 +57,12 @@ const PUBLISHED: [(&str, &[&str]); 46] = [
     ("$JS.API.CONSUMER.MSG.NEXT.CHAT.notify", &["notify"]),
     ("$JS.API.CONSUMER.DELETE.EVENTS.notify", &[]),
     ("$JS.ACK.EVENTS.notify.1.1.1.1.0", &["notify"]),
+    ("$JS.API.STREAM.INFO.EVENTS_OUT", &["chat", "moderation"]),
+    ("$JS.API.CONSUMER.CREATE.EVENTS_OUT.moderation.chat.reported", &["moderation"]),
+    ("$JS.API.CONSUMER.CREATE.EVENTS_OUT.other.chat.reported", &[]),
+    ("$JS.API.CONSUMER.MSG.NEXT.EVENTS_OUT.moderation", &["moderation"]),
+    ("$JS.API.CONSUMER.MSG.NEXT.EVENTS_OUT.other", &[]),
+    ("$JS.ACK.EVENTS_OUT.moderation.1.1.1.1.0", &["moderation"]),
     ("$SYS.REQ.SERVER.PING", &[]),
     ("_INBOX.gateway.x", &["gateway"]),
     ("_INBOX.chat-service.x", &["chat"]),
@@ -64,7 +71,7 @@ const PUBLISHED: [(&str, &[&str]); 46] = [
 ];
 
 /// Each of these may be listened to by these users, and by no other.
-const HEARD: [(&str, &[&str]); 27] = [
+const HEARD: [(&str, &[&str]); 28] = [
     ("chat.event.1", &["gateway"]),
     ("notify.event.1", &["gateway"]),
     ("typing.event.1", &["gateway", "typing"]),
@@ -93,6 +100,7 @@ const HEARD: [(&str, &[&str]); 27] = [
     // In an account of its own, where nobody else is answered.
     ("_INBOX.>", &BACKENDS),
     ("_INBOX.gateway.>", &["gateway", "billing", "marketplace"]),
+    ("_INBOX.moderation.>", &["moderation", "billing", "marketplace"]),
 ];
 
 /// What nobody may do, so that an answer to it says that everything before it is answered.

@@ -1,7 +1,10 @@
 use crate::collector::{Collector, Step};
 use e2e::{Kind, Options, Stack, eventually, token};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 /// A stack that sends its traces when it stops, and not before.
 async fn traced(collector: &Collector, counts: [usize; 4]) -> Stack {
@@ -117,6 +120,31 @@ async fn an_event_goes_on_with_the_trace_of_its_backend() {
     assert_eq!(tree(&steps, unrecorded), [""; 0], "its backend does not record it");
     let own = steps.iter().find(|step| step.name == "consume" && step.trace != trace).unwrap();
     assert_eq!(tree(&steps, &own.trace), expected(""), "a trace of its own");
+}
+
+#[tokio::test]
+async fn a_line_of_the_logs_says_its_trace() {
+    let collector = Collector::start().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for (format, said) in [
+        ("text", format!(" trace_id={trace} span_id=")),
+        ("json", format!(r#","trace_id":"{trace}","span_id":""#)),
+    ] {
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = lines.clone();
+        let env = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()), ("LOG_FORMAT", format.to_owned())];
+        let on_line = Arc::new(move |_: &str, line: &str| kept.lock().unwrap().push(line.to_owned()));
+        let stack = Stack::with(Options { counts: [1, 1, 1, 0], env, on_line, ..Options::default() }).await;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+        let backend = stack.backend().await;
+        backend.publish_with_headers("events.payment_completed", headers, "no JSON".into()).await.unwrap();
+        let line = eventually("the line of a dead letter", async || {
+            lines.lock().unwrap().iter().find(|line| line.contains("dead letter")).cloned()
+        })
+        .await;
+        assert!(line.contains(&said), "{line}");
+    }
 }
 
 #[tokio::test]
