@@ -138,7 +138,7 @@ function start() {
       choose(button.dataset.lang);
     });
   }
-  choose(fragment().get('lang') ?? 'fr');
+  choose(fragment().get('lang') ?? (navigator.language.startsWith('en') ? 'en' : 'fr'));
   // Someone else's address was pasted into this window.
   window.addEventListener('hashchange', () => fragment().get('me') !== token && location.reload());
 }

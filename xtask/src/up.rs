@@ -263,7 +263,7 @@ async fn create_database(url: &str) -> anyhow::Result<()> {
 /// Seeds the demo, and says what there is.
 async fn greet(ready: &Ready) -> anyhow::Result<()> {
     let conversation = seed::conversations(&ready.nats).await?;
-    let Ready { http, ws, nats, .. } = ready;
+    let Ready { http, ws, nats, database, .. } = ready;
     let logs = local::logs();
     let logs = logs.strip_prefix(place::workspace()).unwrap_or(&logs).display();
     println!("\nVyzio Realtime is up at {http}.\n");
@@ -285,6 +285,8 @@ async fn greet(ready: &Ready) -> anyhow::Result<()> {
     println!(
         "    nats -s {nats} pub events.payment_completed '{{\"user_id\":1,\"data\":{{\"payment_id\":789}}}}'\n"
     );
+    println!("  What is kept, for psql or an import:");
+    println!("    psql {database}\n");
     println!("  Logs are in {logs}; those of nats-server and Postgres are shown here only from warnings up.");
     println!("  Ctrl-C stops everything. The data stays; `cargo xtask up --fresh` starts anew.\n");
     Ok(())
