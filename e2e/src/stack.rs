@@ -282,6 +282,9 @@ impl Stack {
                 .env("JWT_SECRET", SECRET)
                 // Tests talk faster than people.
                 .env("SEND_RATE", "0")
+                .env("CALL_RATE", "0")
+                .env("READ_RATE", "0")
+                .env("SUBSCRIBE_RATE", "0")
                 .env("DEMO", "true"),
             Kind::Chat | Kind::Notify => program.env("DATABASE_URL", database),
             Kind::Typing => program,

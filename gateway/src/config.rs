@@ -88,6 +88,24 @@ pub struct Limits {
     /// Starts and ends of typing of one user at once
     #[arg(long, env = "TYPING_BURST", default_value = "40")]
     pub typing_burst: u32,
+    /// Calls of the HTTP API of one user per second; 0 for no limit
+    #[arg(long, env = "CALL_RATE", default_value = "50")]
+    pub call_rate: u32,
+    /// Calls of the HTTP API of one user at once
+    #[arg(long, env = "CALL_BURST", default_value = "200")]
+    pub call_burst: u32,
+    /// Read markers of one user, over sockets, per second; 0 for no limit
+    #[arg(long, env = "READ_RATE", default_value = "50")]
+    pub read_rate: u32,
+    /// Read markers of one user, over sockets, at once
+    #[arg(long, env = "READ_BURST", default_value = "200")]
+    pub read_burst: u32,
+    /// Subscriptions of one user on multiplexed sockets per second; 0 for no limit
+    #[arg(long, env = "SUBSCRIBE_RATE", default_value = "50")]
+    pub subscribe_rate: u32,
+    /// Subscriptions of one user on multiplexed sockets at once
+    #[arg(long, env = "SUBSCRIBE_BURST", default_value = "500")]
+    pub subscribe_burst: u32,
     /// Sockets of one user at this gateway
     #[arg(long, env = "SOCKETS_PER_USER", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     pub sockets_per_user: u32,
@@ -193,6 +211,12 @@ impl Limits {
             conversation_send_burst: 0,
             typing_rate: 0,
             typing_burst: 0,
+            call_rate: 0,
+            call_burst: 0,
+            read_rate: 0,
+            read_burst: 0,
+            subscribe_rate: 0,
+            subscribe_burst: 0,
             sockets_per_user: u32::MAX,
             handshake_rate: 0,
             handshake_burst: 0,

@@ -51,6 +51,9 @@ pub struct Limits {
     sends: Rate<UserId>,
     conversation_sends: Rate<(UserId, ConversationId)>,
     typing: Rate<UserId>,
+    calls: Rate<UserId>,
+    reads: Rate<UserId>,
+    subscribes: Rate<UserId>,
     /// Handshakes, by address.
     pub handshakes: Rate<IpAddr>,
     /// Sockets of one user.
@@ -80,6 +83,9 @@ impl Limits {
             sends: Rate::new(config.send_rate, config.send_burst),
             conversation_sends: Rate::new(config.conversation_send_rate, config.conversation_send_burst),
             typing: Rate::new(config.typing_rate, config.typing_burst),
+            calls: Rate::new(config.call_rate, config.call_burst),
+            reads: Rate::new(config.read_rate, config.read_burst),
+            subscribes: Rate::new(config.subscribe_rate, config.subscribe_burst),
             handshakes: Rate::new(config.handshake_rate, config.handshake_burst),
             sockets_per_user: config.sockets_per_user as usize,
             head_bytes: config.head_bytes as usize,
@@ -114,6 +120,40 @@ impl Limits {
         self.typing.take(&user).map_err(|wait| {
             metrics::counter!("gateway_typing_limited_total").increment(1);
             too_fast(wait, "typing starts and ends too often; slow down")
+        })
+    }
+
+    /// A user's call of the HTTP API.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn call(&self, user: UserId) -> Result<(), Refusal> {
+        self.calls.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_calls_limited_total").increment(1);
+            too_fast(wait, "too many calls; slow down")
+        })
+    }
+
+    /// A user's read marker.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn read(&self, user: UserId) -> Result<(), Refusal> {
+        self.reads.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_reads_limited_total").increment(1);
+            too_fast(wait, "too many read markers; slow down")
+        })
+    }
+
+    /// A user's subscription on a multiplexed socket. It bounds the channels that outlive a refusal by some seconds,
+    /// and the questions that a service is asked.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn subscribe(&self, user: UserId) -> Result<(), Refusal> {
+        self.subscribes.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_subscribes_limited_total").increment(1);
+            too_fast(wait, "too many subscriptions; slow down")
         })
     }
 
@@ -159,7 +199,9 @@ impl Limits {
             }
             self.sends.forget();
             self.conversation_sends.forget();
-            self.typing.forget();
+            for rate in [&self.typing, &self.calls, &self.reads, &self.subscribes] {
+                rate.forget();
+            }
             self.handshakes.forget();
         }
     }

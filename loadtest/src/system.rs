@@ -74,10 +74,12 @@ pub struct Make {
 pub async fn start(make: &Make) -> System {
     let over = Arc::new(AtomicBool::new(false));
     let quiet = over.clone();
-    let limits = [("HANDSHAKE_RATE", "0"), ("SEND_RATE", "0"), ("SOCKETS_PER_USER", "100000")];
+    let rates = ["HANDSHAKE_RATE", "SEND_RATE", "CALL_RATE", "READ_RATE", "SUBSCRIBE_RATE"];
+    let mut env: Vec<_> = rates.map(|rate| (rate, "0".to_owned())).to_vec();
+    env.push(("SOCKETS_PER_USER", "100000".to_owned()));
     let options = Options {
         counts: [make.gateways.max(1), 1, 1, 1],
-        env: limits.map(|(key, value)| (key, value.to_owned())).to_vec(),
+        env,
         own_postgres: true,
         // The generator is told an address alone, as for the peers.
         accounts: false,

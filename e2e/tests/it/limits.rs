@@ -1,4 +1,5 @@
 use e2e::{Kind, Options, Socket, Stack, token, token_with, within};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,54 @@ async fn a_user_speaks_so_fast_in_one_conversation_and_types_so_often() {
     let refused = typist.next().await;
     assert_eq!(refused["code"], "rate_limited");
     assert!(refused["retry_after_ms"].is_u64(), "{refused}");
+}
+
+#[tokio::test]
+async fn a_user_calls_marks_and_subscribes_so_often() {
+    let burst = [("CALL_BURST", "10"), ("READ_BURST", "2"), ("SUBSCRIBE_BURST", "20")];
+    let rate = [("CALL_RATE", "1"), ("READ_RATE", "1"), ("SUBSCRIBE_RATE", "1")];
+    let stack = Stack::with(with(&[rate, burst].concat())).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let calls = join_all((0..40).map(|_| stack.call("GET", "/api/unread", 1, None))).await;
+    let (done, refused): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.status == 200);
+    assert!(!done.is_empty() && !refused.is_empty(), "{} of 40 were refused", refused.len());
+    refused.iter().for_each(|call| call.expect_problem(429, "rate_limited"));
+    stack.get("/api/unread", 2).await;
+
+    let mut socket = stack.socket("/ws/", 1).await;
+    // Nobody's, and each another one.
+    for place in 0..40 {
+        let channel = format!("chat/{}", id + 1_000 + place);
+        socket.send(json!({"op": "subscribe", "channel": channel, "ref": place})).await;
+    }
+    let mut refused = 0;
+    for _ in 0..40 {
+        let answer = socket.next().await;
+        match answer["code"].as_str() {
+            Some("forbidden") => {}
+            Some("rate_limited") => {
+                assert!(answer["retry_after_ms"].is_u64(), "{answer}");
+                refused += 1;
+            }
+            _ => panic!("{answer}"),
+        }
+    }
+    assert!((1..=20).contains(&refused), "{refused} of 40");
+
+    let mut chat = stack.socket(&format!("/ws/chat/{id}/"), 2).await;
+    chat.say("hello").await;
+    let message = chat.next().await["message_id"].clone();
+    for _ in 0..10 {
+        chat.send(json!({"type": "read", "message_id": message})).await;
+    }
+    let refused = chat.next().await;
+    assert_eq!(refused["code"], "rate_limited");
+    assert!(refused["retry_after_ms"].is_u64(), "{refused}");
+    let counted = stack.metrics(Kind::Gateway, 0).await;
+    for name in ["calls", "subscribes", "reads"] {
+        let line = counted.lines().find(|line| line.starts_with(&format!("gateway_{name}_limited_total ")));
+        assert!(line.is_some_and(|line| !line.ends_with(" 0")), "{name}: {line:?}");
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         };
         match identity {
             Ok(mut identity) => {
+                shared.limits.call(identity.user_id)?;
                 shared.languages.saw(identity.user_id, identity.lang.take(), Some(&parts.headers));
                 Ok(Self(identity))
             }

@@ -66,6 +66,9 @@ impl Session {
                 self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, detail)));
             }
             Op::Subscribe(topic, start) => {
+                if let Err(refusal) = self.shared.limits.subscribe(self.identity.user_id) {
+                    return self.answer(&reply(), Err(refusal));
+                }
                 self.places.insert(topic, Place::Joining);
                 let join = self.join(topic, start, Some(reference));
                 self.joining(join);
@@ -116,7 +119,7 @@ impl Session {
             }
             ChatFrame::Read(message_id) => {
                 let ask = MarkRead { conversation_id, user_id, message_id };
-                self.ask(topic, reference, ask);
+                self.mark(topic, reference, ask);
             }
             ChatFrame::Auth(token) => self.auth(&token, reference),
         }
@@ -130,16 +133,20 @@ impl Session {
             InboxFrame::Auth(token) => return self.auth(&token, reference),
         };
         let topic = Topic::Log(LogKey::Inbox(user_id));
-        self.ask(topic, reference, MarkNotification { user_id, notification_id });
+        self.mark(topic, reference, MarkNotification { user_id, notification_id });
     }
 
-    fn ask<R: contract::Request>(
+    /// Asks a service to move a marker.
+    fn mark<R: contract::Request>(
         &mut self,
         topic: Topic,
         reference: Option<multiplex::Reference>,
         question: R,
     ) {
         let reply = Reply { reference, client_id: None };
+        if let Err(refusal) = self.shared.limits.read(self.identity.user_id) {
+            return self.answer(&reply, Err(refusal));
+        }
         let shared = self.shared.clone();
         self.asked = Some(
             async move {
