@@ -48,13 +48,23 @@ pub async fn open(stack: &Stack, path: &str, user: i64, receives: Option<u32>) -
 
 /// Reads the head of an answer, and nothing behind it.
 pub async fn head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match within("the head of an answer", stream.read_u8()).await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
+    let (mut head, mut seen) = (Vec::new(), [0; 1024]);
+    within("the head of an answer", async {
+        loop {
+            let count = stream.peek(&mut seen).await.unwrap_or_default();
+            let before = head.len();
+            head.extend_from_slice(&seen[..count]);
+            if let Some(end) = head.windows(4).position(|end| end == b"\r\n\r\n") {
+                head.truncate(end + 4);
+            }
+            let taken = head.len() - before;
+            let ended = stream.read_exact(&mut seen[..taken]).await.is_err() || count == 0;
+            if ended || head.ends_with(b"\r\n\r\n") {
+                break;
+            }
         }
-    }
+    })
+    .await;
     String::from_utf8(head).unwrap()
 }
 
