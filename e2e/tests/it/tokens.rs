@@ -1,12 +1,17 @@
 //! Tokens whose keys are published at a URL.
 
-use e2e::{Kind, Options, Socket, Stack, eventually, token};
+use e2e::{Kind, Options, Socket, Stack, eventually, token, within};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use testkit::{Child, Program, free_port, place};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::Notify,
 };
 
 fn key() -> EncodingKey {
@@ -17,6 +22,13 @@ fn signed(id: &str, user: i64) -> String {
     let header = Header { kid: Some(id.to_owned()), ..Header::new(Algorithm::ES256) };
     let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(60);
     jsonwebtoken::encode(&header, &json!({"user_id": user, "exp": exp.as_secs()}), &key()).unwrap()
+}
+
+/// The key set that has this key under this name.
+fn set(id: &str) -> Value {
+    let mut jwk = Jwk::from_encoding_key(&key(), Algorithm::ES256).unwrap();
+    jwk.common.key_id = Some(id.to_owned());
+    json!({ "keys": [jwk] })
 }
 
 /// Answers every request with this.
@@ -42,10 +54,8 @@ async fn a_gateway_waits_for_the_published_keys_and_takes_only_their_tokens() {
         stack.readyz(Kind::Gateway, 0).await.map(|status| assert_eq!(status, 503))
     })
     .await;
-    let mut jwk = Jwk::from_encoding_key(&key(), Algorithm::ES256).unwrap();
-    jwk.common.key_id = Some("k1".to_owned());
     let listener = TcpListener::bind(place).await.unwrap();
-    let publisher = tokio::spawn(publish(listener, json!({ "keys": [jwk] })));
+    let publisher = tokio::spawn(publish(listener, set("k1")));
     stack.ready().await;
     publisher.abort();
 
@@ -66,4 +76,53 @@ async fn a_gateway_waits_for_the_published_keys_and_takes_only_their_tokens() {
         socket.send(json!({"type": "auth", "token": refused})).await;
         assert_eq!(socket.next().await["code"], "unauthorized");
     }
+}
+
+/// A server over TLS, whose certificate an authority of the tests has signed.
+const OVER_TLS: &str = "
+import http.server, ssl, sys
+port, certificate, folder = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate)
+def handler(*arguments):
+    return http.server.SimpleHTTPRequestHandler(*arguments, directory=folder)
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(port)), handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+";
+
+fn testdata(file: &str) -> String {
+    place::workspace().join("gateway/testdata").join(file).to_str().unwrap().to_owned()
+}
+
+fn publish_over_tls(port: u16, folder: &tempfile::TempDir) -> Child {
+    std::fs::write(folder.path().join("jwks.json"), set("k1").to_string()).unwrap();
+    let (port, folder) = (port.to_string(), folder.path().to_str().unwrap().to_owned());
+    let arguments = ["-c", OVER_TLS, &port, &testdata("tls.pem"), &folder].map(str::to_owned);
+    Program::new("python3").args(arguments).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn published_keys_are_read_over_tls_from_who_has_a_certificate_and_from_nobody_else() {
+    let (port, folder) = (free_port().unwrap(), tempfile::tempdir().unwrap());
+    let _publisher = publish_over_tls(port, &folder);
+    let env =
+        vec![("JWT_SECRET", String::new()), ("JWT_JWKS_URL", format!("https://127.0.0.1:{port}/jwks.json"))];
+    // The system's authorities don't know this one.
+    let refused = Arc::new(Notify::new());
+    let heard = refused.clone();
+    let on_line = Arc::new(move |name: &str, line: &str| {
+        if name.starts_with("gateway") && line.contains("JWT_JWKS_URL") && line.contains("certificate") {
+            heard.notify_one();
+        }
+    });
+    let stack = Stack::cold(Options { env: env.clone(), on_line, ..Options::default() }).await;
+    within("a gateway that doesn't trust the certificate", refused.notified()).await;
+    assert_ne!(stack.readyz(Kind::Gateway, 0).await, Some(200));
+    drop(stack);
+
+    let env = [env, vec![("SSL_CERT_FILE", testdata("ca.pem"))]].concat();
+    let stack = Stack::with(Options { env, ..Options::default() }).await;
+    let call = stack.http().get(format!("http://{}/api/unread", stack.host(0))).bearer_auth(signed("k1", 1));
+    assert_eq!(call.send().await.unwrap().status(), 200);
 }
