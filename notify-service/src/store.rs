@@ -496,3 +496,6 @@ pub async fn remove(db: &mut PgConnection, old: &[(i64, i64)]) -> sqlx::Result<u
     .await?;
     Ok(u64::try_from(removed).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod plans;

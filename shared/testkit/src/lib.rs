@@ -11,6 +11,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod provision;
+pub mod reads;
 mod server;
 
 pub use database::TestDatabase;
@@ -18,3 +19,4 @@ pub use nats::{NatsOptions, NatsServer};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::{Child, Output, Program, Signal};
+pub use reads::Reads;
