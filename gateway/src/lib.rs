@@ -14,8 +14,10 @@ mod demo;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gather;
 mod http;
 mod hub;
+mod keyboards;
 mod keys;
 mod languages;
 mod limits;
@@ -40,6 +42,7 @@ use auth::{Identity, Rejected};
 use canary::Canary;
 use contract::sessions::Revoke;
 use hub::Hub;
+use keyboards::Keyboards;
 use languages::Languages;
 use packer::Packer;
 use service::{Admin, Bus, Endpoints, admin::Checks};
@@ -73,6 +76,7 @@ pub struct Gateway {
 pub(crate) struct Shared {
     hub: Arc<Hub>,
     packer: Packer,
+    keyboards: Keyboards,
     verifier: auth::Verifier,
     limits: Arc<limits::Limits>,
     users: Arc<Users>,
@@ -88,8 +92,6 @@ pub(crate) struct Shared {
     shutdown: CancellationToken,
     /// Sockets.
     sessions: TaskTracker,
-    /// Everything else.
-    tasks: TaskTracker,
 }
 
 impl Gateway {
@@ -164,6 +166,7 @@ impl Gateway {
         }
         let shared = Arc::new(Shared {
             packer: packer::start(bus.clone(), &tasks),
+            keyboards: Keyboards::start(bus.clone(), &tasks),
             languages: Languages::start(bus.clone(), &tasks),
             hub,
             verifier,
@@ -177,7 +180,6 @@ impl Gateway {
             demo: config.demo,
             shutdown: shutdown.clone(),
             sessions: sessions.clone(),
-            tasks: tasks.clone(),
         });
         let canary = Arc::new(Canary::new(&shared.hub).await?);
         let (answers, waiting) = (endpoints.pulse(), shared.packer.depth());

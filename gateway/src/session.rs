@@ -358,12 +358,8 @@ impl Session {
         if watching.is_last() && (watching.told.is_some() || watching.is_typing()) {
             let user = self.identity.user_id;
             let input = self.shared.input(conversation, user, watching.username(), Keyboard::Left);
-            let shared = self.shared.clone();
-            self.shared.tasks.spawn(async move {
-                if let Err(error) = shared.hub.bus().publish(&input).await {
-                    tracing::debug!(error = format!("{error:#}"), "tell that a typist has left");
-                }
-            });
+            // Without room for it, the typing ends by itself.
+            self.shared.keyboards.tell(input).ok();
         }
     }
 

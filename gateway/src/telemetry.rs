@@ -34,6 +34,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("gateway_calls_limited_total", "Calls of the HTTP API refused for their user's rate."),
     Metric::counter("gateway_reads_limited_total", "Read markers refused for their user's rate."),
     Metric::counter("gateway_subscribes_limited_total", "Subscriptions refused for their user's rate."),
+    Metric::counter("gateway_typing_full_total", "Starts and ends of typing refused as too many waited."),
     Metric::counter("gateway_requests_refused_total", "Requests of HTTP refused for a limit.")
         .by("limit", &["head_bytes", "head_time", "body_bytes", "body_time"]),
     Metric::counter("gateway_slow_clients_total", "Sockets closed because their client read too slowly."),

@@ -13,7 +13,7 @@ pub use config::Config;
 
 use anyhow::Context;
 use async_nats::{Message, Subscriber};
-use contract::typing::{TypingEvent, TypingInput, WhoTypes};
+use contract::typing::{TypingEvent, TypingInputs, WhoTypes};
 use futures_util::StreamExt;
 use service::{Admin, Bus, Endpoints, admin::Checks};
 use std::{
@@ -76,7 +76,7 @@ impl TypingService {
         let typists = Shared::new(Typists::new(rules, Instant::now()));
         // Before the inputs: whoever takes one should know what the others do.
         let events = bus.subscribe(<TypingEvent as contract::Event>::PATTERN.to_owned()).await?;
-        let inputs = bus.share::<TypingInput>(GROUP).await?;
+        let inputs = bus.share::<TypingInputs>(GROUP).await?;
         let stop = shutdown.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
@@ -187,7 +187,7 @@ impl Replica {
                 () = shutdown.cancelled() => Happened::Shutdown,
             };
             match happened {
-                Happened::Input(Some(message)) => self.input(&message).await,
+                Happened::Input(Some(message)) => self.inputs(&message).await,
                 Happened::Event(Some(message)) => self.heard(&message).await,
                 Happened::Input(None) | Happened::Event(None) => {
                     anyhow::bail!("NATS closed the connection for good")
@@ -215,14 +215,17 @@ impl Replica {
         }
     }
 
-    async fn input(&mut self, message: &Message) {
-        let input = match serde_json::from_slice::<TypingInput>(&message.payload) {
-            Ok(input) => input,
+    async fn inputs(&mut self, message: &Message) {
+        let TypingInputs(inputs) = match serde_json::from_slice(&message.payload) {
+            Ok(inputs) => inputs,
             Err(error) => return unreadable("input", &error),
         };
-        metrics::counter!("typing_inputs_total").increment(1);
-        let announcement = self.typists.lock().input(input, Instant::now());
-        self.announce(announcement).await;
+        metrics::counter!("typing_inputs_total").increment(inputs.len() as u64);
+        for input in inputs {
+            let announcement = self.typists.lock().input(input, Instant::now());
+            self.announce(announcement).await;
+        }
+        self.measure();
     }
 
     async fn heard(&mut self, message: &Message) {
@@ -235,6 +238,7 @@ impl Replica {
         };
         let announcement = self.typists.lock().heard(event, &wire::note(message), Instant::now());
         self.announce(announcement).await;
+        self.measure();
     }
 
     async fn expire(&mut self) {
@@ -245,10 +249,10 @@ impl Replica {
             }
             self.announce(announcement).await;
         }
+        self.measure();
     }
 
     async fn announce(&mut self, announcement: Option<Announcement>) {
-        self.measure();
         let Some(announcement) = announcement else { return };
         let kind = match announcement.kind {
             Kind::Start => "start",
@@ -281,7 +285,7 @@ impl Replica {
         let drained = timeout(DRAIN, async {
             self.inputs.drain().await.ok();
             while let Some(message) = self.inputs.next().await {
-                self.input(&message).await;
+                self.inputs(&message).await;
             }
         });
         if drained.await.is_err() {

@@ -195,14 +195,7 @@ impl Session {
             return self.answer(&reply, Err(refusal));
         }
         let input = self.shared.input(conversation_id, self.identity.user_id, &username, keyboard);
-        let shared = self.shared.clone();
-        self.asked = Some(
-            async move {
-                let published = shared.hub.bus().publish(&input).await;
-                Asked::Service(reply, topic, published.map(|()| None).map_err(|_| Refusal::unavailable()))
-            }
-            .boxed(),
-        );
+        self.answer(&reply, self.shared.keyboards.tell(input));
     }
 
     fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {

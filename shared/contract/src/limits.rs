@@ -34,6 +34,8 @@ pub const PACK_BYTES: usize = 256 * 1024;
 pub const HEADS_MAX: usize = 500;
 /// Users whose languages a gateway tells together, at most.
 pub const LANGUAGES_MAX: usize = 500;
+/// What users do at their keyboards that travels together from a gateway to typing-service, at most.
+pub const TYPING_INPUTS: usize = 256;
 /// From a user's last `true` until the typing is over.
 pub const TYPING_TTL: Duration = Duration::from_secs(6);
 /// From a client's send until it is told `unavailable`.

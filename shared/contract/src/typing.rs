@@ -1,7 +1,11 @@
 //! Typing indicators: soft state, never stored.
 
 use crate::{ConversationId, Event, Request, UserId};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, value::MapAccessDeserializer, value::SeqAccessDeserializer},
+};
+use std::fmt;
 
 /// What a user did at the keyboard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +19,7 @@ pub enum Keyboard {
     Left,
 }
 
-/// gateway → one replica of typing-service.
+/// One thing that a user did at the keyboard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypingInput {
     /// Where.
@@ -30,7 +34,45 @@ pub struct TypingInput {
     pub keyboard: Keyboard,
 }
 
-impl Event for TypingInput {
+/// gateway → one replica of typing-service: what users did at about the same time, in the order in which they did it; at
+/// most [`crate::limits::TYPING_INPUTS`]. In JSON an array, or the one input itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypingInputs(pub Vec<TypingInput>);
+
+impl Serialize for TypingInputs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            inputs => inputs.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TypingInputs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+
+        impl<'de> de::Visitor<'de> for OneOrMore {
+            type Value = Vec<TypingInput>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an input, or an array of them")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, one: A) -> Result<Self::Value, A::Error> {
+                TypingInput::deserialize(MapAccessDeserializer::new(one)).map(|one| vec![one])
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, inputs: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(inputs))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMore).map(Self)
+    }
+}
+
+impl Event for TypingInputs {
     const PATTERN: &'static str = "typing.input";
 
     fn subject(&self) -> String {
@@ -104,4 +146,39 @@ impl Request for WhoTypes {
     const SUBJECT: &'static str = "typing.who";
     /// One event, with `is_typing`, for each who types.
     type Reply = Vec<TypingEvent>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(user: i64) -> TypingInput {
+        TypingInput {
+            conversation_id: ConversationId::new(1).unwrap(),
+            user_id: UserId::new(user).unwrap(),
+            username: "ada".to_owned(),
+            gateway: "g1".to_owned(),
+            keyboard: Keyboard::Typing,
+        }
+    }
+
+    #[test]
+    fn inputs_are_an_array_or_the_one_itself() {
+        let one = r#"{"conversation_id":1,"user_id":7,"username":"ada","gateway":"g1","keyboard":"typing"}"#;
+        assert_eq!(serde_json::to_string(&TypingInputs(vec![input(7)])).unwrap(), one);
+        for (json, users) in [
+            (one.to_owned(), vec![7]),
+            (format!("[{one}]"), vec![7]),
+            (format!("[{one},{}]", one.replace('7', "8")), vec![7, 8]),
+            ("[]".to_owned(), vec![]),
+        ] {
+            let inputs: Vec<TypingInput> = users.into_iter().map(input).collect();
+            assert_eq!(serde_json::from_str::<TypingInputs>(&json).unwrap().0, inputs, "{json}");
+            let again = serde_json::to_string(&TypingInputs(inputs.clone())).unwrap();
+            assert_eq!(serde_json::from_str::<TypingInputs>(&again).unwrap().0, inputs);
+        }
+        for wrong in ["", "x", "null", "7", "{}", "[[[[", "[null]"] {
+            assert!(serde_json::from_str::<TypingInputs>(wrong).is_err(), "{wrong}");
+        }
+    }
 }

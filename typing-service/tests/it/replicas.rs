@@ -3,7 +3,7 @@
 use async_nats::{Client, Subscriber};
 use contract::{
     ConversationId, Event, Request, UserId,
-    typing::{Keyboard, TypingEvent, TypingInput, WhoTypes},
+    typing::{Keyboard, TypingEvent, TypingInput, TypingInputs, WhoTypes},
 };
 use futures_util::StreamExt;
 use service::config::{LogFormat, Nats, Telemetry};
@@ -34,6 +34,18 @@ async fn many_keys_are_one_start_and_one_end() {
     // Nothing else was said before this.
     app.send(2, "g1", Keyboard::Typing).await;
     assert_eq!(app.next().await, (2, true));
+}
+
+#[tokio::test]
+async fn what_comes_together_is_taken_in_its_order() {
+    let mut app = App::start(LONG, 1).await;
+    let (typing, stopped) = (Keyboard::Typing, Keyboard::Stopped);
+    app.send_together(&[(1, "g1", typing), (2, "g1", typing), (1, "g1", stopped), (1, "g1", typing)]).await;
+    app.send_together(&[]).await;
+    app.send_together(&[(1, "g1", Keyboard::Left), (2, "g1", stopped)]).await;
+    for told in [(1, true), (2, true), (1, false), (1, true), (1, false), (2, false)] {
+        assert_eq!(app.next().await, told);
+    }
 }
 
 #[tokio::test]
@@ -185,15 +197,20 @@ impl App {
     }
 
     async fn send(&self, user: i64, gateway: &str, keyboard: Keyboard) {
-        let input = TypingInput {
+        self.send_together(&[(user, gateway, keyboard)]).await;
+    }
+
+    async fn send_together(&self, inputs: &[(i64, &str, Keyboard)]) {
+        let input = |(user, gateway, keyboard): &(i64, &str, Keyboard)| TypingInput {
             conversation_id: ConversationId::new(1).unwrap(),
-            user_id: UserId::new(user).unwrap(),
+            user_id: UserId::new(*user).unwrap(),
             username: format!("user-{user}"),
-            gateway: gateway.to_owned(),
-            keyboard,
+            gateway: (*gateway).to_owned(),
+            keyboard: *keyboard,
         };
-        let payload = serde_json::to_vec(&input).unwrap();
-        self.client.publish(input.subject(), payload.into()).await.unwrap();
+        let inputs = TypingInputs(inputs.iter().map(input).collect());
+        let payload = serde_json::to_vec(&inputs).unwrap();
+        self.client.publish(inputs.subject(), payload.into()).await.unwrap();
     }
 
     /// The next event: who, and whether they type.
