@@ -3,15 +3,17 @@
 use crate::{
     SERVICE,
     config::ConversationsBy,
+    doors::Doors,
     lanes::Lanes,
     outbox::Outbox,
     reports,
     store::{self, Marked, Members},
 };
 use contract::chat::{
-    Conversation, ConversationHead, CountUnread, CreateConversation, GetConversation, Heads, Invitee,
-    ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation,
-    Opened, PageMessages, Participant, Reported, Send, SendOne, SendPack, Sent, SetBlock, Unread,
+    Conversation, ConversationHead, CountUnread, CreateConversation, EnterPack, Entered, GetConversation,
+    Heads, Invitee, ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage,
+    OpenConversation, Opened, PageMessages, Participant, Reported, Send, SendOne, SendPack, Sent, SetBlock,
+    Unread,
 };
 use contract::{Code, ConversationId, Page, Refusal, Request, UserId, frames, limits, typing::TypingBlock};
 use futures_util::future::join_all;
@@ -39,6 +41,7 @@ pub struct Api {
     bus: Bus,
     pool: PgPool,
     lanes: Lanes,
+    doors: Doors,
     outbox: Outbox,
     conversations_by: ConversationsBy,
 }
@@ -68,6 +71,7 @@ pub async fn serve(
     }
     serve!(SendPack, PACKS, pack);
     serve!(SendOne, PACKS, send);
+    serve!(EnterPack, QUESTIONS, enter);
     serve!(PageMessages, QUESTIONS, page);
     serve!(MarkRead, QUESTIONS, mark_read);
     serve!(Heads, QUESTIONS, heads);
@@ -88,10 +92,11 @@ impl Api {
         bus: Bus,
         pool: PgPool,
         lanes: Lanes,
+        doors: Doors,
         outbox: Outbox,
         conversations_by: ConversationsBy,
     ) -> Self {
-        Self { bus, pool, lanes, outbox, conversations_by }
+        Self { bus, pool, lanes, doors, outbox, conversations_by }
     }
 
     async fn pack(&self, pack: SendPack) -> Result<Vec<Sent>, Refusal> {
@@ -122,6 +127,16 @@ impl Api {
         }
     }
 
+    async fn enter(&self, EnterPack { mut entries }: EnterPack) -> Result<Vec<Entered>, Refusal> {
+        if entries.len() > limits::PACK_ENTRIES {
+            return Err(invalid("too many who want in at once"));
+        }
+        for entry in &mut entries {
+            entry.username = entry.username.as_deref().and_then(username);
+        }
+        self.doors.enter(entries).await
+    }
+
     async fn page(&self, ask: PageMessages) -> Result<MessagePage, Refusal> {
         // Before the items: where the page is empty, the log ended at this head.
         let members = store::members(&self.pool, ask.conversation_id, ask.user_id)
@@ -147,13 +162,7 @@ impl Api {
             }
         }
         more |= fit(&mut items).map_err(|error| broken("measure a page", &error))?;
-        let username = ask.user_id.map(|user| {
-            let claimed = ask.username.as_deref().and_then(username);
-            claimed.or_else(|| members.username(user)).unwrap_or_else(|| format!("user-{user}"))
-        });
-        let markers = members.markers(ask.conversation_id);
-        let blocks = members.is_other_blocked();
-        Ok(MessagePage { items, more, head: members.head(), markers, username, blocks })
+        Ok(MessagePage { items, more, head: members.head(), markers: members.markers(ask.conversation_id) })
     }
 
     /// Lets a participant in, and remembers the name in the token.
@@ -162,8 +171,8 @@ impl Api {
             return Err(Refusal::forbidden());
         }
         match claimed.and_then(username) {
-            Some(name) if members.username(user).as_ref() != Some(&name) => {
-                let learnt = store::learn_username(&self.pool, user, &name).await;
+            Some(name) if members.username(user) != Some(&name) => {
+                let learnt = store::learn_usernames(&self.pool, &[user], &[&name]).await;
                 learnt.map_err(|error| failed("remember a username", &error))
             }
             _ => Ok(()),
@@ -349,7 +358,7 @@ fn invalid(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidRequest, detail)
 }
 
-fn failed(doing: &'static str, error: &sqlx::Error) -> Refusal {
+pub fn failed(doing: &'static str, error: &sqlx::Error) -> Refusal {
     tracing::error!(error = service::bus::chain(error), "{doing}");
     if postgres::is_passing_error(error) {
         Refusal::unavailable()

@@ -5,6 +5,7 @@
 
 mod api;
 mod config;
+mod doors;
 mod lanes;
 mod outbox;
 mod reports;
@@ -59,9 +60,11 @@ impl ChatService {
         let tasks = TaskTracker::new();
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
+        let doors = doors::start(&pool, &tasks);
         let pulse = outbox.pulse();
         let queues = telemetry::queues(&lanes, &outbox);
-        let api = Arc::new(Api::new(bus.clone(), pool.clone(), lanes, outbox, config.conversations_by));
+        let api =
+            Arc::new(Api::new(bus.clone(), pool.clone(), lanes, doors, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 

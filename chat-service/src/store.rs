@@ -3,8 +3,8 @@
 pub mod reports;
 
 use contract::chat::{
-    Conversation, ConversationHead, CreateConversation, Head, Marker, Message, Participant, Range, Send,
-    Unread,
+    Conversation, ConversationHead, CreateConversation, Enter, Head, Marker, Message, Participant, Range,
+    Send, Unread,
 };
 use contract::{ConversationId, MessageId, Timestamp, UserId};
 use sqlx::{PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
@@ -80,6 +80,7 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
 }
 
 /// A conversation's head, and everyone in it.
+#[derive(Default)]
 pub struct Members {
     head: Head,
     members: Vec<Member>,
@@ -96,6 +97,20 @@ struct Member {
 }
 
 impl Members {
+    fn add(&mut self, row: &PgRow) -> sqlx::Result<()> {
+        self.head = Head { seq: row.try_get("last_seq")?, id: row.try_get("last_message_id")? };
+        self.members.push(Member {
+            user_id: id(row.try_get("user_id")?)?,
+            username: row.try_get("username")?,
+            read_seq: row.try_get("read_seq")?,
+            read_message_id: row.try_get("read_message_id")?,
+            read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
+            read_by_sending: row.try_get("read_by_sending")?,
+            is_blocked: row.try_get("is_blocked")?,
+        });
+        Ok(())
+    }
+
     /// The last message.
     pub const fn head(&self) -> Head {
         self.head
@@ -112,8 +127,8 @@ impl Members {
     }
 
     /// The name last seen for a user who is in it.
-    pub fn username(&self, user: UserId) -> Option<String> {
-        self.members.iter().find(|member| member.user_id == user)?.username.clone()
+    pub fn username(&self, user: UserId) -> Option<&str> {
+        self.members.iter().find(|member| member.user_id == user)?.username.as_deref()
     }
 
     /// Whether everyone but the sender has read a message.
@@ -160,22 +175,35 @@ pub async fn members(
     .bind(viewer.map(UserId::get))
     .fetch_all(db)
     .await?;
-    let head = match rows.first() {
-        Some(row) => Head { seq: row.try_get("last_seq")?, id: row.try_get("last_message_id")? },
-        None => Head::default(),
-    };
-    let member = |row: &PgRow| {
-        Ok(Member {
-            user_id: id(row.try_get("user_id")?)?,
-            username: row.try_get("username")?,
-            read_seq: row.try_get("read_seq")?,
-            read_message_id: row.try_get("read_message_id")?,
-            read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
-            read_by_sending: row.try_get("read_by_sending")?,
-            is_blocked: row.try_get("is_blocked")?,
-        })
-    };
-    Ok(Members { head, members: rows.iter().map(member).collect::<sqlx::Result<_>>()? })
+    let mut members = Members::default();
+    rows.iter().try_for_each(|row| members.add(row))?;
+    Ok(members)
+}
+
+/// Head and members of the conversation of each who wants in, as they see it. For a connection with
+/// [`crate::doors::SETTINGS`].
+pub async fn members_of_each(db: impl PgExecutor<'_>, entries: &[&Enter]) -> sqlx::Result<Vec<Members>> {
+    let rows = sqlx::query(
+        "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at,
+                p.read_by_sending, b.user_id is not null as is_blocked
+         from unnest($1::bigint[], $2::bigint[]) with ordinality as e (conversation_id, user_id, ord)
+         join conversations c on c.conversation_id = e.conversation_id
+         join participants p on p.conversation_id = e.conversation_id
+         left join users u on u.user_id = p.user_id
+         left join blocks b on b.user_id = e.user_id and b.blocked_id = p.user_id",
+    )
+    .bind(entries.iter().map(|entry| entry.conversation_id.get()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|entry| entry.user_id.get()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    let mut members: Vec<Members> = entries.iter().map(|_| Members::default()).collect();
+    for row in &rows {
+        let ord = usize::try_from(row.try_get::<i64, _>("ord")?).unwrap_or_default();
+        let of_entry = ord.checked_sub(1).and_then(|index| members.get_mut(index));
+        let of_entry = of_entry.ok_or_else(|| sqlx::Error::Protocol(format!("a member for entry {ord}")))?;
+        of_entry.add(row)?;
+    }
+    Ok(members)
 }
 
 /// Messages of a conversation. `is_read` is left to [`Members::is_read`].
@@ -238,14 +266,21 @@ fn message(row: &PgRow) -> sqlx::Result<Message> {
     })
 }
 
-/// Remembers a user's display name.
-pub async fn learn_username(db: impl PgExecutor<'_>, user: UserId, username: &str) -> sqlx::Result<()> {
+/// Remembers users' display names; of one who has several, the last. Both lists are as long.
+pub async fn learn_usernames(
+    db: impl PgExecutor<'_>,
+    users: &[UserId],
+    usernames: &[&str],
+) -> sqlx::Result<()> {
     sqlx::query(
-        "insert into users as u (user_id, username) values ($1, $2)
+        "insert into users as u (user_id, username)
+         select distinct on (n.user_id) n.user_id, n.username
+         from unnest($1::bigint[], $2::text[]) with ordinality as n (user_id, username, ord)
+         order by n.user_id, n.ord desc
          on conflict (user_id) do update set username = excluded.username where u.username <> excluded.username",
     )
-    .bind(user.get())
-    .bind(username)
+    .bind(users.iter().map(|user| user.get()).collect::<Vec<_>>())
+    .bind(usernames)
     .execute(db)
     .await?;
     Ok(())

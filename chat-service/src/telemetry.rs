@@ -13,6 +13,10 @@ pub const METRICS: &[Metric] = &[
         "chat_lanes_full_total",
         "Messages that found their lane full, and waited for room in it.",
     ),
+    Metric::counter(
+        "chat_doors_full_total",
+        "Questions of who may be on conversations that waited for their turn.",
+    ),
     Metric::counter("chat_answers_late_total", "Questions given up because their answer took too long."),
     Metric::gauge("chat_outbox_age_seconds", "Age of the oldest commit that JetStream has not acknowledged.")
         .seconds(),

@@ -61,19 +61,6 @@ pub struct Part {
     pub markers: Vec<Marker>,
     /// What was read last in an inbox, then.
     pub last_read: Option<InboxRead>,
-    /// The asker's display name, where the service knows names.
-    pub username: Option<String>,
-    /// Whether the asker blocks the other in a conversation of two.
-    pub blocks: bool,
-}
-
-/// Who asks for a part of a log.
-#[derive(Clone, Copy)]
-pub enum Asker<'a> {
-    /// The gateway, for sockets that were let in.
-    Gateway,
-    /// A user who must have a right to it, and the name in the token.
-    User(UserId, Option<&'a str>),
 }
 
 impl LogKey {
@@ -108,21 +95,16 @@ impl LogKey {
     ///
     /// # Errors
     /// When the service refuses, or can't be asked within some seconds.
-    pub async fn read(self, bus: &Bus, asker: Asker<'_>, after: Option<i64>) -> Result<Part, RequestError> {
+    pub async fn read(self, bus: &Bus, after: Option<i64>) -> Result<Part, RequestError> {
         let range = Range::After(after.unwrap_or_default());
         let limit = if after.is_some() { limits::PAGE_MAX } else { 0 };
         match self {
             Self::Conversation(conversation_id) => {
-                let (user_id, username) = match asker {
-                    Asker::Gateway => (None, None),
-                    Asker::User(user, name) => (Some(user), name.map(str::to_owned)),
-                };
-                let ask = PageMessages { conversation_id, user_id, username, range, limit };
+                let ask = PageMessages { conversation_id, user_id: None, username: None, range, limit };
                 let page = bus.request_until(&ask, ANSWER).await?;
                 let entries = page.items.into_iter().map(frames::message).collect();
                 let (more, head, markers) = (page.more, page.head, page.markers);
-                let (username, blocks) = (page.username, page.blocks);
-                Ok(Part { entries, more, head, markers, last_read: None, username, blocks })
+                Ok(Part { entries, more, head, markers, last_read: None })
             }
             Self::Inbox(user_id) => {
                 let ask = PageNotifications { user_id, range, limit, unread: false };
@@ -130,15 +112,7 @@ impl LogKey {
                 let entries =
                     page.page.items.iter().map(|item| frames::notification(user_id, item)).collect();
                 let more = page.page.next.is_some();
-                Ok(Part {
-                    entries,
-                    more,
-                    head: page.head,
-                    markers: Vec::new(),
-                    last_read: page.last_read,
-                    username: None,
-                    blocks: false,
-                })
+                Ok(Part { entries, more, head: page.head, markers: Vec::new(), last_read: page.last_read })
             }
             Self::Canary(_) => Err(RequestError::NoResponders("the log of a canary")),
         }
@@ -323,7 +297,7 @@ impl Channel {
                 Lack::Markers => None,
             };
             metrics::counter!("gateway_repairs_total").increment(1);
-            let part = self.key.read(bus, Asker::Gateway, after).await?;
+            let part = self.key.read(bus, after).await?;
             let ends = part.entries.is_empty();
             let mut log = self.log();
             for entry in part.entries {
@@ -387,8 +361,7 @@ pub async fn join(
     if let Some(after) = after {
         at = Head { id: after, ..at };
         loop {
-            let part =
-                key.read(bus, Asker::Gateway, Some(at.id)).await.map_err(RequestError::into_refusal)?;
+            let part = key.read(bus, Some(at.id)).await.map_err(RequestError::into_refusal)?;
             markers = part.markers;
             last_read = part.last_read.map(|read| (part.head.seq, read));
             let Some(last) = part.entries.last().map(|entry| entry.at) else {
@@ -410,8 +383,7 @@ pub async fn join(
     let (membership, attached) = channel.attach(view.clone(), at, present, after.is_some());
     if let Attached::Behind(_, until) = attached {
         while at.seq < until {
-            let part =
-                key.read(bus, Asker::Gateway, Some(at.id)).await.map_err(RequestError::into_refusal)?;
+            let part = key.read(bus, Some(at.id)).await.map_err(RequestError::into_refusal)?;
             let Some(last) = part.entries.last().map(|entry| entry.at) else { break };
             send(&view, part.entries.into_iter().filter(|entry| entry.at.seq <= until)).await;
             at = last;

@@ -11,6 +11,7 @@ mod canary;
 mod channel;
 mod config;
 mod demo;
+mod doors;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -41,6 +42,7 @@ use anyhow::Context;
 use auth::{Identity, Rejected};
 use canary::Canary;
 use contract::sessions::Revoke;
+use doors::Doors;
 use hub::Hub;
 use keyboards::Keyboards;
 use languages::Languages;
@@ -77,6 +79,7 @@ pub(crate) struct Shared {
     hub: Arc<Hub>,
     packer: Packer,
     keyboards: Keyboards,
+    doors: Doors,
     verifier: auth::Verifier,
     limits: Arc<limits::Limits>,
     users: Arc<Users>,
@@ -167,6 +170,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             packer: packer::start(bus.clone(), &tasks),
             keyboards: Keyboards::start(bus.clone(), &tasks),
+            doors: Doors::start(bus.clone(), &tasks),
             languages: Languages::start(bus.clone(), &tasks),
             hub,
             verifier,

@@ -3,12 +3,12 @@
 use crate::{
     Shared,
     auth::Identity,
-    channel::{self, Asker, Channel, LogKey, Membership},
+    channel::{self, Channel, LogKey, Membership, Part},
     log::View,
     typing::Watching,
     users::Presence,
 };
-use contract::{Close, Code, ConversationId, Refusal};
+use contract::{Close, Code, ConversationId, Refusal, chat::Enter};
 use service::bus::RequestError;
 use std::sync::Arc;
 
@@ -114,58 +114,72 @@ impl Opening {
 }
 
 /// A client that may be on a topic.
-pub struct Admission {
-    topic: Admitted,
-    username: Option<String>,
-    blocks: bool,
-}
-
-enum Admitted {
-    Log(Arc<Channel>, channel::Part),
-    Typing(ConversationId),
+pub enum Admission {
+    /// On a log, which is as this says.
+    Log(Arc<Channel>, Part),
+    /// Where someone may type.
+    Typing {
+        /// Where.
+        conversation: ConversationId,
+        /// What the others are shown.
+        username: String,
+        /// Whether the user blocks the other in a conversation of two.
+        blocks: bool,
+    },
 }
 
 /// Asks the service whether a user may be on a topic. For a log, after its subscription began, so that nothing falls
 /// between what this reads and what comes live.
 pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Result<Admission, Refusal> {
-    let asker = Asker::User(identity.user_id, identity.username.as_deref());
+    let enter = |conversation_id| {
+        let (user_id, username) = (identity.user_id, identity.username.clone());
+        shared.doors.enter(Enter { conversation_id, user_id, username })
+    };
     match topic {
         Topic::Log(key) => {
             let channel = shared.hub.log(key).await;
-            let part = key.read(shared.hub.bus(), asker, None).await.map_err(RequestError::into_refusal)?;
-            Ok(Admission { username: None, blocks: part.blocks, topic: Admitted::Log(channel, part) })
+            let part = match key {
+                LogKey::Conversation(conversation) => {
+                    let entrance = enter(conversation).await?;
+                    let (head, markers) = (entrance.head, entrance.markers);
+                    Part { entries: Vec::new(), more: false, head, markers, last_read: None }
+                }
+                // A user's own.
+                LogKey::Inbox(_) | LogKey::Canary(_) => {
+                    key.read(shared.hub.bus(), None).await.map_err(RequestError::into_refusal)?
+                }
+            };
+            Ok(Admission::Log(channel, part))
         }
         Topic::Typing(conversation) => {
-            let key = LogKey::Conversation(conversation);
-            let part = key.read(shared.hub.bus(), asker, None).await.map_err(RequestError::into_refusal)?;
-            Ok(Admission {
-                username: part.username,
-                blocks: part.blocks,
-                topic: Admitted::Typing(conversation),
-            })
+            let entrance = enter(conversation).await?;
+            let (username, blocks) = (entrance.username, entrance.blocks);
+            Ok(Admission::Typing { conversation, username, blocks })
         }
     }
 }
 
+/// Puts a client onto a topic that it may be on.
+///
+/// # Errors
+/// When the service refuses, or can't be asked.
 pub async fn take_place(
     shared: &Shared,
     view: View,
     admission: Admission,
     start: Start,
 ) -> Result<Place, Refusal> {
-    match admission.topic {
-        Admitted::Log(channel, first) => {
+    match admission {
+        Admission::Log(channel, first) => {
             let after = match start {
                 Start::After(id) => Some(id),
                 Start::Live | Start::Latest => None,
             };
             channel::join(&channel, shared.hub.bus(), view, first, after).await.map(Place::Log)
         }
-        Admitted::Typing(conversation) => {
-            let username = admission.username.unwrap_or_else(|| format!("user-{}", view.user_id));
+        Admission::Typing { conversation, username, blocks } => {
             let typists = shared.hub.typing(conversation).await;
-            let bus = shared.hub.bus();
-            let watching = typists.join(bus, view, username, admission.blocks).await;
+            let watching = typists.join(shared.hub.bus(), view, username, blocks).await;
             Ok(Place::Typing(Box::new(watching)))
         }
     }

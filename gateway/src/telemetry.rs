@@ -43,6 +43,10 @@ pub const METRICS: &[Metric] = &[
         "Sockets closed because nothing was heard of their client.",
     ),
     Metric::counter("gateway_channels_limited_total", "Subscriptions refused, as one socket has no more."),
+    Metric::counter(
+        "gateway_doors_full_total",
+        "Questions of who may be on a conversation that waited for room.",
+    ),
     Metric::histogram("gateway_pack_sends", "Messages that travelled to chat-service together."),
     Metric::counter("gateway_packs_failed_total", "Packs without an answer from chat-service; asked again."),
     Metric::gauge("gateway_packer_waiting_sends", "Messages that wait for a pack."),

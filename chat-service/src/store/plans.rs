@@ -73,6 +73,14 @@ async fn no_query_reads_more_where_more_is_stored() {
     let middle = some[0];
 
     reads_at_most!(reads, 20, members(pool, place, Some(one)));
+    let entry =
+        |id: &i64| Enter { conversation_id: ConversationId::new(*id).unwrap(), user_id: one, username: None };
+    let entries: Vec<Enter> = ids.iter().map(entry).collect();
+    for (name, value) in crate::doors::SETTINGS {
+        sqlx::query("select set_config($1, $2, false)").bind(name).bind(value).execute(pool).await.unwrap();
+    }
+    reads_at_most!(reads, 400, members_of_each(pool, &entries.iter().collect::<Vec<_>>()));
+    sqlx::query("reset all").execute(pool).await.unwrap();
     for range in [Range::Newest, Range::Before(middle), Range::After(middle)] {
         reads_at_most!(reads, 60, page(pool, place, range, 51));
     }
@@ -88,7 +96,7 @@ async fn no_query_reads_more_where_more_is_stored() {
     reads_at_most!(reads, 200, conversations_of_two(pool, one, other));
     reads_at_most!(reads, 20, block(pool, one, other));
     reads_at_most!(reads, 20, unblock(pool, one, other));
-    reads_at_most!(reads, 20, learn_username(pool, one, &fastrand::u64(..).to_string()));
+    reads_at_most!(reads, 20, learn_usernames(pool, &[one], &[&fastrand::u64(..).to_string()]));
     reads_at_most!(reads, 20, reports::report(pool, one, other, None, "spam"));
     // A range of the table's pages, whatever its size.
     reads_at_most!(reads, 20_000, reports::message_seen_by(pool, MessageId::new(middle).unwrap(), one));

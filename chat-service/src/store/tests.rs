@@ -201,3 +201,46 @@ async fn the_first_of_a_conversation_in_a_batch_brings_everyone_along() {
     let everyone = everyone.collect::<Vec<_>>();
     assert_eq!(everyone, [Some(vec![user(1), user(2), user(3)]), None]);
 }
+
+#[tokio::test]
+async fn of_those_who_want_in_together_each_is_told_of_their_own_conversation() {
+    let database = database().await;
+    let (small, big) =
+        (conversation(&database.pool, &[1, 2]).await, conversation(&database.pool, &[1, 2, 3]).await);
+    store_messages(&database.pool, &[&send(big, 2, "a"), &send(big, 3, "b")]).await.unwrap();
+    block(&database.pool, user(2), user(1)).await.unwrap();
+    let nowhere = ConversationId::new(1 << 40).unwrap();
+    let mut entries = Vec::new();
+    for conversation_id in [big, nowhere, small, big, small] {
+        for id in 1..=4 {
+            entries.push(Enter { conversation_id, user_id: user(id), username: None });
+        }
+    }
+    let together = members_of_each(&database.pool, &entries.iter().collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(together.len(), entries.len());
+    for (Enter { conversation_id, user_id, .. }, together) in entries.iter().zip(together) {
+        let alone = members(&database.pool, *conversation_id, Some(*user_id)).await.unwrap();
+        let told = |members: &Members| {
+            let mut markers = members.markers(*conversation_id);
+            markers.sort_by_key(|marker| marker.user_id);
+            (members.head(), members.holds(*user_id), members.is_other_blocked(), markers)
+        };
+        assert_eq!(told(&together), told(&alone), "user {user_id} of conversation {conversation_id}");
+        let is_in = user_id.get() < if *conversation_id == big { 4 } else { 3 };
+        assert_eq!(together.holds(*user_id), is_in && *conversation_id != nowhere);
+    }
+}
+
+#[tokio::test]
+async fn of_a_users_names_the_last_is_remembered() {
+    let database = database().await;
+    let place = conversation(&database.pool, &[1, 2]).await;
+    for (users, names) in [
+        (vec![user(2), user(1), user(2)], vec!["ben", "ada", "benno"]),
+        (vec![user(1), user(1)], vec!["someone", "ada"]),
+    ] {
+        learn_usernames(&database.pool, &users, &names).await.unwrap();
+        let members = members(&database.pool, place, None).await.unwrap();
+        assert_eq!((members.username(user(1)), members.username(user(2))), (Some("ada"), Some("benno")));
+    }
+}

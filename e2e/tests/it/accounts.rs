@@ -14,10 +14,11 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Each of these may be published by these users, and by no other.
-const PUBLISHED: [(&str, &[&str]); 53] = [
+const PUBLISHED: [(&str, &[&str]); 54] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
+    ("chat.conversations.enter", &["gateway"]),
     ("chat.conversations.open", &["gateway"]),
     ("chat.blocks.set", &["gateway"]),
     ("chat.reports.make", &["gateway"]),

@@ -2,6 +2,7 @@
 
 use crate::raw;
 use e2e::{Stack, eventually, token};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,4 +139,27 @@ async fn nobody_learns_whether_something_exists_that_is_not_theirs() {
         times[times.len() / 2]
     });
     println!("median answer: somebody else's {theirs:?}, nobody's {absent:?}");
+}
+
+#[tokio::test]
+async fn of_many_who_come_at_once_each_is_told_what_is_theirs() {
+    let stack = Stack::start().await;
+    let people: Vec<[i64; 2]> = (0..40).map(|pair| [100 + 2 * pair, 101 + 2 * pair]).collect();
+    let conversations = join_all(people.iter().map(|pair| stack.conversation(pair))).await;
+    let come = conversations.iter().zip(&people).map(async |(id, [one, other])| {
+        let path = format!("/ws/chat/{id}/");
+        let strange = format!("/ws/chat/{}/", conversations[0]);
+        let stranger = if *id == conversations[0] { STRANGER } else { *other };
+        let (mut in_it, mut refused) =
+            tokio::join!(stack.socket(&path, *one), stack.socket(&strange, stranger));
+        assert_eq!(refused.closed().await, Some(4403));
+        in_it.say(&format!("from {one}")).await;
+        let message = in_it.next().await;
+        assert_eq!((message["conversation_id"].as_i64(), message["seq"].as_i64()), (Some(*id), Some(1)));
+        // Whose name came with a token is known by it.
+        let participants =
+            stack.get(&format!("/api/conversations/{id}"), *other).await["participants"].clone();
+        assert_eq!(participants[0], json!({"user_id": one, "username": format!("name-{one}")}));
+    });
+    join_all(come).await;
 }

@@ -215,6 +215,54 @@ impl Request for SendOne {
     type Reply = Message;
 }
 
+/// A user who wants onto a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enter {
+    /// Which.
+    pub conversation_id: ConversationId,
+    /// Who, and must be a participant.
+    pub user_id: UserId,
+    /// The name in the user's token, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+/// gateway → chat-service: users who want onto conversations at about the same time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnterPack {
+    /// At most [`crate::limits::PACK_ENTRIES`].
+    pub entries: Vec<Enter>,
+}
+
+impl Request for EnterPack {
+    const SUBJECT: &'static str = "chat.conversations.enter";
+    /// In the order of the entries.
+    type Reply = Vec<Entered>;
+}
+
+/// The answer to one who wants in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entered {
+    /// The user is a participant.
+    Admitted(Entrance),
+    /// The user isn't, or there is no such conversation.
+    Refused(Refusal),
+}
+
+/// A conversation as who comes onto it finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entrance {
+    /// Its last message.
+    pub head: Head,
+    /// How far each participant who has read anything has read.
+    pub markers: Vec<Marker>,
+    /// The user's display name.
+    pub username: String,
+    /// In a conversation of two: whether the user blocks the other.
+    pub blocks: bool,
+}
+
 /// A page of a conversation, with what a socket needs to go on live from there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageMessages {
@@ -268,12 +316,6 @@ pub struct MessagePage {
     pub head: Head,
     /// How far each participant who has read anything has read.
     pub markers: Vec<Marker>,
-    /// The asker's display name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    /// In a conversation of two: whether the asker blocks the other.
-    #[serde(default)]
-    pub blocks: bool,
 }
 
 /// gateway → chat-service: where do these conversations end?

@@ -26,7 +26,7 @@ pub struct Database {
     /// Postgres, such as postgres://user:password@host/database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
-    /// Connections to Postgres, at most; notify-service has two more, for what it stores
+    /// Connections to Postgres, at most; chat-service has one more, for who comes in, notify-service two, for what it stores
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value = "10", value_parser = clap::value_parser!(u32).range(2..=500))]
     pub database_connections: u32,
 }

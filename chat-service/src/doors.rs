@@ -1,0 +1,121 @@
+//! Letting users onto conversations: who comes while Postgres is asked about others is asked about together.
+
+use crate::{
+    api::failed,
+    store::{self, Members},
+};
+use contract::{
+    Refusal,
+    chat::{Enter, Entered, Entrance},
+};
+use service::postgres;
+use sqlx::{ConnectOptions, PgConnection, PgPool, postgres::PgConnectOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+/// Packs that wait; more wait in NATS.
+const WAITING: usize = 64;
+/// Packs that are asked about at once.
+const PACKS: usize = 8;
+
+/// The way in. Its task ends once every clone of this is gone and everyone is answered.
+#[derive(Clone)]
+pub struct Doors(mpsc::Sender<Job>);
+
+/// What its connection is set to. A plan must be right however big the tables get while it is kept: by index, row by row.
+pub const SETTINGS: [(&str, &str); 6] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    // All that is written are names, which are seen again: nobody waits for the disk.
+    ("synchronous_commit", "off"),
+];
+
+struct Job {
+    entries: Vec<Enter>,
+    reply: oneshot::Sender<Result<Vec<Entered>, Refusal>>,
+}
+
+/// Starts asking, over a connection of its own: one of Postgres' processes that has everything at hand.
+pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Doors {
+    let (sender, jobs) = mpsc::channel(WAITING);
+    tasks.spawn(run(jobs, pool.connect_options().as_ref().clone().options(SETTINGS)));
+    Doors(sender)
+}
+
+impl Doors {
+    /// Says of each whether they may be on the conversation, and what there is to know then.
+    ///
+    /// # Errors
+    /// When Postgres doesn't.
+    pub async fn enter(&self, entries: Vec<Enter>) -> Result<Vec<Entered>, Refusal> {
+        if self.0.capacity() == 0 {
+            metrics::counter!("chat_doors_full_total").increment(1);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Job { entries, reply }).await.map_err(|_| Refusal::unavailable())?;
+        answer.await.map_err(|_| Refusal::unavailable())?
+    }
+}
+
+async fn run(mut jobs: mpsc::Receiver<Job>, options: PgConnectOptions) {
+    let mut connection = None;
+    let mut taken = Vec::with_capacity(PACKS);
+    while jobs.recv_many(&mut taken, PACKS).await > 0 {
+        let entries: Vec<&Enter> = taken.iter().flat_map(|job| &job.entries).collect();
+        match postgres::in_time(let_in(&mut connection, &options, &entries)).await {
+            Ok(entered) => {
+                let mut entered = entered.into_iter();
+                for Job { entries, reply } in taken.drain(..) {
+                    // Whoever asked may have given up.
+                    reply.send(Ok(entered.by_ref().take(entries.len()).collect())).ok();
+                }
+            }
+            Err(error) => {
+                let refusal = failed("let users in", &error);
+                for job in taken.drain(..) {
+                    job.reply.send(Err(refusal.clone())).ok();
+                }
+            }
+        }
+    }
+}
+
+/// Asks over the connection, which is kept unless something is wrong with it.
+async fn let_in(
+    connection: &mut Option<PgConnection>,
+    options: &PgConnectOptions,
+    entries: &[&Enter],
+) -> sqlx::Result<Vec<Entered>> {
+    let mut own = match connection.take() {
+        Some(own) => own,
+        None => options.connect().await?,
+    };
+    let members = store::members_of_each(&mut own, entries).await?;
+    let news = entries.iter().zip(&members).filter_map(|(entry, members)| {
+        let claimed = entry.username.as_deref()?;
+        let is_news = members.holds(entry.user_id) && members.username(entry.user_id) != Some(claimed);
+        is_news.then_some((entry.user_id, claimed))
+    });
+    let (users, names): (Vec<_>, Vec<_>) = news.unzip();
+    if !users.is_empty() {
+        store::learn_usernames(&mut own, &users, &names).await?;
+    }
+    *connection = Some(own);
+    Ok(entries.iter().zip(&members).map(|(entry, members)| entered(entry, members)).collect())
+}
+
+fn entered(entry: &Enter, members: &Members) -> Entered {
+    if !members.holds(entry.user_id) {
+        return Entered::Refused(Refusal::forbidden());
+    }
+    let name = entry.username.as_deref().or_else(|| members.username(entry.user_id));
+    Entered::Admitted(Entrance {
+        head: members.head(),
+        markers: members.markers(entry.conversation_id),
+        username: name.map_or_else(|| format!("user-{}", entry.user_id), str::to_owned),
+        blocks: members.is_other_blocked(),
+    })
+}
