@@ -115,7 +115,8 @@ pub async fn fill(
     })
 }
 
-/// Stores notifications for each of so many users, in notify-service's schema as it would have: the last one unread.
+/// Stores notifications for each of so many users, in notify-service's schema as it would have: the last one unread. How
+/// far they have read their conversations, which [`fill`] has stored, is known there, too.
 ///
 /// # Errors
 /// When the database doesn't have the schema, or doesn't take it.
@@ -136,6 +137,11 @@ pub async fn fill_inboxes(
                    select $1 + n, $4, $2 + ($4 - 1) * $3 + n, 1 from generate_series(0, $3 - 1) n";
     let inboxes = sqlx::query(inboxes).bind(first_user).bind(first).bind(users).bind(each);
     inboxes.execute(&mut *connection).await.context("store inboxes")?;
+    let markers = "insert into markers (user_id, conversation_id, message_id)
+                   select user_id, conversation_id, read_message_id from chat.participants
+                   where user_id >= $1 and user_id < $1 + $2 and read_message_id > 0";
+    let markers = sqlx::query(markers).bind(first_user).bind(users);
+    markers.execute(&mut *connection).await.context("store markers")?;
     let (mut done, all) = (0, users * each);
     while done < all {
         let end = all.min(done + i64::try_from(STEP)?);
@@ -160,7 +166,7 @@ pub async fn fill_inboxes(
         done = end;
         progress(u64::try_from(done)?);
     }
-    connection.execute("analyze inboxes, notifications").await?;
+    connection.execute("analyze inboxes, notifications, markers").await?;
     Ok(())
 }
 
