@@ -36,7 +36,7 @@ impl Canary {
         let view = View { user_id: UserId::new(1)?, outbox: outbox.clone(), envelope: None };
         let (head, empty) = (Head::default(), Vec::new());
         let part = Part { entries: vec![], more: false, head, markers: empty, last_read: None };
-        let place = channel::join(&hub.log(key).await, hub.bus(), view, part, None).await;
+        let place = channel::join(&hub.channel(key), hub.bus(), view, part, None).await;
         let place = place.map_err(|refusal| anyhow::anyhow!("put the canary on its channel: {refusal}"))?;
         Ok(Self { bus: hub.bus().clone(), key, outbox, _place: place })
     }

@@ -1,18 +1,19 @@
-//! Log channels: one subscription each, and the repair of what it misses.
+//! Log channels: what is heard of each, and the repair of what isn't.
 
 use crate::{
+    events::{Mark, wire::Message},
     frames::{self, Event},
     log::{Attached, Entry, Lack, Log, MemberId, View},
+    opening::Topic,
     telemetry,
+    upkeep::Upkeep,
 };
-use async_nats::Subscriber;
 use contract::{
     ConversationId, MessageId, Refusal, Seq, Timestamp, UserId,
     chat::{ChatEvent, Head, Marker, PageMessages, Range},
     limits,
     notify::{InboxEvent, InboxHead, InboxRead, PageNotifications},
 };
-use futures_util::StreamExt;
 use service::{
     Bus, Span,
     bus::RequestError,
@@ -23,18 +24,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::{
-    sync::{Notify, SetOnce},
-    time::{Instant, sleep_until},
-};
-use tokio_util::sync::CancellationToken;
 
 /// How long events of two publishers may cross before a hole is read from the service.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long to wait after a repair that failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long a channel outlives its last member: pages are reloaded.
-const LINGER: Duration = Duration::from_secs(5);
 /// How long a question to a service may take.
 const ANSWER: Duration = limits::SEND_DEADLINE;
 
@@ -119,14 +113,22 @@ impl LogKey {
     }
 }
 
-/// A log that some socket of this gateway follows.
+/// A log that some socket of this gateway follows. It has no task: whoever changes it does what follows from that.
 pub struct Channel {
     key: LogKey,
-    log: Mutex<Log>,
-    /// Something changed that the task must look at.
-    changed: Notify,
-    /// Set once the subscription is on its way to NATS: what is asked after that is answered after it.
-    subscribed: SetOnce<()>,
+    upkeep: Arc<Upkeep>,
+    subscribed: Mark,
+    state: Mutex<State>,
+}
+
+/// What may be changed only together.
+#[derive(Default)]
+struct State {
+    log: Log,
+    /// A task reads what is missing.
+    is_mending: bool,
+    /// It is to be looked at again, whether anyone is here.
+    lingers: bool,
 }
 
 /// What a log's service said besides entries.
@@ -143,9 +145,13 @@ pub struct Membership {
 }
 
 impl Channel {
-    /// A channel whose task is not yet running.
-    pub fn new(key: LogKey) -> Self {
-        Self { key, log: Mutex::default(), changed: Notify::new(), subscribed: SetOnce::new() }
+    /// A channel whose subscription is on its way.
+    pub fn new(key: LogKey, upkeep: Arc<Upkeep>) -> Self {
+        let subscribed = upkeep.events.subscribe(Topic::Log(key));
+        // Nobody is here yet, and perhaps nobody comes.
+        upkeep.linger(Topic::Log(key));
+        let state = State { lingers: true, ..State::default() };
+        Self { key, upkeep, subscribed, state: Mutex::new(state) }
     }
 
     /// Which log.
@@ -153,9 +159,9 @@ impl Channel {
         self.key
     }
 
-    /// Waits until what is asked of a service is answered later than the subscription begins.
-    pub async fn subscribed(&self) {
-        self.subscribed.wait().await;
+    /// When NATS has passed this, what is asked of a service is answered later than the subscription begins.
+    pub const fn subscribed(&self) -> Mark {
+        self.subscribed
     }
 
     /// Puts a socket on the channel; it has been sent everything up to `at`.
@@ -166,7 +172,8 @@ impl Channel {
         Present { markers, last_read }: Present,
         resumes: bool,
     ) -> (Membership, Attached) {
-        let mut log = self.log();
+        let mut state = self.state();
+        let log = &mut state.log;
         if let Some((seq, read)) = &last_read {
             log.last_read(*seq, read);
         }
@@ -175,111 +182,92 @@ impl Channel {
         if let Some((seq, read)) = last_read.filter(|_| resumes) {
             log.remind(id, seq, &read);
         }
-        drop(log);
-        self.changed.notify_one();
+        self.changed(state);
         (Membership { channel: self.clone(), id }, attached)
     }
 
     /// The service said where the inbox ends, and what was read last.
-    pub fn inbox_head(&self, head: &InboxHead) {
-        self.head(head.seq, None);
+    pub fn inbox_head(self: &Arc<Self>, head: &InboxHead) {
+        let mut state = self.state();
+        state.log.head(head.seq, None);
         if let Some(read) = &head.last_read {
-            self.log().last_read(head.seq, read);
+            state.log.last_read(head.seq, read);
         }
+        self.changed(state);
     }
 
     /// The service said that the log has at least so much.
-    pub fn head(&self, seq: i64, read_sum: Option<i64>) {
-        self.log().head(seq, read_sum);
-        self.changed.notify_one();
+    pub fn head(self: &Arc<Self>, seq: i64, read_sum: Option<i64>) {
+        let mut state = self.state();
+        state.log.head(seq, read_sum);
+        self.changed(state);
     }
 
     /// The last `seq` that was told, once the channel has a first member.
     pub fn last_seq(&self) -> Option<i64> {
-        self.log().last_seq()
+        self.state().log.last_seq()
     }
 
-    fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().expect("no holder of this lock panics")
+    /// Whether nobody is here; who is asked has the channel looked at again. Otherwise whoever leaves last does.
+    pub fn lingers(&self) -> bool {
+        let mut state = self.state();
+        state.lingers = state.log.is_empty();
+        state.lingers
     }
 
-    fn is_empty(&self) -> bool {
-        self.log().is_empty()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// Follows the log until nobody is here any more, and `leave` agrees.
-    pub async fn run(
-        self: Arc<Self>,
-        bus: Bus,
-        shutdown: CancellationToken,
-        leave: impl Fn(&Arc<Self>) -> bool,
-    ) {
-        // Boxed, as the repair below: what a channel costs is mostly this future.
-        let subscribing = Box::pin(self.subscribe(&bus, &shutdown));
-        let Some(mut subscriber) = subscribing.await else { return };
-        self.subscribed.set(()).ok();
-        let mut repair_at: Option<Instant> = None;
-        let mut empty_at: Option<Instant> = None;
+    /// What may be missing now is read after a while, unless it comes by itself.
+    fn changed(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if !state.is_mending && !state.log.is_empty() && state.log.lack() != Lack::Nothing {
+            state.is_mending = true;
+            drop(state);
+            self.upkeep.spawn(self.clone().mend());
+        }
+    }
+
+    /// Reads what is missing, until nothing is or nobody is here.
+    async fn mend(self: Arc<Self>) {
+        let _mending = self.upkeep.mending();
+        let mut patience = PATIENCE;
         loop {
-            let due = repair_at.into_iter().chain(empty_at).min();
-            tokio::select! {
-                message = subscriber.next() => match message {
-                    Some(message) => self.take(&message),
-                    None => return, // The client is closed: the gateway stops.
-                },
-                () = self.changed.notified() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                () = shutdown.cancelled() => return,
-            }
-            let now = Instant::now();
-            if self.is_empty() {
-                let since = *empty_at.get_or_insert(now + LINGER);
-                if now >= since && leave(&self) {
+            tokio::time::sleep(patience).await;
+            {
+                let mut state = self.state();
+                if state.log.is_empty() || state.log.lack() == Lack::Nothing {
+                    state.is_mending = false;
                     return;
                 }
-                if now >= since {
-                    empty_at = Some(now + LINGER);
-                }
-            } else {
-                empty_at = None;
             }
-            repair_at = match (self.log().lack(), repair_at) {
-                (Lack::Nothing, _) => None,
-                (_, None) => Some(now + PATIENCE),
-                (_, Some(at)) => Some(at),
-            };
-            if repair_at.is_some_and(|at| now >= at) {
-                repair_at = Box::pin(self.repair(&bus)).await.err().map(|error| {
-                    tracing::warn!(%error, channel = self.key.name(), "read what was missed; trying again");
-                    Instant::now() + RETRY
-                });
-            }
-        }
-    }
-
-    async fn subscribe(&self, bus: &Bus, shutdown: &CancellationToken) -> Option<Subscriber> {
-        tokio::select! {
-            subscriber = bus.subscribe(self.key.subject()) => match subscriber {
-                Ok(subscriber) => Some(subscriber),
+            let Ok(_permit) = self.upkeep.repairs.acquire().await else { return };
+            patience = match self.repair(&self.upkeep.bus).await {
+                Ok(()) => PATIENCE,
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "subscribe to a channel");
-                    None
+                    tracing::warn!(%error, channel = self.key.name(), "read what was missed; trying again");
+                    RETRY
                 }
-            },
-            () = shutdown.cancelled() => None,
+            };
         }
     }
 
-    fn take(&self, message: &async_nats::Message) {
-        let parent = trace::parent_in(message.headers.as_ref());
-        let step = Span::under(parent, "deliver", Kind::Consumer);
+    /// Something was published.
+    pub fn take(self: &Arc<Self>, message: &Message<'_>) {
+        let step = Span::under(trace::parent(|name| message.header(name)), "deliver", Kind::Consumer);
         let _entered = step.enter();
-        match self.key.event(&message.payload) {
+        match self.key.event(message.payload) {
             Ok(Event::Entry(entry, committed)) => {
                 let entry = telemetry::until_written(entry, committed, step.clone());
-                self.log().entry(entry);
+                let mut state = self.state();
+                state.log.entry(entry);
+                self.changed(state);
             }
-            Ok(Event::Note(note)) => self.log().note(note),
+            Ok(Event::Note(note)) => {
+                let mut state = self.state();
+                state.log.note(note);
+                self.changed(state);
+            }
             Err(error) => {
                 metrics::counter!("gateway_undecodable_total").increment(1);
                 tracing::error!(%error, "an event can't be read");
@@ -290,7 +278,7 @@ impl Channel {
     /// Reads what is missing from the service, page by page.
     async fn repair(&self, bus: &Bus) -> Result<(), RequestError> {
         loop {
-            let lack = self.log().lack();
+            let lack = self.state().log.lack();
             let after = match lack {
                 Lack::Nothing => return Ok(()),
                 Lack::Entries(after) => Some(after),
@@ -299,7 +287,7 @@ impl Channel {
             metrics::counter!("gateway_repairs_total").increment(1);
             let part = self.key.read(bus, after).await?;
             let ends = part.entries.is_empty();
-            let mut log = self.log();
+            let log = &mut self.state().log;
             for entry in part.entries {
                 log.entry(entry);
             }
@@ -315,13 +303,14 @@ impl Channel {
 impl Membership {
     /// The replay is over.
     pub fn release(&self) {
-        self.channel.log().release(self.id);
+        self.channel.state().log.release(self.id);
     }
 
     /// The service said that this is stored, and was before: the sender is told again.
     pub fn repeat(&self, entry: &Entry) {
-        self.channel.log().repeat(self.id, entry);
-        self.channel.changed.notify_one();
+        let mut state = self.channel.state();
+        state.log.repeat(self.id, entry);
+        self.channel.changed(state);
     }
 
     /// The last `seq` that was told.
@@ -337,8 +326,12 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.channel.log().detach(self.id);
-        self.channel.changed.notify_one();
+        let mut state = self.channel.state();
+        state.log.detach(self.id);
+        if state.log.is_empty() && !state.lingers {
+            state.lingers = true;
+            self.channel.upkeep.linger(Topic::Log(self.channel.key));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     auth::{Verifier, parameter},
     config::{TokenExpiry, Tokens},
+    events::wire,
     frames, http, keys, multiplex,
     websocket::{Decoder, Item},
 };
@@ -88,4 +89,28 @@ pub fn decode(pieces: &[&[u8]]) -> (Vec<Item>, Option<Close>) {
         }
     }
     (items, None)
+}
+
+/// All that a NATS server says, in these pieces, and what ended it.
+pub fn nats(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
+    const MAX: usize = 1024 * 1024;
+    let (mut buffer, mut said) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        loop {
+            let len = match wire::decode(&buffer, MAX) {
+                Ok(Some((op, len))) => {
+                    if let wire::Op::Message(message) = op {
+                        let _ = (message.topic(), message.header("traceparent"));
+                    }
+                    said.push(format!("{op:?}"));
+                    len
+                }
+                Ok(None) => break,
+                Err(broken) => return (said, Some(broken.to_string())),
+            };
+            buffer.drain(..len);
+        }
+    }
+    (said, None)
 }

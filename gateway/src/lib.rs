@@ -12,6 +12,7 @@ mod channel;
 mod config;
 mod demo;
 mod doors;
+mod events;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -33,6 +34,7 @@ mod server;
 mod session;
 mod telemetry;
 mod typing;
+mod upkeep;
 mod users;
 mod websocket;
 
@@ -43,6 +45,7 @@ use auth::{Identity, Rejected};
 use canary::Canary;
 use contract::sessions::Revoke;
 use doors::Doors;
+use events::{Dialer, Events};
 use hub::Hub;
 use keyboards::Keyboards;
 use languages::Languages;
@@ -137,6 +140,7 @@ impl Gateway {
     pub async fn run(self) -> anyhow::Result<()> {
         let addr = self.local_addr()?;
         let Self { config, listener, admin, verifier, shutdown } = self;
+        let dialer = Dialer::new(&config.nats)?;
         let Some(bus) = Bus::connect("gateway", &config.nats, &shutdown).await? else { return Ok(()) };
 
         let (sessions, tasks) = (TaskTracker::new(), TaskTracker::new());
@@ -148,8 +152,11 @@ impl Gateway {
         }
         // Channels outlive the stop until the last socket is closed.
         let ended = CancellationToken::new();
-        let hub = Arc::new(Hub::new(bus.clone(), tasks.clone(), ended.clone()));
+        let events = Events::new();
+        let hub = Arc::new(Hub::new(bus.clone(), events.clone(), tasks.clone(), ended.clone()));
+        tasks.spawn(events.run(dialer, hub.clone(), ended.clone()));
         tasks.spawn(hub.clone().compare());
+        tasks.spawn(hub.clone().sweep());
         let limits = Arc::new(limits::Limits::new(&config.limits));
         tasks.spawn(limits.clone().forget(ended.clone()));
         let keep = DAY * config.limits.revocation_days;
@@ -186,7 +193,7 @@ impl Gateway {
             sessions: sessions.clone(),
         });
         let canary = Arc::new(Canary::new(&shared.hub).await?);
-        let (answers, waiting) = (endpoints.pulse(), shared.packer.depth());
+        let (answers, waiting, measured) = (endpoints.pulse(), shared.packer.depth(), shared.hub.clone());
         admin.started(
             Checks::default()
                 .nats(&bus)
@@ -198,7 +205,8 @@ impl Gateway {
                     let answers = answers.clone();
                     async move { answers.check().await }
                 })
-                .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64)),
+                .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64))
+                .measuring(move || measured.measure()),
         );
         tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
 

@@ -8,12 +8,14 @@ use contract::{
     notify::InboxRead,
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 /// Events that wait behind a hole; later ones are read from the service.
 const PENDING: usize = 1024;
+/// Members for whom room is made one by one.
+const FEW: usize = 4;
 /// Frames that wait for a member whose replay is not over.
 const HELD: usize = 1024;
 
@@ -50,12 +52,18 @@ pub struct View {
     pub envelope: Option<Arc<str>>,
 }
 
-/// A socket on a channel.
-pub type MemberId = u64;
+/// A socket on a channel. Once it has left, another may have the same.
+pub type MemberId = u32;
 
 struct Member {
     view: View,
     delivered: Seq,
+    joining: Option<Box<Joining>>,
+}
+
+/// What is kept of a socket that is not yet where its channel is.
+#[derive(Default)]
+struct Joining {
     /// Frames that came in while the socket's replay goes on.
     held: Option<VecDeque<Frame>>,
     /// Of a socket that has read further than the channel has told: whose markers it is told once the channel is there.
@@ -104,14 +112,80 @@ pub struct Log {
     /// The highest `seq` that is known to exist.
     known: Seq,
     pending: BTreeMap<Seq, Entry>,
-    markers: HashMap<UserId, Reached>,
-    /// Markers beyond `last`: told once what they mark has been told.
-    early: HashMap<UserId, Marker>,
+    markers: Markers,
+    /// Markers beyond `last`, one of each user: told once what they mark has been told.
+    early: Vec<Marker>,
     markers_lack: bool,
     /// When something in an inbox was last read, as far as its sockets know; `None`: never.
     read_at: Option<Timestamp>,
-    members: HashMap<MemberId, Member>,
-    next_member: MemberId,
+    members: Members,
+}
+
+/// How far each user has read, in the order of their ids: a conversation has few people, and many channels wait.
+#[derive(Default)]
+struct Markers(Vec<(UserId, Reached)>);
+
+impl Markers {
+    fn get(&self, user: UserId) -> Option<&Reached> {
+        self.0.binary_search_by_key(&user, |(user, _)| *user).ok().map(|place| &self.0[place].1)
+    }
+
+    fn of(&mut self, user: UserId) -> &mut Reached {
+        let place = self.0.binary_search_by_key(&user, |(user, _)| *user).unwrap_or_else(|place| {
+            self.0.insert(place, (user, Reached::default()));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    fn users(&self) -> impl Iterator<Item = UserId> + '_ {
+        self.0.iter().map(|(user, _)| *user)
+    }
+
+    fn sum(&self) -> Seq {
+        self.0.iter().map(|(_, reached)| reached.seq).sum()
+    }
+}
+
+/// The sockets of a channel, each at the place that its id says.
+#[derive(Default)]
+struct Members {
+    places: Vec<Option<Member>>,
+    free: Vec<MemberId>,
+}
+
+impl Members {
+    fn add(&mut self, member: Member) -> MemberId {
+        if let Some(id) = self.free.pop() {
+            self.places[id as usize] = Some(member);
+            return id;
+        }
+        if self.places.len() < FEW {
+            self.places.reserve_exact(1);
+        }
+        self.places.push(Some(member));
+        MemberId::try_from(self.places.len() - 1).expect("there are fewer sockets than that")
+    }
+
+    fn remove(&mut self, id: MemberId) {
+        self.places[id as usize] = None;
+        self.free.push(id);
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.places.get_mut(id as usize)?.as_mut()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.places.iter_mut().flatten()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places.len() == self.free.len()
+    }
 }
 
 impl Log {
@@ -137,7 +211,7 @@ impl Log {
             Note::Marker(marker) => self.marker(marker),
             Note::Inbox(at, frame) => {
                 self.read_at = self.read_at.max(Some(at));
-                for member in self.members.values_mut().filter(|member| member.view.outbox.is_talkative()) {
+                for member in self.members.iter_mut().filter(|member| member.view.outbox.is_talkative()) {
                     member.push(frame.clone());
                 }
             }
@@ -147,13 +221,14 @@ impl Log {
     fn marker(&mut self, marker: Marker) {
         self.known = self.known.max(marker.seq);
         let Some(last) = self.last.filter(|last| last.seq >= marker.seq) else {
-            let early = self.early.entry(marker.user_id).or_insert(marker);
-            if early.seq < marker.seq {
-                *early = marker;
+            match self.early.iter_mut().find(|early| early.user_id == marker.user_id) {
+                Some(early) if early.seq < marker.seq => *early = marker,
+                Some(_) => {}
+                None => self.early.push(marker),
             }
             return;
         };
-        let reached = self.markers.entry(marker.user_id).or_default();
+        let reached = self.markers.of(marker.user_id);
         if marker.seq <= reached.seq {
             return;
         }
@@ -162,8 +237,8 @@ impl Log {
             return;
         }
         let frames = MarkerFrames::new(&marker, last.seq);
-        for member in self.members.values_mut() {
-            match &mut member.ahead {
+        for member in self.members.iter_mut() {
+            match member.joining.as_mut().and_then(|joining| joining.ahead.as_mut()) {
                 Some(users) => drop(users.insert(marker.user_id)),
                 None => member.push(frames.for_user(member.view.user_id)),
             }
@@ -174,8 +249,7 @@ impl Log {
     pub fn head(&mut self, seq: Seq, read_sum: Option<i64>) {
         self.known = self.known.max(seq);
         let caught_up = self.last.is_some_and(|last| last.seq >= seq);
-        self.markers_lack |= caught_up
-            && read_sum.is_some_and(|sum| sum > self.markers.values().map(|reached| reached.seq).sum());
+        self.markers_lack |= caught_up && read_sum.is_some_and(|sum| sum > self.markers.sum());
     }
 
     /// The service said what was read last in an inbox that ended at `seq`. Its sockets are told if they were not, but
@@ -193,7 +267,7 @@ impl Log {
     /// A socket that was away is told what was read last, as that may have happened meanwhile.
     pub fn remind(&mut self, id: MemberId, seq: Seq, read: &InboxRead) {
         let is_present = self.last.is_some_and(|last| last.seq == seq) && self.read_at == Some(read.read_at);
-        let member = self.members.get_mut(&id);
+        let member = self.members.get_mut(id);
         if let Some(member) = member.filter(|member| is_present && member.view.outbox.is_talkative()) {
             member.push(crate::frames::inbox_read(read));
         }
@@ -221,7 +295,9 @@ impl Log {
     pub fn attach(&mut self, view: View, at: Head, markers: Vec<Marker>, resumes: bool) -> Attached {
         if self.last.is_none() {
             self.last = Some(at);
-            self.markers = markers.into_iter().map(|marker| (marker.user_id, Reached::by(marker))).collect();
+            for marker in markers {
+                *self.markers.of(marker.user_id) = Reached::by(marker);
+            }
             self.deliver_pending();
         } else {
             self.known = self.known.max(at.seq);
@@ -231,30 +307,30 @@ impl Log {
         }
         let last = self.last.map_or(at.seq, |last| last.seq);
         let behind = at.seq < last;
-        let readers = if resumes { self.markers.keys().copied().collect() } else { HashSet::new() };
-        let held = behind.then(VecDeque::new);
-        let mut member = Member { view, delivered: at.seq.max(last), held, ahead: Some(readers) };
+        let readers = if resumes { self.markers.users().collect() } else { HashSet::new() };
+        let joining = Joining { held: behind.then(VecDeque::new), ahead: Some(readers) };
+        let mut member = Member { view, delivered: at.seq.max(last), joining: Some(Box::new(joining)) };
         if at.seq <= last {
             member.overtaken(&self.markers, last);
         }
-        self.next_member += 1;
-        let id = self.next_member;
-        self.members.insert(id, member);
+        let id = self.members.add(member);
         if behind { Attached::Behind(id, last) } else { Attached::Live(id) }
     }
 
     /// The replay of a member is over: what came in meanwhile follows.
     pub fn release(&mut self, id: MemberId) {
-        if let Some(member) = self.members.get_mut(&id) {
-            for frame in member.held.take().into_iter().flatten() {
+        if let Some(member) = self.members.get_mut(id) {
+            let held = member.joining.as_mut().and_then(|joining| joining.held.take());
+            for frame in held.into_iter().flatten() {
                 member.view.outbox.push(frame);
             }
+            member.joined();
         }
     }
 
     /// A socket has left.
     pub fn detach(&mut self, id: MemberId) {
-        self.members.remove(&id);
+        self.members.remove(id);
     }
 
     /// Whether anyone is here.
@@ -270,7 +346,7 @@ impl Log {
     /// The sender is told again of an entry that it repeated, unless it hasn't been told yet and will be.
     pub fn repeat(&mut self, id: MemberId, entry: &Entry) {
         self.known = self.known.max(entry.at.seq);
-        if let Some(member) = self.members.get_mut(&id).filter(|member| entry.at.seq <= member.delivered) {
+        if let Some(member) = self.members.get_mut(id).filter(|member| entry.at.seq <= member.delivered) {
             let frame = member.view.frame(entry);
             member.push_plain(frame);
         }
@@ -292,24 +368,17 @@ impl Log {
 
     fn deliver_early(&mut self) {
         let Some(last) = self.last else { return };
-        let due: Vec<UserId> = self
-            .early
-            .values()
-            .filter(|marker| marker.seq <= last.seq)
-            .map(|marker| marker.user_id)
-            .collect();
-        for user in due {
-            if let Some(marker) = self.early.remove(&user) {
-                self.marker(marker);
-            }
+        let due: Vec<Marker> = self.early.extract_if(.., |marker| marker.seq <= last.seq).collect();
+        for marker in due {
+            self.marker(marker);
         }
     }
 
     fn deliver(&mut self, entry: &Entry) {
         self.last = Some(entry.at);
-        self.markers.insert(entry.owner, Reached { seq: entry.at.seq, marker: None });
+        *self.markers.of(entry.owner) = Reached { seq: entry.at.seq, marker: None };
         let mut wrapped: [Option<Frame>; 2] = [None, None];
-        for member in self.members.values_mut().filter(|member| member.delivered < entry.at.seq) {
+        for member in self.members.iter_mut().filter(|member| member.delivered < entry.at.seq) {
             member.delivered = entry.at.seq;
             let own = member.view.user_id == entry.owner;
             let frame = member.view.visible(entry);
@@ -322,7 +391,7 @@ impl Log {
             };
             member.push_plain(frame);
         }
-        for member in self.members.values_mut().filter(|member| member.delivered == entry.at.seq) {
+        for member in self.members.iter_mut().filter(|member| member.delivered == entry.at.seq) {
             member.overtaken(&self.markers, entry.at.seq);
         }
     }
@@ -374,11 +443,18 @@ impl View {
 
 impl Member {
     /// The channel has told as much as the socket has read: it is told the markers that waited for that.
-    fn overtaken(&mut self, markers: &HashMap<UserId, Reached>, last: Seq) {
-        let users = self.ahead.take().into_iter().flatten();
-        for marker in users.filter_map(|user| markers.get(&user)?.marker) {
+    fn overtaken(&mut self, markers: &Markers, last: Seq) {
+        let Some(joining) = &mut self.joining else { return };
+        let users = joining.ahead.take().into_iter().flatten();
+        for marker in users.filter_map(|user| markers.get(user)?.marker) {
             self.push(MarkerFrames::new(&marker, last).for_user(self.view.user_id));
         }
+        self.joined();
+    }
+
+    /// Once nothing more is to be kept, nothing is.
+    fn joined(&mut self) {
+        self.joining.take_if(|joining| joining.held.is_none() && joining.ahead.is_none());
     }
 
     fn push(&mut self, frame: Frame) {
@@ -387,7 +463,7 @@ impl Member {
     }
 
     fn push_plain(&mut self, frame: Frame) {
-        match &mut self.held {
+        match self.joining.as_mut().and_then(|joining| joining.held.as_mut()) {
             None => self.view.outbox.push(frame),
             Some(held) if held.len() < HELD => held.push_back(frame),
             Some(_) => self.view.outbox.close(Close::Overloaded),

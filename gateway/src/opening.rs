@@ -137,7 +137,7 @@ pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Re
     };
     match topic {
         Topic::Log(key) => {
-            let channel = shared.hub.log(key).await;
+            let channel = shared.hub.log(key).await?;
             let part = match key {
                 LogKey::Conversation(conversation) => {
                     let entrance = enter(conversation).await?;
@@ -178,7 +178,7 @@ pub async fn take_place(
             channel::join(&channel, shared.hub.bus(), view, first, after).await.map(Place::Log)
         }
         Admission::Typing { conversation, username, blocks } => {
-            let typists = shared.hub.typing(conversation).await;
+            let typists = shared.hub.typing(conversation).await?;
             let watching = typists.join(shared.hub.bus(), view, username, blocks).await;
             Ok(Place::Typing(Box::new(watching)))
         }

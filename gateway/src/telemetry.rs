@@ -59,6 +59,14 @@ pub const METRICS: &[Metric] = &[
         "From the commit until no socket of this gateway waits for it any more, of messages that came live.",
     )
     .seconds(),
+    Metric::gauge("gateway_events_connected", "Whether the connection to NATS for events stands: 1 or 0."),
+    Metric::counter("gateway_events_total", "Events of services that came."),
+    Metric::counter("gateway_events_bytes_total", "Bytes of events of services that came."),
+    Metric::counter(
+        "gateway_events_full_total",
+        "Connections to NATS for events given up because NATS did not take as much as was to be written.",
+    ),
+    Metric::gauge("gateway_channels_mending", "Channels that have missed something, and read it soon."),
     Metric::counter("gateway_repairs_total", "Reads of what a channel had missed."),
     Metric::counter(
         "gateway_pending_full_total",

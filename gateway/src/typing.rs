@@ -1,40 +1,39 @@
 //! Typing channels: who types now, as far as this gateway has heard.
 
 use crate::{
+    events::{Mark, wire::Message},
     frames,
-    log::{MemberId, View},
+    log::View,
+    opening::Topic,
+    upkeep::Upkeep,
 };
 use contract::{
     ConversationId, UserId, limits,
-    typing::{TypingBlock, TypingEvent, WhoTypes, channel_subject},
+    typing::{TypingBlock, TypingEvent, WhoTypes},
 };
-use futures_util::StreamExt;
 use service::Bus;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::{
-    sync::{Notify, SetOnce},
-    time::{Instant, sleep_until},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep_until};
 
 /// When a typist of whom nothing more is heard is taken to have stopped: after every replica of typing-service would
 /// have said so.
 const FORGET: Duration = limits::TYPING_TTL.saturating_add(Duration::from_secs(4));
-/// How long a channel outlives its last member.
-const LINGER: Duration = Duration::from_secs(5);
 /// How long who joins waits to be told who types.
 const ANSWER: Duration = Duration::from_secs(1);
+
+/// A socket on a typing channel.
+type MemberId = u64;
 
 /// Who types in a conversation, and the sockets that are told.
 pub struct Typists {
     conversation: ConversationId,
+    upkeep: Arc<Upkeep>,
+    subscribed: Mark,
     state: Mutex<State>,
-    changed: Notify,
-    subscribed: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -44,6 +43,10 @@ struct State {
     next_member: MemberId,
     /// Who is not shown what the other types.
     blocking: HashSet<UserId>,
+    /// A task waits for the time at which a typist is taken to have stopped.
+    is_watched: bool,
+    /// It is to be looked at again, whether anyone is here.
+    lingers: bool,
 }
 
 /// A socket's place on a typing channel; dropping it takes the socket off.
@@ -57,19 +60,17 @@ pub struct Watching {
 }
 
 impl Typists {
-    /// Nobody, and no task running yet.
-    pub fn new(conversation: ConversationId) -> Self {
-        Self { conversation, state: Mutex::default(), changed: Notify::new(), subscribed: SetOnce::new() }
+    /// Nobody. The subscription is on its way.
+    pub fn new(conversation: ConversationId, upkeep: Arc<Upkeep>) -> Self {
+        let subscribed = upkeep.events.subscribe(Topic::Typing(conversation));
+        upkeep.linger(Topic::Typing(conversation));
+        let state = State { lingers: true, ..State::default() };
+        Self { conversation, upkeep, subscribed, state: Mutex::new(state) }
     }
 
-    /// Where.
-    pub const fn conversation(&self) -> ConversationId {
-        self.conversation
-    }
-
-    /// Waits until the subscription is on its way to NATS.
-    pub async fn subscribed(&self) {
-        self.subscribed.wait().await;
+    /// When NATS has passed this, what is asked of a service is answered later than the subscription begins.
+    pub const fn subscribed(&self) -> Mark {
+        self.subscribed
     }
 
     /// Puts a socket on the channel, and tells it who types.
@@ -88,8 +89,7 @@ impl Typists {
             view.outbox.push(view.wrap(frames::typing(event)));
         }
         state.members.insert(id, view);
-        drop(state);
-        self.changed.notify_one();
+        self.changed(state);
         Watching { typists: self, user_id, username, id, told: None }
     }
 
@@ -97,53 +97,45 @@ impl Typists {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// Listens until nobody is here any more, and `leave` agrees.
-    pub async fn run(
-        self: Arc<Self>,
-        bus: Bus,
-        shutdown: CancellationToken,
-        leave: impl Fn(&Arc<Self>) -> bool,
-    ) {
-        let mut subscriber = match bus.subscribe(channel_subject(self.conversation)).await {
-            Ok(subscriber) => subscriber,
-            Err(error) => {
-                return tracing::error!(error = format!("{error:#}"), "subscribe to a typing channel");
-            }
-        };
-        self.subscribed.set(()).ok();
-        let mut empty_at: Option<Instant> = None;
-        loop {
-            let due = self.state().next_end().into_iter().chain(empty_at).min();
-            tokio::select! {
-                message = subscriber.next() => match message {
-                    Some(message) => self.take(message.subject.as_str(), &message.payload),
-                    None => return,
-                },
-                () = self.changed.notified() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                () = shutdown.cancelled() => return,
-            }
-            let now = Instant::now();
-            self.state().end_forgotten(now);
-            if !self.state().members.is_empty() {
-                empty_at = None;
-            } else if now < *empty_at.get_or_insert(now + LINGER) {
-                continue;
-            } else if leave(&self) {
-                return;
-            } else {
-                empty_at = Some(now + LINGER);
-            }
+    /// Whether nobody is here; who is asked has the channel looked at again. Otherwise whoever leaves last does.
+    pub fn lingers(&self) -> bool {
+        let mut state = self.state();
+        state.lingers = state.members.is_empty();
+        state.lingers
+    }
+
+    /// Typists of whom nothing more is heard are taken to have stopped, in time.
+    fn changed(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if !state.is_watched && !state.typing.is_empty() {
+            state.is_watched = true;
+            drop(state);
+            self.upkeep.spawn(self.clone().watch());
         }
     }
 
-    fn take(&self, subject: &str, payload: &[u8]) {
-        let taken = if subject.starts_with(TypingBlock::PREFIX) {
-            serde_json::from_slice(payload)
-                .map(|block: TypingBlock| self.state().set_block(block.user_id, block.blocked))
+    async fn watch(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.state();
+                state.end_forgotten(Instant::now());
+                state.is_watched = !state.typing.is_empty();
+                state.next_end()
+            };
+            let Some(next) = next else { return };
+            sleep_until(next).await;
+        }
+    }
+
+    /// Something was published.
+    pub fn take(self: &Arc<Self>, message: &Message<'_>) {
+        let mut state = self.state();
+        let taken = if message.subject.starts_with(TypingBlock::PREFIX) {
+            serde_json::from_slice(message.payload)
+                .map(|block: TypingBlock| state.set_block(block.user_id, block.blocked))
         } else {
-            serde_json::from_slice(payload).map(|event| self.state().event(event))
+            serde_json::from_slice(message.payload).map(|event| state.event(event))
         };
+        self.changed(state);
         if let Err(error) = taken {
             metrics::counter!("gateway_undecodable_total").increment(1);
             tracing::error!(%error, "a typing event can't be read");
@@ -222,7 +214,11 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.typists.state().members.remove(&self.id);
-        self.typists.changed.notify_one();
+        let mut state = self.typists.state();
+        state.members.remove(&self.id);
+        if state.members.is_empty() && !state.lingers {
+            state.lingers = true;
+            self.typists.upkeep.linger(Topic::Typing(self.typists.conversation));
+        }
     }
 }

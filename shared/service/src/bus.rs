@@ -79,11 +79,7 @@ impl Bus {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
-        let servers: Vec<async_nats::ServerAddr> = config
-            .nats_url
-            .split(',')
-            .map(|url| url.trim().parse().context("NATS_URL is not a list of NATS addresses"))
-            .collect::<anyhow::Result<_>>()?;
+        let servers = config.servers()?;
         let doubts = Arc::new(watch::Sender::new(0));
         loop {
             let options = options(name, config, &servers, doubts.clone()).await?;
@@ -323,10 +319,9 @@ async fn options(
             .context("NATS_CREDS names a file that can't be read")?,
         None => ConnectOptions::new(),
     };
-    // The client itself does not look for them in addresses. Servers that it hears of later take the same.
-    let named = servers.iter().find_map(|server| Some((server.username()?, server.password()?)));
-    let options = match named {
-        Some((user, password)) => options.user_and_password(user.to_owned(), password.to_owned()),
+    // The client itself does not look for them in addresses.
+    let options = match config::user_in(servers) {
+        Some((user, password)) => options.user_and_password(user, password),
         None => options,
     };
     Ok(options

@@ -1,5 +1,7 @@
 //! Configuration: environment variables, each also a flag, read once.
 
+use anyhow::Context;
+use async_nats::ServerAddr;
 use clap::{Args, Parser, ValueEnum, error::ContextKind, error::ErrorKind};
 use std::{ffi::OsString, fmt, path::PathBuf, process::ExitCode};
 
@@ -12,6 +14,22 @@ pub struct Nats {
     /// File with NATS credentials (JWT and nkey seed)
     #[arg(long, env = "NATS_CREDS")]
     pub nats_creds: Option<PathBuf>,
+}
+
+impl Nats {
+    /// Its servers.
+    ///
+    /// # Errors
+    /// When one of them is no address.
+    pub fn servers(&self) -> anyhow::Result<Vec<ServerAddr>> {
+        let addresses = self.nats_url.split(',').map(|url| url.trim().parse());
+        addresses.collect::<Result<_, _>>().context("NATS_URL is not a list of NATS addresses")
+    }
+}
+
+/// The user and the password that one of the addresses names. Servers that are heard of later take the same.
+pub fn user_in(servers: &[ServerAddr]) -> Option<(String, String)> {
+    servers.iter().find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())))
 }
 
 impl fmt::Debug for Nats {

@@ -150,6 +150,11 @@ pub fn parent_in(headers: Option<&HeaderMap>) -> Option<TraceParent> {
     headers.get(TRACEPARENT).or_else(|| headers.get("Traceparent"))?.as_str().parse().ok()
 }
 
+/// The same, where `header` finds the value of a header whatever the letters of its name.
+pub fn parent<'a>(header: impl FnOnce(&str) -> Option<&'a str>) -> Option<TraceParent> {
+    if is_on() { header(TRACEPARENT)?.parse().ok() } else { None }
+}
+
 /// The headers that name a step; none where there is none.
 pub fn headers(parent: Option<TraceParent>) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
