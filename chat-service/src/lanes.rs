@@ -13,9 +13,12 @@ use contract::{
     limits,
 };
 use service::{Backoff, Span, postgres, trace::Kind};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 /// Sends that wait in one lane; more wait in NATS, then at the gateways.
@@ -24,6 +27,8 @@ const WAITING: usize = 4 * limits::PACK_SENDS;
 const BATCH: usize = limits::PACK_SENDS;
 /// How often a batch is tried before its senders are told `unavailable`.
 const TRIES: usize = 3;
+/// How long a lane keeps its connection with nothing to write.
+const IDLE: Duration = Duration::from_secs(300);
 
 struct Job {
     send: Send,
@@ -72,77 +77,106 @@ impl Lanes {
 }
 
 async fn run(mut jobs: mpsc::Receiver<Job>, pool: PgPool, outbox: Outbox) {
+    let mut writer = Writer { pool, connection: None, outbox };
     let mut taken = Vec::with_capacity(BATCH);
-    while jobs.recv_many(&mut taken, BATCH).await > 0 {
-        metrics::histogram!("chat_batch_messages")
-            .record(f64::from(u32::try_from(taken.len()).unwrap_or(u32::MAX)));
-        write(&pool, &outbox, std::mem::take(&mut taken)).await;
-    }
-}
-
-/// Writes a batch; one that Postgres refuses for something in it is written again message by message.
-async fn write(pool: &PgPool, outbox: &Outbox, jobs: Vec<Job>) {
-    let commits: Vec<Span> = jobs
-        .iter()
-        .filter(|job| job.span.is_recorded())
-        .map(|job| {
-            let commit = job.span.child("commit", Kind::Client);
-            commit.set("batch.messages", i64::try_from(jobs.len()).unwrap_or(i64::MAX));
-            commit
-        })
-        .collect();
-    let stored = store(pool, &jobs).await;
-    if stored.is_err() {
-        commits.iter().for_each(|commit| commit.failed("postgres"));
-    }
-    drop(commits);
-    match stored {
-        Ok(batch) => finish(outbox, jobs, batch).await,
-        Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
-            tracing::warn!(%error, messages = jobs.len(), "a batch was refused; writing its messages one by one");
-            for job in jobs {
-                Box::pin(write(pool, outbox, vec![job])).await;
-            }
-        }
-        Err(error) => {
-            tracing::error!(error = service::bus::chain(&error), messages = jobs.len(), "store messages");
-            metrics::counter!("chat_batches_failed_total").increment(1);
-            let refusal = if postgres::is_passing_error(&error) {
-                Refusal::unavailable()
-            } else {
-                Refusal::new(Code::Internal, "a fault of the server")
-            };
-            for job in jobs {
-                // Whoever asked may have given up.
-                let _ = job.reply.send(Sent::Refused(refusal.clone()));
+    loop {
+        match timeout(IDLE, jobs.recv_many(&mut taken, BATCH)).await {
+            Err(_) => writer.disconnect().await,
+            Ok(0) => break,
+            Ok(_) => {
+                metrics::histogram!("chat_batch_messages")
+                    .record(f64::from(u32::try_from(taken.len()).unwrap_or(u32::MAX)));
+                writer.write(std::mem::take(&mut taken)).await;
             }
         }
     }
+    writer.disconnect().await;
 }
 
-async fn store(pool: &PgPool, jobs: &[Job]) -> sqlx::Result<Batch> {
-    let sends: Vec<&Send> = jobs.iter().map(|job| &job.send).collect();
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
-    let store = async || {
-        let mut connection = pool.acquire().await?;
-        let stored = postgres::in_time(store::store_messages(&mut *connection, &sends)).await;
-        if stored.as_ref().is_err_and(postgres::is_passing_error) {
-            // It may never answer again: back in the pool, it would be in the way.
-            connection.close_on_drop();
+/// What writes the batches of one lane, over a connection of its own: the pool hands out its connections in turn, and
+/// ten of Postgres' processes that each have to find everything anew cost twice as much as one.
+struct Writer {
+    pool: PgPool,
+    connection: Option<PgConnection>,
+    outbox: Outbox,
+}
+
+impl Writer {
+    /// Writes a batch; one that Postgres refuses for something in it is written again message by message.
+    async fn write(&mut self, jobs: Vec<Job>) {
+        let commits: Vec<Span> = jobs
+            .iter()
+            .filter(|job| job.span.is_recorded())
+            .map(|job| {
+                let commit = job.span.child("commit", Kind::Client);
+                commit.set("batch.messages", i64::try_from(jobs.len()).unwrap_or(i64::MAX));
+                commit
+            })
+            .collect();
+        let stored = self.store(&jobs).await;
+        if stored.is_err() {
+            commits.iter().for_each(|commit| commit.failed("postgres"));
+        }
+        drop(commits);
+        match stored {
+            Ok(batch) => finish(&self.outbox, jobs, batch).await,
+            Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
+                tracing::warn!(%error, messages = jobs.len(), "a batch was refused; writing its messages one by one");
+                for job in jobs {
+                    Box::pin(self.write(vec![job])).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = service::bus::chain(&error), messages = jobs.len(), "store messages");
+                metrics::counter!("chat_batches_failed_total").increment(1);
+                let refusal = if postgres::is_passing_error(&error) {
+                    Refusal::unavailable()
+                } else {
+                    Refusal::new(Code::Internal, "a fault of the server")
+                };
+                for job in jobs {
+                    // Whoever asked may have given up.
+                    let _ = job.reply.send(Sent::Refused(refusal.clone()));
+                }
+            }
+        }
+    }
+
+    async fn store(&mut self, jobs: &[Job]) -> sqlx::Result<Batch> {
+        let sends: Vec<&Send> = jobs.iter().map(|job| &job.send).collect();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
+        for _ in 1..TRIES {
+            match self.try_store(&sends).await {
+                // The commit may have happened all the same: then the next try finds every message stored.
+                Err(error) if postgres::is_passing_error(&error) => {
+                    tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
+                    backoff.wait().await;
+                }
+                ended => return ended,
+            }
+        }
+        self.try_store(&sends).await
+    }
+
+    async fn try_store(&mut self, sends: &[&Send]) -> sqlx::Result<Batch> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.acquire().await?.detach(),
+        };
+        let stored = postgres::in_time(store::store_messages(&mut connection, sends)).await;
+        // After an error that passes it may never answer again.
+        if !stored.as_ref().is_err_and(postgres::is_passing_error) {
+            self.connection = Some(connection);
         }
         stored
-    };
-    for _ in 1..TRIES {
-        match store().await {
-            // The commit may have happened all the same: then the next try finds every message stored.
-            Err(error) if postgres::is_passing_error(&error) => {
-                tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
-                backoff.wait().await;
-            }
-            ended => return ended,
+    }
+
+    async fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Where it is broken, it is gone all the same.
+            let _ = postgres::in_time(connection.close()).await;
         }
     }
-    store().await
 }
 
 async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {

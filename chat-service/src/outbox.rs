@@ -30,8 +30,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Entries told but not yet acknowledged by JetStream; of further ones nobody waits for the acknowledgement.
 const IN_FLIGHT: usize = 1024;
-/// Entries taken out of the table together.
-const FORGET: usize = 256;
+/// From one taking of entries out of the table to the next: each is a commit.
+const FORGET: Duration = Duration::from_millis(100);
 /// How old an entry is before someone else than its writer tells it.
 const STALE: Duration = Duration::from_secs(3);
 /// How often stale entries are looked for.
@@ -189,8 +189,8 @@ async fn publish(
 
 /// Takes entries out of the table once JetStream has them. What it didn't take stays, and is told again.
 async fn forget(mut told: mpsc::Receiver<Told>, pool: PgPool) {
-    let mut batch = Vec::with_capacity(FORGET);
-    while told.recv_many(&mut batch, FORGET).await > 0 {
+    let mut batch = Vec::new();
+    while told.recv_many(&mut batch, IN_FLIGHT).await > 0 {
         let mut done = Vec::with_capacity(batch.len());
         for Told { outbox_id, ack } in batch.drain(..) {
             match ack.await {
@@ -208,6 +208,7 @@ async fn forget(mut told: mpsc::Receiver<Told>, pool: PgPool) {
         if let Err(error) = postgres::in_time(store::forget_sent(&pool, &done)).await {
             tracing::warn!(error = service::bus::chain(&error), "empty the outbox; will be told again");
         }
+        tokio::time::sleep(FORGET).await;
     }
 }
 

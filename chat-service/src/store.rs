@@ -35,21 +35,42 @@ pub struct Batch {
 
 /// Stores messages in one commit. Doing it again is harmless: every send has a `client_id`.
 pub async fn store_messages(db: impl PgExecutor<'_>, sends: &[&Send]) -> sqlx::Result<Batch> {
-    let column = |of: fn(&Send) -> i64| sends.iter().map(|send| of(send)).collect::<Vec<i64>>();
+    let mut firsts = HashMap::with_capacity(sends.len());
+    let mut asked: Vec<&Send> = Vec::with_capacity(sends.len());
+    // Of each send, the place of the first one like it, and whether it is that.
+    let places: Vec<(usize, bool)> = sends
+        .iter()
+        .map(|send| {
+            let key = (send.conversation_id, send.sender_id, send.client_id.as_deref());
+            let place = *firsts.entry(key).or_insert(asked.len());
+            let is_first = place == asked.len();
+            if is_first {
+                asked.push(send);
+            }
+            (place, is_first)
+        })
+        .collect();
+    let column = |of: fn(&Send) -> i64| asked.iter().map(|send| of(send)).collect::<Vec<i64>>();
     let rows = sqlx::query("select * from store_messages($1, $2, $3, $4, $5)")
         .bind(column(|send| send.conversation_id.get()))
         .bind(column(|send| send.sender_id.get()))
-        .bind(sends.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
-        .bind(sends.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
-        .bind(sends.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
-    if rows.len() != sends.len() {
-        return Err(sqlx::Error::Protocol(format!("{} answers for {} messages", rows.len(), sends.len())));
+    if rows.len() != asked.len() {
+        return Err(sqlx::Error::Protocol(format!("{} answers for {} messages", rows.len(), asked.len())));
     }
     let outbox_id = rows.first().map(|row| row.try_get("outbox_id")).transpose()?.flatten();
-    let outcomes =
-        rows.iter().zip(sends).map(|(row, send)| outcome(row, send)).collect::<sqlx::Result<_>>()?;
+    let outcome = |&(place, is_first): &(usize, bool)| {
+        let outcome = outcome(&rows[place], asked[place])?;
+        Ok(match outcome {
+            Outcome::Stored(message, _) if !is_first => Outcome::Repeated(message),
+            outcome => outcome,
+        })
+    };
+    let outcomes = places.iter().map(outcome).collect::<sqlx::Result<_>>()?;
     Ok(Batch { outcomes, outbox_id })
 }
 
