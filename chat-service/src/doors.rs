@@ -22,17 +22,6 @@ const PACKS: usize = 8;
 #[derive(Clone)]
 pub struct Doors(mpsc::Sender<Job>);
 
-/// What its connection is set to. A plan must be right however big the tables get while it is kept: by index, row by row.
-pub const SETTINGS: [(&str, &str); 6] = [
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-    ("jit", "off"),
-    ("plan_cache_mode", "force_generic_plan"),
-    // All that is written are names, which are seen again: nobody waits for the disk.
-    ("synchronous_commit", "off"),
-];
-
 struct Job {
     entries: Vec<Enter>,
     reply: oneshot::Sender<Result<Vec<Entered>, Refusal>>,
@@ -41,7 +30,9 @@ struct Job {
 /// Starts asking, over a connection of its own: one of Postgres' processes that has everything at hand.
 pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Doors {
     let (sender, jobs) = mpsc::channel(WAITING);
-    tasks.spawn(run(jobs, pool.connect_options().as_ref().clone().options(SETTINGS)));
+    // All that is written are names, which are seen again: nobody waits for the disk.
+    let options = pool.connect_options().as_ref().clone().options([("synchronous_commit", "off")]);
+    tasks.spawn(run(jobs, options));
     Doors(sender)
 }
 

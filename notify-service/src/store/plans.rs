@@ -20,8 +20,7 @@ const SEED: &[&str] = &[
     "insert into inboxes (user_id, last_seq, last_id, unread_count)
      select u, case when u = 1 then 5000 else 3 end, 1000000, case when u = 1 then 500 else 1 end
      from generate_series(1, 40000) u",
-    // A long one, of which a tenth is unread and some is old, and many short ones. Not as short as one: then a user is as
-    // good as a key, as far as Postgres knows.
+    // A long one, of which a tenth is unread and some is old, and many short ones.
     "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, conversation_id,
         message_id, message_count, created_at, read_at)
      select u, nextval('notification_ids'), n, 'payment_completed', 'title', 'message', '{}', 'key-' || n,
@@ -48,7 +47,7 @@ async fn sample(reads: &Reads) -> sqlx::Result<(UserId, Vec<i64>)> {
 
 #[tokio::test]
 async fn no_query_reads_more_where_more_is_stored() {
-    let reads = Reads::of("notify", &crate::MIGRATIONS, SEED).await.unwrap();
+    let reads = Reads::of("notify", &crate::MIGRATIONS, &service::postgres::PLANS, SEED).await.unwrap();
     let pool = reads.pool();
     let (one, ids) = sample(&reads).await.unwrap();
     let users: Vec<i64> =

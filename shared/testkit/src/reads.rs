@@ -27,13 +27,15 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// The schema in the database that [`SEEDED_DATABASE_URL`] names; without it, in one that these statements fill.
+    /// The schema in the database that [`SEEDED_DATABASE_URL`] names; without it, in one that these statements fill. The
+    /// connection has these settings.
     ///
     /// # Errors
     /// When there is no Postgres, or it doesn't do so.
     pub async fn of(
         schema: &'static str,
         migrations: &Migrator,
+        settings: &[(&'static str, &'static str)],
         seed: &[&'static str],
     ) -> anyhow::Result<Self> {
         let (url, database) = match std::env::var(SEEDED_DATABASE_URL) {
@@ -43,7 +45,9 @@ impl Reads {
                 (database.url(), Some(database))
             }
         };
-        let options = PgConnectOptions::from_str(&url)?.options([("search_path", schema)]);
+        let options = PgConnectOptions::from_str(&url)?
+            .options([("search_path", schema)])
+            .options(settings.iter().copied());
         if database.is_some() {
             let mut connection = options.connect().await?;
             connection.execute(AssertSqlSafe(format!("create schema {schema}"))).await?;
