@@ -130,11 +130,20 @@ impl Consumer {
     /// before NATS knows that we have left.
     async fn leave(&self, mut intake: Intake) {
         const SOON: Duration = Duration::from_millis(100);
-        // What NATS has sent so far is here after that.
-        if tokio::time::timeout(SOON, self.bus.client().flush()).await.is_err() {
-            tracing::debug!("NATS does not answer");
+        const ROUNDS: usize = 16;
+        let mut rest = intake.rest();
+        for _ in 0..ROUNDS {
+            // What NATS has sent until then is here after that; it may be at sending more.
+            if let Err(error) = self.bus.round_trip().await {
+                tracing::debug!(error = format!("{error:#}"), "what NATS has delivered is not all here");
+                break;
+            }
+            let more = intake.rest();
+            if more.is_empty() {
+                break;
+            }
+            rest.extend(more);
         }
-        let rest = intake.rest();
         drop(intake);
         ack_all(rest.iter().collect(), AckKind::Nak(Some(SOON))).await;
     }
