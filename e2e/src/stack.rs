@@ -223,7 +223,7 @@ impl Stack {
     }
 
     /// Its nats-servers.
-    fn servers(&self) -> impl Iterator<Item = &NatsServer> {
+    pub fn servers(&self) -> impl Iterator<Item = &NatsServer> {
         std::iter::once(&self.nats).chain(&self.more_nats)
     }
 

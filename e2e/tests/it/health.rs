@@ -1,5 +1,6 @@
 use e2e::{Kind, Options, Stack, chaos::Flow, eventually};
 use std::time::{Duration, Instant};
+use testkit::NatsServer;
 
 async fn turns(stack: &Stack, kind: Kind, status: u16) {
     let what = format!("{status} of {kind:?}");
@@ -9,13 +10,14 @@ async fn turns(stack: &Stack, kind: Kind, status: u16) {
 #[tokio::test]
 async fn a_stalled_nats_shows_and_passes() {
     let stack = Stack::start().await;
-    stack.nats.stop();
+    // Of a cluster, all: where one stalls, its clients go to another.
+    stack.servers().for_each(NatsServer::stop);
     let stalled = Instant::now();
     for kind in Kind::ALL {
         turns(&stack, kind, 503).await;
     }
     assert!(stalled.elapsed() < Duration::from_secs(10), "{:?}", stalled.elapsed());
-    stack.nats.cont();
+    stack.servers().for_each(NatsServer::cont);
     stack.ready().await;
 }
 

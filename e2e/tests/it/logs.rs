@@ -11,6 +11,7 @@ async fn no_log_tells_a_token_a_text_or_an_address() {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = lines.clone();
     let options = Options {
+        counts: [1; 4],
         env: vec![
             ("RUST_LOG", "debug".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
