@@ -30,9 +30,9 @@ struct Job {
 /// Starts asking, over a connection of its own: one of Postgres' processes that has everything at hand.
 pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Doors {
     let (sender, jobs) = mpsc::channel(WAITING);
+    let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
     // All that is written are names, which are seen again: nobody waits for the disk.
-    let options = pool.connect_options().as_ref().clone().options([("synchronous_commit", "off")]);
-    tasks.spawn(run(jobs, options));
+    tasks.spawn(run(jobs, options.options([("synchronous_commit", "off")])));
     Doors(sender)
 }
 

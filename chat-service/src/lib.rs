@@ -50,7 +50,7 @@ impl ChatService {
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { config, admin, shutdown } = self;
         let Some(bus) = Bus::connect("chat-service", &config.nats, &shutdown).await? else { return Ok(()) };
-        let Some(pool) = postgres::open("chat", &MIGRATIONS, &config.database, &shutdown).await? else {
+        let Some(pool) = postgres::open("chat", &MIGRATIONS, &[], &config.database, &shutdown).await? else {
             return Ok(());
         };
         for stream in [service::streams::chat_log(), service::streams::events_out()] {

@@ -201,7 +201,8 @@ pub async fn members(
     Ok(members)
 }
 
-/// Head and members of the conversation of each who wants in, as they see it.
+/// Head and members of the conversation of each who wants in, as they see it. For a connection with
+/// [`postgres::PLANS`](service::postgres::PLANS).
 pub async fn members_of_each(db: impl PgExecutor<'_>, entries: &[&Enter]) -> sqlx::Result<Vec<Members>> {
     let rows = sqlx::query(
         "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at,

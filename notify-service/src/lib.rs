@@ -77,7 +77,8 @@ impl NotifyService {
         let Some(bus) = Bus::connect("notify-service", &self.config.nats, &shutdown).await? else {
             return Ok(());
         };
-        let Some(pool) = postgres::open("notify", &MIGRATIONS, &self.config.database, &shutdown).await?
+        let Some(pool) =
+            postgres::open("notify", &MIGRATIONS, &postgres::PLANS, &self.config.database, &shutdown).await?
         else {
             return Ok(());
         };

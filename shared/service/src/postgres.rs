@@ -10,7 +10,7 @@ use sqlx::{
 use std::{str::FromStr, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// How every query is planned: once for a connection, as planning one costs several times what it does; and by index, row by
+/// How the queries of a connection are planned: once, as planning one costs several times what it does; and by index, row by
 /// row, which is right for any table, whether it is empty or has a billion rows.
 pub const PLANS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
@@ -21,13 +21,15 @@ pub const PLANS: [(&str, &str); 5] = [
 ];
 
 /// Connects to this service's own schema and brings it up to date, saying every few seconds that it still tries;
-/// `None` when the token is cancelled first. Replicas that start at once wait for each other's migrations.
+/// `None` when the token is cancelled first. Replicas that start at once wait for each other's migrations. Each connection has
+/// these settings.
 ///
 /// # Errors
 /// When the configuration can't be used, or a migration fails for a reason that will not pass.
 pub async fn open(
     schema: &'static str,
     migrations: &Migrator,
+    settings: &[(&'static str, &'static str)],
     config: &config::Database,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<PgPool>> {
@@ -35,7 +37,7 @@ pub async fn open(
         .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not an address of Postgres"))?
         .application_name(schema)
         .options([("search_path", schema)])
-        .options(PLANS)
+        .options(settings.iter().copied())
         .log_statements(tracing::log::LevelFilter::Trace);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
     loop {
