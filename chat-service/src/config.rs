@@ -24,7 +24,7 @@ pub struct Config {
     #[arg(long, env = "CONVERSATIONS_BY", value_enum, default_value_t = ConversationsBy::Anyone)]
     pub conversations_by: ConversationsBy,
     /// Batches of messages that are written at once, each over a connection of its own
-    #[arg(long, env = "CHAT_LANES", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, env = "CHAT_LANES", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub lanes: u8,
 }
 

@@ -4,7 +4,7 @@ use chat_service::{ChatService, Config};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service::main(
-        |config: Config, shutdown| async move { ChatService::bind(config, shutdown).await?.run().await },
-    )
+    service::main(service::Workers::One, |config: Config, shutdown| async move {
+        ChatService::bind(config, shutdown).await?.run().await
+    })
 }

@@ -1,7 +1,8 @@
 //! Telling the others what was committed: at once in the ordinary case, after a crash by whichever replica finds it.
 //!
 //! Gateways hear it over core NATS, which may lose it: they find the hole by `seq`. notify-service hears it over
-//! JetStream, and an entry leaves the outbox only when JetStream has acknowledged that. Told twice does no harm.
+//! JetStream a moment later, of several commits together, as each publication there costs as much as a commit; an entry
+//! leaves the outbox only when JetStream has acknowledged that. Told twice does no harm.
 
 use crate::{
     reports,
@@ -25,13 +26,16 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Entries told but not yet acknowledged by JetStream; of further ones nobody waits for the acknowledgement.
-const IN_FLIGHT: usize = 1024;
-/// From one taking of entries out of the table to the next: each is a commit.
-const FORGET: Duration = Duration::from_millis(100);
+/// Entries that wait for JetStream; further ones stay in the table until they are stale.
+const WAITING: usize = 1024;
+/// From one telling of JetStream to the next. One that comes alone goes at once; and what a burst of messages does to an
+/// inbox is mostly undone by the next message, which costs little where notify-service hears of both together.
+const EVERY: Duration = Duration::from_millis(200);
+/// Who is to be notified of the messages told in one, at most, unless one commit alone has more.
+const TOGETHER: usize = 1_000;
 /// How old an entry is before someone else than its writer tells it.
 const STALE: Duration = Duration::from_secs(3);
 /// How often stale entries are looked for.
@@ -64,10 +68,11 @@ pub struct Commit {
 /// An event, and the step of telling it.
 type Telling = (ChatEvent, Span);
 
-/// An entry that the gateways were told, and JetStream is being told.
+/// Entries of the outbox that the gateways were told, and JetStream is to be told as one.
+#[derive(Debug)]
 struct Told {
-    outbox_id: i64,
-    ack: PublishAckFuture,
+    outbox_ids: Vec<i64>,
+    entry: LogEntry,
 }
 
 impl Commit {
@@ -98,9 +103,9 @@ impl Commit {
 
 /// Starts what empties the outbox.
 pub fn start(bus: Bus, pool: PgPool, tasks: &TaskTracker, shutdown: CancellationToken) -> Outbox {
-    let (told, receiver) = mpsc::channel(IN_FLIGHT);
+    let (told, receiver) = mpsc::channel(WAITING);
     let looked = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
-    tasks.spawn(forget(receiver, pool.clone()));
+    tasks.spawn(log(bus.clone(), receiver, pool.clone()));
     tasks.spawn(look(bus.clone(), pool, looked.clone(), shutdown));
     Outbox { bus, told, looked }
 }
@@ -109,29 +114,26 @@ impl Outbox {
     /// Tells of stored messages.
     pub async fn tell(&self, outbox_id: i64, commit: Commit) {
         let Commit { events, log, .. } = commit;
-        self.tell_all(outbox_id, &events, &LogEntry::Stored { messages: log }).await;
+        self.tell_all(outbox_id, &events, LogEntry::Stored { messages: log }).await;
     }
 
     /// Tells of a marker that moved.
     pub async fn tell_read(&self, outbox_id: i64, marker: Marker) {
         let publish = Span::under(trace::current(), "publish", Kind::Producer);
-        self.tell_all(outbox_id, &[(ChatEvent::Read(marker), publish)], &read_entry(&marker)).await;
+        self.tell_all(outbox_id, &[(ChatEvent::Read(marker), publish)], read_entry(&marker)).await;
     }
 
-    async fn tell_all(&self, outbox_id: i64, events: &[Telling], entry: &LogEntry) {
+    async fn tell_all(&self, outbox_id: i64, events: &[Telling], entry: LogEntry) {
         if !self.bus.is_connected() {
             return; // The entry stays, and is told once NATS is back.
         }
-        match publish(&self.bus, outbox_id, events, entry).await {
-            Ok(ack) => {
-                // Full: JetStream is slow, which must not slow the chat. The entry stays, and is told again.
-                if self.told.try_send(Told { outbox_id, ack }).is_err() {
-                    metrics::counter!("chat_outbox_full_total").increment(1);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), outbox_id, "tell of a commit; will be repeated")
-            }
+        if let Err(error) = publish_events(&self.bus, events).await {
+            tracing::warn!(error = format!("{error:#}"), outbox_id, "tell of a commit; will be repeated");
+            return;
+        }
+        // Full: JetStream is slow, which must not slow the chat. The entry stays, and is told again.
+        if self.told.try_send(Told { outbox_ids: vec![outbox_id], entry }).is_err() {
+            metrics::counter!("chat_outbox_full_total").increment(1);
         }
     }
 
@@ -167,40 +169,45 @@ fn read_entry(marker: &Marker) -> LogEntry {
     }
 }
 
-/// Tells the gateways, then JetStream, over one connection: whoever hears of the second finds the first on its way.
-async fn publish(
-    bus: &Bus,
-    outbox_id: i64,
-    events: &[Telling],
-    entry: &LogEntry,
-) -> anyhow::Result<PublishAckFuture> {
+async fn publish_events(bus: &Bus, events: &[Telling]) -> anyhow::Result<()> {
     for (event, step) in events {
         let payload = serde_json::to_vec(event).context("encode an event")?;
         bus.publish_bytes(event.subject(), payload.into(), step.parent()).await?;
     }
-    let payload: Bytes = serde_json::to_vec(entry).context("encode a log entry")?.into();
+    Ok(())
+}
+
+/// Over the connection of the events: whoever hears of this finds them on their way.
+async fn publish_entry(bus: &Bus, told: &Told) -> anyhow::Result<PublishAckFuture> {
+    let payload: Bytes = serde_json::to_vec(&told.entry).context("encode a log entry")?.into();
     let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Nats-Msg-Id", format!("outbox-{outbox_id}"));
+    headers.insert("Nats-Msg-Id", told.message_id());
     bus.jetstream()
-        .publish_with_headers(entry.subject(), headers, payload)
+        .publish_with_headers(told.entry.subject(), headers, payload)
         .await
         .context("publish a log entry")
 }
 
-/// Takes entries out of the table once JetStream has them. What it didn't take stays, and is told again.
-async fn forget(mut told: mpsc::Receiver<Told>, pool: PgPool) {
-    let mut batch = Vec::new();
-    while told.recv_many(&mut batch, IN_FLIGHT).await > 0 {
-        let mut done = Vec::with_capacity(batch.len());
-        for Told { outbox_id, ack } in batch.drain(..) {
-            match ack.await {
-                Ok(_) => done.push(outbox_id),
+/// Tells JetStream, and takes the entries out of the table once it has them. What it didn't take stays, and is told again.
+async fn log(bus: Bus, mut told: mpsc::Receiver<Told>, pool: PgPool) {
+    let mut batch = Vec::with_capacity(WAITING);
+    while told.recv_many(&mut batch, WAITING).await > 0 {
+        let mut published = Vec::new();
+        for told in together(batch.drain(..)) {
+            let ack = publish_entry(&bus, &told).await;
+            published.push((told.outbox_ids, ack));
+        }
+        let mut done = Vec::new();
+        for (outbox_ids, ack) in published {
+            let acknowledged = async { ack?.await.context("JetStream did not take it") };
+            match acknowledged.await {
+                Ok(_) => done.extend(outbox_ids),
                 Err(error) => {
-                    metrics::counter!("chat_outbox_unacknowledged_total").increment(1);
+                    metrics::counter!("chat_outbox_unacknowledged_total").increment(outbox_ids.len() as u64);
                     tracing::warn!(
-                        error = service::bus::chain(&error),
-                        outbox_id,
-                        "JetStream did not take an entry"
+                        error = format!("{error:#}"),
+                        ?outbox_ids,
+                        "tell JetStream; will be repeated"
                     );
                 }
             }
@@ -208,7 +215,52 @@ async fn forget(mut told: mpsc::Receiver<Told>, pool: PgPool) {
         if let Err(error) = postgres::in_time(store::forget_sent(&pool, &done)).await {
             tracing::warn!(error = service::bus::chain(&error), "empty the outbox; will be told again");
         }
-        tokio::time::sleep(FORGET).await;
+        let next = Instant::now() + EVERY;
+        while Instant::now() < next && told.len() < WAITING / 2 && !told.is_closed() {
+            tokio::time::sleep(EVERY / 8).await;
+        }
+    }
+}
+
+/// Puts stored messages together that came one after the other.
+fn together(told: impl IntoIterator<Item = Told>) -> Vec<Told> {
+    let mut all: Vec<Told> = Vec::new();
+    let mut room = 0;
+    for mut next in told {
+        let size = next.recipients();
+        match (all.last_mut(), &mut next) {
+            (
+                Some(Told { outbox_ids, entry: LogEntry::Stored { messages } }),
+                Told { outbox_ids: more_ids, entry: LogEntry::Stored { messages: more } },
+            ) if size <= room => {
+                outbox_ids.append(more_ids);
+                messages.append(more);
+                room -= size;
+            }
+            _ => {
+                room = TOGETHER.saturating_sub(size);
+                all.push(next);
+            }
+        }
+    }
+    all
+}
+
+impl Told {
+    /// What JetStream knows it by, when it is told it twice. Only of the same entries: where one is told again alone, it
+    /// must not count as told because others were.
+    fn message_id(&self) -> String {
+        match self.outbox_ids[..] {
+            [first, .., last] => format!("outbox-{first}-{last}"),
+            _ => format!("outbox-{}", self.outbox_ids.first().copied().unwrap_or_default()),
+        }
+    }
+
+    fn recipients(&self) -> usize {
+        match &self.entry {
+            LogEntry::Stored { messages } => messages.iter().map(|stored| stored.recipients.len()).sum(),
+            LogEntry::Read { .. } => 0,
+        }
     }
 }
 
@@ -242,10 +294,9 @@ async fn heal(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
         let mut done = Vec::with_capacity(stale.len());
         for unsent in &stale {
             let (events, entry) = rebuild(pool, unsent).await?;
-            publish(bus, unsent.outbox_id, &events, &entry)
-                .await?
-                .await
-                .context("JetStream did not take an entry")?;
+            publish_events(bus, &events).await?;
+            let told = Told { outbox_ids: vec![unsent.outbox_id], entry };
+            publish_entry(bus, &told).await?.await.context("JetStream did not take an entry")?;
             done.push(unsent.outbox_id);
         }
         store::forget_sent(&mut *transaction, &done).await?;
@@ -277,4 +328,82 @@ async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<Telling>
         commit.add(&message, people, &Span::none());
     }
     Ok((commit.events, LogEntry::Stored { messages: commit.log }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::MessageId;
+    use proptest::prelude::*;
+
+    fn told() -> impl Strategy<Value = Vec<Told>> {
+        // Of each entry, the recipients of each message; or a marker.
+        let entry = prop_oneof![
+            9 => prop::collection::vec(0..700_usize, 1..4).prop_map(Some),
+            1 => Just(None),
+        ];
+        prop::collection::vec(entry, 0..12).prop_map(|entries| {
+            let mut message_id = 0;
+            let mut next_id = || {
+                message_id += 1;
+                MessageId::new(message_id).unwrap()
+            };
+            let (conversation_id, user) = (ConversationId::new(1).unwrap(), UserId::new(1).unwrap());
+            let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Told {
+                outbox_ids: vec![outbox_id],
+                entry: match recipients {
+                    None => LogEntry::Read { user_id: user, conversation_id, message_id: next_id() },
+                    Some(counts) => LogEntry::Stored {
+                        messages: counts
+                            .into_iter()
+                            .map(|count| Stored {
+                                conversation_id,
+                                message_id: next_id(),
+                                sender_id: user,
+                                sender_username: String::new(),
+                                recipients: vec![user; count],
+                                traceparent: None,
+                            })
+                            .collect(),
+                    },
+                },
+            };
+            (1..).zip(entries).map(entry).collect()
+        })
+    }
+
+    /// Every entry's name, and every message, in order.
+    fn flat(all: &[Told]) -> (Vec<i64>, Vec<MessageId>) {
+        let messages = |told: &Told| match &told.entry {
+            LogEntry::Stored { messages } => messages.iter().map(|stored| stored.message_id).collect(),
+            LogEntry::Read { message_id, .. } => vec![*message_id],
+        };
+        (
+            all.iter().flat_map(|told| told.outbox_ids.clone()).collect(),
+            all.iter().flat_map(messages).collect(),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_together_is_what_was_to_be_told_in_its_order(told in told()) {
+            let before = flat(&told);
+            let all = together(told);
+            prop_assert_eq!(flat(&all), before);
+            for told in &all {
+                prop_assert!(told.outbox_ids.len() == 1 || told.recipients() <= TOGETHER);
+            }
+            let ids: std::collections::HashSet<_> = all.iter().map(Told::message_id).collect();
+            prop_assert_eq!(ids.len(), all.len());
+        }
+    }
+
+    #[test]
+    fn small_commits_go_together() {
+        let stored =
+            |outbox_id| Told { outbox_ids: vec![outbox_id], entry: LogEntry::Stored { messages: vec![] } };
+        let all = together((1..=50).map(stored));
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].message_id(), "outbox-1-50");
+    }
 }

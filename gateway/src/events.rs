@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     sync::{Notify, watch},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use wire::{Message, Op};
@@ -36,6 +36,9 @@ const READ: usize = 64 * 1024;
 const KEEP: usize = 1024 * 1024;
 /// How often a server is asked whether it is there; one that has not answered after two of these is not.
 const PING: Duration = Duration::from_secs(3);
+/// Between two writings. A handshake over any network takes longer, and at a thousand a second, what each of them costs the
+/// server and us is mostly that both wake for it.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long a server may take to take what is written.
 const WRITE: Duration = Duration::from_secs(10);
 /// Bytes that wait to be written, at most: more than any number of handshakes under way makes.
@@ -258,17 +261,22 @@ impl Events {
         }
     }
 
-    /// Writes what gathers while the last ping is under way.
+    /// Writes what gathers while the last ping is under way, and for a moment after the last writing.
     async fn write(&self, writer: &mut WriteHalf<Box<dyn dial::Stream>>) -> Result<Infallible, Lost> {
         let mut ticks = interval(PING);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 () = self.0.wake.notified() => {}
                 _ = ticks.tick() => self.outgoing().tick()?,
             }
+            sleep_until(next).await;
             let commands = self.outgoing().take(true)?;
-            write(writer, &commands).await?;
+            if !commands.is_empty() {
+                write(writer, &commands).await?;
+                next = Instant::now() + GATHER;
+            }
         }
     }
 
@@ -330,9 +338,6 @@ impl Outgoing {
 }
 
 async fn write(writer: &mut WriteHalf<Box<dyn dial::Stream>>, commands: &[u8]) -> Result<(), Lost> {
-    if commands.is_empty() {
-        return Ok(());
-    }
     let written = async {
         writer.write_all(commands).await?;
         writer.flush().await

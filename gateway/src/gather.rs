@@ -6,6 +6,7 @@
 use std::time::Duration;
 use tokio::{
     sync::mpsc,
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -29,6 +30,8 @@ impl<T> Gather<T> {
     /// The next batch, in the order in which it came; `None` once every sender is gone and everything is taken.
     pub async fn next(&mut self) -> Option<Vec<T>> {
         let mut batch = vec![self.queue.recv().await?];
+        // Those who woke with the one who sent it have their turn first.
+        yield_now().await;
         if self.queue.len() + 1 < self.most {
             sleep_until(self.next).await;
         }

@@ -4,7 +4,7 @@ use gateway::{Config, Gateway};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service::main(
-        |config: Config, shutdown| async move { Gateway::bind(config, shutdown).await?.run().await },
-    )
+    service::main(service::Workers::PerProcessor, |config: Config, shutdown| async move {
+        Gateway::bind(config, shutdown).await?.run().await
+    })
 }

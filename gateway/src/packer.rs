@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 /// Sends that wait for a pack; more wait at their sockets.
 const WAITING: usize = 4096;
 /// Packs under way at once.
-const UNDER_WAY: usize = 4;
+const UNDER_WAY: usize = 2;
 /// How long one attempt may take: a chat-service that was killed never answers.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
 

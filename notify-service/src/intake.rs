@@ -7,7 +7,6 @@ use async_nats::jetstream::{AckKind, Message, consumer::pull};
 use futures_util::{FutureExt, StreamExt};
 use service::Bus;
 use std::{collections::VecDeque, time::Duration};
-use tokio::time::Instant;
 
 /// Messages of a batch, and messages that are asked for at once: the next ones come while a batch is stored.
 const BATCH: usize = 500;
@@ -17,19 +16,13 @@ const BYTES: usize = 32 * 1024 * 1024;
 const BUSY: usize = 32;
 /// How long.
 const GATHER: Duration = Duration::from_millis(20);
-/// From one batch of the chat's log to the next, at least: what a burst of messages does to an inbox is mostly undone by
-/// the next one, and costs next to nothing where both are in one batch. A message that comes alone waits for nothing.
-const CHAT_PAUSE: Duration = Duration::from_millis(200);
 /// Messages that are held while a batch takes its time.
 const HELD: usize = 2 * BATCH;
 
 /// The messages of one consumer.
 pub struct Intake {
-    source: Source,
     stream: pull::Stream,
     held: VecDeque<Message>,
-    /// When the last batch was taken.
-    taken: Option<Instant>,
 }
 
 impl Intake {
@@ -52,11 +45,11 @@ impl Intake {
             .heartbeat(Duration::from_secs(5))
             .messages();
         let stream = messages.await.context("pull from the consumer")?;
-        Ok(Self { source, stream, held: VecDeque::new(), taken: None })
+        Ok(Self { stream, held: VecDeque::new() })
     }
 
-    /// A message, what else is there, and what comes in a moment: where that is much, or, of the chat's log, where the
-    /// last batch was a moment ago. Nothing is lost where this is dropped before it is ready.
+    /// A message, what else is there, and, where that is much, what comes in a moment. Nothing is lost where this is
+    /// dropped before it is ready.
     ///
     /// # Errors
     /// When NATS says that there won't be any more.
@@ -66,18 +59,10 @@ impl Intake {
             self.held.push_back(first.context("pull from the consumer")?);
         }
         self.fill(BATCH);
-        match (self.source, self.taken) {
-            (Source::Chat, Some(taken)) => {
-                tokio::time::sleep_until(taken + CHAT_PAUSE).await;
-                self.fill(BATCH);
-            }
-            (Source::Events, _) if (BUSY..BATCH).contains(&self.held.len()) => {
-                tokio::time::sleep(GATHER).await;
-                self.fill(BATCH);
-            }
-            _ => {}
+        if (BUSY..BATCH).contains(&self.held.len()) {
+            tokio::time::sleep(GATHER).await;
+            self.fill(BATCH);
         }
-        self.taken = Some(Instant::now());
         Ok(self.held.drain(..self.held.len().min(BATCH)).collect())
     }
 

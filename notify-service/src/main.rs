@@ -4,7 +4,7 @@ use notify_service::{Config, NotifyService};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service::main(async |config: Config, shutdown| {
+    service::main(service::Workers::One, async |config: Config, shutdown| {
         NotifyService::bind(config, shutdown.clone()).await?.run(shutdown).await
     })
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use typing_service::{Config, TypingService};
 
 fn main() -> ExitCode {
-    service::main(|config: Config, shutdown| async move {
+    service::main(service::Workers::One, |config: Config, shutdown| async move {
         TypingService::bind(config, shutdown.clone()).await?.run(shutdown).await
     })
 }

@@ -89,11 +89,11 @@ impl Event for ChatEvent {
     }
 }
 
-/// chat-service → notify-service, over [`LOG_STREAM`]: one commit's worth. May arrive twice, never not at all.
+/// chat-service → notify-service, over [`LOG_STREAM`]. May arrive twice, never not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum LogEntry {
-    /// Messages that were stored together.
+    /// Messages that were stored, in one commit or several.
     Stored {
         /// In the order in which they were stored.
         messages: Vec<Stored>,

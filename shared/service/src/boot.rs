@@ -9,9 +9,18 @@ use std::{future::Future, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// How many threads a service's tasks run on, unless `TOKIO_WORKER_THREADS` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// One: such a service mostly waits for Postgres and NATS, and a second thread's looking for work costs it more.
+    One,
+    /// One for each processor.
+    PerProcessor,
+}
+
 /// The whole of a service's `main`: reads the configuration, starts logs and traces, runs the service until SIGTERM
 /// or SIGINT cancels the token, and says how it ended: 0 after a clean stop, 2 for a wrong configuration, 1 else.
-pub fn main<C, F>(run: impl FnOnce(C, CancellationToken) -> F) -> ExitCode
+pub fn main<C, F>(workers: Workers, run: impl FnOnce(C, CancellationToken) -> F) -> ExitCode
 where
     C: clap::Parser + AsRef<Telemetry>,
     F: Future<Output = anyhow::Result<()>>,
@@ -20,7 +29,7 @@ where
         Ok(config) => config,
         Err(exit) => return exit.print(),
     };
-    match boot(C::command().get_name(), config, run) {
+    match boot(C::command().get_name(), workers, config, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, wherever it goes: logs may be filtered out, or not there yet.
@@ -34,14 +43,22 @@ where
     }
 }
 
-fn boot<C, F>(name: &str, config: C, run: impl FnOnce(C, CancellationToken) -> F) -> anyhow::Result<()>
+fn boot<C, F>(
+    name: &str,
+    workers: Workers,
+    config: C,
+    run: impl FnOnce(C, CancellationToken) -> F,
+) -> anyhow::Result<()>
 where
     C: AsRef<Telemetry>,
     F: Future<Output = anyhow::Result<()>>,
 {
     logs::start(config.as_ref())?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if workers == Workers::One && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        runtime.worker_threads(1);
+    }
+    let runtime = runtime.enable_all().build().context("start the runtime")?;
     metrics::identify(name);
     // Dropped before the runtime that carries the last spans.
     let _tracing = trace::export::start(name, config.as_ref(), runtime.handle())?;

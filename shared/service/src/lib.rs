@@ -16,7 +16,7 @@ pub mod trace;
 
 pub use admin::Admin;
 pub use backoff::Backoff;
-pub use boot::main;
+pub use boot::{Workers, main};
 pub use bus::{Bus, RequestError};
 pub use endpoints::Endpoints;
 pub use trace::Span;
