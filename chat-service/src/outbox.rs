@@ -34,8 +34,8 @@ const WAITING: usize = 1024;
 /// From one telling of JetStream to the next. One that comes alone goes at once; and what a burst of messages does to an
 /// inbox is mostly undone by the next message, which costs little where notify-service hears of both together.
 const EVERY: Duration = Duration::from_millis(200);
-/// Who is to be notified of the messages told in one, at most, unless one commit alone has more.
-const TOGETHER: usize = 1_000;
+/// Bytes of JSON that are told in one, at most, unless one commit alone has more: half of what NATS takes.
+const TOGETHER: usize = 512 * 1024;
 /// How old an entry is before someone else than its writer tells it.
 const STALE: Duration = Duration::from_secs(3);
 /// How often stale entries are looked for.
@@ -227,7 +227,7 @@ fn together(told: impl IntoIterator<Item = Told>) -> Vec<Told> {
     let mut all: Vec<Told> = Vec::new();
     let mut room = 0;
     for mut next in told {
-        let size = next.recipients();
+        let size = next.bytes();
         match (all.last_mut(), &mut next) {
             (
                 Some(Told { outbox_ids, entry: LogEntry::Stored { messages } }),
@@ -256,10 +256,15 @@ impl Told {
         }
     }
 
-    fn recipients(&self) -> usize {
+    /// Bytes of JSON, rather too many than too few.
+    fn bytes(&self) -> usize {
+        let stored = |stored: &Stored| {
+            let username = service::bus::json_len(&stored.sender_username);
+            256 + username + 20 * stored.recipients.len()
+        };
         match &self.entry {
-            LogEntry::Stored { messages } => messages.iter().map(|stored| stored.recipients.len()).sum(),
-            LogEntry::Read { .. } => 0,
+            LogEntry::Stored { messages } => messages.iter().map(stored).sum(),
+            LogEntry::Read { .. } => 256,
         }
     }
 }
@@ -339,7 +344,7 @@ mod tests {
     fn told() -> impl Strategy<Value = Vec<Told>> {
         // Of each entry, the recipients of each message; or a marker.
         let entry = prop_oneof![
-            9 => prop::collection::vec(0..700_usize, 1..4).prop_map(Some),
+            9 => prop::collection::vec(0..3_000_usize, 1..4).prop_map(Some),
             1 => Just(None),
         ];
         prop::collection::vec(entry, 0..12).prop_map(|entries| {
@@ -348,7 +353,8 @@ mod tests {
                 message_id += 1;
                 MessageId::new(message_id).unwrap()
             };
-            let (conversation_id, user) = (ConversationId::new(1).unwrap(), UserId::new(1).unwrap());
+            let (conversation_id, user) =
+                (ConversationId::new(i64::MAX).unwrap(), UserId::new(i64::MAX).unwrap());
             let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Told {
                 outbox_ids: vec![outbox_id],
                 entry: match recipients {
@@ -360,9 +366,11 @@ mod tests {
                                 conversation_id,
                                 message_id: next_id(),
                                 sender_id: user,
-                                sender_username: String::new(),
+                                sender_username: "\"".repeat(count % 200),
                                 recipients: vec![user; count],
-                                traceparent: None,
+                                traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+                                    .parse()
+                                    .ok(),
                             })
                             .collect(),
                     },
@@ -391,7 +399,9 @@ mod tests {
             let all = together(told);
             prop_assert_eq!(flat(&all), before);
             for told in &all {
-                prop_assert!(told.outbox_ids.len() == 1 || told.recipients() <= TOGETHER);
+                let json = serde_json::to_vec(&told.entry).unwrap();
+                prop_assert!(json.len() <= told.bytes());
+                prop_assert!(told.outbox_ids.len() == 1 || told.bytes() <= TOGETHER);
             }
             let ids: std::collections::HashSet<_> = all.iter().map(Told::message_id).collect();
             prop_assert_eq!(ids.len(), all.len());

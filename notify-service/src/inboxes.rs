@@ -17,7 +17,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 /// Notifications that one transaction stores at most.
-pub const OPS_PER_TRANSACTION: usize = 2_000;
+pub const OPS_PER_TRANSACTION: usize = 4_000;
 /// A transaction that takes longer is given up: what it waits for does not answer.
 const TRANSACTION: Duration = Duration::from_secs(8);
 
