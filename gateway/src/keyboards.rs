@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 /// Inputs that wait; further ones are refused.
 const WAITING: usize = 16 * limits::TYPING_INPUTS;
 /// Between two packs of inputs. Nobody sees that someone starts so much later.
-const EVERY: Duration = Duration::from_millis(10);
+const EVERY: Duration = Duration::from_millis(25);
 
 /// The way to typing-service.
 pub struct Keyboards(mpsc::Sender<TypingInput>);
