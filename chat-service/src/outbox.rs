@@ -137,7 +137,7 @@ impl Outbox {
         }
     }
 
-    /// What says how many entries are not yet acknowledged, without keeping the outbox going.
+    /// What says how many entries wait for JetStream, without keeping the outbox going.
     pub fn depth(&self) -> impl Fn() -> usize + Send + Sync + use<> {
         let told = self.told.downgrade();
         move || told.upgrade().map_or(0, |told| told.max_capacity() - told.capacity())

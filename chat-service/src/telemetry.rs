@@ -20,14 +20,8 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("chat_answers_late_total", "Questions given up because their answer took too long."),
     Metric::gauge("chat_outbox_age_seconds", "Age of the oldest commit that JetStream has not acknowledged.")
         .seconds(),
-    Metric::gauge(
-        "chat_outbox_told_entries",
-        "Commits that JetStream was told and has not acknowledged yet.",
-    ),
-    Metric::counter(
-        "chat_outbox_full_total",
-        "Commits whose acknowledgement nobody waits for, as too many do.",
-    ),
+    Metric::gauge("chat_outbox_told_entries", "Commits that JetStream is to be told with the next ones."),
+    Metric::counter("chat_outbox_full_total", "Commits that found too many waiting; told again."),
     Metric::counter("chat_outbox_unacknowledged_total", "Commits that JetStream did not take; told again."),
     Metric::counter("chat_outbox_healed_total", "Commits that their writer left untold, told by a replica."),
 ];
