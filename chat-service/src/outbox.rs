@@ -13,6 +13,7 @@ use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
 use contract::chat::{ChatEvent, LogEntry, Marker, Message, Stored};
 use contract::{ConversationId, Event, UserId};
+use futures_util::future::join_all;
 use service::{
     Bus, Span, postgres,
     trace::{self, Kind},
@@ -195,23 +196,10 @@ async fn log(bus: Bus, mut told: mpsc::Receiver<Told>, pool: PgPool) {
         let mut published = Vec::new();
         for told in together(batch.drain(..)) {
             let ack = publish_entry(&bus, &told).await;
+            let ack = async { ack?.await.map(drop).context("JetStream did not take it") };
             published.push((told.outbox_ids, ack));
         }
-        let mut done = Vec::new();
-        for (outbox_ids, ack) in published {
-            let acknowledged = async { ack?.await.context("JetStream did not take it") };
-            match acknowledged.await {
-                Ok(_) => done.extend(outbox_ids),
-                Err(error) => {
-                    metrics::counter!("chat_outbox_unacknowledged_total").increment(outbox_ids.len() as u64);
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        ?outbox_ids,
-                        "tell JetStream; will be repeated"
-                    );
-                }
-            }
-        }
+        let done = acknowledged(published).await;
         if let Err(error) = postgres::in_time(store::forget_sent(&pool, &done)).await {
             tracing::warn!(error = service::bus::chain(&error), "empty the outbox; will be told again");
         }
@@ -220,6 +208,19 @@ async fn log(bus: Bus, mut told: mpsc::Receiver<Told>, pool: PgPool) {
             tokio::time::sleep(EVERY / 8).await;
         }
     }
+}
+
+/// Those that JetStream acknowledges. All are waited for at once, as each takes seconds where the acknowledgements are lost.
+async fn acknowledged(published: Vec<(Vec<i64>, impl Future<Output = anyhow::Result<()>>)>) -> Vec<i64> {
+    let acknowledged = published.into_iter().map(async |(outbox_ids, ack)| match ack.await {
+        Ok(()) => outbox_ids,
+        Err(error) => {
+            metrics::counter!("chat_outbox_unacknowledged_total").increment(outbox_ids.len() as u64);
+            tracing::warn!(error = format!("{error:#}"), ?outbox_ids, "tell JetStream; will be repeated");
+            Vec::new()
+        }
+    });
+    join_all(acknowledged).await.concat()
 }
 
 /// Puts stored messages together that came one after the other.
@@ -415,5 +416,21 @@ mod tests {
         let all = together((1..=50).map(stored));
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].message_id(), "outbox-1-50");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acknowledgements_that_are_lost_are_waited_for_at_once() {
+        let start = Instant::now();
+        let ack = |outbox_id: i64| async move {
+            if outbox_id % 2 == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            anyhow::bail!("timed out")
+        };
+        let published = (1..=100).map(|outbox_id| (vec![outbox_id], ack(outbox_id))).collect();
+        let expected: Vec<i64> = (1..=50).map(|half| 2 * half).collect();
+        assert_eq!(acknowledged(published).await, expected);
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
     }
 }
