@@ -149,30 +149,14 @@ async fn a_replay_of_what_was_replayed_is_still_the_first_event() {
     desk.list(1).await;
 }
 
-/// Publishes with headers that no client library would send.
-async fn publish_raw(stack: &Stack, headers: &[u8], body: &[u8]) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut socket =
-        tokio::net::TcpStream::connect(stack.nats.url().trim_start_matches("nats://")).await.unwrap();
-    let publish =
-        format!("HPUB events.payment_completed {} {}\r\n", headers.len(), headers.len() + body.len());
-    let user = format!(r#""user":"operator","pass":"{}""#, testkit::accounts::password("operator"));
-    let connect = format!("CONNECT {{\"verbose\":false,\"headers\":true,{user}}}\r\n");
-    let words = [connect.as_bytes(), publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
-    socket.write_all(&words).await.unwrap();
-    let mut said = String::new();
-    while !said.contains("PONG") {
-        let mut part = [0; 4_096];
-        let len = e2e::within("NATS to answer", socket.read(&mut part)).await.unwrap();
-        said += &String::from_utf8_lossy(&part[..len]);
-    }
-}
-
 #[tokio::test]
 async fn what_has_unreadable_headers_is_replayed_without_them_only_when_told() {
     let desk = Desk::open(Options::default()).await;
     let body = json!({"user_id": 1, "data": {"payment_id": 5}}).to_string();
-    publish_raw(&desk.stack, b"NATS/1.0\r\nX-Name: Ren\xe9\r\n\r\n", body.as_bytes()).await;
+    let headers = b"NATS/1.0\r\nX-Name: Ren\xe9\r\n\r\n";
+    let nats = &desk.stack.nats;
+    let sent = nats.publish_raw(Some("operator"), "events.payment_completed", headers, body.as_bytes());
+    e2e::within("JetStream", sent).await.unwrap();
     let seq = seq(&desk.list(1).await[0]);
     assert!(desk.ask(&["show", &seq]).await.unwrap().contains("in base64: TkFUUy8xLjAN"));
     let error = desk.ask(&["replay", &seq]).await.unwrap_err();

@@ -255,21 +255,8 @@ async fn old_notifications_go_and_the_counts_stay_exact() {
 
 /// Publishes with headers that no client library would send.
 async fn publish_raw(app: &App, headers: &[u8], body: &[u8]) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let addr = app.nats.url().trim_start_matches("nats://").to_owned();
-    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let (part, all) = (headers.len(), headers.len() + body.len());
-    let publish = format!("HPUB events.payment_completed {part} {all}\r\n");
-    let connect = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n";
-    let words = [&connect[..], publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
-    socket.write_all(&words).await.unwrap();
-    let mut said = String::new();
-    while !said.contains("PONG") {
-        let mut part = vec![0; 4_096];
-        let len = within("NATS to answer", socket.read(&mut part)).await.unwrap();
-        assert!(len > 0, "NATS said only {said}");
-        said += &String::from_utf8_lossy(&part[..len]);
-    }
+    let sent = app.nats.publish_raw(None, "events.payment_completed", headers, body);
+    within("JetStream", sent).await.unwrap();
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
 use crate::{
     accounts, place,
@@ -164,6 +165,41 @@ impl NatsServer {
         })
         .await?;
         Ok(())
+    }
+
+    /// Publishes headers as they are, also such as no client library would send, as one of the users of
+    /// `accounts.conf` where it has those. A stream keeps the message when this returns.
+    ///
+    /// # Errors
+    /// When no stream acknowledges it.
+    pub async fn publish_raw(
+        &self,
+        user: Option<&str>,
+        subject: &str,
+        headers: &[u8],
+        body: &[u8],
+    ) -> anyhow::Result<()> {
+        const REPLY: &str = "_INBOX.raw";
+        let user = user
+            .map(|name| format!(r#","user":"{name}","pass":"{}""#, accounts::password(name)))
+            .unwrap_or_default();
+        let (of_headers, of_all) = (headers.len(), headers.len() + body.len());
+        let words = format!(
+            "CONNECT {{\"verbose\":false,\"headers\":true{user}}}\r\nSUB {REPLY} 1\r\n\
+             HPUB {subject} {REPLY} {of_headers} {of_all}\r\n"
+        );
+        let mut socket = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+        socket.write_all(&[words.as_bytes(), headers, body, b"\r\n"].concat()).await?;
+        let mut lines = tokio::io::BufReader::new(socket).lines();
+        while let Some(line) = lines.next_line().await? {
+            match line.strip_prefix('{') {
+                Some(answer) if answer.starts_with(r#""stream""#) => return Ok(()),
+                Some(_) => bail!("no stream took it: {line}"),
+                None if line.starts_with("-ERR") => bail!("nats-server refused it: {line}"),
+                None => {}
+            }
+        }
+        bail!("nats-server hung up")
     }
 
     /// Freezes it: connections stay open, nothing answers.
