@@ -1,4 +1,5 @@
-use e2e::{Kind, Options, Stack, eventually};
+use crate::is_notified;
+use e2e::{Kind, Options, Stack};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use std::{io::Write, path::PathBuf, process::Command};
@@ -43,13 +44,7 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     let paid = r#"{"user_id":2,"data":{"payment_id":789}}"#;
     let backend = stack.backend().await;
     backend.publish("events.payment_completed", paid.into()).await.unwrap();
-    let notified = async |stack: &Stack, count| {
-        let unread = || async {
-            (stack.get("/api/notifications/unread_count", 2).await["unread_count"] == count).then_some(())
-        };
-        eventually("the notifications", unread).await;
-    };
-    notified(&stack, 2).await;
+    is_notified(&stack, 2, 2, 3).await;
     let before = history(&stack, id).await;
 
     let dump = run("pg_dump", &["--format=custom", "--schema=chat", "--schema=notify", "--dbname"], &stack);
@@ -85,5 +80,5 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     // The stream counts from 1 again, and its first event is none of before.
     let backend = stack.backend().await;
     backend.publish("events.payment_completed", paid.into()).await.unwrap();
-    notified(&stack, 3).await;
+    is_notified(&stack, 2, 3, 4).await;
 }

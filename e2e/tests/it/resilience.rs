@@ -1,3 +1,4 @@
+use crate::{is_notified, unread};
 use e2e::{Kind, Options, Stack, eventually};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -103,10 +104,7 @@ async fn nats_and_postgres_may_die_and_come_back() {
     assert_eq!(said["seq"], 2);
     assert_eq!(ben.next().await["content"], "after");
     // The notification's way is whole again, too.
-    let unread = || async {
-        (stack.get("/api/notifications/unread_count", 2).await["unread_count"] == 1).then_some(())
-    };
-    eventually("the notification", unread).await;
+    is_notified(&stack, 2, 1, 2).await;
 }
 
 async fn say_until_stored(socket: &mut e2e::Socket, text: &str) -> Value {
@@ -220,13 +218,7 @@ async fn a_lost_nats_server_of_a_cluster_is_made_up_for() {
         stack.server(server).restart().await.unwrap();
         stack.ready().await;
     }
-    let notified = |user, count| {
-        let stack = &stack;
-        move || async move {
-            let unread = stack.get("/api/notifications/unread_count", user).await;
-            (unread["unread_count"] == count).then_some(())
-        }
-    };
-    eventually("three payments", notified(10, 3)).await;
-    eventually("one notification for three messages", notified(2, 1)).await;
+    let paid = async || (unread(&stack, 10).await.len() == 3).then_some(());
+    eventually("three payments", paid).await;
+    is_notified(&stack, 2, 1, 3).await;
 }
