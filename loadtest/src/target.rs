@@ -67,6 +67,11 @@ impl Channel {
     }
 }
 
+/// What a user is called, in tokens and wherever a backend names it.
+pub fn username(user: i64) -> String {
+    format!("user{user}")
+}
+
 impl Target {
     /// What its process is called that holds the clients' sockets: the first of all.
     pub fn front(&self) -> &str {
@@ -79,7 +84,7 @@ impl Target {
     /// When it can't be signed.
     pub fn token(&self, user: i64) -> anyhow::Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("tell the time")?.as_secs();
-        let claims = json!({"user_id": user, "username": format!("user{user}"), "token_type": "access",
+        let claims = json!({"user_id": user, "username": username(user), "token_type": "access",
             "iat": now, "exp": now + 3 * 3600, "jti": format!("{user:032x}")});
         let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
         jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).context("sign a token")

@@ -1,6 +1,6 @@
 //! Who chats with whom: made anew for each run, so that no run finds what another has left.
 
-use crate::target::{Dialect, Target};
+use crate::target::{Dialect, Target, username};
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, consumer::pull};
 use contract::chat;
@@ -59,7 +59,8 @@ pub async fn conversations(
 async fn by_request(nats: &str, users: &[Vec<i64>]) -> anyhow::Result<Vec<i64>> {
     let client = async_nats::connect(nats).await.context("connect to NATS")?;
     let make = async |people: &Vec<i64>| {
-        let participants: Vec<Value> = people.iter().map(|user| json!({"user_id": user})).collect();
+        let participants: Vec<Value> =
+            people.iter().map(|user| json!({"user_id": user, "username": username(*user)})).collect();
         let request = json!({"participants": participants}).to_string();
         let answer = client.request("chat.conversations.create", request.into()).await?;
         let conversation: Value = serde_json::from_slice(&answer.payload)?;

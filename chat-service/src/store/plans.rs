@@ -128,3 +128,12 @@ async fn no_query_reads_more_where_more_is_stored() {
         reads_at_most!(reads, rows, store_messages(pool, &again[..size].iter().collect::<Vec<_>>()));
     }
 }
+
+#[tokio::test]
+async fn no_query_is_compiled() {
+    let database = testkit::TestDatabase::create().await.unwrap();
+    let config = service::config::Database { database_url: database.url(), database_connections: 2 };
+    let opened = postgres::open("chat", &crate::MIGRATIONS, &[], &config, &Default::default()).await;
+    let jit: String = sqlx::query_scalar("show jit").fetch_one(&opened.unwrap().unwrap()).await.unwrap();
+    assert_eq!(jit, "off");
+}
