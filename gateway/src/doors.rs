@@ -19,7 +19,7 @@ const WAITING: usize = 32 * limits::PACK_ENTRIES;
 /// Packs under way at once.
 const UNDER_WAY: usize = 8;
 /// Between two packs. A handshake over any network takes longer.
-const EVERY: Duration = Duration::from_millis(5);
+const EVERY: Duration = Duration::from_millis(10);
 /// How long chat-service may take.
 const ANSWER: Duration = limits::SEND_DEADLINE;
 /// How long anyone waits altogether.

@@ -38,7 +38,7 @@ const KEEP: usize = 1024 * 1024;
 const PING: Duration = Duration::from_secs(3);
 /// Between two writings. A handshake over any network takes longer, and at a thousand a second, what each of them costs the
 /// server and us is mostly that both wake for it.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(10);
 /// How long a server may take to take what is written.
 const WRITE: Duration = Duration::from_secs(10);
 /// Bytes that wait to be written, at most: more than any number of handshakes under way makes.
