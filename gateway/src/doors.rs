@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 const WAITING: usize = 32 * limits::PACK_ENTRIES;
 /// Packs under way at once.
 const UNDER_WAY: usize = 8;
-/// Between two packs. A handshake over any network takes longer.
+/// Between two packs. Over most networks, coming to a connection takes longer.
 const EVERY: Duration = Duration::from_millis(10);
 /// How long chat-service may take.
 const ANSWER: Duration = limits::SEND_DEADLINE;

@@ -36,8 +36,8 @@ const READ: usize = 64 * 1024;
 const KEEP: usize = 1024 * 1024;
 /// How often a server is asked whether it is there; one that has not answered after two of these is not.
 const PING: Duration = Duration::from_secs(3);
-/// Between two writings. A handshake over any network takes longer, and at a thousand a second, what each of them costs the
-/// server and us is mostly that both wake for it.
+/// Between two writings. Over most networks, coming to a connection takes longer; and at a thousand handshakes a second, what
+/// each of them costs the server and us is mostly that both wake for it.
 const GATHER: Duration = Duration::from_millis(10);
 /// How long a server may take to take what is written.
 const WRITE: Duration = Duration::from_secs(10);
