@@ -7,7 +7,7 @@ use crate::{
     lanes::Lanes,
     outbox::Outbox,
     reports,
-    store::{self, Marked, Members},
+    store::{self, Marked, Members, Named},
 };
 use contract::chat::{
     Conversation, ConversationHead, CountUnread, CreateConversation, EnterPack, Entered, GetConversation,
@@ -20,11 +20,12 @@ use futures_util::future::join_all;
 use service::{
     Bus, Endpoints, Span,
     bus::fit,
+    endpoints::deadline,
     postgres,
     trace::{self, Kind},
 };
 use sqlx::PgPool;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, iter, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -106,8 +107,9 @@ impl Api {
         let spans: Vec<Span> = (0..pack.sends.len())
             .map(|index| Span::under(pack.trace_of(index), SendPack::SUBJECT, Kind::Server))
             .collect();
-        let sends = pack.sends.into_iter().zip(spans);
-        Ok(join_all(sends.map(|(send, span)| self.lanes.store(send, span))).await)
+        let deadlines = pack.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
+        let sends = pack.sends.into_iter().zip(spans).zip(deadlines);
+        Ok(join_all(sends.map(|((send, span), deadline)| self.lanes.store(send, span, deadline))).await)
     }
 
     async fn send(&self, SendOne(send): SendOne) -> Result<Message, Refusal> {
@@ -121,7 +123,7 @@ impl Api {
             ..send
         };
         let span = Span::under(trace::current(), "store", Kind::Internal);
-        match self.lanes.store(send, span).await {
+        match self.lanes.store(send, span, deadline()).await {
             Sent::Stored(message) | Sent::Repeated(message) => Ok(message),
             Sent::Refused(refusal) => Err(refusal),
         }
@@ -143,7 +145,7 @@ impl Api {
             .await
             .map_err(|error| failed("read a conversation's head", &error))?;
         if let Some(user) = ask.user_id {
-            self.admit(&members, user, ask.username.as_deref()).await?;
+            self.admit(&members, user, ask.username.as_deref(), ask.named_at).await?;
         }
         let limit = ask.limit.min(limits::PAGE_MAX);
         let mut items = Vec::new();
@@ -166,14 +168,22 @@ impl Api {
     }
 
     /// Lets a participant in, and remembers the name in the token.
-    async fn admit(&self, members: &Members, user: UserId, claimed: Option<&str>) -> Result<(), Refusal> {
-        if !members.holds(user) {
+    async fn admit(
+        &self,
+        members: &Members,
+        user_id: UserId,
+        claimed: Option<&str>,
+        named_at: Option<i64>,
+    ) -> Result<(), Refusal> {
+        if !members.holds(user_id) {
             return Err(Refusal::forbidden());
         }
+        let named_at = named_at.unwrap_or_default();
         match claimed.and_then(username) {
-            Some(name) if members.username(user) != Some(&name) => {
-                let learnt = store::learn_usernames(&self.pool, &[user], &[&name]).await;
-                learnt.map_err(|error| failed("remember a username", &error))
+            Some(username) if members.is_news(user_id, &username, named_at) => {
+                let named = Named { user_id, username: &username, named_at };
+                let learned = store::learn_usernames(&self.pool, &[named]).await;
+                learned.map_err(|error| failed("remember a username", &error))
             }
             _ => Ok(()),
         }

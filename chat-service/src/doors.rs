@@ -2,14 +2,14 @@
 
 use crate::{
     api::failed,
-    store::{self, Members},
+    store::{self, Members, Named},
 };
 use contract::{
     Refusal,
     chat::{Enter, Entered, Entrance},
 };
-use service::postgres;
-use sqlx::{ConnectOptions, PgConnection, PgPool, postgres::PgConnectOptions};
+use service::postgres::{self, Dedicated};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +32,8 @@ pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Doors {
     let (sender, jobs) = mpsc::channel(WAITING);
     let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
     // All that is written are names, which are seen again: nobody waits for the disk.
-    tasks.spawn(run(jobs, options.options([("synchronous_commit", "off")])));
+    let connection = Dedicated::new(options.options([("synchronous_commit", "off")]));
+    tasks.spawn(run(jobs, connection));
     Doors(sender)
 }
 
@@ -51,12 +52,11 @@ impl Doors {
     }
 }
 
-async fn run(mut jobs: mpsc::Receiver<Job>, options: PgConnectOptions) {
-    let mut connection = None;
+async fn run(mut jobs: mpsc::Receiver<Job>, mut connection: Dedicated) {
     let mut taken = Vec::with_capacity(PACKS);
     while jobs.recv_many(&mut taken, PACKS).await > 0 {
         let entries: Vec<&Enter> = taken.iter().flat_map(|job| &job.entries).collect();
-        match postgres::in_time(let_in(&mut connection, &options, &entries)).await {
+        match connection.run(async |connection| let_in(connection, &entries).await).await {
             Ok(entered) => {
                 let mut entered = entered.into_iter();
                 for Job { entries, reply } in taken.drain(..) {
@@ -74,27 +74,20 @@ async fn run(mut jobs: mpsc::Receiver<Job>, options: PgConnectOptions) {
     }
 }
 
-/// Asks over the connection, which is kept unless something is wrong with it.
-async fn let_in(
-    connection: &mut Option<PgConnection>,
-    options: &PgConnectOptions,
-    entries: &[&Enter],
-) -> sqlx::Result<Vec<Entered>> {
-    let mut own = match connection.take() {
-        Some(own) => own,
-        None => options.connect().await?,
-    };
-    let members = store::members_of_each(&mut own, entries).await?;
-    let news = entries.iter().zip(&members).filter_map(|(entry, members)| {
-        let claimed = entry.username.as_deref()?;
-        let is_news = members.holds(entry.user_id) && members.username(entry.user_id) != Some(claimed);
-        is_news.then_some((entry.user_id, claimed))
-    });
-    let (users, names): (Vec<_>, Vec<_>) = news.unzip();
-    if !users.is_empty() {
-        store::learn_usernames(&mut own, &users, &names).await?;
+async fn let_in(connection: &mut PgConnection, entries: &[&Enter]) -> sqlx::Result<Vec<Entered>> {
+    let members = store::members_of_each(&mut *connection, entries).await?;
+    let news: Vec<Named<'_>> = entries
+        .iter()
+        .zip(&members)
+        .filter_map(|(entry, members)| {
+            let (user_id, username) = (entry.user_id, entry.username.as_deref()?);
+            let named_at = entry.named_at.unwrap_or_default();
+            members.is_news(user_id, username, named_at).then_some(Named { user_id, username, named_at })
+        })
+        .collect();
+    if !news.is_empty() {
+        store::learn_usernames(connection, &news).await?;
     }
-    *connection = Some(own);
     Ok(entries.iter().zip(&members).map(|(entry, members)| entered(entry, members)).collect())
 }
 
@@ -102,7 +95,8 @@ fn entered(entry: &Enter, members: &Members) -> Entered {
     if !members.holds(entry.user_id) {
         return Entered::Refused(Refusal::forbidden());
     }
-    let name = entry.username.as_deref().or_else(|| members.username(entry.user_id));
+    let name =
+        members.newest_name(entry.user_id, entry.username.as_deref(), entry.named_at.unwrap_or_default());
     Entered::Admitted(Entrance {
         head: members.head(),
         markers: members.markers(entry.conversation_id),

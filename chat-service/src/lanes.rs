@@ -1,20 +1,28 @@
-//! Writer lanes: what gathers while one batch is committed is the next batch.
+//! Writer lanes: the messages that arrive while one batch is committed are the next batch.
 //!
 //! A conversation always takes the same lane of a replica, so that batches don't wait for each other's row locks. The
-//! order of messages doesn't depend on it: the row lock alone makes it, whichever lane or replica writes.
+//! order of messages doesn't depend on it: the row lock alone makes it, whichever lane or replica writes. A
+//! conversation that another transaction has locked leaves its lane until it is free again ([`detour`]).
+
+mod detour;
 
 use crate::{
     outbox::{Commit, Outbox},
     store::{self, Batch, Outcome},
 };
 use contract::{
-    Code, Refusal,
+    Code, Deadline, Refusal,
     chat::{Send, Sent},
     limits,
 };
-use service::{Backoff, Span, postgres, trace::Kind};
-use sqlx::{Connection, PgConnection, PgPool};
-use std::time::Duration;
+use detour::Detour;
+use service::{
+    Backoff, Span,
+    postgres::{self, Dedicated},
+    trace::Kind,
+};
+use sqlx::PgPool;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -25,19 +33,27 @@ use tokio_util::task::TaskTracker;
 const WAITING: usize = 4 * limits::PACK_SENDS;
 /// Messages of one batch.
 const BATCH: usize = limits::PACK_SENDS;
-/// How often a batch is tried before its senders are told `unavailable`.
+/// How often a batch is tried before its senders get `unavailable`.
 const TRIES: usize = 3;
 /// How long a lane keeps its connection with nothing to write.
 const IDLE: Duration = Duration::from_secs(300);
 
 struct Job {
     send: Send,
-    /// What it is a step of.
+    deadline: Deadline,
+    /// The span that storing it belongs under.
     span: Span,
     reply: oneshot::Sender<Sent>,
 }
 
-/// The way to the lanes. They end once every clone of this is gone and what they have taken is done.
+impl Job {
+    fn refuse(self, refusal: Refusal) {
+        // The requester may have given up.
+        self.reply.send(Sent::Refused(refusal)).ok();
+    }
+}
+
+/// The way to the lanes. They end once every clone of this is gone and every message is answered.
 #[derive(Clone)]
 pub struct Lanes(Vec<mpsc::Sender<Job>>);
 
@@ -45,23 +61,27 @@ pub struct Lanes(Vec<mpsc::Sender<Job>>);
 pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) -> Lanes {
     let lane = |_| {
         let (sender, receiver) = mpsc::channel(WAITING);
-        tasks.spawn(run(receiver, pool.clone(), outbox.clone()));
+        let detour = Detour::new(pool.clone(), outbox.clone(), tasks.clone());
+        let connection = Dedicated::new(pool.connect_options().as_ref().clone());
+        tasks.spawn(run(receiver, Writer { connection, outbox: outbox.clone(), detour }));
         sender
     };
     Lanes((0..count).map(lane).collect())
 }
 
 impl Lanes {
-    /// What says how many messages wait, without keeping the lanes going.
+    /// Returns a function that counts the waiting messages, without keeping the lanes going.
     pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
         let lanes: Vec<_> = self.0.iter().map(mpsc::Sender::downgrade).collect();
         let waiting = |lane: mpsc::Sender<Job>| lane.max_capacity() - lane.capacity();
         move || lanes.iter().filter_map(mpsc::WeakSender::upgrade).map(waiting).sum()
     }
 
-    /// Stores a message that has a `client_id`, and says what became of it once that is committed and on its way.
-    pub async fn store(&self, send: Send, span: Span) -> Sent {
+    /// Stores a message that has a `client_id`, and returns the outcome once it is committed and on its way. Without a
+    /// deadline of its own, a message has [`limits::SEND_DEADLINE`].
+    pub async fn store(&self, send: Send, span: Span, deadline: Option<Deadline>) -> Sent {
         span.set("conversation.id", send.conversation_id.get());
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(limits::SEND_DEADLINE));
         // Fibonacci hashing spreads consecutive ids.
         let hash = send.conversation_id.get().unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let lane = usize::try_from(hash).unwrap_or_default() % self.0.len();
@@ -69,40 +89,43 @@ impl Lanes {
         if self.0[lane].capacity() == 0 {
             metrics::counter!("chat_lanes_full_total").increment(1);
         }
-        if self.0[lane].send(Job { send, span, reply }).await.is_err() {
+        if self.0[lane].send(Job { send, deadline, span, reply }).await.is_err() {
             return Sent::Refused(Refusal::unavailable());
         }
         answer.await.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
     }
 }
 
-async fn run(mut jobs: mpsc::Receiver<Job>, pool: PgPool, outbox: Outbox) {
-    let mut writer = Writer { pool, connection: None, outbox };
+async fn run(mut jobs: mpsc::Receiver<Job>, mut writer: Writer) {
     let mut taken = Vec::with_capacity(BATCH);
     loop {
         match timeout(IDLE, jobs.recv_many(&mut taken, BATCH)).await {
-            Err(_) => writer.disconnect().await,
+            Err(_) => writer.connection.close().await,
             Ok(0) => break,
             Ok(_) => {
-                metrics::histogram!("chat_batch_messages")
-                    .record(f64::from(u32::try_from(taken.len()).unwrap_or(u32::MAX)));
-                writer.write(std::mem::take(&mut taken)).await;
+                let batch = writer.detour.filter(&mut taken);
+                if !batch.is_empty() {
+                    metrics::histogram!("chat_batch_messages")
+                        .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+                    writer.write(batch).await;
+                }
             }
         }
     }
-    writer.disconnect().await;
+    writer.connection.close().await;
 }
 
-/// What writes the batches of one lane, over a connection of its own: the pool hands out its connections in turn, and
-/// ten of Postgres' processes that each have to find everything anew cost twice as much as one.
+/// Writes the batches of one lane, over a connection of its own: the pool hands out its connections in turn, and ten of
+/// Postgres' processes that each have to find everything anew cost twice as much as one.
 struct Writer {
-    pool: PgPool,
-    connection: Option<PgConnection>,
+    connection: Dedicated,
     outbox: Outbox,
+    detour: Arc<Detour>,
 }
 
 impl Writer {
-    /// Writes a batch; one that Postgres refuses for something in it is written again message by message.
+    /// Writes a batch. If Postgres refuses something in it, its messages are written one by one; a conversation that is
+    /// locked, or slow, goes on by itself.
     async fn write(&mut self, jobs: Vec<Job>) {
         let commits: Vec<Span> = jobs
             .iter()
@@ -119,68 +142,72 @@ impl Writer {
         }
         drop(commits);
         match stored {
-            Ok(batch) => finish(&self.outbox, jobs, batch).await,
+            Ok(batch) => {
+                let busy = finish(&self.outbox, jobs, batch).await;
+                self.detour.start(busy);
+            }
+            Err(error) if is_delayed(&error) => {
+                tracing::warn!(
+                    error = service::bus::chain(&error),
+                    "a batch was delayed; writing each conversation by itself"
+                );
+                self.detour.start(jobs);
+            }
             Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
                 tracing::warn!(%error, messages = jobs.len(), "a batch was refused; writing its messages one by one");
                 for job in jobs {
                     Box::pin(self.write(vec![job])).await;
                 }
             }
-            Err(error) => {
-                tracing::error!(error = service::bus::chain(&error), messages = jobs.len(), "store messages");
-                metrics::counter!("chat_batches_failed_total").increment(1);
-                let refusal = if postgres::is_passing_error(&error) {
-                    Refusal::unavailable()
-                } else {
-                    Refusal::new(Code::Internal, "a fault of the server")
-                };
-                for job in jobs {
-                    // Whoever asked may have given up.
-                    let _ = job.reply.send(Sent::Refused(refusal.clone()));
-                }
-            }
+            Err(error) => fail(jobs, &error),
         }
     }
 
     async fn store(&mut self, jobs: &[Job]) -> sqlx::Result<Batch> {
-        let sends: Vec<&Send> = jobs.iter().map(|job| &job.send).collect();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
         for _ in 1..TRIES {
-            match self.try_store(&sends).await {
+            match self.try_store(jobs).await {
                 // The commit may have happened all the same: then the next try finds every message stored.
-                Err(error) if postgres::is_passing_error(&error) => {
+                Err(error) if postgres::is_passing_error(&error) && !is_delayed(&error) => {
                     tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
                     backoff.wait().await;
                 }
                 ended => return ended,
             }
         }
-        self.try_store(&sends).await
+        self.try_store(jobs).await
     }
 
-    async fn try_store(&mut self, sends: &[&Send]) -> sqlx::Result<Batch> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.pool.acquire().await?.detach(),
-        };
-        let stored = postgres::in_time(store::store_messages(&mut connection, sends)).await;
-        // After an error that passes it may never answer again.
-        if !stored.as_ref().is_err_and(postgres::is_passing_error) {
-            self.connection = Some(connection);
-        }
-        stored
-    }
-
-    async fn disconnect(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // Where it is broken, it is gone all the same.
-            let _ = postgres::in_time(connection.close()).await;
-        }
+    async fn try_store(&mut self, jobs: &[Job]) -> sqlx::Result<Batch> {
+        let sends: Vec<_> = jobs.iter().map(|job| (&job.send, job.deadline)).collect();
+        self.connection.run(async |connection| store::store_messages(connection, &sends, false).await).await
     }
 }
 
-async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {
-    let mut commit = Commit::default();
+/// Whether Postgres gave a statement up because something in it had to wait: a lock, or a deadlock. Other batches are
+/// not affected.
+fn is_delayed(error: &sqlx::Error) -> bool {
+    const DELAYS: [&str; 3] = ["55P03", "57014", "40P01"]; // lock_not_available, query_canceled, deadlock_detected
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| DELAYS.contains(&&*code))
+}
+
+/// Answers the senders of messages that can't be stored.
+fn fail(jobs: Vec<Job>, error: &sqlx::Error) {
+    tracing::error!(error = service::bus::chain(error), messages = jobs.len(), "store messages");
+    metrics::counter!("chat_batches_failed_total").increment(1);
+    let refusal = if postgres::is_passing_error(error) {
+        Refusal::unavailable()
+    } else {
+        Refusal::new(Code::Internal, "a fault of the server")
+    };
+    for job in jobs {
+        job.refuse(refusal.clone());
+    }
+}
+
+/// Publishes what a batch stored, and answers its senders; returns the messages whose conversations are locked.
+async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) -> Vec<Job> {
+    let (mut commit, mut busy) = (Commit::default(), Vec::new());
     let mut answers = Vec::with_capacity(jobs.len());
     for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
         let answer = match outcome {
@@ -194,6 +221,14 @@ async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {
             Outcome::Blocked => {
                 Sent::Refused(Refusal::new(Code::Blocked, "this user does not take your messages"))
             }
+            Outcome::Late => {
+                metrics::counter!("chat_sends_late_total").increment(1);
+                Sent::Refused(Refusal::unavailable())
+            }
+            Outcome::Busy => {
+                busy.push(job);
+                continue;
+            }
         };
         answers.push((job.reply, answer));
     }
@@ -202,6 +237,7 @@ async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) {
         outbox.tell(outbox_id, commit).await;
     }
     for (reply, answer) in answers {
-        let _ = reply.send(answer);
+        reply.send(answer).ok(); // The requester may have given up.
     }
+    busy
 }

@@ -6,7 +6,7 @@ use contract::chat::{
     Conversation, ConversationHead, CreateConversation, Enter, Head, Marker, Message, Participant, Range,
     Send, Unread,
 };
-use contract::{ConversationId, MessageId, Timestamp, UserId};
+use contract::{ConversationId, Deadline, MessageId, Timestamp, UserId};
 use sqlx::{PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -22,6 +22,10 @@ pub enum Outcome {
     Forbidden,
     /// The other of two wants to hear nothing from the sender.
     Blocked,
+    /// Another transaction has locked its conversation; nothing is stored.
+    Busy,
+    /// Its deadline has passed; nothing is stored.
+    Late,
 }
 
 /// What became of a batch.
@@ -33,30 +37,41 @@ pub struct Batch {
     pub outbox_id: Option<i64>,
 }
 
-/// Stores messages in one commit. Doing it again is harmless: every send has a `client_id`.
-pub async fn store_messages(db: impl PgExecutor<'_>, sends: &[&Send]) -> sqlx::Result<Batch> {
+/// Stores messages, each before its deadline, in one commit. Doing it again is harmless: every send has a `client_id`.
+///
+/// With `wait`, waits for conversations that another transaction has locked; otherwise those are [`Outcome::Busy`].
+pub async fn store_messages(
+    db: impl PgExecutor<'_>,
+    sends: &[(&Send, Deadline)],
+    wait: bool,
+) -> sqlx::Result<Batch> {
     let mut firsts = HashMap::with_capacity(sends.len());
     let mut asked: Vec<&Send> = Vec::with_capacity(sends.len());
+    let mut deadlines: Vec<OffsetDateTime> = Vec::with_capacity(sends.len());
     // Of each send, the place of the first one like it, and whether it is that.
     let places: Vec<(usize, bool)> = sends
         .iter()
-        .map(|send| {
+        .map(|&(send, deadline)| {
             let key = (send.conversation_id, send.sender_id, send.client_id.as_deref());
             let place = *firsts.entry(key).or_insert(asked.len());
             let is_first = place == asked.len();
             if is_first {
                 asked.push(send);
+                deadlines.push(moment(deadline));
             }
             (place, is_first)
         })
         .collect();
     let column = |of: fn(&Send) -> i64| asked.iter().map(|send| of(send)).collect::<Vec<i64>>();
-    let rows = sqlx::query("select * from store_messages($1, $2, $3, $4, $5)")
+    let rows = sqlx::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(column(|send| send.conversation_id.get()))
         .bind(column(|send| send.sender_id.get()))
         .bind(asked.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
         .bind(asked.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
         .bind(asked.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
+        .bind(deadlines)
+        .bind(wait)
         .fetch_all(db)
         .await?;
     if rows.len() != asked.len() {
@@ -79,6 +94,8 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
     match kind {
         "forbidden" => return Ok(Outcome::Forbidden),
         "blocked" => return Ok(Outcome::Blocked),
+        "busy" => return Ok(Outcome::Busy),
+        "late" => return Ok(Outcome::Late),
         _ => {}
     }
     let message = Message {
@@ -110,6 +127,7 @@ pub struct Members {
 struct Member {
     user_id: UserId,
     username: Option<String>,
+    named_at: i64,
     read_seq: i64,
     read_message_id: i64,
     read_at: Option<Timestamp>,
@@ -123,6 +141,7 @@ impl Members {
         self.members.push(Member {
             user_id: id(row.try_get("user_id")?)?,
             username: row.try_get("username")?,
+            named_at: row.try_get("named_at")?,
             read_seq: row.try_get("read_seq")?,
             read_message_id: row.try_get("read_message_id")?,
             read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
@@ -147,9 +166,25 @@ impl Members {
         self.members.len() == 2 && self.members.iter().any(|member| member.is_blocked)
     }
 
-    /// The name last seen for a user who is in it.
-    pub fn username(&self, user: UserId) -> Option<&str> {
-        self.members.iter().find(|member| member.user_id == user)?.username.as_deref()
+    /// The newer of the stored name of a user who is in it, and this one.
+    pub fn newest_name<'a>(
+        &'a self,
+        user: UserId,
+        claimed: Option<&'a str>,
+        named_at: i64,
+    ) -> Option<&'a str> {
+        let member = self.members.iter().find(|member| member.user_id == user)?;
+        let stored = member.username.as_deref();
+        if named_at >= member.named_at { claimed.or(stored) } else { stored.or(claimed) }
+    }
+
+    /// Whether a name is to be remembered for a user who is in it: it is newer than the stored one, or it is as new and
+    /// another.
+    pub fn is_news(&self, user: UserId, username: &str, named_at: i64) -> bool {
+        self.members.iter().find(|member| member.user_id == user).is_some_and(|member| {
+            named_at > member.named_at
+                || named_at == member.named_at && member.username.as_deref() != Some(username)
+        })
     }
 
     /// Whether everyone but the sender has read a message.
@@ -184,7 +219,7 @@ pub async fn members(
     viewer: Option<UserId>,
 ) -> sqlx::Result<Members> {
     let rows = sqlx::query(
-        "select c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at,
+        "select c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending,
                 exists (select from blocks b where b.user_id = $2 and b.blocked_id = p.user_id) as is_blocked
          from conversations c
@@ -205,7 +240,8 @@ pub async fn members(
 /// [`postgres::PLANS`](service::postgres::PLANS).
 pub async fn members_of_each(db: impl PgExecutor<'_>, entries: &[&Enter]) -> sqlx::Result<Vec<Members>> {
     let rows = sqlx::query(
-        "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, p.read_seq, p.read_message_id, p.read_at,
+        "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
+                p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending, b.user_id is not null as is_blocked
          from unnest($1::bigint[], $2::bigint[]) with ordinality as e (conversation_id, user_id, ord)
          join conversations c on c.conversation_id = e.conversation_id
@@ -287,21 +323,30 @@ fn message(row: &PgRow) -> sqlx::Result<Message> {
     })
 }
 
-/// Remembers users' display names; of one who has several, the last. Both lists are as long.
-pub async fn learn_usernames(
-    db: impl PgExecutor<'_>,
-    users: &[UserId],
-    usernames: &[&str],
-) -> sqlx::Result<()> {
+/// A user's display name, and when the token that named it was issued (Unix seconds; 0 if that is unknown).
+pub struct Named<'a> {
+    /// The user.
+    pub user_id: UserId,
+    /// The name.
+    pub username: &'a str,
+    /// Its age.
+    pub named_at: i64,
+}
+
+/// Remembers users' display names: of several names of one user the newest, of those that are as new the last.
+pub async fn learn_usernames(db: impl PgExecutor<'_>, names: &[Named<'_>]) -> sqlx::Result<()> {
     sqlx::query(
-        "insert into users as u (user_id, username)
-         select distinct on (n.user_id) n.user_id, n.username
-         from unnest($1::bigint[], $2::text[]) with ordinality as n (user_id, username, ord)
-         order by n.user_id, n.ord desc
-         on conflict (user_id) do update set username = excluded.username where u.username <> excluded.username",
+        "insert into users as u (user_id, username, named_at)
+         select distinct on (n.user_id) n.user_id, n.username, n.named_at
+         from unnest($1::bigint[], $2::text[], $3::bigint[]) with ordinality as n (user_id, username, named_at, ord)
+         order by n.user_id, n.named_at desc, n.ord desc
+         on conflict (user_id) do update set username = excluded.username, named_at = excluded.named_at
+         where excluded.named_at > u.named_at
+            or excluded.named_at = u.named_at and u.username <> excluded.username",
     )
-    .bind(users.iter().map(|user| user.get()).collect::<Vec<_>>())
-    .bind(usernames)
+    .bind(names.iter().map(|named| named.user_id.get()).collect::<Vec<_>>())
+    .bind(names.iter().map(|named| named.username).collect::<Vec<_>>())
+    .bind(names.iter().map(|named| named.named_at).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())
@@ -660,6 +705,13 @@ where
     T::Error: std::error::Error + std::marker::Send + Sync + 'static,
 {
     T::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// A deadline as Postgres knows it: later than any message for one that never passes.
+fn moment(deadline: Deadline) -> OffsetDateTime {
+    let nanos = i128::from(deadline.unix_ms()) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH + time::Duration::days(365 * 1_000))
 }
 
 fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {

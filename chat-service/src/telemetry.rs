@@ -13,6 +13,15 @@ pub const METRICS: &[Metric] = &[
         "chat_lanes_full_total",
         "Messages that found their lane full, and waited for room in it.",
     ),
+    Metric::counter("chat_sends_late_total", "Messages not stored because their deadline had passed."),
+    Metric::counter(
+        "chat_detours_total",
+        "Times that a conversation left its lane because another transaction had locked it.",
+    ),
+    Metric::counter(
+        "chat_detours_full_total",
+        "Messages refused because too many waited for locked conversations.",
+    ),
     Metric::counter(
         "chat_doors_full_total",
         "Questions of who may be on conversations that waited for their turn.",

@@ -127,8 +127,9 @@ async fn page_messages(
     Id(conversation_id): Id<ConversationId>,
     Cursor { range, limit }: Cursor,
 ) -> Result<Json<Page<Message>>, Problem> {
-    let (user_id, username) = (Some(caller.user_id), caller.username);
-    let page = ask(&shared, PageMessages { conversation_id, user_id, username, range, limit }).await?;
+    let (user_id, username, named_at) = (Some(caller.user_id), caller.username, caller.issued_at);
+    let ask_for = PageMessages { conversation_id, user_id, username, named_at, range, limit };
+    let page = ask(&shared, ask_for).await?;
     let next = page.items.last().filter(|_| page.more).map(|last| last.message_id.get());
     Ok(Json(Page { items: page.items, next }))
 }
@@ -166,6 +167,7 @@ async fn send_message(
         conversation_id,
         sender_id: caller.user_id,
         sender_username: caller.username,
+        sender_named_at: caller.issued_at,
         message: frames::message_text(&new.message)?,
         client_id: new.client_id.map(frames::client_id).transpose()?,
     };

@@ -109,6 +109,7 @@ fn fan_out() -> Operation {
 fn build_pack() -> Operation {
     let sends: Vec<Send> = (1..=PACK)
         .map(|index| Send {
+            sender_named_at: None,
             conversation_id: ConversationId::new(123).expect("a positive number"),
             sender_id: user(456),
             sender_username: Some("john_doe".to_owned()),
@@ -117,7 +118,7 @@ fn build_pack() -> Operation {
         })
         .collect();
     Box::new(move || {
-        let pack = SendPack { sends: black_box(&sends).clone(), traces: Vec::new() };
+        let pack = SendPack { sends: black_box(&sends).clone(), traces: Vec::new(), deadlines: Vec::new() };
         black_box(serde_json::to_vec(&pack).expect("a pack"));
     })
 }

@@ -94,7 +94,14 @@ impl LogKey {
         let limit = if after.is_some() { limits::PAGE_MAX } else { 0 };
         match self {
             Self::Conversation(conversation_id) => {
-                let ask = PageMessages { conversation_id, user_id: None, username: None, range, limit };
+                let ask = PageMessages {
+                    conversation_id,
+                    user_id: None,
+                    username: None,
+                    named_at: None,
+                    range,
+                    limit,
+                };
                 let page = bus.request_until(&ask, ANSWER).await?;
                 let entries = page.items.into_iter().map(frames::message).collect();
                 let (more, head, markers) = (page.more, page.head, page.markers);

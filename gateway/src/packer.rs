@@ -1,14 +1,14 @@
 //! Sends on their way to chat-service: what gathers while others are under way travels together.
 
 use contract::{
-    Code, Refusal, TraceParent,
+    Code, Deadline, Refusal, TraceParent,
     chat::{Send, SendPack, Sent},
     limits,
 };
 use service::{Backoff, Bus, RequestError, bus::json_len, trace};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
@@ -28,7 +28,7 @@ struct Job {
     send: Send,
     /// What it is a step of, if it is traced.
     trace: Option<TraceParent>,
-    deadline: Instant,
+    deadline: Deadline,
     reply: oneshot::Sender<Sent>,
 }
 
@@ -49,7 +49,8 @@ impl Packer {
     /// Has a message stored, whatever happens to the services meanwhile; or says within
     /// [`limits::SEND_DEADLINE`] that it can't.
     pub async fn send(&self, mut send: Send) -> Sent {
-        let deadline = Instant::now() + limits::SEND_DEADLINE;
+        let end = Instant::now() + limits::SEND_DEADLINE;
+        let deadline = Deadline::after(limits::SEND_DEADLINE);
         // Trying again is only safe with a key; where the client has none, this is it.
         send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
         let (reply, answer) = oneshot::channel();
@@ -60,7 +61,8 @@ impl Packer {
             self.0.send(Job { send, trace: trace::current(), deadline, reply }).await.ok()?;
             answer.await.ok()
         };
-        let sent = tokio::time::timeout_at(deadline + ATTEMPT / 10, sent).await;
+        // A moment more, so that the answer of the last attempt is not missed.
+        let sent = tokio::time::timeout_at(end + ATTEMPT / 10, sent).await;
         sent.ok().flatten().unwrap_or_else(|| Sent::Refused(Refusal::unavailable()))
     }
 }
@@ -91,11 +93,8 @@ async fn run(bus: Bus, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
         }
         metrics::histogram!("gateway_pack_sends")
             .record(f64::from(u32::try_from(pack.len()).unwrap_or(u32::MAX)));
-        let bus = bus.clone();
-        tasks.spawn(async move {
-            deliver(&bus, pack).await;
-            drop(permit);
-        });
+        let (bus, under_way) = (bus.clone(), under_way.clone());
+        tasks.spawn(async move { deliver(&bus, pack, &under_way, permit).await });
     }
 }
 
@@ -103,34 +102,49 @@ fn size(job: &Job) -> usize {
     json_len(&job.send.message) + job.send.client_id.as_deref().map_or(0, json_len) + 300
 }
 
-/// Has a pack stored; what fails for a reason that passes is asked again, with the same keys, until its deadline.
-async fn deliver(bus: &Bus, mut jobs: Vec<Job>) {
+/// Has a pack stored. Sends that fail for a reason that passes are repeated, with the same keys, until their deadline.
+///
+/// The permit is held during attempts only: a chat-service that has died with every permitted pack delays the other
+/// sends by one attempt.
+async fn deliver(
+    bus: &Bus,
+    mut jobs: Vec<Job>,
+    under_way: &Arc<Semaphore>,
+    mut permit: OwnedSemaphorePermit,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
     loop {
         jobs = attempt(bus, jobs).await;
         if jobs.is_empty() {
             return;
         }
+        drop(permit);
         let delay = backoff.delay();
-        let (late, rest) =
-            jobs.into_iter().partition::<Vec<_>, _>(|job| Instant::now() + delay >= job.deadline);
+        let (late, rest) = jobs.into_iter().partition::<Vec<_>, _>(|job| delay >= job.deadline.remaining());
         for job in late {
             // A socket that is gone waits for nothing.
             let _ = job.reply.send(Sent::Refused(Refusal::unavailable()));
         }
         jobs = rest;
+        if jobs.is_empty() {
+            return;
+        }
         tokio::time::sleep(delay).await;
+        permit = under_way.clone().acquire_owned().await.expect("this semaphore is never closed");
     }
 }
 
 /// Asks once, and returns the sends to ask for again.
 async fn attempt(bus: &Bus, jobs: Vec<Job>) -> Vec<Job> {
-    let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
-    let within = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT);
+    let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(|| Deadline::after(ATTEMPT));
+    let within = deadline.remaining().min(ATTEMPT);
     let traces = jobs.iter().enumerate().filter_map(|(index, job)| Some((index, job.trace?)));
-    let pack =
-        SendPack { traces: traces.collect(), sends: jobs.iter().map(|job| job.send.clone()).collect() };
-    let sent = match bus.request(&pack, within).await {
+    let pack = SendPack {
+        traces: traces.collect(),
+        deadlines: jobs.iter().map(|job| job.deadline).collect(),
+        sends: jobs.iter().map(|job| job.send.clone()).collect(),
+    };
+    let sent = match bus.attempt(&pack, within, deadline).await {
         Ok(sent) if sent.len() == jobs.len() => sent,
         Ok(_) => return refuse(jobs, &Refusal::new(Code::Internal, "a fault of the server")),
         Err(error) if error.is_passing() => {
@@ -160,4 +174,61 @@ fn refuse(jobs: Vec<Job>, refusal: &Refusal) -> Vec<Job> {
         let _ = job.reply.send(Sent::Refused(refusal.clone()));
     }
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::{ConversationId, Request, UserId};
+    use futures_util::StreamExt;
+    use service::{Bus, config};
+    use testkit::NatsServer;
+    use tokio_util::sync::CancellationToken;
+
+    fn message(text: &str) -> Send {
+        Send {
+            conversation_id: ConversationId::new(1).unwrap(),
+            sender_id: UserId::new(1).unwrap(),
+            sender_username: None,
+            sender_named_at: None,
+            message: text.to_owned(),
+            client_id: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn packs_that_nobody_answers_delay_other_sends_by_one_attempt() {
+        let nats = NatsServer::start().await.unwrap();
+        let config = config::Nats { nats_url: nats.url(), nats_creds: None };
+        let bus = Bus::connect("test", &config, &CancellationToken::new()).await.unwrap().unwrap();
+        let mut packs = bus.subscribe(SendPack::SUBJECT.to_owned()).await.unwrap();
+        bus.client().flush().await.unwrap();
+        let tasks = TaskTracker::new();
+        let packer = start(bus.clone(), &tasks);
+        // A chat-service that dies with each pack that holds one of these, and answers all others.
+        let (seen, mut sees) = mpsc::channel(16);
+        let client = bus.client().clone();
+        tasks.spawn(async move {
+            while let Some(request) = packs.next().await {
+                let pack: SendPack = serde_json::from_slice(&request.payload).unwrap();
+                if pack.sends.iter().any(|send| send.message == "lost") {
+                    seen.try_send(()).ok();
+                    continue;
+                }
+                let sent: Vec<Sent> =
+                    pack.sends.iter().map(|_| Sent::Refused(Refusal::forbidden())).collect();
+                let reply = serde_json::to_vec(&sent).unwrap();
+                client.publish(request.reply.unwrap(), reply.into()).await.unwrap();
+            }
+        });
+        let lost = |packer: Packer| async move { packer.send(message("lost")).await };
+        let mut all = Vec::new();
+        for _ in 0..UNDER_WAY {
+            all.push(tasks.spawn(lost(packer.clone())));
+            sees.recv().await.unwrap();
+        }
+        let answer = packer.send(message("found")).await;
+        assert_eq!(answer, Sent::Refused(Refusal::forbidden()));
+        assert!(all.iter().all(|lost| !lost.is_finished()), "it waited for the deadline of others");
+    }
 }

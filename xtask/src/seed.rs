@@ -174,6 +174,7 @@ impl Backend {
         for (at, (first, message)) in talk.said.into_iter().enumerate() {
             let (user, name) = talk.people[usize::from(!first)];
             let send = SendOne(Send {
+                sender_named_at: None,
                 conversation_id,
                 sender_id: UserId::new(user)?,
                 sender_username: Some(name.to_owned()),

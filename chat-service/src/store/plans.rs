@@ -2,6 +2,7 @@
 
 use super::*;
 use service::postgres;
+use std::time::Duration;
 use testkit::{Reads, reads_at_most};
 
 /// As many conversations as it takes for the planner to prefer an index where one helps.
@@ -66,6 +67,10 @@ async fn sample(pool: &PgPool) -> sqlx::Result<Sample> {
     })
 }
 
+fn in_time(sends: &[Send], deadline: Deadline) -> Vec<(&Send, Deadline)> {
+    sends.iter().map(|send| (send, deadline)).collect()
+}
+
 #[tokio::test]
 async fn no_query_reads_more_where_more_is_stored() {
     let reads = Reads::of("chat", &crate::MIGRATIONS, &[], SEED).await.unwrap();
@@ -74,8 +79,12 @@ async fn no_query_reads_more_where_more_is_stored() {
     let middle = some[0];
 
     reads_at_most!(reads, 20, members(pool, place, Some(one)));
-    let entry =
-        |id: &i64| Enter { conversation_id: ConversationId::new(*id).unwrap(), user_id: one, username: None };
+    let entry = |id: &i64| Enter {
+        conversation_id: ConversationId::new(*id).unwrap(),
+        user_id: one,
+        username: None,
+        named_at: None,
+    };
     let entries: Vec<Enter> = ids.iter().map(entry).collect();
     for (name, value) in postgres::PLANS {
         sqlx::query("select set_config($1, $2, false)").bind(name).bind(value).execute(pool).await.unwrap();
@@ -97,7 +106,14 @@ async fn no_query_reads_more_where_more_is_stored() {
     reads_at_most!(reads, 200, conversations_of_two(pool, one, other));
     reads_at_most!(reads, 20, block(pool, one, other));
     reads_at_most!(reads, 20, unblock(pool, one, other));
-    reads_at_most!(reads, 20, learn_usernames(pool, &[one], &[&fastrand::u64(..).to_string()]));
+    reads_at_most!(
+        reads,
+        20,
+        learn_usernames(
+            pool,
+            &[Named { user_id: one, username: &fastrand::u64(..).to_string(), named_at: 0 }]
+        )
+    );
     reads_at_most!(reads, 20, reports::report(pool, one, other, None, "spam"));
     // A range of the table's pages, whatever its size.
     reads_at_most!(reads, 20_000, reports::message_seen_by(pool, MessageId::new(middle).unwrap(), one));
@@ -112,6 +128,7 @@ async fn no_query_reads_more_where_more_is_stored() {
             conversation_id: ConversationId::new(*conversation).unwrap(),
             sender_id: UserId::new(*sender).unwrap(),
             sender_username: None,
+            sender_named_at: None,
             message: "hello".to_owned(),
             client_id: Some(format!("{key}-{conversation}")),
         };
@@ -121,11 +138,15 @@ async fn no_query_reads_more_where_more_is_stored() {
         // Some for a message that is new, some more for one that is a repeat.
         let rows = 30 * i64::try_from(size).unwrap();
         let new = || batch(fastrand::u64(1..));
-        reads_at_most!(reads, rows, async {
-            store_messages(pool, &new()[..size].iter().collect::<Vec<_>>()).await
-        });
-        let again = batch(0);
-        reads_at_most!(reads, rows, store_messages(pool, &again[..size].iter().collect::<Vec<_>>()));
+        let deadline = Deadline::after(Duration::from_secs(3_600));
+        for wait in [false, true] {
+            reads_at_most!(reads, rows, async {
+                store_messages(pool, &in_time(&new()[..size], deadline), wait).await
+            });
+            let again = batch(0);
+            let again = in_time(&again[..size], deadline);
+            reads_at_most!(reads, rows, store_messages(pool, &again, wait));
+        }
     }
 }
 

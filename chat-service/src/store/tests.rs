@@ -6,7 +6,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use sqlx::{ConnectOptions, postgres::PgConnectOptions, postgres::PgPoolOptions};
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 use testkit::TestDatabase;
 
 struct Database {
@@ -39,9 +39,15 @@ fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
         conversation_id,
         sender_id: user(sender),
         sender_username: None,
+        sender_named_at: None,
         message: format!("{key} of {sender}"),
         client_id: Some(key.to_owned()),
     }
+}
+
+/// The sends, with a deadline that doesn't pass.
+fn in_time(sends: &[Send]) -> Vec<(&Send, Deadline)> {
+    sends.iter().map(|send| (send, Deadline::after(Duration::from_secs(3_600)))).collect()
 }
 
 /// One message of a batch: which conversation, which sender (the last one is a stranger), which of a few keys.
@@ -77,7 +83,7 @@ async fn store(
     if sends.is_empty() {
         return Vec::new();
     }
-    let batch = store_messages(db, &sends.iter().collect::<Vec<_>>()).await.unwrap();
+    let batch = store_messages(db, &in_time(&sends), true).await.unwrap();
     assert_eq!(
         batch.outbox_id.is_some(),
         batch.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Stored(..)))
@@ -179,8 +185,8 @@ async fn the_same_key_at_once_over_many_connections_is_one_message() {
     let database = database().await;
     let place = conversation(&database.pool, &[1, 2]).await;
     let tries = (0..16).map(|_| async {
-        let send = send(place, 1, "same");
-        store_messages(&database.pool, &[&send, &send]).await.unwrap()
+        let same = [send(place, 1, "same"), send(place, 1, "same")];
+        store_messages(&database.pool, &in_time(&same), true).await.unwrap()
     });
     let batches = futures_util::future::join_all(tries).await;
     let outcomes = batches.iter().flat_map(|batch| &batch.outcomes);
@@ -192,8 +198,8 @@ async fn the_same_key_at_once_over_many_connections_is_one_message() {
 async fn the_first_of_a_conversation_in_a_batch_brings_everyone_along() {
     let database = database().await;
     let place = conversation(&database.pool, &[1, 2, 3]).await;
-    let (one, other) = (send(place, 1, "a"), send(place, 2, "b"));
-    let batch = store_messages(&database.pool, &[&one, &other]).await.unwrap();
+    let sends = [send(place, 1, "a"), send(place, 2, "b")];
+    let batch = store_messages(&database.pool, &in_time(&sends), false).await.unwrap();
     let everyone = batch.outcomes.into_iter().map(|outcome| match outcome {
         Outcome::Stored(_, everyone) => everyone,
         other => panic!("{other:?}"),
@@ -207,13 +213,14 @@ async fn of_those_who_want_in_together_each_is_told_of_their_own_conversation() 
     let database = database().await;
     let (small, big) =
         (conversation(&database.pool, &[1, 2]).await, conversation(&database.pool, &[1, 2, 3]).await);
-    store_messages(&database.pool, &[&send(big, 2, "a"), &send(big, 3, "b")]).await.unwrap();
+    let sends = [send(big, 2, "a"), send(big, 3, "b")];
+    store_messages(&database.pool, &in_time(&sends), false).await.unwrap();
     block(&database.pool, user(2), user(1)).await.unwrap();
     let nowhere = ConversationId::new(1 << 40).unwrap();
     let mut entries = Vec::new();
     for conversation_id in [big, nowhere, small, big, small] {
         for id in 1..=4 {
-            entries.push(Enter { conversation_id, user_id: user(id), username: None });
+            entries.push(Enter { conversation_id, user_id: user(id), username: None, named_at: None });
         }
     }
     let together = members_of_each(&database.pool, &entries.iter().collect::<Vec<_>>()).await.unwrap();
@@ -232,15 +239,80 @@ async fn of_those_who_want_in_together_each_is_told_of_their_own_conversation() 
 }
 
 #[tokio::test]
-async fn of_a_users_names_the_last_is_remembered() {
+async fn the_newest_of_a_users_names_is_remembered() {
     let database = database().await;
     let place = conversation(&database.pool, &[1, 2]).await;
-    for (users, names) in [
-        (vec![user(2), user(1), user(2)], vec!["ben", "ada", "benno"]),
-        (vec![user(1), user(1)], vec!["someone", "ada"]),
-    ] {
-        learn_usernames(&database.pool, &users, &names).await.unwrap();
+    let names = async || {
         let members = members(&database.pool, place, None).await.unwrap();
-        assert_eq!((members.username(user(1)), members.username(user(2))), (Some("ada"), Some("benno")));
+        [1, 2].map(|id| members.newest_name(user(id), None, 0).map(str::to_owned))
+    };
+    let expected = |one: &str, two: &str| [Some(one.to_owned()), Some(two.to_owned())];
+    let named = |id, username, named_at| Named { user_id: user(id), username, named_at };
+    // Of names that are as new, the last; as from tokens that don't say when they were issued.
+    let as_new = [named(2, "ben", 0), named(1, "ada", 0), named(2, "benno", 0)];
+    learn_usernames(&database.pool, &as_new).await.unwrap();
+    assert_eq!(names().await, expected("ada", "benno"));
+    learn_usernames(&database.pool, &[named(1, "Ann", 20), named(1, "Anna", 10)]).await.unwrap();
+    assert_eq!(names().await, expected("Ann", "benno"));
+    learn_usernames(&database.pool, &[named(1, "Anna", 10)]).await.unwrap();
+    assert_eq!(names().await, expected("Ann", "benno"));
+    // A send names its sender in the same way.
+    for (key, name, named_at, shown) in [
+        ("a", "Anne", 30, "Anne"),
+        ("b", "Anna", 10, "Anne"),
+        ("c", "Anne", 40, "Anne"),
+        ("d", "Anna", 35, "Anne"),
+    ] {
+        let send = Send {
+            sender_username: Some(name.to_owned()),
+            sender_named_at: Some(named_at),
+            ..send(place, 1, key)
+        };
+        let batch = store_messages(&database.pool, &in_time(&[send]), false).await.unwrap();
+        let [Outcome::Stored(message, _)] = &batch.outcomes[..] else { panic!("{batch:?}") };
+        assert_eq!(message.sender_username, shown, "{key}");
+        assert_eq!(names().await, expected(shown, "benno"));
     }
+}
+
+#[tokio::test]
+async fn a_locked_conversation_is_busy_and_stores_nothing_while_others_do() {
+    let database = database().await;
+    let (locked, free) =
+        (conversation(&database.pool, &[1, 2]).await, conversation(&database.pool, &[1, 2]).await);
+    let mut transaction = database.pool.begin().await.unwrap();
+    sqlx::query("select from conversations where conversation_id = $1 for update")
+        .bind(locked.get())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let sends = [send(locked, 1, "a"), send(free, 1, "a"), send(locked, 3, "a")];
+    let batch = store_messages(&database.pool, &in_time(&sends), false).await.unwrap();
+    assert!(
+        matches!(&batch.outcomes[..], [Outcome::Busy, Outcome::Stored(..), Outcome::Forbidden]),
+        "{batch:?}"
+    );
+    transaction.rollback().await.unwrap();
+    let batch = store_messages(&database.pool, &in_time(&sends), false).await.unwrap();
+    assert!(
+        matches!(&batch.outcomes[..], [Outcome::Stored(..), Outcome::Repeated(..), Outcome::Forbidden]),
+        "{batch:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_send_whose_deadline_has_passed_is_not_stored() {
+    let database = database().await;
+    let place = conversation(&database.pool, &[1, 2]).await;
+    let (late, in_time) = (Deadline::after(Duration::ZERO), Deadline::after(Duration::from_secs(3_600)));
+    let sends = [send(place, 1, "a"), send(place, 1, "b"), send(place, 2, "c")];
+    let sends = [(&sends[0], late), (&sends[1], in_time), (&sends[2], late)];
+    let batch = store_messages(&database.pool, &sends, false).await.unwrap();
+    let [Outcome::Late, Outcome::Stored(stored, _), Outcome::Late] = &batch.outcomes[..] else {
+        panic!("{batch:?}")
+    };
+    assert_eq!(stored.seq, 1);
+    // What is stored already is repeated, however late.
+    let batch = store_messages(&database.pool, &[(sends[1].0, late)], false).await.unwrap();
+    assert!(matches!(&batch.outcomes[..], [Outcome::Repeated(_)]), "{batch:?}");
 }

@@ -109,8 +109,11 @@ impl Session {
                     return self.answer(&reply, Err(refusal));
                 }
                 self.refused = 0;
-                let sender_username = self.identity.username.clone();
-                let send = Send { conversation_id, sender_id: user_id, sender_username, message, client_id };
+                let (sender_username, sender_named_at) =
+                    (self.identity.username.clone(), self.identity.issued_at);
+                let sender_id = user_id;
+                let send =
+                    Send { conversation_id, sender_id, sender_username, sender_named_at, message, client_id };
                 let packer = self.shared.packer.clone();
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());

@@ -1,6 +1,8 @@
 //! Conversations: what chat-service is asked, answers and publishes.
 
-use crate::{ConversationId, Event, MessageId, Page, Refusal, Request, Seq, Timestamp, TraceParent, UserId};
+use crate::{
+    ConversationId, Deadline, Event, MessageId, Page, Refusal, Request, Seq, Timestamp, TraceParent, UserId,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -145,6 +147,9 @@ pub struct Send {
     /// The name in the sender's token, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender_username: Option<String>,
+    /// When that token was issued, in Unix seconds. Of two names, the newer one is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_named_at: Option<i64>,
     /// The text.
     pub message: String,
     /// The key of idempotency: unique for that sender and conversation. Where the client named none, the gateway
@@ -176,6 +181,9 @@ pub struct SendPack {
     /// Of the sends that are traced: each one's index, growing, and the step that it belongs under.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traces: Vec<(usize, TraceParent)>,
+    /// The deadline of each send, in the order of the sends; empty from gateways that know of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deadlines: Vec<Deadline>,
 }
 
 impl SendPack {
@@ -225,6 +233,9 @@ pub struct Enter {
     /// The name in the user's token, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// When that token was issued, in Unix seconds. Of two names, the newer one is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_at: Option<i64>,
 }
 
 /// gateway → chat-service: users who want onto conversations at about the same time.
@@ -273,6 +284,9 @@ pub struct PageMessages {
     /// The name in the asker's token, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// When that token was issued, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_at: Option<i64>,
     /// Which messages.
     pub range: Range,
     /// At most this many; 0 only asks for the head.

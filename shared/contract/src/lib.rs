@@ -5,6 +5,7 @@
 
 pub mod chat;
 pub mod close;
+pub mod deadline;
 pub mod frames;
 pub mod ids;
 pub mod lang;
@@ -17,6 +18,7 @@ pub mod trace;
 pub mod typing;
 
 pub use close::Close;
+pub use deadline::Deadline;
 pub use ids::{ConversationId, MessageId, NotificationId, Seq, UserId};
 pub use lang::Lang;
 pub use refusal::{Code, Refusal};

@@ -6,7 +6,7 @@ use async_nats::{
     Client, ConnectOptions, Event as ClientEvent, RequestErrorKind, Subscriber, connection::State,
 };
 use bytes::Bytes;
-use contract::{Code, Event, Refusal, Request, TraceParent};
+use contract::{Code, Deadline, Event, Refusal, Request, TraceParent, deadline::DEADLINE};
 use futures_util::StreamExt;
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -169,19 +169,29 @@ impl Bus {
         Ok(())
     }
 
-    /// Asks one replica of a service.
+    /// Sends a request to one replica of a service. A replica that reaches it only after `within` drops it.
     ///
     /// # Errors
-    /// When there is no answer, or it is a refusal.
-    pub async fn request<R: Request>(
+    /// If there is no reply, or it is a refusal.
+    pub async fn request<R: Request>(&self, request: &R, within: Duration) -> Result<R::Reply, RequestError> {
+        self.attempt(request, within, Deadline::after(within)).await
+    }
+
+    /// Sends a request to one replica of a service, and waits for its reply for `within`. The caller sends it again if
+    /// that may help, until `deadline`; a replica that reaches it only then drops it.
+    ///
+    /// # Errors
+    /// If there is no reply, or it is a refusal.
+    pub async fn attempt<R: Request>(
         &self,
-        question: &R,
+        request: &R,
         within: Duration,
+        deadline: Deadline,
     ) -> Result<R::Reply, RequestError> {
         let payload =
-            serde_json::to_vec(question).map_err(|error| RequestError::Payload(R::SUBJECT, error))?;
-        let answer = self.request_bytes(R::SUBJECT, payload.into(), within).await?;
-        serde_json::from_slice(&answer).map_err(|error| RequestError::Payload(R::SUBJECT, error))
+            serde_json::to_vec(request).map_err(|error| RequestError::Payload(R::SUBJECT, error))?;
+        let reply = self.request_bytes(R::SUBJECT, payload.into(), within, deadline).await?;
+        serde_json::from_slice(&reply).map_err(|error| RequestError::Payload(R::SUBJECT, error))
     }
 
     /// Asks one replica of a service again and again while that may help, at most for `within` altogether.
@@ -194,16 +204,16 @@ impl Bus {
         question: &R,
         within: Duration,
     ) -> Result<R::Reply, RequestError> {
-        let deadline = tokio::time::Instant::now() + within;
+        let (end, deadline) = (tokio::time::Instant::now() + within, Deadline::after(within));
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let error = match self.request(question, left.min(ATTEMPT)).await {
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let error = match self.attempt(question, left.min(ATTEMPT), deadline).await {
                 Err(error) if error.is_passing() => error,
                 ended => return ended,
             };
             let delay = backoff.delay();
-            if tokio::time::Instant::now() + delay >= deadline {
+            if tokio::time::Instant::now() + delay >= end {
                 return Err(error);
             }
             tokio::time::sleep(delay).await;
@@ -215,15 +225,15 @@ impl Bus {
         subject: &'static str,
         payload: Bytes,
         within: Duration,
+        deadline: Deadline,
     ) -> Result<Bytes, RequestError> {
         if !self.is_connected() {
             // Queued in the client it might be done long after the caller gave up.
             return Err(RequestError::NoResponders(subject));
         }
-        let mut request = async_nats::Request::new().payload(payload).timeout(Some(within));
-        if let Some(headers) = trace::headers(trace::current()) {
-            request = request.headers(headers);
-        }
+        let mut headers = trace::headers(trace::current()).unwrap_or_default();
+        headers.insert(DEADLINE, deadline.to_string());
+        let request = async_nats::Request::new().payload(payload).timeout(Some(within)).headers(headers);
         let answer =
             self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
                 RequestErrorKind::NoResponders => RequestError::NoResponders(subject),

@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::Context;
 use async_nats::service::{self, Service, ServiceExt, endpoint::Endpoint};
-use contract::{Code, Refusal, Request};
+use contract::{Code, Deadline, Refusal, Request, deadline::DEADLINE};
 use futures_util::StreamExt;
 use std::{
     collections::HashMap,
@@ -37,6 +37,15 @@ pub struct Pulse {
     own: String,
     /// The subjects of which a request waits for others to be done, and since when.
     full: Arc<Mutex<HashMap<&'static str, Instant>>>,
+}
+
+tokio::task_local! {
+    static CURRENT: Option<Deadline>;
+}
+
+/// The deadline of the request that this task answers, if it has one.
+pub fn deadline() -> Option<Deadline> {
+    CURRENT.try_with(|deadline| *deadline).ok().flatten()
 }
 
 /// How long its own request may take to be answered.
@@ -169,6 +178,11 @@ async fn run<R, F, Fut>(
             }
         };
         let Some(request) = request else { return };
+        let headers = request.message.headers.as_ref();
+        let deadline = headers.and_then(|headers| headers.get(DEADLINE)?.as_str().parse::<Deadline>().ok());
+        if is_late::<R>(deadline) {
+            continue;
+        }
         let permit = match permits.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -179,22 +193,48 @@ async fn run<R, F, Fut>(
                 permit
             }
         };
+        if is_late::<R>(deadline) {
+            continue;
+        }
         let answer = answer.clone();
-        let headers = request.message.headers.as_ref();
         let span = if R::PUBLIC {
             Span::caused_by(headers, R::SUBJECT, Kind::Server)
         } else {
             Span::under(trace::parent_in(headers), R::SUBJECT, Kind::Server)
         };
         tasks.spawn(span.within(async move {
-            let asked = Instant::now();
-            let answered = decode(&request, &*answer).await;
-            let outcome = if answered.is_ok() { "done" } else { "refused" };
-            respond(&request, answered).await;
+            let received = Instant::now();
+            let outcome = match in_time(deadline, decode(&request, &*answer)).await {
+                Some(answered) => {
+                    let outcome = if answered.is_ok() { "done" } else { "refused" };
+                    respond(&request, answered).await;
+                    outcome
+                }
+                None => "late",
+            };
             metrics::histogram!("nats_request_duration_seconds", "subject" => R::SUBJECT, "outcome" => outcome)
-                .record(asked.elapsed().as_secs_f64());
+                .record(received.elapsed().as_secs_f64());
             drop(permit);
         }));
+    }
+}
+
+/// Whether the requester has given up. The request is then dropped: it was reported as not done.
+fn is_late<R: Request>(deadline: Option<Deadline>) -> bool {
+    let is_late = deadline.is_some_and(Deadline::is_past);
+    if is_late {
+        metrics::counter!("nats_requests_late_total", "subject" => R::SUBJECT).increment(1);
+        tracing::debug!(subject = R::SUBJECT, "dropped a request whose deadline has passed");
+    }
+    is_late
+}
+
+/// Answers a request within its deadline, or not at all.
+async fn in_time<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) -> Option<T> {
+    let answer = CURRENT.scope(deadline, answer);
+    match deadline {
+        Some(deadline) => timeout(deadline.remaining(), answer).await.ok(),
+        None => Some(answer.await),
     }
 }
 

@@ -84,6 +84,10 @@ const NATS: &[Metric] = &[
     )
     .seconds(),
     Metric::counter(
+        "nats_requests_late_total",
+        "Requests dropped because their requester had given up, by subject.",
+    ),
+    Metric::counter(
         "nats_requests_delayed_total",
         "Requests that waited because as many of their subject as may were under way.",
     ),

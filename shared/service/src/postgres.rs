@@ -3,11 +3,18 @@
 use crate::{Backoff, config};
 use anyhow::Context;
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgPool,
+    ConnectOptions, Connection, Executor, PgConnection, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How the queries of a connection are planned: once, as planning one costs several times what it does; and by index, row by
@@ -23,6 +30,15 @@ pub const PLANS: [(&str, &str); 4] = [
 /// analyzed, Postgres takes some for such: each of its processes then loads LLVM, which is 14 MB and 40 ms
 /// (`cargo xtask load handshake`, when gateways compared 12,000 fresh conversations).
 const NOT_COMPILED: (&str, &str) = ("jit", "off");
+
+/// What Postgres itself gives up, so that no statement outlives its service's interest in it for long, and none waits for
+/// another's lock for ever: a statement before [`STATEMENT`] ends, a wait for a lock sooner; and a transaction whose
+/// service says nothing (frozen, or cut off), which may hold locks.
+const TIMEOUTS: [(&str, &str); 3] = [
+    ("statement_timeout", "3500ms"),
+    ("lock_timeout", "1500ms"),
+    ("idle_in_transaction_session_timeout", "10s"),
+];
 
 /// Connects to this service's own schema and brings it up to date, saying every few seconds that it still tries;
 /// `None` when the token is cancelled first. Replicas that start at once wait for each other's migrations. Each connection has
@@ -41,6 +57,7 @@ pub async fn open(
         .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not an address of Postgres"))?
         .application_name(schema)
         .options([("search_path", schema), NOT_COMPILED])
+        .options(TIMEOUTS)
         .options(settings.iter().copied())
         .log_statements(tracing::log::LevelFilter::Trace);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
@@ -70,12 +87,23 @@ pub async fn open(
         .acquire_timeout(Duration::from_secs(2))
         // A ping before each use costs a round trip; a broken connection shows itself, and every caller retries.
         .test_before_acquire(false)
-        // Who gave up waiting gives its connection back in the middle of an answer. The pool waits for the rest of it,
-        // without an end where the network drops everything, and would be full of such connections.
+        .before_acquire(|_, connection| {
+            let made = Instant::now().checked_sub(connection.age);
+            let is_current = made.is_none_or(|made| FAILOVER.is_current(made));
+            Box::pin(async move { Ok(is_current) })
+        })
+        // A caller that gave up returns its connection in the middle of a reply. The pool waits for the rest of it, without
+        // an end if the network drops everything, and would be full of such connections.
         .after_release(|connection, _| {
             Box::pin(async move {
-                let rest = tokio::time::timeout(RELEASE, connection.ping()).await;
-                rest.unwrap_or_else(|_| {
+                let rest = async {
+                    if FAILOVER.is_check_due() {
+                        is_writable(connection).await
+                    } else {
+                        connection.ping().await
+                    }
+                };
+                tokio::time::timeout(RELEASE, rest).await.unwrap_or_else(|_| {
                     metrics::counter!("postgres_silent_connections_total").increment(1);
                     Err(silence())
                 })?;
@@ -103,10 +131,135 @@ async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions
             return Err(error).context("create the schema");
         }
     }
-    // Not `run`, whose future is not `Send`: it takes more than connections.
-    migrations.run_direct(None, &mut connection, false).await.context("migrate the schema")?;
+    migrate(schema, migrations, &mut connection).await?;
     connection.close().await.ok();
     Ok(())
+}
+
+/// How often a replica tries to be the one that migrates.
+const MIGRATION_TURN: Duration = Duration::from_millis(250);
+/// How often it reports that it waits.
+const MIGRATION_REPORT: Duration = Duration::from_secs(5);
+
+/// Applies the missing migrations, one replica at a time. Each schema has a lock of its own, and a waiting replica holds
+/// no snapshot, which `create index concurrently` would wait for. A schema that is newer than this program is left as it
+/// is: migrations only add.
+async fn migrate(schema: &str, migrations: &Migrator, connection: &mut PgConnection) -> anyhow::Result<()> {
+    // A migration may take long, but it must not queue for a lock: every query would queue behind it.
+    connection
+        .execute("set statement_timeout = 0; set lock_timeout = '3s'")
+        .await
+        .context("prepare to migrate")?;
+    let mut report_at = Instant::now();
+    loop {
+        let is_ours: bool =
+            sqlx::query_scalar("select pg_try_advisory_lock(hashtext('vyzio'), hashtext($1))")
+                .bind(schema)
+                .fetch_one(&mut *connection)
+                .await
+                .context("lock the migrations")?;
+        if is_ours {
+            break;
+        }
+        if Instant::now() >= report_at {
+            tracing::info!(schema, "waiting for another replica, which migrates the schema");
+            report_at = Instant::now() + MIGRATION_REPORT;
+        }
+        tokio::time::sleep(MIGRATION_TURN).await;
+    }
+    let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
+    migrator.set_ignore_missing(true).set_locking(false);
+    // Not `run`, whose future is not `Send`: it takes more than connections. The lock ends with the connection.
+    migrator.run_direct(None, connection, false).await.context("migrate the schema")
+}
+
+/// What is known of a failover: connections that were made before it lead to a server that takes no writes any more.
+static FAILOVER: Failover = Failover { since: Mutex::new(None), checked: AtomicI64::new(0) };
+
+struct Failover {
+    /// When a read-only server was last seen.
+    since: Mutex<Option<Instant>>,
+    /// Unix seconds of the last check.
+    checked: AtomicI64,
+}
+
+impl Failover {
+    fn saw_read_only(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection was made after the last failover.
+    fn is_current(&self, made: Instant) -> bool {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|since| made > since)
+    }
+
+    /// Whether this is the first call in this second: reads alone would not show that a server takes no writes.
+    fn is_check_due(&self) -> bool {
+        let now = contract::Timestamp::now().unix();
+        self.checked.swap(now, Ordering::Relaxed) != now
+    }
+}
+
+/// Fails with the error of a write if the server that a connection leads to takes none.
+async fn is_writable(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let is_read_only: String =
+        sqlx::query_scalar("select current_setting('transaction_read_only')").fetch_one(connection).await?;
+    if is_read_only == "on" {
+        FAILOVER.saw_read_only();
+        return Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::ReadOnlyFilesystem,
+            "Postgres takes no writes",
+        )));
+    }
+    Ok(())
+}
+
+/// A connection that its owner uses again and again, outside the pool; made when it is needed.
+///
+/// It is replaced after an error that passes (it may never answer again), and after a failover.
+pub struct Dedicated {
+    options: PgConnectOptions,
+    connection: Option<(PgConnection, Instant)>,
+}
+
+impl Dedicated {
+    /// Not connected yet.
+    pub const fn new(options: PgConnectOptions) -> Self {
+        Self { options, connection: None }
+    }
+
+    /// Does something over the connection, as [`in_time`].
+    ///
+    /// # Errors
+    /// Those of `query` and of connecting, and [`sqlx::Error::Io`] if it takes too long.
+    pub async fn run<T>(
+        &mut self,
+        query: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        // Taken out, so that a connection is dropped with a future that is given up.
+        let current = self.connection.take().filter(|(_, made)| FAILOVER.is_current(*made));
+        let (result, connection) = in_time(async {
+            let (mut connection, made) = match current {
+                Some(current) => current,
+                None => (self.options.connect().await?, Instant::now()),
+            };
+            let result = query(&mut connection).await;
+            Ok((result, (connection, made)))
+        })
+        .await?;
+        if !result.as_ref().is_err_and(is_passing_error) {
+            self.connection = Some(connection);
+        }
+        result
+    }
+
+    /// Closes the connection. It is made again when it is needed.
+    pub async fn close(&mut self) {
+        if let Some((connection, _)) = self.connection.take() {
+            // If it is broken, it is gone all the same.
+            let _ = in_time(connection.close()).await;
+        }
+    }
 }
 
 /// Whether an error may pass by itself: the connection, or a server that starts, stops or is busy.
@@ -117,7 +270,10 @@ fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
     }
 }
 
-/// Whether doing it again may help.
+/// The code of a write on a server that takes none.
+const READ_ONLY: &str = "25006";
+
+/// Whether doing it again may help. An error that shows a failover also ends every older connection.
 pub fn is_passing_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -128,8 +284,11 @@ pub fn is_passing_error(error: &sqlx::Error) -> bool {
         // Connection exceptions, serialization and deadlock, out of resources, operator intervention, system errors
         // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            if code == READ_ONLY {
+                FAILOVER.saw_read_only();
+            }
             ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
-                || code == "25006"
+                || code == READ_ONLY
         }),
         _ => false,
     }
@@ -160,20 +319,21 @@ pub async fn in_time<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::R
 /// How long Postgres may take to answer [`answers`].
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Whether Postgres answers.
+/// Whether Postgres answers, and takes writes.
 ///
 /// # Errors
-/// When it doesn't, within 3 s.
+/// If it doesn't, within 3 s.
 pub async fn answers(pool: &PgPool) -> anyhow::Result<()> {
     let asked = async {
         let mut connection = pool.acquire().await?;
-        let select = sqlx::query("select 1").execute(&mut *connection);
-        let answered = tokio::time::timeout(ANSWER, select).await;
+        let answered = tokio::time::timeout(ANSWER, is_writable(&mut connection)).await;
         if !matches!(answered, Ok(Ok(_))) {
             // It may never answer again: back in the pool, it would be in the way.
             connection.close_on_drop();
         }
-        answered.context("Postgres does not answer within 2 s")??;
+        answered
+            .context("Postgres does not answer within 2 s")?
+            .context("check that Postgres takes writes")?;
         anyhow::Ok(())
     };
     tokio::time::timeout(ANSWER * 3 / 2, asked).await.context("no connection to Postgres in 3 s")?

@@ -1,0 +1,151 @@
+//! Conversations that can't be written to at the moment, because another transaction has locked them: each is written by
+//! itself, so that it delays no other, until nothing of it waits; then it goes back to its lane.
+
+use super::{BATCH, Job, fail, finish, is_delayed};
+use crate::{outbox::Outbox, store};
+use contract::{ConversationId, Refusal};
+use service::{Backoff, postgres};
+use sqlx::PgPool;
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+/// Messages that wait on the detours of one lane; further ones are refused.
+const WAITING: usize = super::WAITING;
+/// Detours of one lane that occupy Postgres at once.
+const WRITERS: usize = 2;
+
+/// The detours of one lane.
+pub(super) struct Detour {
+    pool: PgPool,
+    outbox: Outbox,
+    tasks: TaskTracker,
+    writers: Semaphore,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// The messages of each conversation that has a detour, in their order.
+    jobs: HashMap<ConversationId, VecDeque<Job>>,
+    /// How many messages there are, including those that are being written.
+    count: usize,
+}
+
+impl Detour {
+    pub(super) fn new(pool: PgPool, outbox: Outbox, tasks: TaskTracker) -> Arc<Self> {
+        let writers = Semaphore::new(WRITERS);
+        Arc::new(Self { pool, outbox, tasks, writers, waiting: Mutex::default() })
+    }
+
+    /// Takes the messages of conversations that have a detour, which must not be overtaken; returns the others.
+    pub(super) fn filter(&self, jobs: &mut Vec<Job>) -> Vec<Job> {
+        let mut waiting = self.waiting();
+        if waiting.jobs.is_empty() {
+            return std::mem::take(jobs);
+        }
+        let (detoured, others) =
+            jobs.drain(..).partition(|job| waiting.jobs.contains_key(&job.send.conversation_id));
+        for job in detoured {
+            waiting.add(job);
+        }
+        others
+    }
+
+    /// Begins detours for the conversations of these messages.
+    pub(super) fn start(self: &Arc<Self>, jobs: Vec<Job>) {
+        let mut waiting = self.waiting();
+        for job in jobs {
+            let conversation = job.send.conversation_id;
+            if let Entry::Vacant(vacant) = waiting.jobs.entry(conversation) {
+                vacant.insert(VecDeque::new());
+                metrics::counter!("chat_detours_total").increment(1);
+                self.tasks.spawn(self.clone().write(conversation));
+            }
+            waiting.add(job);
+        }
+    }
+
+    /// Writes the messages of one conversation until none waits.
+    async fn write(self: Arc<Self>, conversation: ConversationId) {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+        loop {
+            let Ok(permit) = self.writers.acquire().await else { return };
+            let jobs = self.waiting().next(conversation);
+            let Some(jobs) = jobs else { return };
+            let left = self.write_batch(jobs).await;
+            drop(permit);
+            if left.is_empty() {
+                backoff.reset();
+                continue;
+            }
+            self.waiting().put_back(conversation, left);
+            backoff.wait().await;
+        }
+    }
+
+    /// Writes a batch; returns the messages that are to be tried again.
+    async fn write_batch(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let (late, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.deadline.is_past());
+        let answered = late.len();
+        for job in late {
+            metrics::counter!("chat_sends_late_total").increment(1);
+            job.refuse(Refusal::unavailable());
+        }
+        let (count, stored) = (jobs.len(), self.store(&jobs).await);
+        let left = match stored {
+            Ok(batch) => finish(&self.outbox, jobs, batch).await,
+            Err(error) if is_delayed(&error) => jobs,
+            Err(error) => {
+                fail(jobs, &error);
+                Vec::new()
+            }
+        };
+        self.waiting().count -= answered + count - left.len();
+        left
+    }
+
+    async fn store(&self, jobs: &[Job]) -> sqlx::Result<store::Batch> {
+        let sends: Vec<_> = jobs.iter().map(|job| (&job.send, job.deadline)).collect();
+        if sends.is_empty() {
+            return Ok(store::Batch { outcomes: Vec::new(), outbox_id: None });
+        }
+        postgres::in_time(store::store_messages(&self.pool, &sends, true)).await
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, job: Job) {
+        if self.count >= WAITING {
+            metrics::counter!("chat_detours_full_total").increment(1);
+            return job.refuse(Refusal::unavailable());
+        }
+        self.count += 1;
+        self.jobs.entry(job.send.conversation_id).or_default().push_back(job);
+    }
+
+    /// The next messages of a conversation; `None`, and the end of its detour, if there are none.
+    fn next(&mut self, conversation: ConversationId) -> Option<Vec<Job>> {
+        let jobs = self.jobs.get_mut(&conversation)?;
+        if jobs.is_empty() {
+            self.jobs.remove(&conversation);
+            return None;
+        }
+        Some(jobs.drain(..jobs.len().min(BATCH)).collect())
+    }
+
+    fn put_back(&mut self, conversation: ConversationId, left: Vec<Job>) {
+        let jobs = self.jobs.entry(conversation).or_default();
+        for job in left.into_iter().rev() {
+            jobs.push_front(job);
+        }
+    }
+}
