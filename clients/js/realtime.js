@@ -111,7 +111,7 @@ const TRIES = 2;
 /** Characters of a message. */
 const CHARS = 4_000;
 /** Closes that reconnecting can't mend. */
-const FATAL = new Set([1003, 1009, 4403]);
+const FATAL = new Set([1003, 1009, 4400, 4403]);
 /** Refusals in a row of tokens that were fresh. */
 const REFUSALS = 3;
 /** Answers to a question that asking again may mend. */

@@ -17,6 +17,8 @@ use tokio_tungstenite::{
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     channel: &'static str,
+    /// The server's first frame on a multiplexed socket, once it was received.
+    pub hello: Option<Value>,
 }
 
 impl Socket {
@@ -31,7 +33,7 @@ impl Socket {
     }
 
     fn on(stream: WebSocketStream<MaybeTlsStream<TcpStream>>, url: &str) -> Self {
-        Self { stream, channel: documented::channel_at(url).expect("an address of a socket") }
+        Self { stream, channel: documented::channel_at(url).expect("an address of a socket"), hello: None }
     }
 
     /// Opens one with more headers, or says with which status it was refused.
@@ -88,6 +90,55 @@ impl Socket {
         self.stream.send(message).await.expect("send a frame");
     }
 
+    /// Sends frames in one write.
+    ///
+    /// # Panics
+    /// If the socket is closed.
+    pub async fn send_together(&mut self, frames: &[Value]) {
+        for frame in frames {
+            self.stream.feed(Message::text(frame.to_string())).await.expect("send a frame");
+        }
+        self.stream.flush().await.expect("send frames");
+    }
+
+    /// Sends a frame up to `count` times, without waiting for answers, until the server closes the socket; returns the
+    /// close code.
+    pub async fn flood(self, text: &str, count: usize) -> Option<u16> {
+        let (mut sink, mut stream) = self.stream.split();
+        let send = async {
+            for _ in 0..count {
+                if sink.send(Message::text(text)).await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let closed = async {
+            loop {
+                match stream.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return None,
+                }
+            }
+        };
+        let closed = async {
+            tokio::select! { () = send => None, code = closed => code }
+        };
+        within("a close", closed).await
+    }
+
+    /// Whether a pong arrives before the connection ends; frames before it are dropped.
+    pub async fn pong(&mut self) -> bool {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Pong(_))) => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return false,
+            }
+        }
+    }
+
     /// The next frame.
     ///
     /// # Panics
@@ -117,8 +168,12 @@ impl Socket {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let frame = serde_json::from_str(&text).expect("frames are JSON");
+                    let frame: Value = serde_json::from_str(&text).expect("frames are JSON");
                     documented::check(self.channel, By::Server, &frame).unwrap_or_else(|why| panic!("{why}"));
+                    if frame["op"] == "hello" {
+                        assert!(self.hello.replace(frame).is_none(), "a second hello");
+                        continue;
+                    }
                     return Ok(frame);
                 }
                 Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),

@@ -281,6 +281,7 @@ impl Stack {
                 .env("GATEWAY_ADDR", format!("127.0.0.1:{}", service.port))
                 .env("JWT_SECRET", SECRET)
                 // Tests talk faster than people.
+                .env("FRAME_RATE", "0")
                 .env("SEND_RATE", "0")
                 .env("CALL_RATE", "0")
                 .env("READ_RATE", "0")

@@ -23,6 +23,7 @@ use contract::{frames, limits};
 use extract::{Body, Caller, Cursor, CursorQuery, Id};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -172,7 +173,8 @@ async fn send_message(
         client_id: new.client_id.map(frames::client_id).transpose()?,
     };
     shared.limits.send(send.sender_id, conversation_id)?;
-    match shared.packer.send(send).await {
+    let deadline = Instant::now() + limits::SEND_DEADLINE;
+    match shared.packer.send(send, deadline).await {
         Sent::Stored(message) => Ok((StatusCode::CREATED, Json(message))),
         Sent::Repeated(message) => Ok((StatusCode::OK, Json(message))),
         Sent::Refused(refusal) => Err(refusal.into()),

@@ -100,6 +100,12 @@ pub struct Limits {
     /// Read markers of one user, over sockets, at once
     #[arg(long, env = "READ_BURST", default_value = "200")]
     pub read_burst: u32,
+    /// Frames of any kind of one user per second, over all sockets; 0 for no limit
+    #[arg(long, env = "FRAME_RATE", default_value = "200")]
+    pub frame_rate: u32,
+    /// Frames of any kind of one user at once
+    #[arg(long, env = "FRAME_BURST", default_value = "2000")]
+    pub frame_burst: u32,
     /// Subscriptions of one user on multiplexed sockets per second; 0 for no limit
     #[arg(long, env = "SUBSCRIBE_RATE", default_value = "50")]
     pub subscribe_rate: u32,
@@ -215,6 +221,8 @@ impl Limits {
             call_burst: 0,
             read_rate: 0,
             read_burst: 0,
+            frame_rate: 0,
+            frame_burst: 0,
             subscribe_rate: 0,
             subscribe_burst: 0,
             sockets_per_user: u32::MAX,

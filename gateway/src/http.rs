@@ -85,14 +85,17 @@ pub fn target(path: &str) -> Option<Target> {
 }
 
 /// Where a socket starts, by its `after`.
-pub fn start(query: Option<&str>, target: Target) -> Result<Start, Problem> {
+///
+/// # Errors
+/// The code that the socket is closed with, as a browser couldn't read an HTTP status.
+pub fn start(query: Option<&str>, target: Target) -> Result<Start, Close> {
     let Some(after) = query.and_then(|query| auth::parameter(query, "after")) else { return Ok(Start::Live) };
     if after == "latest" && target == Target::Socket(Dialect::Notifications) {
         return Ok(Start::Latest);
     }
     let digits = !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit());
     let after = digits.then(|| after.parse().ok()).flatten();
-    after.map(Start::After).ok_or_else(|| Problem::invalid("\"after\" is an id, or 0 for everything"))
+    after.map(Start::After).ok_or(Close::BadAddress)
 }
 
 /// Accepts a WebSocket. What a browser can't read as an HTTP status is an accepted socket that is closed at once.
@@ -101,20 +104,19 @@ pub fn start(query: Option<&str>, target: Target) -> Result<Start, Problem> {
 async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Response {
     let Some(key) = upgrade_key(&request) else { return no_upgrade() };
     let query = request.uri().query();
-    let start = match start(query, target) {
-        Ok(start) => start,
-        Err(problem) => return problem.into_response(),
-    };
+    let start = start(query, target);
     let token = shared.verifier.token_of(request.headers(), query);
-    let in_subprotocol = token.as_ref().is_some_and(|(_, in_subprotocol)| *in_subprotocol);
+    // A browser fails the connection if it offers subprotocols and none is chosen.
+    let offers_bearer = has_token(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, "bearer");
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
     let client = client_of(&shared, &request);
     let permit = match admit(&shared, client, token.as_ref().map(|(token, _)| token.as_str())).await {
         Ok(permit) => permit,
         Err(problem) => return problem.into_response(),
     };
-    let opening = match identify(&shared, token.map(|(token, _)| token)) {
-        Ok(mut identity) => match target {
+    let identified = identify(&shared, token.map(|(token, _)| token));
+    let opening = match identified.and_then(|identity| Ok((identity, start?))) {
+        Ok((mut identity, start)) => match target {
             Target::Socket(dialect) => match present(&shared, &identity) {
                 Some(presence) => {
                     let lang = identity.lang.take();
@@ -144,6 +146,7 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
         }
         (Err(Close::Unauthorized), _) => refused("token"),
         (Err(Close::Forbidden), _) => refused("forbidden"),
+        (Err(Close::BadAddress), _) => refused("bad_address"),
         _ => refused("unavailable"),
     }
     let sessions = shared.sessions.clone();
@@ -164,7 +167,7 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
-    if in_subprotocol {
+    if offers_bearer {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("bearer"));
     }
     response

@@ -48,6 +48,7 @@ impl<K: Hash + Eq + Clone> Rate<K> {
 
 /// The limits of a gateway.
 pub struct Limits {
+    frames: Rate<UserId>,
     sends: Rate<UserId>,
     conversation_sends: Rate<(UserId, ConversationId)>,
     typing: Rate<UserId>,
@@ -80,6 +81,7 @@ impl Limits {
     pub fn new(config: &crate::config::Limits) -> Self {
         let under_way = config.handshakes_under_way as usize;
         Self {
+            frames: Rate::new(config.frame_rate, config.frame_burst),
             sends: Rate::new(config.send_rate, config.send_burst),
             conversation_sends: Rate::new(config.conversation_send_rate, config.conversation_send_burst),
             typing: Rate::new(config.typing_rate, config.typing_burst),
@@ -98,6 +100,17 @@ impl Limits {
             turns: Arc::new(Semaphore::new(under_way)),
             places: Arc::new(Semaphore::new(under_way * WAITING)),
         }
+    }
+
+    /// A frame of any kind, over any of a user's sockets.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn frame(&self, user: UserId) -> Result<(), Refusal> {
+        self.frames.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_frames_limited_total").increment(1);
+            too_fast(wait, "too many frames; slow down")
+        })
     }
 
     /// A message of a user, to a conversation.
@@ -199,7 +212,7 @@ impl Limits {
             }
             self.sends.forget();
             self.conversation_sends.forget();
-            for rate in [&self.typing, &self.calls, &self.reads, &self.subscribes] {
+            for rate in [&self.frames, &self.typing, &self.calls, &self.reads, &self.subscribes] {
                 rate.forget();
             }
             self.handshakes.forget();

@@ -1,14 +1,15 @@
 //! The dialect of `/ws/`: one socket for every channel.
 
 use crate::{
+    auth::Identity,
     channel::LogKey,
     frames::encode,
     opening::{Start, Topic},
     websocket::Frame,
 };
 use contract::{
-    Code, ConversationId, Refusal, UserId,
-    frames::{ChatFrame, InboxFrame, TypingFrame, from_json},
+    Code, ConversationId, Refusal, Timestamp, UserId,
+    frames::{ChatFrame, InboxFrame, TypingFrame, client_id_of, from_json},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -40,6 +41,26 @@ pub enum Op {
     Inbox(InboxFrame),
     /// A frame for a typing channel.
     Typing(ConversationId, TypingFrame),
+    /// A sign of life, which is answered.
+    Ping,
+}
+
+/// Why an operation was not taken, and what the client calls it.
+#[derive(Debug)]
+pub struct BadOp {
+    /// What was wrong.
+    pub refusal: Refusal,
+    /// Its reference, if one can be made out.
+    pub reference: Option<Reference>,
+    /// The `client_id` of a send, if one can be made out.
+    pub client_id: Option<String>,
+}
+
+impl BadOp {
+    fn new(refusal: Refusal, text: &str) -> Self {
+        let Names { reference, client_id } = Names::of(text);
+        Self { refusal, reference, client_id }
+    }
 }
 
 impl Op {
@@ -47,7 +68,7 @@ impl Op {
     ///
     /// # Errors
     /// Why it can't be read, and what it was called.
-    pub fn parse(text: &str, user: UserId) -> Result<(Self, Reference), (Refusal, Option<Reference>)> {
+    pub fn parse(text: &str, user: UserId) -> Result<(Self, Reference), BadOp> {
         #[derive(Deserialize)]
         struct Raw<'a> {
             op: String,
@@ -58,13 +79,14 @@ impl Op {
             token: Option<String>,
             r#ref: Option<Reference>,
         }
-        let raw: Raw<'_> = from_json(text).map_err(|refusal| (refusal, reference_of(text)))?;
+        let raw: Raw<'_> = from_json(text).map_err(|refusal| BadOp::new(refusal, text))?;
         let reference = raw.r#ref.unwrap_or(Reference::None);
         let op = || {
             let topic = || topic(raw.channel.as_deref(), user);
             match raw.op.as_str() {
                 "subscribe" => Ok(Self::Subscribe(topic()?, start(raw.after)?)),
                 "unsubscribe" => Ok(Self::Unsubscribe(topic()?)),
+                "ping" => Ok(Self::Ping),
                 "auth" => Ok(Self::Auth(raw.token.ok_or_else(|| wrong("\"token\" is missing"))?)),
                 "send" => {
                     let data = raw.data.ok_or_else(|| wrong("\"data\" is missing"))?.get();
@@ -79,14 +101,27 @@ impl Op {
                         }
                     }
                 }
-                _ => Err(wrong("unknown \"op\"; known are subscribe, unsubscribe, send and auth")),
+                _ => Err(wrong("unknown \"op\"; known are subscribe, unsubscribe, send, auth and ping")),
             }
         };
         match op() {
             Ok(op) => Ok((op, reference)),
-            Err(refusal) => Err((refusal, Some(reference))),
+            Err(refusal) => Err(BadOp { reference: Some(reference), ..BadOp::new(refusal, text) }),
         }
     }
+}
+
+/// The first frame on a multiplexed socket.
+pub fn hello(identity: &Identity) -> Frame {
+    #[derive(Serialize)]
+    struct Hello {
+        op: &'static str,
+        user_id: UserId,
+        server_time: Timestamp,
+        expires_at: Timestamp,
+    }
+    let (user_id, expires_at) = (identity.user_id, identity.expires_at);
+    encode(&Hello { op: "hello", user_id, server_time: Timestamp::now(), expires_at })
 }
 
 /// The answer to what is done.
@@ -146,13 +181,27 @@ fn wrong(detail: &str) -> Refusal {
     Refusal::new(Code::InvalidMessage, detail)
 }
 
-/// What a message that can't be taken was called.
-fn reference_of(text: &str) -> Option<Reference> {
-    #[derive(Deserialize)]
-    struct Named {
-        r#ref: Reference,
+/// What the client calls an operation, as far as it can be made out.
+#[derive(Default)]
+pub struct Names {
+    /// The reference of the operation.
+    pub reference: Option<Reference>,
+    /// The `client_id` of a send.
+    pub client_id: Option<String>,
+}
+
+impl Names {
+    /// Reads the names alone, whatever else is wrong.
+    pub fn of(text: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            r#ref: Option<Reference>,
+            #[serde(borrow)]
+            data: Option<&'a RawValue>,
+        }
+        let Ok(Named { r#ref, data }) = from_json::<Named<'_>>(text) else { return Self::default() };
+        Self { reference: r#ref, client_id: data.and_then(|data| client_id_of(data.get())) }
     }
-    from_json::<Named>(text).ok().map(|named| named.r#ref)
 }
 
 #[cfg(test)]
@@ -179,7 +228,8 @@ mod tests {
         let (op, _) =
             parse(r#"{"op":"send","channel":"chat/123","data":{"message":"hi"},"ref":"a"}"#).unwrap();
         assert!(matches!(op, Op::Chat(_, ChatFrame::Message { .. })));
-        let (refusal, reference) = parse(r#"{"op":"subscribe","channel":"chat/*","ref":3}"#).unwrap_err();
-        assert_eq!((refusal.code, reference), (Code::InvalidMessage, Some(Reference::Number(3))));
+        let bad = parse(r#"{"op":"subscribe","channel":"chat/*","ref":3}"#).unwrap_err();
+        assert_eq!((bad.refusal.code, bad.reference), (Code::InvalidMessage, Some(Reference::Number(3))));
+        assert!(matches!(parse(r#"{"op":"ping","ref":1}"#), Ok((Op::Ping, Reference::Number(1)))));
     }
 }

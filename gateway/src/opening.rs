@@ -5,10 +5,12 @@ use crate::{
     auth::Identity,
     channel::{self, Channel, LogKey, Membership, Part},
     log::View,
+    multiplex::Reference,
     typing::Watching,
     users::Presence,
 };
 use contract::{Close, Code, ConversationId, Refusal, chat::Enter};
+use futures_util::future::BoxFuture;
 use service::bus::RequestError;
 use std::sync::Arc;
 
@@ -57,14 +59,34 @@ pub enum Start {
     After(i64),
 }
 
-/// A socket's place on a topic.
+/// A socket's subscription to a topic. Dropping it ends it, at any stage: nothing more is sent on its behalf.
 pub enum Place {
-    /// Being taken: the replay goes on.
-    Joining,
+    /// Not there yet.
+    Joining(Box<Join>),
     /// On a log.
     Log(Membership),
     /// Where someone may type.
     Typing(Box<Watching>),
+}
+
+/// The way onto a topic.
+pub struct Join {
+    /// What is awaited.
+    pub step: BoxFuture<'static, Result<Step, Refusal>>,
+    /// What the client calls its subscription, on a multiplexed socket.
+    pub reference: Option<Reference>,
+    /// From where on.
+    pub start: Start,
+    /// Whether the client has its answer: it may be there.
+    pub is_admitted: bool,
+}
+
+/// A step on that way.
+pub enum Step {
+    /// The client may be there.
+    Admitted(Admission),
+    /// It is there.
+    Joined(Place),
 }
 
 /// A client that was let in, before its socket is open.

@@ -46,11 +46,14 @@ impl Packer {
         move || jobs.upgrade().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
     }
 
-    /// Has a message stored, whatever happens to the services meanwhile; or says within
-    /// [`limits::SEND_DEADLINE`] that it can't.
-    pub async fn send(&self, mut send: Send) -> Sent {
-        let end = Instant::now() + limits::SEND_DEADLINE;
-        let deadline = Deadline::after(limits::SEND_DEADLINE);
+    /// Has a message stored, whatever happens to the services meanwhile; or returns `unavailable` at its deadline, which
+    /// is [`limits::SEND_DEADLINE`] after its arrival.
+    pub async fn send(&self, mut send: Send, end: Instant) -> Sent {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Sent::Refused(Refusal::unavailable());
+        }
+        let deadline = Deadline::after(left);
         // Trying again is only safe with a key; where the client has none, this is it.
         send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
         let (reply, answer) = oneshot::channel();
@@ -221,13 +224,14 @@ mod tests {
                 client.publish(request.reply.unwrap(), reply.into()).await.unwrap();
             }
         });
-        let lost = |packer: Packer| async move { packer.send(message("lost")).await };
+        let end = Instant::now() + limits::SEND_DEADLINE;
+        let lost = |packer: Packer| async move { packer.send(message("lost"), end).await };
         let mut all = Vec::new();
         for _ in 0..UNDER_WAY {
             all.push(tasks.spawn(lost(packer.clone())));
             sees.recv().await.unwrap();
         }
-        let answer = packer.send(message("found")).await;
+        let answer = packer.send(message("found"), end).await;
         assert_eq!(answer, Sent::Refused(Refusal::forbidden()));
         assert!(all.iter().all(|lost| !lost.is_finished()), "it waited for the deadline of others");
     }

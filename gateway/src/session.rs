@@ -1,6 +1,7 @@
 //! One client's socket: one owner, one loop, everything bounded.
 
 mod asked;
+mod pending;
 mod places;
 
 use crate::websocket::{Frame, Item, Socket};
@@ -9,16 +10,13 @@ use crate::{
     auth::{Identity, Rejected},
     log::View,
     multiplex,
-    opening::{Dialect, Opening, Place, Start, Topic, admission, closing, take_place},
+    opening::{Dialect, Join, Opening, Place, Start, Step, Topic, admission, closing, take_place},
     outbox::Outbox,
     users::Presence,
 };
-use contract::{Close, Refusal, Seq, chat::Sent, typing::Keyboard};
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, poll_fn},
-    stream::FuturesUnordered,
-};
+use contract::{Close, Code, Refusal, Seq, chat::Sent, typing::Keyboard};
+use futures_util::{FutureExt, future::poll_fn};
+use pending::Pending;
 use places::Places;
 use std::{
     pin::{Pin, pin},
@@ -40,13 +38,11 @@ struct Reply {
     client_id: Option<String>,
 }
 
-type Joined = (Topic, Result<Place, Refusal>);
-
-/// What a client asked that others had to do.
+/// The outcome of a command that others had to carry out.
 enum Asked {
     /// A service.
     Service(Reply, Topic, Result<Option<Sent>, Refusal>),
-    /// Whoever publishes keys: whose the fresh token is.
+    /// A fresh token whose key had to be fetched.
     Token(Reply, Result<Identity, Rejected>),
 }
 
@@ -59,9 +55,8 @@ pub struct Session {
     identity: Identity,
     dialect: Dialect,
     places: Places,
-    joins: Option<Box<FuturesUnordered<BoxFuture<'static, Joined>>>>,
-    /// What the client asked and is not yet done; until then nothing more is read.
-    asked: Option<BoxFuture<'static, Asked>>,
+    /// The client's commands that are not done yet.
+    pending: Pending,
     heard: Instant,
     ping_at: Instant,
     /// When what is being written must be.
@@ -73,14 +68,16 @@ pub struct Session {
     /// The last message of the client's that was stored: it is to see it before its socket is closed.
     stored: Option<(Topic, Seq)>,
     /// Messages refused for their rate, since the last that wasn't.
-    refused: u32,
+    refused_sends: u16,
+    /// Frames refused for their rate, since the last that wasn't.
+    refused_frames: u16,
 }
 
 /// What a session waits for.
 enum Event {
     Inbound(Item),
     Done(Asked),
-    Joined(Joined),
+    Join(Topic, Result<Step, Refusal>),
     Due,
     Drain,
     Close(Close),
@@ -105,8 +102,7 @@ impl Session {
             identity,
             dialect,
             places: Places::default(),
-            joins: None,
-            asked: None,
+            pending: Pending::default(),
             heard: now,
             ping_at: now + ping_every,
             write_by: None,
@@ -114,13 +110,17 @@ impl Session {
             drain_at: None,
             closing: None,
             stored: None,
-            refused: 0,
+            refused_sends: 0,
+            refused_frames: 0,
         };
-        if let Some((topic, admission)) = first {
-            session.places.insert(topic, Place::Joining);
-            let (shared, view) = (session.shared.clone(), session.view(topic));
-            session
-                .joining(async move { (topic, take_place(&shared, view, admission, start).await) }.boxed());
+        match first {
+            Some((topic, admission)) => {
+                let (shared, view) = (session.shared.clone(), session.view(topic));
+                let joined = async move { take_place(&shared, view, admission, start).await };
+                let step = joined.map(|place| place.map(Step::Joined)).boxed();
+                session.places.begin(topic, Join { step, reference: None, start, is_admitted: true });
+            }
+            None => session.outbox.push(multiplex::hello(&session.identity)),
         }
         session
     }
@@ -163,18 +163,11 @@ impl Session {
         if let Poll::Ready(close) = self.poll_write(cx) {
             return Poll::Ready(Event::Close(close));
         }
-        if let Some(asked) = &mut self.asked
-            && let Poll::Ready(done) = asked.poll_unpin(cx)
-        {
-            self.asked = None;
+        if let Poll::Ready(done) = self.pending.poll(cx) {
             return Poll::Ready(Event::Done(done));
         }
-        if let Some(joins) = &mut self.joins {
-            match joins.poll_next_unpin(cx) {
-                Poll::Ready(Some(joined)) => return Poll::Ready(Event::Joined(joined)),
-                Poll::Ready(None) => self.joins = None,
-                Poll::Pending => {}
-            }
+        if let Poll::Ready((topic, step)) = self.places.poll_joins(cx) {
+            return Poll::Ready(Event::Join(topic, step));
         }
         if self.is_reading() {
             return self.socket.poll_next(cx).map(|item| item.map_or_else(Event::Close, Event::Inbound));
@@ -218,18 +211,20 @@ impl Session {
         }
     }
 
-    /// Whether the client is listened to: not while what it asked is under way, nor before it has its one place.
+    /// Whether frames are read: not while too many commands are pending, nor before a single socket has joined its
+    /// channel, nor once it is to be closed.
     fn is_reading(&self) -> bool {
-        self.asked.is_none()
+        !self.pending.is_full()
             && self.closing.is_none()
-            && (self.joins.is_none() || self.dialect == Dialect::Multiplexed)
+            && (!self.places.has_joins() || self.dialect == Dialect::Multiplexed)
+            && self.drain_at.is_none_or(|at| Instant::now() < at)
     }
 
     /// When a timer is due.
     fn due(&self) -> Instant {
         let silence = self.is_reading().then(|| self.heard + self.shared.limits.idle);
         // A stop waits for what was asked.
-        let drain = self.drain_at.filter(|_| self.asked.is_none());
+        let drain = self.drain_at.filter(|_| self.pending.is_empty());
         let others = [silence, self.expires, drain, self.write_by];
         others.into_iter().flatten().fold(self.ping_at, Instant::min)
     }
@@ -241,9 +236,9 @@ impl Session {
                 self.heard = Instant::now();
                 self.done(done);
             }
-            Event::Joined((topic, joined)) => {
+            Event::Join(topic, step) => {
                 self.heard = Instant::now();
-                return self.joined(topic, joined);
+                return self.step(topic, step);
             }
             Event::Due => return self.timers(),
             Event::Drain => self.drain_at = Some(Instant::now() + self.shared.drain_delay()),
@@ -255,7 +250,7 @@ impl Session {
     fn timers(&mut self) -> Result<(), Close> {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
-        if is_due(self.drain_at) && self.asked.is_none() {
+        if is_due(self.drain_at) && self.pending.is_empty() {
             if self.awaits_echo() {
                 self.drain_at = Some(now + ECHO);
             } else {
@@ -297,38 +292,20 @@ impl Session {
                 self.take(&text);
                 Ok(())
             }
-            Item::Ping(_) | Item::Pong => Ok(()),
+            Item::Ping(_) | Item::Pong => {
+                // They are answered, or not at all, by the connection; too many of them are a flood like any other.
+                self.limit_frame().ok();
+                Ok(())
+            }
             Item::Close => Err(Close::Normal),
         }
     }
 
-    fn joining(&mut self, join: BoxFuture<'static, Joined>) {
-        self.joins.get_or_insert_default().push(join);
-    }
-
-    /// Lets the client onto one of several topics; nobody waits for it.
-    fn join(
-        &self,
-        topic: Topic,
-        start: Start,
-        reference: Option<multiplex::Reference>,
-    ) -> BoxFuture<'static, Joined> {
-        let (shared, identity, view) = (self.shared.clone(), self.identity.clone(), self.view(topic));
-        async move {
-            let joined = async {
-                let admission = admission(&shared, &identity, topic).await?;
-                if let Some(reference) = &reference {
-                    view.outbox.push(multiplex::ok(reference));
-                }
-                take_place(&shared, view.clone(), admission, start).await
-            };
-            let joined = joined.await;
-            if let (Err(refusal), Some(reference)) = (&joined, &reference) {
-                view.outbox.push(multiplex::error(refusal, Some(reference), None));
-            }
-            (topic, joined)
-        }
-        .boxed()
+    /// Begins a subscription on a multiplexed socket.
+    fn subscribe(&mut self, topic: Topic, start: Start, reference: multiplex::Reference) {
+        let (shared, identity) = (self.shared.clone(), self.identity.clone());
+        let step = async move { admission(&shared, &identity, topic).await.map(Step::Admitted) }.boxed();
+        self.places.begin(topic, Join { step, reference: Some(reference), start, is_admitted: false });
     }
 
     fn view(&self, topic: Topic) -> View {
@@ -336,20 +313,51 @@ impl Session {
         View { user_id: self.identity.user_id, outbox: self.outbox.clone(), envelope }
     }
 
-    fn joined(&mut self, topic: Topic, joined: Result<Place, Refusal>) -> Result<(), Close> {
-        match joined {
-            Ok(place) => {
-                // Unless the client has unsubscribed meanwhile.
-                if let Some(joining) = self.places.get_mut(&topic) {
-                    *joining = place;
+    /// A subscription has come a step further, or failed.
+    fn step(&mut self, topic: Topic, step: Result<Step, Refusal>) -> Result<(), Close> {
+        match step {
+            Ok(Step::Admitted(admission)) => {
+                let (shared, view) = (self.shared.clone(), self.view(topic));
+                if let Some(Place::Joining(join)) = self.places.get_mut(&topic) {
+                    join.is_admitted = true;
+                    if let Some(reference) = &join.reference {
+                        self.outbox.push(multiplex::ok(reference));
+                    }
+                    let start = join.start;
+                    let joined = async move { take_place(&shared, view, admission, start).await };
+                    join.step = joined.map(|place| place.map(Step::Joined)).boxed();
                 }
                 Ok(())
             }
+            Ok(Step::Joined(place)) => {
+                self.places.joined(&topic, place);
+                Ok(())
+            }
             Err(refusal) => {
-                self.places.remove(&topic);
-                if self.dialect == Dialect::Multiplexed { Ok(()) } else { Err(closing(&refusal)) }
+                let place = self.places.remove(&topic);
+                if self.dialect != Dialect::Multiplexed {
+                    return Err(closing(&refusal));
+                }
+                if let Some(Place::Joining(join)) = place {
+                    self.outbox.push(multiplex::error(&refusal, join.reference.as_ref(), None));
+                }
+                Ok(())
             }
         }
+    }
+
+    /// Ends a subscription on a multiplexed socket.
+    fn unsubscribe(&mut self, topic: Topic) -> Result<(), Refusal> {
+        let place =
+            self.places.remove(&topic).ok_or_else(|| Refusal::new(Code::NotFound, "not subscribed"))?;
+        self.left(topic, &place);
+        // A subscription that ended before it was admitted is answered nevertheless.
+        if let Place::Joining(join) = &place
+            && let (false, Some(reference)) = (join.is_admitted, &join.reference)
+        {
+            self.outbox.push(multiplex::ok(reference));
+        }
+        Ok(())
     }
 
     /// Tells typing-service of a typing socket that closes, if it was the user's last here.

@@ -19,13 +19,16 @@ pub const METRICS: &[Metric] = &[
     Metric::gauge("gateway_sockets", "Open sockets, by kind."),
     Metric::counter("gateway_handshakes_total", "Sockets let in, by kind.")
         .by("kind", &["chat", "notifications", "typing", "multiplexed"]),
-    Metric::counter("gateway_handshakes_refused_total", "Sockets not let in, by reason.")
-        .by("reason", &["address", "overload", "origin", "user", "token", "forbidden", "unavailable"]),
+    Metric::counter("gateway_handshakes_refused_total", "Sockets not let in, by reason.").by(
+        "reason",
+        &["address", "bad_address", "overload", "origin", "user", "token", "forbidden", "unavailable"],
+    ),
     Metric::counter("gateway_closes_total", "Sockets closed, by close code.").by(
         "code",
-        &["1000", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4401", "4403", "4429"],
+        &["1000", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4400", "4401", "4403", "4429"],
     ),
     Metric::counter("gateway_sockets_limited_total", "Handshakes of users with SOCKETS_PER_USER sockets."),
+    Metric::counter("gateway_frames_limited_total", "Frames refused because of their user's rate."),
     Metric::counter("gateway_sends_limited_total", "Messages refused for their user's rate."),
     Metric::counter(
         "gateway_typing_limited_total",

@@ -50,7 +50,9 @@ pub enum Frame {
     InboxRead(InboxRead),
     /// Someone types, or has stopped: whose frame it is.
     Typing(i64),
-    /// What was asked is done.
+    /// The server's first frame on a multiplexed socket.
+    Hello,
+    /// A command was carried out.
     Ok(i64),
     /// Something was refused.
     Error(Refused),
@@ -81,6 +83,7 @@ pub fn read(text: &str, own: Option<Channel>) -> Result<(Option<Channel>, Frame)
 
 fn multiplexed(mut value: Value) -> Result<(Option<Channel>, Frame), String> {
     match value["op"].as_str() {
+        Some("hello") => Ok((None, Frame::Hello)),
         Some("ok") => Ok((None, Frame::Ok(value["ref"].as_i64().ok_or("an ok without its ref")?))),
         Some("error") => Ok((None, Frame::Error(refused(&value)))),
         Some("event") => {

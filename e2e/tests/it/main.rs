@@ -23,6 +23,7 @@ mod requests;
 mod resilience;
 mod safety;
 mod scale;
+mod subscriptions;
 mod tokens;
 mod traces;
 mod typing;

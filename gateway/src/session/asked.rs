@@ -12,7 +12,7 @@ use crate::{
 use contract::{
     Close, Code, ConversationId, Refusal, UserId,
     chat::{MarkRead, Send, Sent},
-    frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame},
+    frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame, client_id_of},
     limits,
     notify::MarkNotification,
     typing::{Keyboard, TypingInput},
@@ -24,14 +24,17 @@ use tokio::time::Instant;
 
 /// How often a client's `true`s are passed on, at most.
 const TYPING_EVERY: Duration = Duration::from_millis(250);
-/// Messages in a row that are refused for their rate before the socket is closed.
-const REFUSED: u32 = 100;
+/// Messages in a row, or frames in a row, that are refused for their rate before the socket is closed.
+const REFUSED: u16 = 100;
 /// Channels of one socket.
 const CHANNELS: usize = 128;
 
 impl Session {
     /// Takes a frame of the client's.
     pub(super) fn take(&mut self, text: &str) {
+        if let Err(refusal) = self.limit_frame() {
+            return self.refuse_frame(text, &refusal);
+        }
         match self.dialect {
             Dialect::Chat(conversation) => match ChatFrame::parse(text) {
                 Ok(frame) => self.chat(conversation, frame, None),
@@ -47,11 +50,37 @@ impl Session {
             },
             Dialect::Multiplexed => match Op::parse(text, self.identity.user_id) {
                 Ok((op, reference)) => self.operate(op, reference),
-                Err((refusal, reference)) => {
-                    self.outbox.push(multiplex::error(&refusal, reference.as_ref(), None))
+                Err(bad) => {
+                    let (reference, client_id) = (bad.reference.as_ref(), bad.client_id.as_deref());
+                    self.outbox.push(multiplex::error(&bad.refusal, reference, client_id));
                 }
             },
         }
+    }
+
+    /// Counts a frame of any kind. A client far over its rate is closed.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub(super) fn limit_frame(&mut self) -> Result<(), Refusal> {
+        let limited = self.shared.limits.frame(self.identity.user_id);
+        self.refused_frames = if limited.is_err() { self.refused_frames.saturating_add(1) } else { 0 };
+        if self.refused_frames > REFUSED {
+            self.outbox.close(Close::RateLimited);
+        }
+        limited
+    }
+
+    /// Answers a frame that is not executed for its rate.
+    fn refuse_frame(&self, text: &str, refusal: &Refusal) {
+        let frame = match self.dialect {
+            Dialect::Multiplexed => {
+                let named = multiplex::Names::of(text);
+                multiplex::error(refusal, named.reference.as_ref(), named.client_id.as_deref())
+            }
+            _ => frames::error(refusal, client_id_of(text).as_deref()),
+        };
+        self.outbox.push(frame);
     }
 
     fn operate(&mut self, op: Op, reference: multiplex::Reference) {
@@ -69,20 +98,13 @@ impl Session {
                 if let Err(refusal) = self.shared.limits.subscribe(self.identity.user_id) {
                     return self.answer(&reply(), Err(refusal));
                 }
-                self.places.insert(topic, Place::Joining);
-                let join = self.join(topic, start, Some(reference));
-                self.joining(join);
+                self.subscribe(topic, start, reference);
             }
             Op::Unsubscribe(topic) => {
-                let answer = match self.places.remove(&topic) {
-                    Some(place) => {
-                        self.left(topic, &place);
-                        Ok(())
-                    }
-                    None => Err(Refusal::new(Code::NotFound, "not subscribed")),
-                };
+                let answer = self.unsubscribe(topic);
                 self.answer(&reply(), answer);
             }
+            Op::Ping => self.answer(&reply(), Ok(())),
             Op::Auth(token) => self.auth(&token, Some(reference)),
             Op::Chat(conversation, frame) => self.chat(conversation, frame, Some(reference)),
             Op::Inbox(frame) => self.inbox(frame, Some(reference)),
@@ -102,23 +124,24 @@ impl Session {
             ChatFrame::Message { message, client_id } => {
                 let reply = Reply { reference, client_id: client_id.clone() };
                 if let Err(refusal) = self.shared.limits.send(user_id, conversation_id) {
-                    self.refused += 1;
-                    if self.refused > REFUSED {
+                    self.refused_sends += 1;
+                    if self.refused_sends > REFUSED {
                         self.outbox.close(Close::RateLimited);
                     }
                     return self.answer(&reply, Err(refusal));
                 }
-                self.refused = 0;
+                self.refused_sends = 0;
                 let (sender_username, sender_named_at) =
                     (self.identity.username.clone(), self.identity.issued_at);
                 let sender_id = user_id;
                 let send =
                     Send { conversation_id, sender_id, sender_username, sender_named_at, message, client_id };
-                let packer = self.shared.packer.clone();
+                let (packer, deadline) = (self.shared.packer.clone(), Instant::now() + limits::SEND_DEADLINE);
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());
-                let sent = async move { Asked::Service(reply, topic, Ok(Some(packer.send(send).await))) };
-                self.asked = Some(span.within(sent).boxed());
+                let sent =
+                    async move { Asked::Service(reply, topic, Ok(Some(packer.send(send, deadline).await))) };
+                self.pending.push(span.within(sent).boxed());
             }
             ChatFrame::Read(message_id) => {
                 let ask = MarkRead { conversation_id, user_id, message_id };
@@ -150,10 +173,11 @@ impl Session {
         if let Err(refusal) = self.shared.limits.read(self.identity.user_id) {
             return self.answer(&reply, Err(refusal));
         }
-        let shared = self.shared.clone();
-        self.asked = Some(
+        let (shared, deadline) = (self.shared.clone(), Instant::now() + limits::SEND_DEADLINE);
+        self.pending.push(
             async move {
-                let answer = shared.hub.bus().request_until(&question, limits::SEND_DEADLINE).await;
+                let left = deadline.saturating_duration_since(Instant::now());
+                let answer = shared.hub.bus().request_until(&question, left).await;
                 Asked::Service(reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
             }
             .boxed(),
@@ -174,7 +198,7 @@ impl Session {
         let reply = Reply { reference, client_id: None };
         let watching = match self.places.get_mut(&topic) {
             Some(Place::Typing(watching)) => watching,
-            Some(Place::Joining) => return self.answer(&reply, Err(Refusal::unavailable())),
+            Some(Place::Joining(_)) => return self.answer(&reply, Err(Refusal::unavailable())),
             _ => {
                 return self
                     .answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
@@ -207,8 +231,8 @@ impl Session {
             // It may have been published a moment ago.
             Err(Rejected::UnknownKey) => {
                 let (shared, token) = (self.shared.clone(), token.to_owned());
-                self.asked =
-                    Some(async move { Asked::Token(reply, shared.identify_anew(&token).await) }.boxed());
+                let check = async move { Asked::Token(reply, shared.identify_anew(&token).await) };
+                self.pending.check_token(check.boxed());
             }
             identified => self.identified(&reply, identified),
         }

@@ -20,6 +20,8 @@ pub enum Close {
     Restart = 1012,
     /// Overloaded, or this client read too slowly. Reconnect with `after`, with backoff.
     Overloaded = 1013,
+    /// The address of the socket makes no sense (`after` is no id). Give up: the client is broken.
+    BadAddress = 4400,
     /// Token missing, invalid or expired. Get a new token.
     Unauthorized = 4401,
     /// Not a participant, or no such conversation. Give up.
@@ -45,6 +47,7 @@ impl Close {
             Self::Fault => "server fault",
             Self::Restart => "server restarting",
             Self::Overloaded => "too slow or overloaded",
+            Self::BadAddress => "\"after\" is not an id",
             Self::Unauthorized => "token missing, invalid or expired",
             Self::Forbidden => "not a participant, or no such conversation",
             Self::RateLimited => "rate limited",

@@ -235,7 +235,7 @@ fn positive<T, E>(id: Option<i64>, name: &str, new: impl Fn(i64) -> Result<T, E>
 }
 
 /// The `client_id` of a frame that was refused, so that the client knows which send failed.
-fn client_id_of(text: &str) -> Option<String> {
+pub fn client_id_of(text: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
         client_id: String,

@@ -1,0 +1,257 @@
+//! The one socket for every channel: each subscription has its own identity, and nothing waits for a send.
+
+use crate::crowds::memory;
+use e2e::{Kind, Options, Socket, Stack, token, within};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use testkit::Signal;
+use tokio_tungstenite::tungstenite::Message;
+
+async fn conversation_of(stack: &Stack, messages: usize, text: &str) -> i64 {
+    let id = stack.conversation(&[1, 2]).await;
+    for _ in 0..messages {
+        let path = format!("/api/conversations/{id}/messages");
+        stack.post(&path, 1, json!({"message": text})).await.expect(201);
+    }
+    id
+}
+
+/// The frames until the answer to this reference, and that answer.
+async fn until(socket: &mut Socket, reference: i64) -> (Vec<Value>, Value) {
+    let mut before = Vec::new();
+    loop {
+        let frame = socket.next().await;
+        if frame["ref"] == reference {
+            return (before, frame);
+        }
+        before.push(frame);
+    }
+}
+
+fn seqs(frames: &[Value]) -> Vec<i64> {
+    let messages = frames.iter().filter(|frame| frame["data"]["type"] == "message");
+    messages.map(|frame| frame["data"]["seq"].as_i64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn each_subscription_ends_with_its_own_replay() {
+    let stack = Stack::start().await;
+    let id = conversation_of(&stack, 120, "hello").await;
+    let channel = format!("chat/{id}");
+    let subscribe =
+        |reference: i64| json!({"op": "subscribe", "channel": channel, "after": 0, "ref": reference});
+    let unsubscribe =
+        |reference: i64| json!({"op": "unsubscribe", "channel": channel, "ref": reference}).to_string();
+    for round in 0..10 {
+        let mut socket = stack.socket("/ws/", 2).await;
+        socket.send(subscribe(1)).await;
+        if round % 2 == 0 {
+            until(&mut socket, 1).await; // Otherwise it ends before it is admitted.
+        }
+        socket.send_text(unsubscribe(2)).await;
+        socket.send(subscribe(3)).await;
+        until(&mut socket, 2).await;
+        let (between, answer) = until(&mut socket, 3).await;
+        assert_eq!((seqs(&between), &answer["op"]), (vec![], &json!("ok")));
+        for seq in 1..=120 {
+            assert_eq!(socket.next().await["data"]["seq"], seq);
+        }
+        socket.send_text(unsubscribe(4)).await;
+        until(&mut socket, 4).await;
+        socket.expect_silence().await;
+    }
+}
+
+#[tokio::test]
+async fn three_frames_in_one_write_are_three_commands() {
+    let stack = Stack::start().await;
+    let id = conversation_of(&stack, 120, "hello").await;
+    let mut socket = stack.socket("/ws/", 2).await;
+    socket
+        .send_together(&[
+            json!({"op": "subscribe", "channel": format!("chat/{id}"), "after": 0, "ref": 1}),
+            json!({"op": "unsubscribe", "channel": format!("chat/{id}"), "ref": 2}),
+            json!({"op": "subscribe", "channel": format!("chat/{id}"), "after": 0, "ref": 3}),
+        ])
+        .await;
+    until(&mut socket, 1).await;
+    until(&mut socket, 2).await;
+    until(&mut socket, 3).await;
+    for seq in 1..=120 {
+        assert_eq!(socket.next().await["data"]["seq"], seq);
+    }
+    socket.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_late_refusal_ends_only_its_own_subscription() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let id = conversation_of(&stack, 3, "hello").await;
+    let channel = format!("chat/{id}");
+    let mut socket = stack.socket("/ws/", 2).await;
+    stack.signal(Kind::Chat, 0, Signal::Stop);
+    let start = Instant::now();
+    socket.send(json!({"op": "subscribe", "channel": channel, "ref": 1})).await;
+    // The first subscription is refused 5 s after it began; by then, the second one has begun and waits.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    socket.send(json!({"op": "unsubscribe", "channel": channel, "ref": 2})).await;
+    socket.send(json!({"op": "subscribe", "channel": channel, "after": 0, "ref": 3})).await;
+    until(&mut socket, 2).await;
+    tokio::time::sleep(Duration::from_millis(5_500).saturating_sub(start.elapsed())).await;
+    stack.signal(Kind::Chat, 0, Signal::Cont);
+    let (before, answer) = until(&mut socket, 3).await;
+    assert_eq!((before, &answer["op"]), (vec![], &json!("ok")));
+    for seq in 1..=3 {
+        assert_eq!(socket.next().await["data"]["seq"], seq);
+    }
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_send_and_each_send_has_its_own_5_seconds() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut socket = stack.socket("/ws/", 1).await;
+    let subscribe = |channel: String| json!({"op": "subscribe", "channel": channel, "ref": 9});
+    for channel in [format!("chat/{id}"), format!("typing/{id}")] {
+        socket.send(subscribe(channel)).await;
+        until(&mut socket, 9).await;
+    }
+    stack.signal(Kind::Chat, 0, Signal::Stop);
+    let start = Instant::now();
+    for reference in 1..=3 {
+        let send = json!({"op": "send", "channel": format!("chat/{id}"), "ref": reference,
+                          "data": {"message": "late", "client_id": reference.to_string()}});
+        socket.send(send).await;
+    }
+    socket.send(json!({"op": "ping", "ref": 4})).await;
+    socket.send(json!({"op": "auth", "token": token(1), "ref": 5})).await;
+    let typing =
+        json!({"op": "send", "channel": format!("typing/{id}"), "data": {"is_typing": true}, "ref": 6});
+    socket.send(typing).await;
+    socket.send(json!({"op": "unsubscribe", "channel": format!("typing/{id}"), "ref": 7})).await;
+    for reference in 4..=7 {
+        let frame = socket.next().await;
+        assert_eq!((&frame["op"], &frame["ref"]), (&json!("ok"), &json!(reference)));
+    }
+    socket.send_raw(Message::Ping(b"alive"[..].into())).await;
+    assert!(within("a pong", socket.pong()).await);
+    for reference in 1..=3 {
+        let frame = socket.next().await;
+        assert_eq!((&frame["code"], &frame["ref"]), (&json!("unavailable"), &json!(reference)));
+        assert_eq!(frame["client_id"], reference.to_string());
+    }
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}: one after the other", start.elapsed());
+    stack.signal(Kind::Chat, 0, Signal::Cont);
+    // Sends that wait together keep their order.
+    let texts: Vec<String> = (1..=30).map(|number| number.to_string()).collect();
+    for text in &texts {
+        let send = json!({"op": "send", "channel": format!("chat/{id}"), "data": {"message": text}});
+        socket.send(send).await;
+    }
+    let mut shown = Vec::new();
+    while shown.len() < texts.len() {
+        let frame = socket.next().await;
+        shown.extend(frame["data"]["content"].as_str().map(str::to_owned));
+    }
+    assert_eq!(shown, texts);
+}
+
+#[tokio::test]
+async fn a_single_socket_is_closed_and_pinged_while_a_send_waits() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut socket = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    stack.signal(Kind::Chat, 0, Signal::Stop);
+    let start = Instant::now();
+    for _ in 0..3 {
+        socket.say("late").await;
+    }
+    socket.send_raw(Message::Ping(b"alive"[..].into())).await;
+    assert!(within("a pong", socket.pong()).await);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    socket.send_raw(Message::Close(None)).await;
+    assert_eq!(socket.closed().await, Some(1000));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn hello_is_the_first_frame_and_a_ping_is_answered() {
+    let stack = Stack::start().await;
+    let mut socket = stack.socket("/ws/", 1).await;
+    socket.send(json!({"op": "ping", "ref": "alive"})).await;
+    assert_eq!(socket.next().await, json!({"op": "ok", "ref": "alive"}));
+    let hello = socket.hello.take().unwrap();
+    assert_eq!((&hello["op"], &hello["user_id"]), (&json!("hello"), &json!(1)));
+    assert!(hello["server_time"].as_str() < hello["expires_at"].as_str(), "{hello}");
+}
+
+#[tokio::test]
+async fn an_error_in_answer_to_a_send_carries_its_client_id() {
+    let stack = Stack::with(Options {
+        env: vec![("FRAME_RATE", "1".to_owned()), ("FRAME_BURST", "4".to_owned())],
+        ..Options::default()
+    })
+    .await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut socket = stack.socket("/ws/", 1).await;
+    for (reference, (channel, message, code)) in [
+        (format!("chat/{id}"), "x".repeat(4_001), "message_too_long"),
+        (format!("chat/{id}"), " ".to_owned(), "invalid_message"),
+        ("chat/0".to_owned(), "hello".to_owned(), "invalid_message"),
+        (format!("chat/{}", i64::MAX), "hello".to_owned(), "forbidden"),
+        (format!("chat/{id}"), "hello".to_owned(), "rate_limited"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = json!({"message": message, "client_id": "k1"});
+        socket.send(json!({"op": "send", "channel": channel, "data": data, "ref": reference})).await;
+        let error = socket.next().await;
+        assert_eq!((&error["code"], &error["client_id"]), (&json!(code), &json!("k1")), "{error}");
+        assert_eq!(error["ref"], reference);
+    }
+}
+
+#[tokio::test]
+async fn a_client_far_over_the_rate_of_frames_is_closed() {
+    let stack = Stack::with(Options {
+        env: vec![("FRAME_RATE", "100".to_owned()), ("FRAME_BURST", "200".to_owned())],
+        ..Options::default()
+    })
+    .await;
+    let id = stack.conversation(&[1, 2]).await;
+    for path in [format!("/ws/chat/{id}/"), "/ws/".to_owned()] {
+        let code = stack.socket(&path, 1).await.flood("{}", 100_000).await;
+        assert_eq!(code, Some(4429), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn subscriptions_that_were_ended_hold_no_memory() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let id = conversation_of(&stack, 200, &"é".repeat(4_000)).await;
+    let pid = stack.pid(Kind::Gateway, 0);
+    let rest = memory(pid, "VmHWM");
+    let mut socket = stack.socket("/ws/", 2).await;
+    for _ in 0..500 {
+        let op = |op: &str| json!({"op": op, "channel": format!("chat/{id}"), "after": 0, "ref": 1});
+        socket.send_together(&[op("subscribe"), op("unsubscribe")]).await;
+    }
+    socket.send(json!({"op": "ping", "ref": 2})).await;
+    // Nothing was read until now: either all is answered, or the outbox was full.
+    while let Ok(frame) = within("the answer to the ping", socket.receive()).await
+        && frame["ref"] != 2
+    {}
+    let cost = memory(pid, "VmHWM").saturating_sub(rest) / 1024;
+    assert!(cost < 64, "{cost} MiB");
+}
+
+#[tokio::test]
+async fn a_socket_whose_after_is_no_id_is_closed_for_good() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    for after in ["undefined", "null", "", "-1", "1.5"] {
+        let mut socket = stack.socket(&format!("/ws/chat/{id}/?after={after}"), 1).await;
+        assert_eq!(socket.closed().await, Some(4400), "{after}");
+    }
+}
