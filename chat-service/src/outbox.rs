@@ -88,6 +88,7 @@ impl Commit {
         self.log.push(Stored {
             conversation_id: conversation,
             message_id: message.message_id,
+            seq: Some(message.seq),
             sender_id: message.sender_id,
             sender_username: message.sender_username.clone(),
             recipients: recipients.filter(|user| *user != message.sender_id).collect(),
@@ -121,7 +122,7 @@ impl Outbox {
     /// Tells of a marker that moved.
     pub async fn tell_read(&self, outbox_id: i64, marker: Marker) {
         let publish = Span::under(trace::current(), "publish", Kind::Producer);
-        self.tell_all(outbox_id, &[(ChatEvent::Read(marker), publish)], read_entry(&marker)).await;
+        self.tell_all(outbox_id, &[(read_event(marker), publish)], read_entry(marker)).await;
     }
 
     async fn tell_all(&self, outbox_id: i64, events: &[Telling], entry: LogEntry) {
@@ -162,12 +163,15 @@ impl Pulse {
     }
 }
 
-fn read_entry(marker: &Marker) -> LogEntry {
-    LogEntry::Read {
-        user_id: marker.user_id,
-        conversation_id: marker.conversation_id,
-        message_id: marker.message_id,
-    }
+/// What the conversation's sockets receive: their gateways say how much is unread.
+const fn read_event(marker: Marker) -> ChatEvent {
+    ChatEvent::Read(Marker { unread_count: None, ..marker })
+}
+
+/// What the user's own sockets receive, wherever they are.
+const fn read_entry(marker: Marker) -> LogEntry {
+    let Marker { user_id, conversation_id, message_id, .. } = marker;
+    LogEntry::Read { user_id, conversation_id, message_id, marker: Some(marker) }
 }
 
 async fn publish_events(bus: &Bus, events: &[Telling]) -> anyhow::Result<()> {
@@ -261,11 +265,11 @@ impl Told {
     fn bytes(&self) -> usize {
         let stored = |stored: &Stored| {
             let username = service::bus::json_len(&stored.sender_username);
-            256 + username + 20 * stored.recipients.len()
+            288 + username + 20 * stored.recipients.len()
         };
         match &self.entry {
             LogEntry::Stored { messages } => messages.iter().map(stored).sum(),
-            LogEntry::Read { .. } => 256,
+            LogEntry::Read { .. } => 512,
         }
     }
 }
@@ -321,11 +325,12 @@ async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<Telling>
         };
         let conversation = ConversationId::new(conversation)?;
         let reader = UserId::new(reader)?;
-        let markers = store::members(pool, conversation, None).await?.markers(conversation);
-        let marker =
-            markers.into_iter().find(|marker| marker.user_id == reader).context("a reader has a marker")?;
+        let members = store::members(pool, conversation, None).await?;
+        let mut markers = members.markers(conversation).into_iter();
+        let marker = markers.find(|marker| marker.user_id == reader).context("a reader has a marker")?;
         // The marker may have moved on since: told as it is now, it is only newer.
-        return Ok((vec![(ChatEvent::Read(marker), Span::none())], read_entry(&marker)));
+        let marker = Marker { unread_count: Some(members.head().seq - marker.seq), ..marker };
+        return Ok((vec![(read_event(marker), Span::none())], read_entry(marker)));
     }
     let mut everyone = store::everyone(pool, &unsent.conversations).await?;
     let mut commit = Commit::default();
@@ -359,13 +364,16 @@ mod tests {
             let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Told {
                 outbox_ids: vec![outbox_id],
                 entry: match recipients {
-                    None => LogEntry::Read { user_id: user, conversation_id, message_id: next_id() },
+                    None => {
+                        LogEntry::Read { user_id: user, conversation_id, message_id: next_id(), marker: None }
+                    }
                     Some(counts) => LogEntry::Stored {
                         messages: counts
                             .into_iter()
                             .map(|count| Stored {
                                 conversation_id,
                                 message_id: next_id(),
+                                seq: Some(i64::MAX),
                                 sender_id: user,
                                 sender_username: "\"".repeat(count % 200),
                                 recipients: vec![user; count],

@@ -6,7 +6,7 @@ use contract::chat::{
     Conversation, ConversationHead, CreateConversation, Enter, Head, Marker, Message, Participant, Range,
     Send, Unread,
 };
-use contract::{ConversationId, Deadline, MessageId, Timestamp, UserId};
+use contract::{ConversationId, Deadline, MessageId, Seq, Timestamp, UserId};
 use sqlx::{PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -388,21 +388,24 @@ pub async fn mark_read(
     user: UserId,
     message: MessageId,
 ) -> sqlx::Result<Marked> {
-    let row = sqlx::query("select * from mark_read($1, $2, $3)")
+    let row = sqlx::query(
+        "select m.*, c.last_seq from mark_read($1, $2, $3) m left join conversations c on c.conversation_id = $1",
+    )
         .bind(conversation.get())
         .bind(user.get())
         .bind(message.get())
         .fetch_optional(db)
         .await?;
     let Some(row) = row else { return Ok(Marked::Forbidden) };
-    let Some(seq) = row.try_get("seq")? else { return Ok(Marked::NotFound) };
+    let Some(seq): Option<Seq> = row.try_get("seq")? else { return Ok(Marked::NotFound) };
+    let last: Option<Seq> = row.try_get("last_seq")?;
     let marker = Marker {
         conversation_id: conversation,
         user_id: user,
         message_id: id(row.try_get("message_id")?)?,
         seq,
         read_at: timestamp(&row, "read_at")?,
-        unread_count: None,
+        unread_count: last.map(|last| (last - seq).max(0)),
         by_sending: false,
     };
     Ok(Marked::At(marker, row.try_get("outbox_id")?))

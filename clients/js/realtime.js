@@ -1045,6 +1045,8 @@ class Notifications extends Emitter {
 
   /** @param {any} frame */
   #onEvent(frame) {
+    // The user's own marker in a conversation, moved on any device: its count is of that conversation.
+    if (frame.type === 'read' && 'conversation_id' in frame) return this.#core.moved(frame.conversation_id);
     this.#version += 1;
     if (frame.type === 'read') {
       const read = this.items.filter(({ is_read: isRead, notification_id: id }) =>

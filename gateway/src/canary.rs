@@ -35,7 +35,7 @@ impl Canary {
         outbox.set_talkative(); // Or it would not be told of what is no entry.
         let view = View { user_id: UserId::new(1)?, outbox: outbox.clone(), envelope: None };
         let (head, empty) = (Head::default(), Vec::new());
-        let part = Part { entries: vec![], more: false, head, markers: empty, last_read: None };
+        let part = Part { entries: vec![], more: false, head, markers: empty, inbox: None };
         let place = channel::join(&hub.channel(key), hub.bus(), view, part, None).await;
         let place = place.map_err(|refusal| anyhow::anyhow!("put the canary on its channel: {refusal}"))?;
         Ok(Self { bus: hub.bus().clone(), key, outbox, _place: place })

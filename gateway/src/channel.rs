@@ -3,16 +3,16 @@
 use crate::{
     events::{Mark, wire::Message},
     frames::{self, Event},
-    log::{Attached, Entry, Lack, Log, MemberId, View},
+    log::{Attached, Entry, InboxState, Lack, Log, MemberId, View},
     opening::Topic,
     telemetry,
     upkeep::Upkeep,
 };
 use contract::{
-    ConversationId, MessageId, Refusal, Seq, Timestamp, UserId,
+    ConversationId, MessageId, Refusal, Timestamp, UserId,
     chat::{ChatEvent, Head, Marker, PageMessages, Range},
     limits,
-    notify::{InboxEvent, InboxHead, InboxRead, PageNotifications},
+    notify::{INBOX_PLACE_HEADER, InboxEvent, InboxHead, PageNotifications, ReadPlace},
 };
 use service::{
     Bus, Span,
@@ -53,8 +53,8 @@ pub struct Part {
     pub head: Head,
     /// The markers of then.
     pub markers: Vec<Marker>,
-    /// What was read last in an inbox, then.
-    pub last_read: Option<InboxRead>,
+    /// Where an inbox was read, then.
+    pub inbox: Option<InboxState>,
 }
 
 impl LogKey {
@@ -77,11 +77,14 @@ impl LogKey {
         }
     }
 
-    fn event(self, payload: &[u8]) -> serde_json::Result<Event> {
+    fn event(self, message: &Message<'_>) -> serde_json::Result<Event> {
         match self {
-            Self::Conversation(_) => frames::chat_event(payload),
-            Self::Inbox(user) => frames::inbox_event(user, payload),
-            Self::Canary(_) => frames::canary(payload),
+            Self::Conversation(_) => frames::chat_event(message.payload),
+            Self::Inbox(user) => {
+                let place = message.header(INBOX_PLACE_HEADER).and_then(ReadPlace::parse);
+                frames::inbox_event(user, place, message.payload)
+            }
+            Self::Canary(_) => frames::canary(message.payload),
         }
     }
 
@@ -105,7 +108,7 @@ impl LogKey {
                 let page = bus.request_until(&ask, ANSWER).await?;
                 let entries = page.items.into_iter().map(frames::message).collect();
                 let (more, head, markers) = (page.more, page.head, page.markers);
-                Ok(Part { entries, more, head, markers, last_read: None })
+                Ok(Part { entries, more, head, markers, inbox: None })
             }
             Self::Inbox(user_id) => {
                 let ask = PageNotifications { user_id, range, limit, unread: false };
@@ -113,7 +116,9 @@ impl LogKey {
                 let entries =
                     page.page.items.iter().map(|item| frames::notification(user_id, item)).collect();
                 let more = page.page.next.is_some();
-                Ok(Part { entries, more, head: page.head, markers: Vec::new(), last_read: page.last_read })
+                let (head, unread, reads) = (page.head, page.unread_count, page.reads);
+                let inbox = InboxState { seq: head.seq, unread, reads, last_read: page.last_read };
+                Ok(Part { entries, more, head, markers: Vec::new(), inbox: Some(inbox) })
             }
             Self::Canary(_) => Err(RequestError::NoResponders("the log of a canary")),
         }
@@ -141,8 +146,7 @@ struct State {
 /// What a log's service said besides entries.
 struct Present {
     markers: Vec<Marker>,
-    /// With the `seq` at which the inbox ended.
-    last_read: Option<(Seq, InboxRead)>,
+    inbox: Option<InboxState>,
 }
 
 /// A socket's place on a channel; dropping it takes the socket off.
@@ -176,18 +180,18 @@ impl Channel {
         self: &Arc<Self>,
         view: View,
         at: Head,
-        Present { markers, last_read }: Present,
+        Present { markers, inbox }: Present,
         resumes: bool,
     ) -> (Membership, Attached) {
         let mut state = self.state();
         let log = &mut state.log;
-        if let Some((seq, read)) = &last_read {
-            log.last_read(*seq, read);
+        if let Some(inbox) = &inbox {
+            log.inbox(inbox);
         }
         let attached = log.attach(view, at, markers, resumes);
         let (Attached::Live(id) | Attached::Behind(id, _)) = attached;
-        if let Some((seq, read)) = last_read.filter(|_| resumes) {
-            log.remind(id, seq, &read);
+        if let Some(inbox) = inbox.filter(|_| resumes) {
+            log.remind(id, &inbox);
         }
         self.changed(state);
         (Membership { channel: self.clone(), id }, attached)
@@ -197,9 +201,8 @@ impl Channel {
     pub fn inbox_head(self: &Arc<Self>, head: &InboxHead) {
         let mut state = self.state();
         state.log.head(head.seq, None);
-        if let Some(read) = &head.last_read {
-            state.log.last_read(head.seq, read);
-        }
+        let InboxHead { seq, unread_count: unread, reads, last_read, .. } = *head;
+        state.log.inbox(&InboxState { seq, unread, reads, last_read });
         self.changed(state);
     }
 
@@ -263,7 +266,7 @@ impl Channel {
     pub fn take(self: &Arc<Self>, message: &Message<'_>) {
         let step = Span::under(trace::parent(|name| message.header(name)), "deliver", Kind::Consumer);
         let _entered = step.enter();
-        match self.key.event(message.payload) {
+        match self.key.event(message) {
             Ok(Event::Entry(entry, committed)) => {
                 let entry = telemetry::until_written(entry, committed, step.clone());
                 let mut state = self.state();
@@ -355,7 +358,7 @@ pub async fn join(
 ) -> Result<Membership, Refusal> {
     let key = channel.key();
     let mut markers = first.markers;
-    let mut last_read = first.last_read.map(|read| (first.head.seq, read));
+    let mut inbox = first.inbox;
     let mut senders: HashMap<UserId, Head> = HashMap::new();
     let mut at = first.head;
     if let Some(after) = after {
@@ -363,7 +366,7 @@ pub async fn join(
         loop {
             let part = key.read(bus, Some(at.id)).await.map_err(RequestError::into_refusal)?;
             markers = part.markers;
-            last_read = part.last_read.map(|read| (part.head.seq, read));
+            inbox = part.inbox;
             let Some(last) = part.entries.last().map(|entry| entry.at) else {
                 if at.id == after {
                     at = first.head; // Read before this page: nothing can have come in between.
@@ -379,7 +382,7 @@ pub async fn join(
         }
     }
     let markers = up_to_date(key, markers, senders);
-    let present = Present { markers, last_read };
+    let present = Present { markers, inbox };
     let (membership, attached) = channel.attach(view.clone(), at, present, after.is_some());
     if let Attached::Behind(_, until) = attached {
         while at.seq < until {

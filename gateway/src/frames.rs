@@ -8,7 +8,7 @@ use contract::{
     Refusal, Timestamp, UserId,
     chat::{ChatEvent, Head, Marker, Message},
     frames::ServerFrame,
-    notify::{InboxEvent, InboxPlace, InboxRead, Notification},
+    notify::{InboxEvent, InboxPlace, InboxRead, Notification, ReadPlace},
     typing::TypingEvent,
 };
 use serde::Serialize;
@@ -42,7 +42,7 @@ pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
 /// # Errors
 /// When it isn't text.
 pub fn canary(payload: &[u8]) -> serde_json::Result<Event> {
-    Ok(Event::Note(Note::Inbox(Timestamp::now(), Frame::text(text(payload)?))))
+    Ok(Event::Note(Note::Extra(Frame::text(text(payload)?))))
 }
 
 fn text(payload: &[u8]) -> serde_json::Result<&str> {
@@ -60,23 +60,25 @@ fn entry(mut message: Message, full: Option<Frame>) -> Entry {
     let private = message.client_id.is_some();
     let full = full.unwrap_or_else(|| encode(&ChatEvent::Message(message.clone())));
     if !private {
-        return Entry { at, owner, public: full, private: None };
+        return Entry { at, owner, public: full, private: None, unread: None };
     }
     message.client_id = None;
-    Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full) }
+    Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full), unread: None }
 }
 
-/// Reads what notify-service published in a user's inbox.
+/// Reads what notify-service published in a user's inbox, and where it says that this stands.
 ///
 /// # Errors
 /// When it isn't such an event.
-pub fn inbox_event(user: UserId, payload: &[u8]) -> serde_json::Result<Event> {
-    let frame = Frame::text(text(payload)?);
+pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> serde_json::Result<Event> {
     Ok(match InboxPlace::parse(payload)? {
-        InboxPlace::Read { at } => Event::Note(Note::Inbox(at, frame)),
-        InboxPlace::Notification { seq, id } => {
+        InboxPlace::Read(read) => Event::Note(Note::Inbox(read, place)),
+        InboxPlace::Marker(marker) => Event::Note(Note::Extra(read(&marker))),
+        InboxPlace::Notification { seq, id, unread_count } => {
             let at = Head { seq, id: id.get() };
-            Event::Entry(Entry { at, owner: user, public: frame, private: None }, None)
+            let public = Frame::text(text(payload)?);
+            let entry = Entry { at, owner: user, public, private: None, unread: Some(unread_count) };
+            Event::Entry(entry, None)
         }
     })
 }
@@ -88,6 +90,7 @@ pub fn notification(user: UserId, notification: &Notification) -> Entry {
         owner: user,
         public: encode(notification),
         private: None,
+        unread: Some(notification.unread_count),
     }
 }
 

@@ -71,7 +71,7 @@ pub fn channel(name: &str) -> Option<String> {
 /// An event of a service.
 pub fn events(payload: &[u8]) {
     let _ = frames::chat_event(payload);
-    let _ = frames::inbox_event(user(), payload);
+    let _ = frames::inbox_event(user(), None, payload);
     let _ = serde_json::from_slice::<TypingEvent>(payload);
 }
 

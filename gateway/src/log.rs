@@ -5,7 +5,7 @@ use crate::{outbox::Outbox, websocket::Frame};
 use contract::{
     Close, Seq, Timestamp, UserId,
     chat::{Head, Marker},
-    notify::InboxRead,
+    notify::{InboxRead, ReadPlace},
 };
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -30,6 +30,8 @@ pub struct Entry {
     pub public: Frame,
     /// What the owner sees, where that is more.
     pub private: Option<Frame>,
+    /// Of a notification: how many were unread then.
+    pub unread: Option<i64>,
 }
 
 /// What is told besides entries: it changes what was told before, and has no place of its own.
@@ -37,8 +39,24 @@ pub struct Entry {
 pub enum Note {
     /// A marker of a conversation moved.
     Marker(Marker),
-    /// Something in an inbox was read at that time; only for clients that know such frames.
-    Inbox(Timestamp, Frame),
+    /// Something in an inbox was read, and where that stands, if its service says so; only for clients that know such
+    /// frames.
+    Inbox(InboxRead, Option<ReadPlace>),
+    /// A frame that has no place at all; only for clients that know such frames.
+    Extra(Frame),
+}
+
+/// An inbox as its service says it is.
+#[derive(Debug, Clone, Copy)]
+pub struct InboxState {
+    /// Where it ends.
+    pub seq: Seq,
+    /// How many are unread.
+    pub unread: i64,
+    /// How often something in it was read; `None` from an earlier release.
+    pub reads: Option<i64>,
+    /// What was read last, with the count of now.
+    pub last_read: Option<InboxRead>,
 }
 
 /// A socket's view of a channel.
@@ -116,9 +134,22 @@ pub struct Log {
     /// Markers beyond `last`, one of each user: told once what they mark has been told.
     early: Vec<Marker>,
     markers_lack: bool,
-    /// When something in an inbox was last read, as far as its sockets know; `None`: never.
-    read_at: Option<Timestamp>,
+    /// What an inbox's sockets know of what was read; boxed, as conversations have none of it.
+    inbox: Option<Box<Inbox>>,
     members: Members,
+}
+
+/// What an inbox's sockets know of it, besides its entries.
+#[derive(Default)]
+struct Inbox {
+    /// When something in it was last read; `None`: never.
+    read_at: Option<Timestamp>,
+    /// How often something was read; `None` while no service has said it.
+    reads: Option<i64>,
+    /// How many are unread, by the last frame.
+    unread: Option<i64>,
+    /// Reads beyond `last`, in their order: told once what they count has been told.
+    early: VecDeque<(ReadPlace, InboxRead)>,
 }
 
 /// How far each user has read, in the order of their ids: a conversation has few people, and many channels wait.
@@ -209,12 +240,46 @@ impl Log {
     pub fn note(&mut self, note: Note) {
         match note {
             Note::Marker(marker) => self.marker(marker),
-            Note::Inbox(at, frame) => {
-                self.read_at = self.read_at.max(Some(at));
-                for member in self.members.iter_mut().filter(|member| member.view.outbox.is_talkative()) {
-                    member.push(frame.clone());
-                }
+            Note::Inbox(read, None) => self.deliver_read(&read, None),
+            Note::Inbox(read, Some(place)) => self.read(place, read),
+            Note::Extra(frame) => self.deliver_extra(&frame),
+        }
+    }
+
+    /// Something in an inbox was read. Its count is of an inbox that ended at `place`: sockets that have been told less wait
+    /// for the rest, or the count of a notification that was overtaken would stay.
+    fn read(&mut self, place: ReadPlace, mut read: InboxRead) {
+        self.known = self.known.max(place.seq);
+        let inbox = self.inbox.get_or_insert_default();
+        let Some(last) = self.last.filter(|last| last.seq >= place.seq) else {
+            if inbox.early.len() < PENDING {
+                let at = inbox.early.partition_point(|(before, _)| *before <= place);
+                inbox.early.insert(at, (place, read));
+            } else {
+                // The comparison with the service finds what was read last.
+                metrics::counter!("gateway_pending_full_total").increment(1);
             }
+            return;
+        };
+        // It comes late: what is unread has changed since, and its sockets know.
+        let is_late = place.seq < last.seq || Some(place.reads) <= inbox.reads;
+        if let Some(unread) = inbox.unread.filter(|_| is_late) {
+            read.unread_count = unread;
+        }
+        self.deliver_read(&read, Some(place.reads));
+    }
+
+    fn deliver_read(&mut self, read: &InboxRead, reads: Option<i64>) {
+        let inbox = self.inbox.get_or_insert_default();
+        inbox.unread = Some(read.unread_count);
+        inbox.read_at = inbox.read_at.max(Some(read.read_at));
+        inbox.reads = inbox.reads.max(reads);
+        self.deliver_extra(&crate::frames::inbox_read(read));
+    }
+
+    fn deliver_extra(&mut self, frame: &Frame) {
+        for member in self.members.iter_mut().filter(|member| member.view.outbox.is_talkative()) {
+            member.push(frame.clone());
         }
     }
 
@@ -252,24 +317,35 @@ impl Log {
         self.markers_lack |= caught_up && read_sum.is_some_and(|sum| sum > self.markers.sum());
     }
 
-    /// The service said what was read last in an inbox that ended at `seq`. Its sockets are told if they were not, but
-    /// only where they have been told of all that is counted in it, and of nothing more.
-    pub fn last_read(&mut self, seq: Seq, read: &InboxRead) {
-        match self.last {
-            None => self.read_at = self.read_at.max(Some(read.read_at)),
-            Some(last) if last.seq == seq && self.read_at < Some(read.read_at) => {
-                self.note(Note::Inbox(read.read_at, crate::frames::inbox_read(read)));
-            }
-            Some(_) => {}
+    /// The service said what an inbox is like. Its sockets are told what was read last if they were not, or if they know
+    /// another count; but only where they have been told of all that is counted in it, and of nothing more.
+    pub fn inbox(&mut self, now: &InboxState) {
+        let Some(last) = self.last else {
+            let inbox = self.inbox.get_or_insert_default();
+            inbox.reads = inbox.reads.max(now.reads);
+            inbox.read_at = inbox.read_at.max(now.last_read.map(|read| read.read_at));
+            inbox.unread = Some(now.unread);
+            return;
+        };
+        let inbox = self.inbox.get_or_insert_default();
+        if last.seq != now.seq || now.reads < inbox.reads {
+            return;
+        }
+        let is_new = now.reads > inbox.reads || now.last_read.map(|read| read.read_at) > inbox.read_at;
+        let differs = inbox.unread.is_some_and(|unread| unread != now.unread);
+        if let Some(read) = now.last_read.filter(|_| is_new || differs) {
+            self.deliver_read(&InboxRead { unread_count: now.unread, ..read }, now.reads);
         }
     }
 
     /// A socket that was away is told what was read last, as that may have happened meanwhile.
-    pub fn remind(&mut self, id: MemberId, seq: Seq, read: &InboxRead) {
-        let is_present = self.last.is_some_and(|last| last.seq == seq) && self.read_at == Some(read.read_at);
+    pub fn remind(&mut self, id: MemberId, now: &InboxState) {
+        let Some(read) = now.last_read else { return };
+        let is_told = self.inbox.as_ref().is_some_and(|inbox| inbox.read_at == Some(read.read_at));
+        let is_present = is_told && self.last.is_some_and(|last| last.seq == now.seq);
         let member = self.members.get_mut(id);
         if let Some(member) = member.filter(|member| is_present && member.view.outbox.is_talkative()) {
-            member.push(crate::frames::inbox_read(read));
+            member.push(crate::frames::inbox_read(&read));
         }
     }
 
@@ -372,10 +448,24 @@ impl Log {
         for marker in due {
             self.marker(marker);
         }
+        self.deliver_reads();
+    }
+
+    /// Tells of what was read in an inbox and waited for its last entry.
+    fn deliver_reads(&mut self) {
+        let Some(last) = self.last else { return };
+        while let Some(inbox) = &mut self.inbox
+            && let Some((place, read)) = inbox.early.pop_front_if(|(place, _)| place.seq <= last.seq)
+        {
+            self.read(place, read);
+        }
     }
 
     fn deliver(&mut self, entry: &Entry) {
         self.last = Some(entry.at);
+        if entry.unread.is_some() {
+            self.inbox.get_or_insert_default().unread = entry.unread;
+        }
         *self.markers.of(entry.owner) = Reached { seq: entry.at.seq, marker: None };
         let mut wrapped: [Option<Frame>; 2] = [None, None];
         for member in self.members.iter_mut().filter(|member| member.delivered < entry.at.seq) {

@@ -164,7 +164,7 @@ pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Re
                 LogKey::Conversation(conversation) => {
                     let entrance = enter(conversation).await?;
                     let (head, markers) = (entrance.head, entrance.markers);
-                    Part { entries: Vec::new(), more: false, head, markers, last_read: None }
+                    Part { entries: Vec::new(), more: false, head, markers, inbox: None }
                 }
                 // A user's own.
                 LogKey::Inbox(_) | LogKey::Canary(_) => {

@@ -2,11 +2,11 @@
 //! commit.
 
 use crate::catalogue::Catalogue;
-use crate::plan::{Changes, Inbox, Known, LastRead, Op, Plan, What};
+use crate::plan::{Changes, Inbox, Known, LastRead, Moved, Op, Plan, Told, What};
 use crate::store;
 use contract::{
     NotificationId, TraceParent, UserId,
-    notify::{InboxEvent, InboxRead, MarkNotification},
+    notify::{INBOX_PLACE_HEADER, InboxEvent, InboxRead, MarkNotification, ReadPlace},
 };
 use service::{
     Bus, Span, postgres,
@@ -18,6 +18,15 @@ use tokio::{sync::watch, time::timeout};
 
 /// Notifications that one transaction stores at most.
 pub const OPS_PER_TRANSACTION: usize = 4_000;
+/// Bytes that one transaction stores at most, unless one notification alone has more. Several copies of them are in memory.
+pub const BYTES_PER_TRANSACTION: usize = 4 * 1024 * 1024;
+/// Notifications that are stored together of an event that took too long as a whole.
+const OPS_OF_A_SLOW_EVENT: usize = 50;
+/// Settings of a connection that stores batches. Postgres gives up by itself what it would be left alone with, and a lock
+/// that someone else holds for long is found before the rest of the batch has waited for long.
+const IMPATIENT: [(&str, &str); 2] = [("statement_timeout", "7000"), ("lock_timeout", "2000")];
+/// How long Postgres may take to say that it is there.
+const ANSWER: Duration = Duration::from_secs(1);
 /// A transaction that takes longer is given up: what it waits for does not answer.
 const TRANSACTION: Duration = Duration::from_secs(8);
 
@@ -25,6 +34,8 @@ const TRANSACTION: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub struct Inboxes {
     pool: PgPool,
+    /// The pool of the whole process, by which it shows whether Postgres answers at all.
+    shared: PgPool,
     bus: Bus,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     /// Connections of the pool that may turn out to be broken one after the other.
@@ -64,9 +75,22 @@ impl StoreError {
         }
     }
 
+    /// Whether it took too long: less at once, or others, may be stored meanwhile.
+    pub fn is_slow(&self) -> bool {
+        match self {
+            Self::TimedOut => true,
+            // Of a lock, or of a statement.
+            Self::Sql(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| ["55P03", "57014"].contains(&code.as_ref()))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether doing it again may help.
     pub fn is_passing(&self) -> bool {
         match self {
+            _ if self.is_slow() => true,
             Self::Sql(error) => postgres::is_passing_error(error),
             Self::TimedOut => true,
             Self::NotFound => false,
@@ -78,15 +102,16 @@ impl Inboxes {
     /// The inboxes in this database, told about on this bus.
     pub fn new(pool: PgPool, bus: Bus, catalogue: watch::Receiver<Arc<Catalogue>>) -> Self {
         let attempts = pool.options().get_max_connections() + 1;
-        Self { pool, bus, catalogue, attempts }
+        Self { shared: pool.clone(), pool, bus, catalogue, attempts }
     }
 
     /// The same with a connection of its own, for who stores one batch after the other: the pool hands out its
     /// connections in turn, and ten of Postgres' processes that each have to find everything anew cost half as much again.
     pub fn with_own_connection(&self) -> Self {
         let options = self.pool.options().clone().max_connections(1);
-        let pool = options.connect_lazy_with(self.pool.connect_options().as_ref().clone());
-        Self::new(pool, self.bus.clone(), self.catalogue.clone())
+        let pool = options.connect_lazy_with(self.pool.connect_options().as_ref().clone().options(IMPATIENT));
+        let own = Self::new(pool, self.bus.clone(), self.catalogue.clone());
+        Self { shared: self.pool.clone(), ..own }
     }
 
     /// The texts, as they are now.
@@ -105,7 +130,7 @@ impl Inboxes {
     /// # Errors
     /// The first one.
     pub async fn apply(&self, ops: &[Op]) -> Result<(), StoreError> {
-        for ops in ops.chunks(OPS_PER_TRANSACTION) {
+        for ops in transactions(ops) {
             let changes = self.steady(async || self.store(ops).await).await?;
             metrics::counter!("notifications_total", "outcome" => "stored")
                 .increment(changes.added.len() as u64);
@@ -114,12 +139,33 @@ impl Inboxes {
             metrics::counter!("notifications_total", "outcome" => "superseded")
                 .increment(changes.superseded as u64);
             let mut causes = changes.causes.iter().peekable();
-            for (index, (user, event)) in changes.told.iter().enumerate() {
+            for (index, told) in changes.told.iter().enumerate() {
                 let cause = causes.next_if(|(told, _)| *told == index).map(|(_, cause)| *cause);
-                self.tell(*user, event, cause).await;
+                self.tell(told, cause).await;
             }
         }
         Ok(())
+    }
+
+    /// The same for an event that took too long as a whole: a few users at a time, and the others where some can't be
+    /// served for now.
+    ///
+    /// # Errors
+    /// The last one, with what takes too long; the first one of another kind.
+    pub async fn apply_slowly(&self, ops: &[Op]) -> Result<(), StoreError> {
+        let mut last = Ok(());
+        for ops in ops.chunks(OPS_OF_A_SLOW_EVENT) {
+            match self.apply(ops).await {
+                Err(error) if error.is_slow() && self.answers().await => last = Err(error),
+                done => done?,
+            }
+        }
+        last
+    }
+
+    /// Whether Postgres does anything at all.
+    pub async fn answers(&self) -> bool {
+        timeout(ANSWER, sqlx::query("select 1").execute(&self.shared)).await.is_ok_and(|done| done.is_ok())
     }
 
     /// Marks one or all of a user's notifications as read; `None` in an empty inbox.
@@ -127,9 +173,10 @@ impl Inboxes {
     /// # Errors
     /// [`StoreError::NotFound`] when it isn't the user's.
     pub async fn mark(&self, question: &MarkNotification) -> Result<Option<InboxRead>, StoreError> {
-        let (read, changed) = self.steady(async || self.mark_stored(question).await).await?;
-        if let (Some(read), true) = (read, changed) {
-            self.tell(question.user_id, &InboxEvent::Read(read), trace::current()).await;
+        let (read, place) = self.steady(async || self.mark_stored(question).await).await?;
+        if let (Some(read), Some(_)) = (read, place) {
+            let told = Told { user: question.user_id, event: InboxEvent::Read(read), place };
+            self.tell(&told, trace::current()).await;
         }
         Ok(read)
     }
@@ -155,18 +202,21 @@ impl Inboxes {
         }
     }
 
-    async fn tell(&self, user: UserId, event: &InboxEvent, cause: Option<TraceParent>) {
+    async fn tell(&self, told: &Told, cause: Option<TraceParent>) {
         let step = Span::under(cause, "publish", Kind::Producer);
-        let told = match serde_json::to_vec(event) {
-            Ok(json) => {
-                self.bus.publish_bytes(InboxEvent::subject_of(user), json.into(), step.parent()).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = told {
+        if let Err(error) = self.publish(told, step.parent()).await {
             // It is stored; gateways find what they miss by its seq.
             tracing::warn!(error = format!("{error:#}"), "a notification was not told");
         }
+    }
+
+    async fn publish(&self, told: &Told, parent: Option<TraceParent>) -> anyhow::Result<()> {
+        let json = serde_json::to_vec(&told.event)?.into();
+        let subject = InboxEvent::subject_of(told.user);
+        let Some(place) = told.place else { return self.bus.publish_bytes(subject, json, parent).await };
+        let mut headers = trace::headers(parent).unwrap_or_default();
+        headers.insert(INBOX_PLACE_HEADER, place.to_string());
+        Ok(self.bus.client().publish_with_headers(subject, headers, json).await?)
     }
 
     async fn store(&self, ops: &[Op]) -> Result<Changes, StoreError> {
@@ -199,7 +249,7 @@ impl Inboxes {
     async fn mark_stored(
         &self,
         question: &MarkNotification,
-    ) -> Result<(Option<InboxRead>, bool), StoreError> {
+    ) -> Result<(Option<InboxRead>, Option<ReadPlace>), StoreError> {
         let user = question.user_id;
         let mut tx = self.pool.begin().await?;
         let inbox = store::lock_inboxes(&mut tx, &[user.get()]).await?.remove(&user).unwrap_or_default();
@@ -207,7 +257,7 @@ impl Inboxes {
             return if question.notification_id.is_some() {
                 Err(StoreError::NotFound)
             } else {
-                Ok((None, false))
+                Ok((None, None))
             };
         };
         let (at, marked) = match question.notification_id {
@@ -219,13 +269,13 @@ impl Inboxes {
         };
         let (id, all) = (question.notification_id.unwrap_or(last), question.notification_id.is_none());
         let (unread_count, last_read) = (inbox.unread_count - marked, Some(LastRead { id, at, all }));
-        let inbox = Inbox { unread_count, last_read, ..inbox };
-        let read = inbox.read();
+        let inbox = Inbox { unread_count, last_read, reads: inbox.reads + 1, ..inbox };
+        let (read, place) = (inbox.read(), (marked > 0).then(|| inbox.read_place()));
         if marked > 0 {
             store::update_inboxes(&mut tx, &HashMap::from([(user, inbox)])).await?;
         }
         tx.commit().await?;
-        Ok((read, marked > 0))
+        Ok((read, place))
     }
 
     /// Locks these users' inboxes, making those that are missing.
@@ -244,6 +294,35 @@ impl Inboxes {
             store::add_inboxes(&self.pool, users).await?;
         }
     }
+}
+
+/// Bytes that an operation stores, rather too many than too few.
+pub fn bytes_of(op: &Op) -> usize {
+    const ROW: usize = 500;
+    match &op.what {
+        What::Notice(notice) => {
+            let texts = notice.text.title.len() + notice.text.message.len() + notice.key.len();
+            ROW + texts + notice.data.get().len()
+        }
+        What::Message(_) | What::Read(_) => ROW,
+    }
+}
+
+/// What goes into one transaction each, in order: bounded in number and in bytes.
+fn transactions(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
+    std::iter::from_fn(move || {
+        let (mut count, mut bytes) = (0, 0);
+        for op in ops.iter().take(OPS_PER_TRANSACTION) {
+            bytes += bytes_of(op);
+            if count > 0 && bytes > BYTES_PER_TRANSACTION {
+                break;
+            }
+            count += 1;
+        }
+        let (first, rest) = ops.split_at(count);
+        ops = rest;
+        (!first.is_empty()).then_some(first)
+    })
 }
 
 /// All that the operations build on, read while the inboxes are locked.
@@ -269,9 +348,10 @@ async fn known(
 pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
     use contract::chat::LogEntry;
     match entry {
-        LogEntry::Read { user_id, conversation_id, message_id } => {
-            let what = What::Read(conversation_id, message_id);
-            (vec![Op { user: user_id, what, cause: None }], vec![])
+        LogEntry::Read { user_id, conversation_id, message_id, marker } => {
+            let (seq, marker) = (marker.map(|marker| marker.seq), marker.map(Box::new));
+            let moved = Moved { conversation: conversation_id, message: message_id, seq, marker };
+            (vec![Op { user: user_id, what: What::Read(moved), cause: None }], vec![])
         }
         LogEntry::Stored { messages } => {
             let mut steps = Vec::new();
@@ -287,15 +367,52 @@ pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
 }
 
 fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> impl Iterator<Item = Op> {
-    let what = What::Read(message.conversation_id, message.message_id);
-    let sent = Op { user: message.sender_id, what, cause };
+    let (conversation, seq) = (message.conversation_id, message.seq);
+    let moved = Moved { conversation, message: message.message_id, seq, marker: None };
+    let sent = Op { user: message.sender_id, what: What::Read(moved), cause };
     let received = Arc::new(crate::plan::Received {
         key: format!("msg:{}", message.message_id),
-        conversation: message.conversation_id,
+        conversation,
         message: message.message_id,
+        seq,
         sender_username: message.sender_username,
     });
     let recipients = message.recipients.into_iter().filter(move |user| *user != message.sender_id);
     let told = recipients.map(move |user| Op { user, what: What::Message(received.clone()), cause });
     std::iter::once(sent).chain(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Delivery, parse};
+    use proptest::prelude::*;
+
+    fn op(bytes: usize) -> Op {
+        let body = format!(r#"{{"user_id":1,"data":{{"fill":"{}"}}}}"#, "x".repeat(bytes));
+        let (payload, subject) = (body.as_bytes(), "events.payment_completed");
+        let delivery = Delivery { subject, headers: None, payload, place: "" };
+        let (users, notice) = parse(delivery, &Catalogue::load(None).unwrap()).unwrap();
+        Op { user: users[0], what: What::Notice(Arc::new(notice)), cause: None }
+    }
+
+    proptest! {
+        #[test]
+        fn a_transaction_is_bounded_in_number_and_in_bytes(
+            groups in proptest::collection::vec((1..2_000_usize, 0..60_000_usize), 0..5),
+        ) {
+            let ops: Vec<Op> =
+                groups.iter().flat_map(|(count, bytes)| vec![op(*bytes); *count]).collect();
+            let parts: Vec<&[Op]> = transactions(&ops).collect();
+            prop_assert_eq!(parts.iter().map(|part| part.len()).sum::<usize>(), ops.len());
+            for part in &parts {
+                let bytes: usize = part.iter().map(bytes_of).sum();
+                prop_assert!(part.len() <= OPS_PER_TRANSACTION && bytes <= BYTES_PER_TRANSACTION);
+            }
+            for pair in parts.windows(2) {
+                let next = bytes_of(&pair[1][0]) + pair[0].iter().map(bytes_of).sum::<usize>();
+                prop_assert!(pair[0].len() == OPS_PER_TRANSACTION || next > BYTES_PER_TRANSACTION, "as much as fits");
+            }
+        }
+    }
 }

@@ -4,7 +4,8 @@ use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, Text};
 use crate::event::Notice;
 use contract::{
     ConversationId, MessageId, NotificationId, Seq, Timestamp, TraceParent, UserId,
-    notify::{InboxEvent, InboxRead, Notification},
+    chat::Marker,
+    notify::{InboxEvent, InboxRead, Notification, ReadPlace},
 };
 use serde_json::{Map, Value, json, value::RawValue};
 use std::collections::{HashMap, HashSet};
@@ -29,7 +30,20 @@ pub enum What {
     /// A message that the user has received.
     Message(Arc<Received>),
     /// The user has read a conversation up to a message.
-    Read(ConversationId, MessageId),
+    Read(Moved),
+}
+
+/// A marker that moved.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Up to this message.
+    pub message: MessageId,
+    /// Its place in the conversation, where chat-service says it.
+    pub seq: Option<Seq>,
+    /// The marker as chat-service published it; `None` where it moved because the user sent that message.
+    pub marker: Option<Box<Marker>>,
 }
 
 /// A message, as its recipients are told of it.
@@ -41,6 +55,8 @@ pub struct Received {
     pub conversation: ConversationId,
     /// Which.
     pub message: MessageId,
+    /// Its place in the conversation, where chat-service says it.
+    pub seq: Option<Seq>,
     /// Whose.
     pub sender_username: String,
 }
@@ -60,7 +76,7 @@ impl Op {
         match &self.what {
             What::Notice(_) => None,
             What::Message(message) => Some(message.conversation),
-            What::Read(conversation, _) => Some(*conversation),
+            What::Read(moved) => Some(moved.conversation),
         }
     }
 }
@@ -74,6 +90,8 @@ pub struct Inbox {
     pub last_id: i64,
     /// How many are unread.
     pub unread_count: i64,
+    /// How often something in it was read.
+    pub reads: i64,
     /// The language last seen.
     pub lang: Option<String>,
     /// What was read last.
@@ -97,6 +115,20 @@ impl Inbox {
         let LastRead { id, at, all } = self.last_read?;
         Some(InboxRead { notification_id: id, read_at: at, unread_count: self.unread_count, all })
     }
+
+    /// Where that frame stands among the inbox's changes.
+    pub const fn read_place(&self) -> ReadPlace {
+        ReadPlace { seq: self.last_seq, reads: self.reads }
+    }
+}
+
+/// How far a user has read a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Up to this message; 0: nothing.
+    pub message: i64,
+    /// Its place in the conversation, where it is known.
+    pub seq: Option<Seq>,
 }
 
 /// The unread notification that stands for a conversation.
@@ -106,7 +138,9 @@ pub struct Standing {
     pub id: NotificationId,
     /// Its newest message.
     pub message: i64,
-    /// For how many messages it stands.
+    /// The place of that in the conversation, where it is known.
+    pub seq: Option<Seq>,
+    /// How many messages were unread then.
     pub count: i64,
     /// Its place in [`Changes::added`], if it is new.
     pub added: Option<usize>,
@@ -120,9 +154,33 @@ pub struct Known {
     /// What stands for the conversations that it is about.
     pub standing: HashMap<(UserId, ConversationId), Standing>,
     /// How far they are read.
-    pub markers: HashMap<(UserId, ConversationId), i64>,
+    pub markers: HashMap<(UserId, ConversationId), Reached>,
     /// The notifications that some of its events have made before.
     pub repeated: HashMap<(UserId, String), Notification>,
+}
+
+/// What a `message_received` stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct StandsFor {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Its newest message.
+    pub message: i64,
+    /// The place of that in the conversation, where it is known.
+    pub seq: Option<Seq>,
+    /// How many messages were unread then.
+    pub count: i64,
+}
+
+/// What a user's sockets receive.
+#[derive(Debug)]
+pub struct Told {
+    /// Whose.
+    pub user: UserId,
+    /// What.
+    pub event: InboxEvent,
+    /// Where it stands, for [`InboxEvent::Read`].
+    pub place: Option<ReadPlace>,
 }
 
 /// A notification to store.
@@ -134,8 +192,8 @@ pub struct Added {
     pub shown: Notification,
     /// [`Op::key`].
     pub key: String,
-    /// With a `message_received`: conversation, newest message, count.
-    pub stands_for: Option<(ConversationId, i64, i64)>,
+    /// With a `message_received`.
+    pub stands_for: Option<StandsFor>,
     /// Whether something later in the same batch has made it read.
     pub read: bool,
 }
@@ -148,11 +206,11 @@ pub struct Changes {
     /// Older ones that become read.
     pub read: Vec<(UserId, NotificationId)>,
     /// Markers that move.
-    pub markers: HashMap<(UserId, ConversationId), i64>,
+    pub markers: HashMap<(UserId, ConversationId), Reached>,
     /// What becomes of the inboxes that change.
     pub inboxes: HashMap<UserId, Inbox>,
     /// What is told, in this order, once all that is committed.
-    pub told: Vec<(UserId, InboxEvent)>,
+    pub told: Vec<Told>,
     /// Of those that are traced: each one's index, growing, and the step that it belongs under.
     pub causes: Vec<(usize, TraceParent)>,
     /// How many events had made their notification before.
@@ -168,14 +226,16 @@ pub struct Plan<'a> {
     ids: std::vec::IntoIter<NotificationId>,
     known: Known,
     seen: HashSet<(UserId, String)>,
+    /// Markers that the users' own sockets receive, the last one of each conversation.
+    moved: HashMap<(UserId, ConversationId), Marker>,
     changes: Changes,
 }
 
 impl<'a> Plan<'a> {
     /// Starts from what is known, with one id for each notification that there may be, in ascending order.
     pub fn new(catalogue: &'a Catalogue, at: Timestamp, ids: Vec<NotificationId>, known: Known) -> Self {
-        let (seen, changes) = Default::default();
-        Self { catalogue, at, ids: ids.into_iter(), known, seen, changes }
+        let (seen, moved, changes) = Default::default();
+        Self { catalogue, at, ids: ids.into_iter(), known, seen, moved, changes }
     }
 
     /// What the operations change, done one after the other.
@@ -185,12 +245,15 @@ impl<'a> Plan<'a> {
             match &op.what {
                 What::Notice(notice) => self.notice(op.user, notice),
                 What::Message(message) => self.message(op.user, message),
-                What::Read(conversation, message) => self.read(op.user, *conversation, *message),
+                What::Read(moved) => self.read(op.user, moved),
             }
             if let Some(cause) = op.cause {
                 self.changes.causes.extend((before..self.changes.told.len()).map(|told| (told, cause)));
             }
         }
+        let moved = self.moved.into_iter();
+        let moved = moved.map(|((user, _), marker)| (user, InboxEvent::marker(marker)));
+        self.changes.told.extend(moved.map(|(user, event)| Told { user, event, place: None }));
         self.changes
     }
 
@@ -225,9 +288,12 @@ impl<'a> Plan<'a> {
             self.mark(user, old);
             self.changes.superseded += 1;
         }
-        let count = old.map_or(0, |old| old.count) + 1;
         // Replicas may take entries of the log out of turn: a notification never goes back to an older message.
-        let message = received.message.get().max(old.map_or(0, |old| old.message));
+        let (message, seq) = match old {
+            Some(old) if old.message > received.message.get() => (old.message, old.seq),
+            _ => (received.message.get(), received.seq),
+        };
+        let count = self.unread(place, received, seq, old);
         let sender = &received.sender_username;
         let parameters: Map<String, Value> = Map::from_iter([
             ("sender_username".to_owned(), json!(sender)),
@@ -247,21 +313,53 @@ impl<'a> Plan<'a> {
         let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
         let shown = Shown { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
         let added = self.changes.added.len();
-        let stands_for = Some((received.conversation, message, count));
-        if let Some(id) = self.add(user, shown, received.key.clone(), stands_for) {
-            self.known.standing.insert(place, Standing { id, message, count, added: Some(added) });
+        let stands_for = StandsFor { conversation: received.conversation, message, seq, count };
+        if let Some(id) = self.add(user, shown, received.key.clone(), Some(stands_for)) {
+            self.known.standing.insert(place, Standing { id, message, seq, count, added: Some(added) });
+        }
+        if let (Some(marker), Some(seq)) = (self.moved.get_mut(&place), received.seq) {
+            marker.unread_count = marker.unread_count.max(Some(seq - marker.seq));
         }
     }
 
-    fn read(&mut self, user: UserId, conversation: ConversationId, message: MessageId) {
-        let place = (user, conversation);
-        if self.marker(place) >= message.get() {
+    /// How many of a conversation's messages a user has not read, with the newest one at `seq`: the messages after the
+    /// user's marker. Where that isn't known (it was set by an earlier release, or by an import), they are counted from
+    /// what stands for them.
+    fn unread(
+        &mut self,
+        place: (UserId, ConversationId),
+        received: &Received,
+        seq: Option<Seq>,
+        old: Option<Standing>,
+    ) -> i64 {
+        if received.seq == Some(1) && !self.known.markers.contains_key(&place) {
+            // Nobody has read anything before the first message: from now on it is known.
+            let nothing = Reached { message: 0, seq: Some(0) };
+            self.known.markers.insert(place, nothing);
+            self.changes.markers.insert(place, nothing);
+        }
+        let read = self.known.markers.get(&place).and_then(|reached| reached.seq);
+        match (seq, read) {
+            (Some(seq), Some(read)) if seq > read => seq - read,
+            _ => old.map_or(0, |old| old.count) + 1,
+        }
+    }
+
+    fn read(&mut self, user: UserId, moved: &Moved) {
+        let place = (user, moved.conversation);
+        let (before, message) = (self.marker(place), moved.message.get());
+        if before <= message {
+            // Also where it is there already: who stored it may have ended before it told anyone.
+            self.tell_marker(place, moved);
+        }
+        if before >= message {
             return;
         }
-        self.known.markers.insert(place, message.get());
-        self.changes.markers.insert(place, message.get());
+        let reached = Reached { message, seq: moved.seq };
+        self.known.markers.insert(place, reached);
+        self.changes.markers.insert(place, reached);
         let Some(standing) = self.known.standing.get(&place).copied() else { return };
-        if standing.message > message.get() {
+        if standing.message > message {
             return;
         }
         self.known.standing.remove(&place);
@@ -269,8 +367,39 @@ impl<'a> Plan<'a> {
         let at = self.at;
         let inbox = self.inbox_mut(user);
         inbox.last_read = Some(LastRead { id: standing.id, at, all: false });
-        let read = inbox.read();
-        self.changes.told.extend(read.map(|read| (user, InboxEvent::Read(read))));
+        inbox.reads += 1;
+        let (read, place) = (inbox.read(), Some(inbox.read_place()));
+        let told = read.map(|read| Told { user, event: InboxEvent::Read(read), place });
+        self.changes.told.extend(told);
+    }
+
+    /// The user's own sockets receive the new marker: the others' devices show how much is unread. One that moved by
+    /// sending only where something was unread before: it changes nothing else.
+    fn tell_marker(&mut self, place: (UserId, ConversationId), moved: &Moved) {
+        let (user_id, conversation_id) = place;
+        let marker = match (&moved.marker, moved.seq) {
+            (Some(marker), _) => Marker { by_sending: false, ..**marker },
+            (None, Some(seq)) if self.had_unread(place, moved.message.get(), seq) => Marker {
+                conversation_id,
+                user_id,
+                message_id: moved.message,
+                seq,
+                read_at: self.at,
+                unread_count: Some(0),
+                by_sending: false,
+            },
+            _ => return,
+        };
+        self.moved.insert(place, marker);
+    }
+
+    /// Whether something was unread right before the user's own message.
+    fn had_unread(&self, place: (UserId, ConversationId), message: i64, seq: Seq) -> bool {
+        match self.known.markers.get(&place) {
+            Some(reached) if reached.message >= message => false,
+            Some(Reached { seq: Some(read), .. }) => *read < seq - 1,
+            _ => self.known.standing.contains_key(&place),
+        }
     }
 
     /// Whether an event has made its notification before. One of an earlier batch is told again, as that batch may
@@ -279,7 +408,7 @@ impl<'a> Plan<'a> {
         let named = (user, key.to_owned());
         if let Some(mut shown) = self.known.repeated.remove(&named) {
             shown.unread_count = self.inbox(user).unread_count;
-            self.changes.told.push((user, InboxEvent::Notification(shown)));
+            self.changes.told.push(Told { user, event: InboxEvent::Notification(shown), place: None });
             self.changes.repeated += 1;
             self.seen.insert(named);
             return true;
@@ -292,7 +421,7 @@ impl<'a> Plan<'a> {
         user: UserId,
         shown: Shown<'_>,
         key: String,
-        stands_for: Option<(ConversationId, i64, i64)>,
+        stands_for: Option<StandsFor>,
     ) -> Option<NotificationId> {
         let id = self.ids.next()?;
         let at = self.at;
@@ -312,7 +441,8 @@ impl<'a> Plan<'a> {
             unread_count: inbox.unread_count,
             replaces: shown.replaces,
         };
-        self.changes.told.push((user, InboxEvent::Notification(shown.clone())));
+        let event = InboxEvent::Notification(shown.clone());
+        self.changes.told.push(Told { user, event, place: None });
         self.changes.added.push(Added { user, shown, key, stands_for, read: false });
         Some(id)
     }
@@ -327,7 +457,7 @@ impl<'a> Plan<'a> {
     }
 
     fn marker(&self, place: (UserId, ConversationId)) -> i64 {
-        self.known.markers.get(&place).copied().unwrap_or(0)
+        self.known.markers.get(&place).map_or(0, |reached| reached.message)
     }
 
     fn language(&self, user: UserId) -> &'a str {

@@ -80,6 +80,7 @@ async fn page(inboxes: &Inboxes, question: PageNotifications) -> Result<Notifica
         head: Head { seq: inbox.last_seq, id: inbox.last_id },
         unread_count: inbox.unread_count,
         last_read: inbox.read(),
+        reads: Some(inbox.reads),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The queries on the schema `notify`. Whoever changes anything of a user's has locked the user's inbox first.
 
-use crate::plan::{Added, Inbox, LastRead, Standing};
+use crate::plan::{Added, Inbox, LastRead, Reached, Standing, StandsFor};
 use contract::{
     ConversationId, Lang, NotificationId, Seq, Timestamp, UserId,
     ids::InvalidId,
@@ -59,6 +59,7 @@ struct InboxRow {
     last_seq: Seq,
     last_id: i64,
     unread_count: i64,
+    reads: i64,
     lang: Option<String>,
     last_read_id: Option<i64>,
     last_read_at: Option<OffsetDateTime>,
@@ -68,7 +69,8 @@ struct InboxRow {
 macro_rules! select_inboxes {
     ($where:literal) => {
         concat!(
-            "select user_id, last_seq, last_id, unread_count, lang, last_read_id, last_read_at, last_read_all from inboxes where ",
+            "select user_id, last_seq, last_id, unread_count, reads, lang, last_read_id, last_read_at, last_read_all
+            from inboxes where ",
             $where
         )
     };
@@ -79,8 +81,9 @@ impl InboxRow {
         let read =
             self.last_read_id.map(|id| valid(NotificationId::new(id))).transpose()?.zip(self.last_read_at);
         let last_read = read.map(|(id, at)| LastRead { id, at: at.into(), all: self.last_read_all });
-        let Self { last_seq, last_id, unread_count, lang, .. } = self;
-        Ok((valid(UserId::new(self.user_id))?, Inbox { last_seq, last_id, unread_count, lang, last_read }))
+        let Self { last_seq, last_id, unread_count, reads, lang, .. } = self;
+        let inbox = Inbox { last_seq, last_id, unread_count, reads, lang, last_read };
+        Ok((valid(UserId::new(self.user_id))?, inbox))
     }
 }
 
@@ -125,8 +128,9 @@ pub async fn standing(
     users: &[i64],
     conversations: &[i64],
 ) -> sqlx::Result<HashMap<(UserId, ConversationId), Standing>> {
-    let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(
-        "select user_id, conversation_id, notification_id, coalesce(message_id, 0), coalesce(message_count, 0)
+    let rows: Vec<(i64, i64, i64, i64, Option<Seq>, i64)> = sqlx::query_as(
+        "select user_id, conversation_id, notification_id, coalesce(message_id, 0), message_seq,
+            coalesce(message_count, 0)
         from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
         join notifications using (user_id, conversation_id)
         where read_at is null and conversation_id is not null",
@@ -136,9 +140,9 @@ pub async fn standing(
     .fetch_all(db)
     .await?;
     rows.into_iter()
-        .map(|(user, conversation, id, message, count)| {
+        .map(|(user, conversation, id, message, seq, count)| {
             let id = valid(NotificationId::new(id))?;
-            Ok((place(user, conversation)?, Standing { id, message, count, added: None }))
+            Ok((place(user, conversation)?, Standing { id, message, seq, count, added: None }))
         })
         .collect()
 }
@@ -148,9 +152,9 @@ pub async fn markers(
     db: &mut PgConnection,
     users: &[i64],
     conversations: &[i64],
-) -> sqlx::Result<HashMap<(UserId, ConversationId), i64>> {
-    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "select user_id, conversation_id, message_id
+) -> sqlx::Result<HashMap<(UserId, ConversationId), Reached>> {
+    let rows: Vec<(i64, i64, i64, Option<Seq>)> = sqlx::query_as(
+        "select user_id, conversation_id, message_id, seq
         from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
         join markers using (user_id, conversation_id)",
     )
@@ -158,7 +162,9 @@ pub async fn markers(
     .bind(conversations)
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(|(user, conversation, message)| Ok((place(user, conversation)?, message))).collect()
+    rows.into_iter()
+        .map(|(user, conversation, message, seq)| Ok((place(user, conversation)?, Reached { message, seq })))
+        .collect()
 }
 
 fn place(user: i64, conversation: i64) -> sqlx::Result<(UserId, ConversationId)> {
@@ -187,16 +193,15 @@ pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) 
     fn column<'a, T>(added: &'a [Added], value: impl Fn(&'a Added) -> T) -> Vec<T> {
         added.iter().map(value).collect()
     }
-    let stands_for = |added: &Added| added.stands_for;
     sqlx::query(
         "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_count, created_at, read_at)
+            conversation_id, message_id, message_seq, message_count, created_at, read_at)
         select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_count, $14, case when is_read then $14 end
+            conversation_id, message_id, message_seq, message_count, $15, case when is_read then $15 end
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bool[])
+            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bool[])
         as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_count, is_read)",
+            conversation_id, message_id, message_seq, message_count, is_read)",
     )
     .bind(column(added, |added| added.user.get()))
     .bind(column(added, |added| added.shown.notification_id.get()))
@@ -207,9 +212,10 @@ pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) 
     .bind(column(added, |added| added.shown.data.get()))
     .bind(column(added, |added| added.key.as_str()))
     .bind(column(added, |added| added.shown.replaces.map(NotificationId::get)))
-    .bind(column(added, |added| stands_for(added).map(|(conversation, ..)| conversation.get())))
-    .bind(column(added, |added| stands_for(added).map(|(_, message, _)| message)))
-    .bind(column(added, |added| stands_for(added).map(|(.., count)| count)))
+    .bind(column(added, |added| added.stands_for.map(|StandsFor { conversation, .. }| conversation.get())))
+    .bind(column(added, |added| added.stands_for.map(|stands_for| stands_for.message)))
+    .bind(column(added, |added| added.stands_for.and_then(|stands_for| stands_for.seq)))
+    .bind(column(added, |added| added.stands_for.map(|stands_for| stands_for.count)))
     .bind(column(added, |added| added.read))
     .bind(at)
     .execute(db)
@@ -239,20 +245,23 @@ pub async fn mark(
 /// Moves markers, forward only.
 pub async fn move_markers(
     db: &mut PgConnection,
-    markers: &HashMap<(UserId, ConversationId), i64>,
+    markers: &HashMap<(UserId, ConversationId), Reached>,
 ) -> sqlx::Result<()> {
-    let column = |value: fn(&UserId, &ConversationId, i64) -> i64| -> Vec<i64> {
-        markers.iter().map(|((user, conversation), message)| value(user, conversation, *message)).collect()
-    };
+    let users: Vec<i64> = markers.keys().map(|(user, _)| user.get()).collect();
+    let conversations: Vec<i64> = markers.keys().map(|(_, conversation)| conversation.get()).collect();
+    let (messages, seqs): (Vec<i64>, Vec<Option<Seq>>) =
+        markers.values().map(|reached| (reached.message, reached.seq)).unzip();
     sqlx::query(
-        "insert into markers (user_id, conversation_id, message_id)
-        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[])
+        "insert into markers (user_id, conversation_id, message_id, seq)
+        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
         on conflict (user_id, conversation_id)
-        do update set message_id = greatest(markers.message_id, excluded.message_id)",
+        do update set message_id = excluded.message_id, seq = excluded.seq
+        where markers.message_id < excluded.message_id",
     )
-    .bind(column(|user, _, _| user.get()))
-    .bind(column(|_, conversation, _| conversation.get()))
-    .bind(column(|_, _, message| message))
+    .bind(users)
+    .bind(conversations)
+    .bind(messages)
+    .bind(seqs)
     .execute(db)
     .await
     .map(drop)
@@ -267,9 +276,11 @@ pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inb
     let users: Vec<i64> = inboxes.keys().map(|user| user.get()).collect();
     sqlx::query(
         "update inboxes set last_seq = new.last_seq, last_id = new.last_id, unread_count = new.unread_count,
+            reads = new.reads,
             last_read_id = new.last_read_id, last_read_at = new.last_read_at, last_read_all = new.last_read_all
-        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bool[])
-            as new (user_id, last_seq, last_id, unread_count, last_read_id, last_read_at, last_read_all)
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bool[],
+            $8::bigint[])
+            as new (user_id, last_seq, last_id, unread_count, last_read_id, last_read_at, last_read_all, reads)
         where inboxes.user_id = new.user_id",
     )
     .bind(users)
@@ -279,6 +290,7 @@ pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inb
     .bind(column(inboxes, |inbox| read(inbox).map(|read| read.id.get())))
     .bind(column(inboxes, |inbox| read(inbox).map(|read| OffsetDateTime::from(read.at))))
     .bind(column(inboxes, |inbox| read(inbox).is_some_and(|read| read.all)))
+    .bind(column(inboxes, |inbox| inbox.reads))
     .execute(db)
     .await
     .map(drop)
@@ -364,7 +376,7 @@ pub async fn heads(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<Vec<I
     let heads = rows.into_iter().map(|row| {
         let (user_id, inbox) = row.inbox()?;
         let (seq, unread_count, last_read) = (inbox.last_seq, inbox.unread_count, inbox.read());
-        Ok(InboxHead { user_id, seq, unread_count, last_read })
+        Ok(InboxHead { user_id, seq, unread_count, last_read, reads: Some(inbox.reads) })
     });
     heads.collect()
 }

@@ -149,6 +149,22 @@ describe('features', { concurrency: true }, () => {
     assert.equal(data.messages, 0);
   });
 
+  test('what is read on another device loses its badge, though no notification is left to be read', async (context) => {
+    const { id, ada, ben } = await pair(context);
+    ben.chat.close();
+    const [list, inbox] = [ben.rt.conversations(), ben.rt.notifications()];
+    await until('the list', () => list.items.length === 1 && inbox.state === 'live', list, inbox);
+    await ada.chat.send('one');
+    await until('the badge', () => list.items[0].unread_count === 1 && inbox.unread === 1, list, inbox);
+    assert.ok((await inbox.readAll()).ok);
+    await until('no notification', () => inbox.unread === 0, inbox);
+    const other = await client(context, ben.user);
+    const { message_id: last } = list.items[0].last_message;
+    assert.ok((await other.rt.call('POST', `/api/conversations/${id}/read`, { message_id: last })).ok);
+    await until('no badge', () => list.items[0].unread_count === 0, list);
+    assert.equal(inbox.unread, 0, 'which counts notifications');
+  });
+
   test('a new conversation comes into the list with its first message', async (context) => {
     const [user, other] = [someone(), someone()];
     const { rt } = await client(context, user);

@@ -12,6 +12,7 @@ mod health;
 mod hostile;
 mod hostile_clients;
 mod http;
+mod inbox;
 mod limits;
 mod logs;
 mod metrics;

@@ -13,6 +13,7 @@ fn entry(seq: Seq) -> Entry {
         owner: user(1),
         public: Frame::text(&seq.to_string()),
         private: None,
+        unread: None,
     }
 }
 
@@ -188,41 +189,158 @@ fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
     assert_eq!(outbox.take().len(), 2, "from then on it is told as everyone");
 }
 
-#[test]
-fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
-    let read = |id: i64, unread_count: i64| InboxRead {
+fn inbox_read(id: i64, unread_count: i64) -> InboxRead {
+    InboxRead {
         notification_id: contract::NotificationId::new(id * 10).unwrap(),
         read_at: Timestamp::from_unix(id).unwrap(),
         unread_count,
         all: false,
-    };
+    }
+}
+
+/// What the service says of an inbox that ends at `seq`, in which this was read last.
+fn inbox_state(seq: Seq, id: i64, unread: i64) -> InboxState {
+    InboxState { seq, unread, reads: None, last_read: Some(inbox_read(id, unread)) }
+}
+
+#[test]
+fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
     let (first, outbox) = view();
     outbox.set_talkative();
     let mut log = Log::default();
-    log.last_read(3, &read(1, 2));
+    log.inbox(&inbox_state(3, 1, 2));
     log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
-    log.last_read(3, &read(1, 2));
+    log.inbox(&inbox_state(3, 1, 2));
     assert!(texts(&outbox).is_empty(), "it was read before the socket came");
-    log.last_read(3, &read(2, 1));
-    log.last_read(3, &read(2, 1));
+    log.inbox(&inbox_state(3, 2, 1));
+    log.inbox(&inbox_state(3, 2, 1));
     let told = texts(&outbox);
     assert!(told.len() == 1 && told[0].contains(r#""notification_id":20"#), "{told:?}");
     // What counts more, or less, than was told waits.
-    log.last_read(4, &read(3, 1));
+    log.inbox(&inbox_state(4, 3, 1));
     log.entry(entry(4));
     log.entry(entry(5));
-    log.last_read(4, &read(3, 1));
+    log.inbox(&inbox_state(4, 3, 1));
     assert_eq!(texts(&outbox), ["4", "5"]);
-    log.last_read(5, &read(3, 2));
+    log.inbox(&inbox_state(5, 3, 2));
     assert!(texts(&outbox)[0].contains(r#""unread_count":2"#));
     // Who was away is told, the others are not.
     let (second, late) = view();
     late.set_talkative();
-    log.last_read(5, &read(3, 2));
+    log.inbox(&inbox_state(5, 3, 2));
     let (Attached::Live(id) | Attached::Behind(id, _)) =
         log.attach(second, Head { seq: 5, id: 50 }, Vec::new(), true);
-    log.remind(id, 5, &read(3, 2));
+    log.remind(id, &inbox_state(5, 3, 2));
     assert_eq!((texts(&late).len(), texts(&outbox).len()), (1, 0));
+}
+
+#[test]
+fn a_count_that_a_socket_does_not_know_is_told_though_nothing_was_read() {
+    let (first, outbox) = view();
+    outbox.set_talkative();
+    let mut log = Log::default();
+    let state = |unread| InboxState { reads: Some(4), ..inbox_state(3, 1, unread) };
+    log.inbox(&state(2));
+    log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
+    log.inbox(&state(2));
+    assert!(texts(&outbox).is_empty());
+    // As when unread ones were removed for their age.
+    log.inbox(&state(1));
+    log.inbox(&state(1));
+    let told = texts(&outbox);
+    assert!(told.len() == 1 && told[0].contains(r#""unread_count":1"#), "{told:?}");
+    log.inbox(&InboxState { reads: Some(3), ..state(2) });
+    assert!(texts(&outbox).is_empty(), "an answer that is older than what is known");
+}
+
+/// A change of an inbox, as its service publishes it.
+#[derive(Debug, Clone)]
+enum Change {
+    Added(Entry),
+    Read(ReadPlace, InboxRead),
+}
+
+/// An inbox in which some of these are read right after they came; its changes, and what it is like in the end.
+fn inbox_changes(reads: &[Option<bool>]) -> (Vec<Change>, InboxState) {
+    let mut changes = Vec::new();
+    let mut now = InboxState { seq: 0, unread: 0, reads: Some(0), last_read: None };
+    for read in reads {
+        now.seq += 1;
+        now.unread += 1;
+        let public = Frame::text(&format!(r#"{{"seq":{},"unread_count":{}}}"#, now.seq, now.unread));
+        changes.push(Change::Added(Entry { public, unread: Some(now.unread), ..entry(now.seq) }));
+        if let Some(all) = read {
+            now.unread = if *all { 0 } else { now.unread - 1 };
+            let count = now.reads.unwrap_or_default() + 1;
+            let read = InboxRead {
+                read_at: Timestamp::from_unix(count).unwrap(),
+                ..inbox_read(now.seq, now.unread)
+            };
+            (now.reads, now.last_read) = (Some(count), Some(read));
+            changes.push(Change::Read(ReadPlace { seq: now.seq, reads: count }, read));
+        }
+    }
+    (changes, now)
+}
+
+fn last_count(outbox: &Outbox) -> Option<i64> {
+    let last = texts(outbox).pop()?;
+    let frame: serde_json::Value = serde_json::from_str(&last).unwrap();
+    frame["unread_count"].as_i64()
+}
+
+proptest! {
+    #[test]
+    fn the_last_count_that_is_told_is_that_of_the_inbox(
+        reads in proptest::collection::vec(proptest::option::of(any::<bool>()), 1..12),
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 24),
+        lost in proptest::collection::vec(any::<bool>(), 24),
+    ) {
+        let (changes, now) = inbox_changes(&reads);
+        let (socket, outbox) = view();
+        outbox.set_talkative();
+        let mut log = Log::default();
+        log.inbox(&InboxState { seq: 0, unread: 0, reads: Some(0), last_read: None });
+        log.attach(socket, Head::default(), Vec::new(), false);
+        // In any order; and some of what was read is lost on the way.
+        let mut waiting = changes;
+        let mut order = order.iter();
+        let mut any_lost = false;
+        while !waiting.is_empty() {
+            let index = order.next().map_or(0, |index| index.index(waiting.len()));
+            match waiting.swap_remove(index) {
+                Change::Added(entry) => log.entry(entry),
+                Change::Read(..) if lost[waiting.len()] => any_lost = true,
+                Change::Read(place, read) => log.note(Note::Inbox(read, Some(place))),
+            }
+        }
+        if !any_lost {
+            prop_assert_eq!(last_count(&outbox), Some(now.unread));
+        } else {
+            let told = last_count(&outbox);
+            log.inbox(&now);
+            prop_assert_eq!(last_count(&outbox).or(told), Some(now.unread), "the comparison finds it");
+        }
+        log.inbox(&now);
+        prop_assert_eq!(last_count(&outbox), None, "once");
+    }
+}
+
+#[test]
+fn a_read_that_overtakes_its_notifications_waits_for_them() {
+    let (socket, outbox) = view();
+    outbox.set_talkative();
+    let mut log = Log::default();
+    log.attach(socket, Head::default(), Vec::new(), false);
+    log.note(Note::Inbox(inbox_read(2, 0), Some(ReadPlace { seq: 2, reads: 1 })));
+    assert_eq!((texts(&outbox).len(), log.lack()), (0, Lack::Entries(0)));
+    log.entry(entry(1));
+    log.entry(entry(2));
+    let told = texts(&outbox);
+    assert!(told.len() == 3 && told[2].contains(r#""unread_count":0"#), "{told:?}");
+    // From a service that doesn't say where it stands, it is told as it comes.
+    log.note(Note::Inbox(inbox_read(3, 0), None));
+    assert_eq!(texts(&outbox).len(), 1);
 }
 
 #[test]

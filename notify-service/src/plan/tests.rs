@@ -26,21 +26,64 @@ fn event(id: i64, key: &str) -> Op {
 }
 
 fn message(id: i64, place: i64, message: i64) -> Op {
+    message_at(id, place, message, None)
+}
+
+fn message_at(id: i64, place: i64, message: i64, seq: Option<Seq>) -> Op {
     let received = Received {
         key: format!("msg:{message}"),
         conversation: conversation(place),
         message: MessageId::new(message).unwrap(),
+        seq,
         sender_username: "ada".to_owned(),
     };
     Op { user: user(id), what: What::Message(Arc::new(received)), cause: None }
 }
 
 fn read(id: i64, place: i64, message: i64) -> Op {
-    Op {
-        user: user(id),
-        what: What::Read(conversation(place), MessageId::new(message).unwrap()),
-        cause: None,
+    let (conversation, message) = (conversation(place), MessageId::new(message).unwrap());
+    let moved = Moved { conversation, message, seq: None, marker: None };
+    Op { user: user(id), what: What::Read(moved), cause: None }
+}
+
+fn marker(id: i64, place: i64, seq: Seq, unread: i64) -> Marker {
+    Marker {
+        conversation_id: conversation(place),
+        user_id: user(id),
+        message_id: MessageId::new(10 * seq).unwrap(),
+        seq,
+        read_at: Timestamp::now(),
+        unread_count: Some(unread),
+        by_sending: false,
     }
+}
+
+/// A marker that moved, by reading or, with nothing that says it, by sending.
+fn moved(id: i64, place: i64, seq: Seq, marker: Option<Marker>) -> Op {
+    let (conversation, message) = (conversation(place), MessageId::new(10 * seq).unwrap());
+    let moved = Moved { conversation, message, seq: Some(seq), marker: marker.map(Box::new) };
+    Op { user: user(id), what: What::Read(moved), cause: None }
+}
+
+/// The markers that a user's sockets receive: `seq` and what is unread.
+fn markers(told: &[Told]) -> Vec<(Seq, i64)> {
+    let marker = |told: &Told| match &told.event {
+        InboxEvent::Marker(own) => Some((own.marker.seq, own.marker.unread_count.unwrap())),
+        _ => None,
+    };
+    told.iter().filter_map(marker).collect()
+}
+
+/// What `message_received` say of how much is unread.
+fn counts(told: &[Told]) -> Vec<i64> {
+    let count = |told: &Told| match &told.event {
+        InboxEvent::Notification(shown) => {
+            let data: Value = serde_json::from_str(shown.data.get()).unwrap();
+            data["count"].as_i64()
+        }
+        _ => None,
+    };
+    told.iter().filter_map(count).collect()
 }
 
 /// The tables, as plain as can be.
@@ -48,22 +91,23 @@ fn read(id: i64, place: i64, message: i64) -> Op {
 struct Table {
     inboxes: HashMap<UserId, Inbox>,
     rows: Vec<Added>,
-    markers: HashMap<(UserId, ConversationId), i64>,
+    markers: HashMap<(UserId, ConversationId), Reached>,
     next_id: i64,
 }
 
 impl Table {
-    fn apply(&mut self, catalogue: &Catalogue, ops: &[Op]) -> Vec<(UserId, InboxEvent)> {
+    fn apply(&mut self, catalogue: &Catalogue, ops: &[Op]) -> Vec<Told> {
         let ids = (1..=ops.len() as i64).map(|n| NotificationId::new(self.next_id + n).unwrap()).collect();
         self.next_id += ops.len() as i64;
         let mut known =
             Known { inboxes: self.inboxes.clone(), markers: self.markers.clone(), ..Known::default() };
         for row in &self.rows {
             known.repeated.insert((row.user, row.key.clone()), row.shown.clone());
-            if let (Some((place, message, count)), false) = (row.stands_for, row.read) {
+            if let (Some(StandsFor { conversation, message, seq, count }), false) = (row.stands_for, row.read)
+            {
                 let id = row.shown.notification_id;
-                let old =
-                    known.standing.insert((row.user, place), Standing { id, message, count, added: None });
+                let standing = Standing { id, message, seq, count, added: None };
+                let old = known.standing.insert((row.user, conversation), standing);
                 assert!(old.is_none(), "two unread notifications stand for a conversation");
             }
         }
@@ -167,7 +211,7 @@ fn a_later_message_supersedes_an_unread_one() {
     let mut table = Table::default();
     let told =
         table.apply(&catalogue, &[message(1, 7, 10), message(1, 7, 11), read(1, 7, 11), message(1, 7, 12)]);
-    let json: Vec<String> = told.iter().map(|(_, event)| serde_json::to_string(event).unwrap()).collect();
+    let json: Vec<String> = told.iter().map(|told| serde_json::to_string(&told.event).unwrap()).collect();
     for (said, expected) in json.iter().zip([
         &["\"seq\":1", "\"unread_count\":1", "\"count\":1", "\"is_read\":false"][..],
         &["\"seq\":2", "\"unread_count\":1", "\"count\":2", "\"replaces\":1"],
@@ -191,6 +235,71 @@ fn entries_out_of_turn_end_alike() {
         table.apply(&catalogue, &[message(1, 7, 10), read(1, 7, 12), message(1, 7, 12), read(1, 7, 9)]);
     assert_eq!(told.len(), 2, "message 12 and the old marker tell nothing");
     assert_eq!(table.inboxes[&user(1)].unread_count, 0);
-    let InboxEvent::Notification(late) = &told[0].1 else { panic!("a notification") };
+    let InboxEvent::Notification(late) = &told[0].event else { panic!("a notification") };
     assert_eq!(late.data.get(), r#"{"conversation_id":7,"message_id":11,"count":2}"#);
+}
+
+proptest! {
+    #[test]
+    fn a_notification_counts_the_messages_after_the_marker(
+        steps in proptest::collection::vec((any::<bool>(), 0..4_i64), 1..20), together in any::<bool>(),
+    ) {
+        let catalogue = Catalogue::load(None).unwrap();
+        let mut table = Table::default();
+        let (mut ops, mut last, mut read, mut expected) = (Vec::new(), 0, 0, Vec::new());
+        for (is_message, back) in steps {
+            if is_message {
+                last += 1;
+                ops.push(message_at(1, 7, 10 * last, Some(last)));
+                expected.push(last - read);
+            } else if last - back > read {
+                read = last - back;
+                ops.push(moved(1, 7, read, Some(marker(1, 7, read, last - read))));
+            }
+        }
+        let told: Vec<Told> = if together {
+            table.apply(&catalogue, &ops)
+        } else {
+            ops.iter().flat_map(|op| table.apply(&catalogue, std::slice::from_ref(op))).collect()
+        };
+        prop_assert_eq!(counts(&told), expected);
+        if read > 0 {
+            let (seq, unread) = *markers(&told).last().unwrap();
+            prop_assert_eq!(seq, read);
+            prop_assert!(unread <= last - read && (!together || unread == last - read));
+        }
+        // Every read has a place of its own, after the one before.
+        let places: Vec<_> = told.iter().filter_map(|told| told.place).collect();
+        prop_assert!(places.is_sorted() && places.iter().map(|place| place.reads).eq(1..=places.len() as i64));
+        table.check();
+    }
+}
+
+#[test]
+fn what_was_read_before_it_was_counted_is_counted_from_what_stands() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let mut table = Table::default();
+    // A conversation of an earlier release, or of an import: how far it was read is not known.
+    let told =
+        table.apply(&catalogue, &[message_at(1, 7, 5_000, Some(500)), message_at(1, 7, 5_010, Some(501))]);
+    assert_eq!(counts(&told), [1, 2]);
+    let told = table.apply(&catalogue, &[moved(1, 7, 501, Some(marker(1, 7, 501, 0)))]);
+    assert_eq!(markers(&told), [(501, 0)]);
+    assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 5_030, Some(503))])), [2]);
+}
+
+#[test]
+fn an_own_message_moves_the_marker_on_other_devices_where_something_was_unread() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let mut table = Table::default();
+    table.apply(&catalogue, &[message_at(1, 7, 10, Some(1))]);
+    table.mark_all(user(1));
+    let told = table.apply(&catalogue, &[moved(1, 7, 2, None), message_at(1, 7, 30, Some(3))]);
+    assert_eq!(markers(&told), [(2, 1)], "what came behind it in the same batch is unread");
+    assert_eq!(markers(&table.apply(&catalogue, &[moved(1, 7, 4, None), moved(1, 7, 5, None)])), [(4, 0)]);
+    assert!(markers(&table.apply(&catalogue, &[moved(1, 7, 6, None), moved(1, 7, 4, None)])).is_empty());
+    // Redelivered, as who stored it may have ended before it told anyone.
+    let read = [moved(2, 7, 6, Some(marker(2, 7, 6, 0)))];
+    assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
+    assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
 }

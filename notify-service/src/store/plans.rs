@@ -6,7 +6,7 @@ use crate::{
     catalogue::Catalogue,
     event::Notice,
     inboxes::Inboxes,
-    plan::{Op, Received, What},
+    plan::{Moved, Op, Received, What},
 };
 use contract::{MessageId, notify::MarkNotification};
 use service::{Bus, config};
@@ -106,11 +106,10 @@ async fn no_query_reads_more_where_more_is_stored() {
             message.set(message.get() + 1);
             let (message, read) = (message.get(), message.get() + 1);
             let ops = users[..size].iter().flat_map(|user| {
-                let place = ConversationId::new(*user).unwrap();
-                [
-                    op(*user, received(*user, message)),
-                    op(*user, What::Read(place, MessageId::new(read).unwrap())),
-                ]
+                let conversation = ConversationId::new(*user).unwrap();
+                let message_id = MessageId::new(read).unwrap();
+                let moved = Moved { conversation, message: message_id, seq: Some(read), marker: None };
+                [op(*user, received(*user, message)), op(*user, What::Read(moved))]
             });
             ops.collect()
         };
@@ -152,6 +151,7 @@ fn received(user: i64, message: i64) -> What {
         key: format!("msg:{message}"),
         conversation: ConversationId::new(user).unwrap(),
         message: MessageId::new(message).unwrap(),
+        seq: Some(message),
         sender_username: "ada".to_owned(),
     }))
 }

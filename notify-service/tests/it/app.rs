@@ -146,6 +146,7 @@ impl Client {
         let stored = Stored {
             conversation_id: ConversationId::new(conversation).unwrap(),
             message_id: MessageId::new(message).unwrap(),
+            seq: None,
             sender_id: user(from),
             sender_username: format!("user-{from}"),
             recipients: to.iter().map(|id| user(*id)).collect(),
@@ -158,7 +159,7 @@ impl Client {
     pub async fn marker(&self, conversation: i64, id: i64, message: i64) {
         let conversation_id = ConversationId::new(conversation).unwrap();
         let message_id = MessageId::new(message).unwrap();
-        self.log(&LogEntry::Read { user_id: user(id), conversation_id, message_id }).await;
+        self.log(&LogEntry::Read { user_id: user(id), conversation_id, message_id, marker: None }).await;
     }
 
     /// Waits until nothing waits any more.

@@ -108,6 +108,9 @@ pub enum LogEntry {
         conversation_id: ConversationId,
         /// The last message read.
         message_id: MessageId,
+        /// The whole marker, for the user's own sockets, with the user's `unread_count`. Earlier releases leave it out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        marker: Option<Marker>,
     },
 }
 
@@ -126,6 +129,9 @@ pub struct Stored {
     pub conversation_id: ConversationId,
     /// The message.
     pub message_id: MessageId,
+    /// Its place in the conversation, by which unread messages are counted. Earlier releases leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<Seq>,
     /// Who sent it; their own marker moved up to it.
     pub sender_id: UserId,
     /// Their display name.

@@ -1,6 +1,6 @@
 //! Notifications: what other backends publish, and what notify-service is asked, answers and publishes.
 
-use crate::chat::{Head, Range};
+use crate::chat::{Head, Marker, Range};
 use crate::{Lang, NotificationId, Page, Request, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,6 +27,14 @@ pub const EVENTS_OUT_SUBJECTS: &str = "chat.reported";
 pub const REASON_HEADER: &str = "Reason";
 /// The header of a dead letter that says where it was published.
 pub const ORIGINAL_SUBJECT_HEADER: &str = "Original-Subject";
+/// The header of a dead letter that does not hold all of its event: which parts were cut, separated by commas.
+pub const TRUNCATED_HEADER: &str = "Truncated";
+/// In [`TRUNCATED_HEADER`]: headers that are missing or cut.
+pub const TRUNCATED_HEADERS: &str = "headers";
+/// In [`TRUNCATED_HEADER`]: the body is cut.
+pub const TRUNCATED_BODY: &str = "body";
+/// In [`TRUNCATED_HEADER`]: [`ORIGINAL_SUBJECT_HEADER`] is cut, or had characters that no header can hold.
+pub const TRUNCATED_SUBJECT: &str = "subject";
 /// What stands before the name of a header that NATS would act upon (such as `Nats-Msg-Id`) or that is one of the above,
 /// in a dead letter: replaying it gives the header its name back.
 pub const ORIGINAL_HEADER_PREFIX: &str = "Original-";
@@ -63,7 +71,7 @@ fn is_prefixed(name: &str) -> bool {
 }
 
 fn is_dead_letters_own(name: &str) -> bool {
-    let own = [REASON_HEADER, ORIGINAL_SUBJECT_HEADER, UNREADABLE_HEADERS_HEADER];
+    let own = [REASON_HEADER, ORIGINAL_SUBJECT_HEADER, UNREADABLE_HEADERS_HEADER, TRUNCATED_HEADER];
     let nats = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
     nats || own.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
@@ -126,6 +134,20 @@ pub enum InboxEvent {
     Notification(Notification),
     /// Some were read.
     Read(InboxRead),
+    /// The user's own marker moved in a conversation, on any device. The JSON is no frame: gateways send the marker's.
+    Marker(OwnMarker),
+}
+
+/// A user's own marker, as an [`InboxEvent`].
+///
+/// It has the shape of a notification at place 0, which gateways of earlier releases take for a repeat, and drop.
+#[derive(Debug, Clone, Serialize)]
+pub struct OwnMarker {
+    r#type: &'static str,
+    notification_id: i64,
+    seq: Seq,
+    /// The marker, with the user's `unread_count`.
+    pub marker: Marker,
 }
 
 impl InboxEvent {
@@ -133,9 +155,42 @@ impl InboxEvent {
     pub fn subject_of(user: UserId) -> String {
         format!("notify.event.{user}")
     }
+
+    /// A user's own marker.
+    pub const fn marker(marker: Marker) -> Self {
+        Self::Marker(OwnMarker { r#type: "marker", notification_id: 1, seq: 0, marker })
+    }
 }
 
-/// What a gateway has to know of an [`InboxEvent`]: the JSON itself it passes on as it is.
+/// The header of an [`InboxEvent::Read`] that says where it stands among the inbox's changes: [`ReadPlace`]. It is no part
+/// of the frame.
+pub const INBOX_PLACE_HEADER: &str = "Inbox-Place";
+
+/// Where an [`InboxEvent::Read`] stands: its `unread_count` is that of an inbox which ended with this notification after
+/// this many reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadPlace {
+    /// The inbox's last `seq` then.
+    pub seq: Seq,
+    /// How often something in the inbox had been read by then, this time included.
+    pub reads: i64,
+}
+
+impl std::fmt::Display for ReadPlace {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}", self.seq, self.reads)
+    }
+}
+
+impl ReadPlace {
+    /// Reads the value of [`INBOX_PLACE_HEADER`]; `None` if it isn't one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (seq, reads) = text.split_once(' ')?;
+        Some(Self { seq: seq.parse().ok()?, reads: reads.parse().ok()? })
+    }
+}
+
+/// What a gateway has to know of an [`InboxEvent`]: the JSON of a notification it passes on as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InboxPlace {
     /// A new notification.
@@ -144,12 +199,13 @@ pub enum InboxPlace {
         seq: Seq,
         /// Its id.
         id: NotificationId,
+        /// How many were unread then.
+        unread_count: i64,
     },
     /// Some were read.
-    Read {
-        /// When.
-        at: Timestamp,
-    },
+    Read(InboxRead),
+    /// The user's own marker moved in a conversation.
+    Marker(Marker),
 }
 
 impl InboxPlace {
@@ -166,13 +222,18 @@ impl InboxPlace {
             #[serde(default)]
             seq: Option<Seq>,
             #[serde(default)]
-            read_at: Option<Timestamp>,
+            unread_count: i64,
+            #[serde(default)]
+            marker: Option<Marker>,
         }
         let event: Event<'_> = serde_json::from_slice(json)?;
-        match (&*event.r#type, event.seq, event.read_at) {
-            ("read", _, Some(at)) => Ok(Self::Read { at }),
-            ("read", _, None) | (_, None, _) => Err(serde::de::Error::custom("it has no place")),
-            (_, Some(seq), _) => Ok(Self::Notification { seq, id: event.notification_id }),
+        match (&*event.r#type, event.seq, event.marker) {
+            ("read", _, _) => serde_json::from_slice(json).map(Self::Read),
+            (_, Some(0), Some(marker)) => Ok(Self::Marker(marker)),
+            (_, Some(seq), _) => {
+                Ok(Self::Notification { seq, id: event.notification_id, unread_count: event.unread_count })
+            }
+            _ => Err(serde::de::Error::custom("it has no place")),
         }
     }
 }
@@ -208,6 +269,9 @@ pub struct NotificationPage {
     /// What was read last, with the count of now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_read: Option<InboxRead>,
+    /// How often something in it was read. Earlier releases leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<i64>,
 }
 
 /// gateway → notify-service: a user has read one notification, or all.
@@ -262,11 +326,17 @@ pub struct InboxHead {
     /// What was read last, with the count of now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_read: Option<InboxRead>,
+    /// How often something in it was read. Earlier releases leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<i64>,
 }
 
 /// A plain event's body, as backends publish it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct EventBody {
+    /// The type, where the body states one: it must be the subject's.
+    #[serde(default, rename = "type")]
+    pub kind: Option<serde_json::Value>,
     /// One user.
     #[serde(default)]
     pub user_id: Option<UserId>,
@@ -309,7 +379,7 @@ mod tests {
             assert_eq!(kept_header(name), kept);
             assert_eq!(original_header(kept), Some(name));
         }
-        for own in ["Reason", "Original-Subject", "Original-Headers", "Nats-Msg-Id"] {
+        for own in ["Reason", "Original-Subject", "Original-Headers", "Truncated", "Nats-Msg-Id"] {
             assert_eq!(original_header(own), None);
         }
     }
@@ -325,10 +395,18 @@ mod tests {
         assert_eq!(serde_json::to_string(&InboxEvent::Notification(shown_again)).unwrap(), shown);
         let id = NotificationId::new(31).unwrap();
         let place = |json: &str| InboxPlace::parse(json.as_bytes());
-        assert_eq!(place(shown).unwrap(), InboxPlace::Notification { seq: 4, id });
-        assert_eq!(place(read).unwrap(), InboxPlace::Read { at: read_again.read_at });
+        assert_eq!(place(shown).unwrap(), InboxPlace::Notification { seq: 4, id, unread_count: 3 });
+        assert_eq!(place(read).unwrap(), InboxPlace::Read(read_again));
+        let marker = r#"{"conversation_id":1,"user_id":2,"message_id":3,"seq":4,"read_at":"2025-12-09T10:30:00.123456Z","unread_count":0}"#;
+        let marker: Marker = serde_json::from_str(marker).unwrap();
+        let json = serde_json::to_string(&InboxEvent::marker(marker)).unwrap();
+        assert_eq!(place(&json).unwrap(), InboxPlace::Marker(marker));
+        assert!(json.starts_with(r#"{"type":"marker","notification_id":1,"seq":0,"#), "{json}");
+        let at = ReadPlace { seq: 4, reads: 9 };
+        assert_eq!(ReadPlace::parse(&at.to_string()), Some(at));
+        assert_eq!(ReadPlace::parse("4"), None);
         let quoted = shown.replace("payment_completed", r#"say\"hi\""#);
-        assert_eq!(place(&quoted).unwrap(), InboxPlace::Notification { seq: 4, id });
+        assert_eq!(place(&quoted).unwrap(), InboxPlace::Notification { seq: 4, id, unread_count: 3 });
         for none in ["{}", r#"{"type":"read","notification_id":31}"#, r#"{"type":"a","notification_id":31}"#]
         {
             assert!(place(none).is_err(), "{none}");
