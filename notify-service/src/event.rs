@@ -13,6 +13,8 @@ use serde_json::{Map, Value, value::RawValue};
 pub const BODY_BYTES: usize = 64 * 1024;
 /// Bytes of what an event is known by.
 pub const EVENT_ID_BYTES: usize = 256;
+/// Bytes of a CloudEvent's source. With the id it must fit into an index of Postgres.
+pub const SOURCE_BYTES: usize = 1024;
 /// Bytes of a type.
 pub const TYPE_BYTES: usize = 128;
 
@@ -89,12 +91,10 @@ pub fn parse(delivery: Delivery<'_>, catalogue: &Catalogue) -> Result<(Vec<UserI
     let envelope = envelope(&delivery, text)?;
     let body: EventBody =
         serde_json::from_str(envelope.body).map_err(|error| explain(envelope.body, &error))?;
-    let kind = match envelope.kind {
-        Some(kind) => kind,
-        None => delivery.subject.strip_prefix(EVENTS_PREFIX).unwrap_or(delivery.subject).to_owned(),
-    };
+    let kind = delivery.subject.strip_prefix(EVENTS_PREFIX).unwrap_or(delivery.subject).to_owned();
     check_type(&kind)?;
-    let key = key(&delivery, body.event_id.or(envelope.id))?;
+    check_stated(&kind, &delivery, &envelope, body.kind.as_ref())?;
+    let key = key(&delivery, body.event_id, envelope.id.map(|id| (envelope.source, id)))?;
     let users = users(body.user_id, body.user_ids)?;
     let (data, parameters) = data(body.data)?;
     let own = OwnText {
@@ -135,6 +135,7 @@ fn body(payload: &[u8]) -> Result<&str, Unusable> {
 /// A CloudEvent's own part, and the plain event in it.
 struct Envelope<'a> {
     id: Option<String>,
+    source: Option<String>,
     kind: Option<String>,
     body: &'a str,
 }
@@ -145,6 +146,7 @@ fn envelope<'a>(delivery: &Delivery<'_>, text: &'a str) -> Result<Envelope<'a>, 
     struct Structured<'a> {
         specversion: Option<String>,
         id: Option<String>,
+        source: Option<String>,
         r#type: Option<String>,
         #[serde(borrow)]
         data: Option<&'a RawValue>,
@@ -158,16 +160,15 @@ fn envelope<'a>(delivery: &Delivery<'_>, text: &'a str) -> Result<Envelope<'a>, 
             Ok(event) if said || event.specversion.is_some() => {
                 let body = event.data.map(RawValue::get).filter(|data| data.starts_with('{'));
                 let body = body.ok_or_else(|| Unusable::from("the CloudEvent has no object as \"data\""))?;
-                return Ok(Envelope { id: event.id, kind: event.r#type, body });
+                return Ok(Envelope { id: event.id, source: event.source, kind: event.r#type, body });
             }
             // Somewhere inside the data of a plain event.
             Ok(_) => {}
             Err(error) => return Err(not_json(text, &error, "the CloudEvent can't be read")),
         }
     }
-    let id = header(delivery.headers, "ce-id");
-    let kind = header(delivery.headers, "ce-type");
-    Ok(Envelope { id, kind, body: text })
+    let (id, source) = (header(delivery.headers, "ce-id"), header(delivery.headers, "ce-source"));
+    Ok(Envelope { id, source, kind: None, body: text })
 }
 
 const CLOUD_EVENT: &str = "application/cloudevents";
@@ -178,6 +179,33 @@ pub fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
     let (_, values) = headers?.iter().find(|(known, _)| is_named(known.as_ref()))?;
     let value: &str = values.first()?.as_ref();
     (!value.trim().is_empty()).then(|| value.trim().to_owned())
+}
+
+/// The subject is what permissions apply to, so it alone says the type: an event that states another one, wherever, was
+/// published in the wrong place.
+fn check_stated(
+    kind: &str,
+    delivery: &Delivery<'_>,
+    envelope: &Envelope<'_>,
+    in_body: Option<&Value>,
+) -> Result<(), Unusable> {
+    let in_headers = delivery.headers.into_iter().flat_map(HeaderMap::iter).filter(|(name, _)| {
+        let name: &str = name.as_ref();
+        name.eq_ignore_ascii_case("ce-type")
+    });
+    let in_headers = in_headers.flat_map(|(_, values)| values).map(|value| value.as_str().trim());
+    let in_body = match in_body {
+        Some(Value::String(stated)) => Some(stated.clone()),
+        other => other.map(Value::to_string),
+    };
+    let stated = in_headers.filter(|stated| !stated.is_empty()).chain(envelope.kind.as_deref());
+    match stated.chain(in_body.as_deref()).find(|stated| *stated != kind) {
+        Some(other) => {
+            let other: String = other.chars().take(TYPE_BYTES).collect();
+            Err(Unusable(format!("the event states the type {other:?}, and was published as {kind}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A type is what may follow `events.` in a subject.
@@ -195,16 +223,35 @@ fn check_type(kind: &str) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// What the event is known by when it comes again: its id, else what a replay says of it, else its `Nats-Msg-Id`, else
-/// its place.
-fn key(delivery: &Delivery<'_>, id: Option<String>) -> Result<String, Unusable> {
-    if id.is_none()
-        && let Some(key) = header(delivery.headers, REPLAY_OF_HEADER)
+/// What the event is known by when it comes again: its `event_id`, else its source and id as a CloudEvent, else what a
+/// replay says of it, else its `Nats-Msg-Id`, else its place. Each kind has a prefix of its own, so that none is taken for
+/// another; a `Nats-Msg-Id` stands for an `event_id`.
+fn key(
+    delivery: &Delivery<'_>,
+    id: Option<String>,
+    cloud: Option<(Option<String>, String)>,
+) -> Result<String, Unusable> {
+    if let Some(id) = id {
+        return Ok(format!("id:{}", event_id(id)?));
+    }
+    if let Some((source, id)) = cloud {
+        // No CloudEvent is without a source; what is all but that keeps the key that it had before sources counted.
+        let Some(source) = source.filter(|source| !source.is_empty()) else {
+            return Ok(format!("id:{}", event_id(id)?));
+        };
+        if source.len() > SOURCE_BYTES {
+            return Err(Unusable(format!("the CloudEvent's source is longer than {SOURCE_BYTES} bytes")));
+        }
+        no_nul("source", &source)?;
+        // With its length, no other source and id make the same text.
+        return Ok(format!("ce:{}:{source}{}", source.len(), event_id(id)?));
+    }
+    if let Some(key) = header(delivery.headers, REPLAY_OF_HEADER)
         && let Some((kind @ ("id" | "at"), id)) = key.split_once(':')
     {
         return Ok(format!("{kind}:{}", event_id(id.to_owned())?));
     }
-    match id.or_else(|| header(delivery.headers, "Nats-Msg-Id")) {
+    match header(delivery.headers, "Nats-Msg-Id") {
         Some(id) => Ok(format!("id:{}", event_id(id)?)),
         None => Ok(format!("at:{}", delivery.place)),
     }

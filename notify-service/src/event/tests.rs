@@ -76,13 +76,22 @@ fn an_event_is_known_by_its_id_else_its_header_else_its_place() {
 fn cloud_events_are_read_in_both_forms() {
     let structured = br#"{"specversion":"1.0","id":"c1","source":"/pay","type":"listing_published","data":{"user_id":7,"data":{"x":1}}}"#;
     for headers in [&[][..], &[("content-type", "application/cloudevents+json; charset=utf-8")][..]] {
-        let (users, notice) = read_as("events.payment_completed", headers, structured).unwrap();
+        let (users, notice) = read_as("events.listing_published", headers, structured).unwrap();
         assert_eq!((ids(&users), notice.kind.as_str()), (vec![7], "listing_published"));
-        assert_eq!((notice.key.as_str(), notice.data.get()), ("id:c1", r#"{"x":1}"#));
+        assert_eq!((notice.key.as_str(), notice.data.get()), ("ce:4:/payc1", r#"{"x":1}"#));
     }
-    let headers = [("CE-Id", "c2"), ("ce-type", "listing_published"), ("ce-specversion", "1.0")];
-    let (_, notice) = read_as("events.any", &headers, br#"{"user_id":7}"#).unwrap();
-    assert_eq!((notice.kind.as_str(), notice.key.as_str()), ("listing_published", "id:c2"));
+    let headers = [
+        ("CE-Id", "c2"),
+        ("ce-source", "/pay"),
+        ("ce-type", "listing_published"),
+        ("ce-specversion", "1.0"),
+        ("Nats-Msg-Id", "m1"),
+    ];
+    let (_, notice) = read_as("events.listing_published", &headers, br#"{"user_id":7}"#).unwrap();
+    assert_eq!((notice.kind.as_str(), notice.key.as_str()), ("listing_published", "ce:4:/payc2"));
+    let (_, notice) =
+        read_as("events.listing_published", &headers, br#"{"user_id":7,"event_id":"e1"}"#).unwrap();
+    assert_eq!(notice.key, "id:e1");
     // A word in the data makes no CloudEvent.
     let (_, notice) = read(r#"{"user_id":7,"data":{"specversion":"1.0"}}"#).unwrap();
     assert_eq!(notice.kind, "payment_completed");
@@ -150,14 +159,66 @@ fn a_type_must_be_known_or_bring_its_text_and_fit_a_subject() {
     let both = br#"{"user_id":1,"title":"T","message":"M"}"#;
     assert_eq!(reason(read_as("events.read_all", &[], both)), "the type read_all is reserved");
     for kind in ["a b", "a..b", ".a", "a.", "*", "a.>", "a\u{7f}"] {
-        let reason = reason(read_as("events.a", &[("ce-type", kind)], both));
+        let reason = reason(read_as(&format!("events.{kind}"), &[], both));
         assert!(reason.contains("no subject may have"), "{kind:?} said {reason:?}");
     }
     let long = "a".repeat(TYPE_BYTES + 1);
     assert!(reason(read_as(&format!("events.{long}"), &[], both)).starts_with("the type is longer"));
 }
 
+#[test]
+fn the_subject_alone_says_the_type() {
+    let one = br#"{"user_id":1}"#;
+    let expected = "the event states the type \"listing_published\", and was published as payment_completed";
+    let stated = |headers: &[(&str, &str)], body: &[u8]| {
+        read_as("events.payment_completed", headers, body)
+            .map(|(_, notice)| notice.kind)
+            .map_err(|error| error.0)
+    };
+    assert_eq!(stated(&[("CE-type", "listing_published")], one).unwrap_err(), expected);
+    let structured = |kind: &str, inner: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"1","source":"/","type":"{kind}","data":{{"user_id":1{inner}}}}}"#
+        )
+    };
+    assert_eq!(stated(&[], structured("listing_published", "").as_bytes()).unwrap_err(), expected);
+    let inner = structured("payment_completed", r#","type":"listing_published""#);
+    assert_eq!(stated(&[], inner.as_bytes()).unwrap_err(), expected);
+    assert_eq!(stated(&[], br#"{"user_id":1,"type":"listing_published"}"#).unwrap_err(), expected);
+    assert!(stated(&[], br#"{"user_id":1,"type":5}"#).is_err());
+    let same = structured("payment_completed", r#","type":"payment_completed""#);
+    for body in [same.as_bytes(), one, br#"{"user_id":1,"type":null}"#] {
+        assert_eq!(
+            stated(&[("ce-type", "payment_completed"), ("Ce-Type", " ")], body).unwrap(),
+            "payment_completed"
+        );
+    }
+}
+
 proptest! {
+    #[test]
+    fn no_two_events_have_the_same_key(
+        one in (0..3_usize, "[0-9/:]{0,4}", "[0-9/:]{1,4}"), other in (0..3_usize, "[0-9/:]{0,4}", "[0-9/:]{1,4}"),
+    ) {
+        let key = |(kind, source, id): &(usize, String, String)| {
+            let (body, headers): (_, Vec<(&str, &str)>) = match kind {
+                0 => (serde_json::json!({"user_id": 1, "event_id": id}), vec![]),
+                1 => (serde_json::json!({"user_id": 1}), vec![("ce-id", id), ("ce-source", source)]),
+                _ => {
+                    let data = serde_json::json!({"user_id": 1});
+                    (serde_json::json!({"specversion": "1.0", "id": id, "source": source, "data": data}), vec![])
+                }
+            };
+            read_as("events.payment_completed", &headers, body.to_string().as_bytes()).unwrap().1.key
+        };
+        // Both forms of a CloudEvent are the same event; a plain one, or what is all but a CloudEvent, has no source.
+        let identity = |(kind, source, id): &(usize, String, String)| {
+            let is_plain = *kind == 0 || source.is_empty();
+            (is_plain, if is_plain { String::new() } else { source.clone() }, id.clone())
+        };
+        prop_assert_eq!(key(&one) == key(&other), identity(&one) == identity(&other));
+    }
+
     #[test]
     fn no_body_panics(payload: Vec<u8>, subject: String) {
         let _ = read_as(&subject, &[], &payload);
