@@ -53,11 +53,13 @@ impl ChatService {
         let Some(pool) = postgres::open("chat", &MIGRATIONS, &[], &config.database, &shutdown).await? else {
             return Ok(());
         };
-        for stream in [service::streams::chat_log(), service::streams::events_out()] {
-            service::streams::ensure(&bus, stream, &shutdown).await;
+        let streams = vec![service::streams::chat_log(), service::streams::events_out()];
+        for stream in &streams {
+            service::streams::ensure(&bus, stream.clone(), &shutdown).await;
         }
 
         let tasks = TaskTracker::new();
+        tasks.spawn(service::streams::keep(bus.clone(), streams, shutdown.clone()));
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let doors = doors::start(&pool, &tasks);

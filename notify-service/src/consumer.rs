@@ -3,24 +3,33 @@
 use crate::catalogue::Catalogue;
 use crate::deadletter::{self, Headers, Letter};
 use crate::event::{self, Delivery, Unusable};
-use crate::inboxes::{Inboxes, OPS_PER_TRANSACTION, StoreError, chat_ops};
-use crate::intake::{Intake, ack, ack_all};
+use crate::inboxes::{BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of, chat_ops};
+use crate::intake::{self, Intake, ack, ack_all};
 use crate::plan::{Op, What};
 use crate::pulse::Pulse;
 use crate::stranded;
 use crate::streams::{ACK_WAIT, Source};
-use anyhow::bail;
+use crate::unreadable;
+use anyhow::{Context, bail};
 use async_nats::jetstream::{AckKind, Message};
 use contract::TraceParent;
 use futures_util::future::join_all;
 use service::{Backoff, Bus, Span, bus::chain, trace::Kind};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// How long a dead letter that could not be stored waits, and a message whose store failed at most.
 const RETRY_AT_MOST: Duration = Duration::from_secs(5);
+/// How long a message waits at most that takes too long alone; the first time [`RETRY_AT_MOST`], then twice as long each.
+const ASIDE_AT_MOST: Duration = Duration::from_secs(120);
+/// Messages that are known to take too long alone. Of more, some are forgotten, and found again.
+const ASIDE: usize = 1_000;
 
 /// Consumes one stream.
 pub struct Consumer {
@@ -34,6 +43,10 @@ pub struct Consumer {
     pub pulse: Arc<Pulse>,
     /// Stops it.
     pub shutdown: CancellationToken,
+    /// From where on stranded messages are looked for next.
+    pub next_stranded: AtomicU64,
+    /// The places of messages that took too long alone: each is stored by itself, after the others.
+    aside: Mutex<HashSet<String>>,
 }
 
 /// Why a message is not done.
@@ -63,6 +76,18 @@ struct Work {
 }
 
 impl Consumer {
+    /// Of a stream that nothing was consumed of yet.
+    pub fn new(
+        source: Source,
+        bus: &Bus,
+        inboxes: Inboxes,
+        pulse: Arc<Pulse>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let (next_stranded, aside) = (AtomicU64::new(1), Mutex::default());
+        Self { source, bus: bus.clone(), inboxes, pulse, shutdown, next_stranded, aside }
+    }
+
     /// Runs until the token is cancelled; the batch in hand is finished.
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_AT_MOST);
@@ -88,7 +113,12 @@ impl Consumer {
     async fn consume(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
         let mut doubts = self.bus.doubts();
         service::streams::ensure(&self.bus, self.source.stream(), &self.shutdown).await;
-        let mut intake = Intake::open(&self.bus, self.source).await?;
+        let consumer = intake::consumer(&self.bus, self.source).await?;
+        let stuck = unreadable::sweep(&self.bus, self.source, &consumer).await;
+        if let Some(places) = stuck.context("look for what can't be read")? {
+            self.rescue_around(places).await?;
+        }
+        let mut intake = Intake::open(&self.bus, &consumer).await?;
         let mut rescues = tokio::time::interval(stranded::EVERY);
         rescues.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -132,6 +162,7 @@ impl Consumer {
         const SOON: Duration = Duration::from_millis(100);
         const ROUNDS: usize = 16;
         let mut rest = intake.rest();
+        // What is more than may be held comes to another replica a little later.
         for _ in 0..ROUNDS {
             // What NATS has sent until then is here after that; it may be at sending more.
             if let Err(error) = self.bus.round_trip().await {
@@ -173,36 +204,116 @@ impl Consumer {
         failed
     }
 
-    /// Stores what can be used, several messages in a transaction; in halves where Postgres doesn't take something of
-    /// it, until that is found, so that it keeps nobody waiting.
+    /// Stores what can be used, several messages in a transaction; in halves where Postgres doesn't take something of it, or
+    /// takes too long, until that is found, so that it keeps nobody waiting.
     async fn store(&self, works: Vec<Work>, intake: &mut Intake) -> Option<(StoreError, Vec<Message>)> {
-        let mut since = tokio::time::Instant::now();
-        let mut packs = packs(works);
-        while let Some(mut pack) = packs.pop_front() {
-            let ops: Vec<Op> = pack.iter().flat_map(|work| work.ops.iter().cloned()).collect();
-            match self.inboxes.apply(&ops).await.map_err(Undone::from) {
-                Ok(()) => ack_all(messages(&pack), AckKind::Ack).await,
+        let mut packs = packs(self.aside_last(works));
+        while let Some(pack) = packs.pop_front() {
+            match self.store_pack(&pack, &packs, intake).await {
+                Ok(()) => {
+                    self.no_longer_aside(&pack);
+                    ack_all(messages(&pack), AckKind::Ack).await;
+                }
                 Err(Undone::Unusable(reason)) if pack.len() == 1 => {
                     self.bury(&pack[0].message, &pack[0].place, &reason).await;
                 }
                 Err(Undone::Unusable(reason)) => {
                     tracing::debug!(%reason, "a batch is stored in halves");
-                    packs.push_front(pack.split_off(pack.len() / 2));
-                    packs.push_front(pack);
+                    halve(pack, &mut packs);
+                }
+                Err(Undone::Waits(error)) if error.is_slow() && self.inboxes.answers().await => {
+                    metrics::counter!("batches_too_slow_total", "stream" => self.source.name()).increment(1);
+                    if pack.len() > 1 {
+                        halve(pack, &mut packs);
+                    } else {
+                        // The others of its kind would take as long.
+                        let is_known = |pack: &Vec<Work>| pack.iter().all(|work| self.is_aside(&work.place));
+                        let (known, rest): (VecDeque<_>, VecDeque<_>) = packs.into_iter().partition(is_known);
+                        packs = rest;
+                        for work in std::iter::once(pack).chain(known).flatten() {
+                            self.set_aside(&work, &error).await;
+                        }
+                    }
                 }
                 Err(Undone::Waits(error)) => {
                     let undone = pack.into_iter().chain(packs.into_iter().flatten());
                     return Some((error, undone.map(|work| work.message).collect()));
                 }
             }
-            if since.elapsed() > ACK_WAIT / 3 {
-                // So many users take their time; the others are still ours.
-                ack_all(packs.iter().flat_map(|pack| messages(pack)).collect(), AckKind::Progress).await;
-                intake.hold().await;
-                since = tokio::time::Instant::now();
-            }
         }
         None
+    }
+
+    /// Stores what goes into one transaction. While it takes its time, NATS is told that all of it is still ours.
+    async fn store_pack(
+        &self,
+        pack: &[Work],
+        waiting: &VecDeque<Vec<Work>>,
+        intake: &mut Intake,
+    ) -> Result<(), Undone> {
+        let ops: Vec<Op> = pack.iter().flat_map(|work| work.ops.iter().cloned()).collect();
+        let store = async {
+            match self.inboxes.apply(&ops).await {
+                Err(error) if error.is_slow() && pack.len() == 1 && ops.len() > 1 => {
+                    if self.inboxes.answers().await {
+                        self.inboxes.apply_slowly(&ops).await
+                    } else {
+                        Err(error)
+                    }
+                }
+                done => done,
+            }
+        };
+        let mut store = std::pin::pin!(store);
+        let mut tick = tokio::time::interval(ACK_WAIT / 3);
+        tick.reset();
+        loop {
+            tokio::select! {
+                done = &mut store => return done.map_err(Undone::from),
+                _ = tick.tick() => {
+                    let ours = messages(pack).into_iter().chain(waiting.iter().flat_map(|pack| messages(pack)));
+                    ack_all(ours.collect(), AckKind::Progress).await;
+                    intake.hold().await;
+                }
+            }
+        }
+    }
+
+    /// It takes too long alone, as when another has the inbox locked: it comes again, later each time, and what is behind it
+    /// goes on.
+    async fn set_aside(&self, work: &Work, error: &StoreError) {
+        let tries = work.message.info().map_or(1, |info| info.delivered).clamp(1, 10);
+        let delay = RETRY_AT_MOST.saturating_mul(1 << (tries - 1)).min(ASIDE_AT_MOST);
+        tracing::warn!(place = work.place, error = chain(error), "an event takes too long, and waits");
+        metrics::counter!("events_set_aside_total", "stream" => self.source.name()).increment(1);
+        {
+            let mut aside = self.aside();
+            if aside.len() >= ASIDE {
+                aside.clear();
+            }
+            aside.insert(work.place.clone());
+        }
+        ack(&work.message, AckKind::Nak(Some(delay))).await;
+    }
+
+    /// The same, with what took too long before at the end.
+    fn aside_last(&self, works: Vec<Work>) -> (Vec<Work>, Vec<Work>) {
+        works.into_iter().partition(|work| !self.is_aside(&work.place))
+    }
+
+    fn no_longer_aside(&self, done: &[Work]) {
+        let mut aside = self.aside();
+        if !aside.is_empty() {
+            aside.retain(|place| done.iter().all(|work| work.place != *place));
+        }
+    }
+
+    fn is_aside(&self, place: &str) -> bool {
+        self.aside().contains(place)
+    }
+
+    fn aside(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a dead letter of it; only then is it terminated.
@@ -253,20 +364,29 @@ fn messages(pack: &[Work]) -> Vec<&Message> {
     pack.iter().map(|work| &work.message).collect()
 }
 
-/// What goes into one transaction each: one message at least.
-fn packs(works: Vec<Work>) -> VecDeque<Vec<Work>> {
+/// In halves, both before what else waits.
+fn halve(mut pack: Vec<Work>, packs: &mut VecDeque<Vec<Work>>) {
+    packs.push_front(pack.split_off(pack.len() / 2));
+    packs.push_front(pack);
+}
+
+/// What goes into one transaction each: one message at least, and each of the second ones by itself.
+fn packs((works, alone): (Vec<Work>, Vec<Work>)) -> VecDeque<Vec<Work>> {
     let mut packs: VecDeque<Vec<Work>> = VecDeque::new();
-    let mut room = 0;
+    let (mut room, mut bytes_room) = (0, 0);
     for work in works {
-        if packs.is_empty() || work.ops.len() > room {
-            room = OPS_PER_TRANSACTION;
+        let bytes: usize = work.ops.iter().map(bytes_of).sum();
+        if packs.is_empty() || work.ops.len() > room || bytes > bytes_room {
+            (room, bytes_room) = (OPS_PER_TRANSACTION, BYTES_PER_TRANSACTION);
             packs.push_back(Vec::new());
         }
         room = room.saturating_sub(work.ops.len());
+        bytes_room = bytes_room.saturating_sub(bytes);
         if let Some(pack) = packs.back_mut() {
             pack.push(work);
         }
     }
+    packs.extend(alone.into_iter().map(|work| vec![work]));
     packs
 }
 

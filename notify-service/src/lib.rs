@@ -82,10 +82,12 @@ impl NotifyService {
         else {
             return Ok(());
         };
-        for stream in [streams::events(), streams::deadletters(), service::streams::chat_log()] {
-            service::streams::ensure(&bus, stream, &shutdown).await;
+        let streams = vec![streams::events(), streams::deadletters(), service::streams::chat_log()];
+        for stream in &streams {
+            service::streams::ensure(&bus, stream.clone(), &shutdown).await;
         }
         let tasks = TaskTracker::new();
+        tasks.spawn(service::streams::keep(bus.clone(), streams, shutdown.clone()));
         let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
         let mut checks = Checks::default().nats(&bus).postgres(&pool);
         for source in [Source::Events, Source::Chat] {
@@ -130,13 +132,7 @@ fn consume(
     shutdown: &CancellationToken,
 ) -> Arc<Pulse> {
     let pulse = Arc::new(Pulse::new(source));
-    let consumer = Consumer {
-        source,
-        bus: bus.clone(),
-        inboxes: inboxes.with_own_connection(),
-        pulse: pulse.clone(),
-        shutdown: shutdown.clone(),
-    };
+    let consumer = Consumer::new(source, bus, inboxes.with_own_connection(), pulse.clone(), shutdown.clone());
     tasks.spawn(consumer.run());
     let (watched, bus, shutdown) = (pulse.clone(), bus.clone(), shutdown.clone());
     tasks.spawn(async move { watched.watch(&bus, shutdown).await });

@@ -15,15 +15,18 @@ use crate::{
 };
 use anyhow::Context;
 use async_nats::jetstream::stream::Stream;
-use std::time::Duration;
+use std::{ops::RangeInclusive, sync::atomic::Ordering, time::Duration};
 
 /// How often it is looked for.
 pub const EVERY: Duration = Duration::from_secs(30);
 /// Messages that are done in one go, so that the others don't wait for long.
 const STEP: usize = 100;
+/// Messages that can't be done, until the others are left for the next time.
+const FAILURES: usize = 10;
 
 impl Consumer {
-    /// Does what stranded messages stand for, and deletes them. Whether there may be more.
+    /// Does what stranded messages stand for, and deletes them. Whether there may be more. The next look begins behind one
+    /// that can't be done for now, and the first one again after the last.
     ///
     /// # Errors
     /// When NATS or Postgres doesn't do its part: they are still there.
@@ -31,15 +34,15 @@ impl Consumer {
         let stream = self.bus.jetstream().get_stream_no_info(self.source.name()).await;
         let stream = stream.context("open the stream")?;
         let consumer = stream.consumer_info(CONSUMER).await.context("ask for the consumer")?;
-        let mut next = 1;
         for _ in 0..STEP {
-            let Some(stored) = stored::first_from(&self.bus, self.source, next).await? else {
+            let next = self.next_stranded.load(Ordering::Relaxed);
+            let stored = stored::first_from(&self.bus, self.source, next).await?;
+            let Some(stored) = stored.filter(|stored| stored.seq <= consumer.ack_floor.stream_sequence)
+            else {
+                self.next_stranded.store(1, Ordering::Relaxed);
                 return Ok(false);
             };
-            if stored.seq > consumer.ack_floor.stream_sequence {
-                return Ok(false);
-            }
-            next = stored.seq + 1;
+            self.next_stranded.store(stored.seq + 1, Ordering::Relaxed);
             tracing::warn!(
                 stream = self.source.name(),
                 seq = stored.seq,
@@ -53,6 +56,31 @@ impl Consumer {
             }
         }
         Ok(true)
+    }
+
+    /// Does what messages stand for that were delivered around one that can't be read, nor kept as a dead letter, and deletes
+    /// them: they would be lost with the connection each time that it is delivered.
+    ///
+    /// # Errors
+    /// When NATS doesn't answer.
+    pub async fn rescue_around(&self, places: RangeInclusive<u64>) -> anyhow::Result<()> {
+        let stream = self.bus.jetstream().get_stream_no_info(self.source.name()).await;
+        let stream = stream.context("open the stream")?;
+        let (mut next, mut failures) = (*places.start(), 0);
+        while failures < FAILURES
+            && let Some(stored) = stored::first_from(&self.bus, self.source, next).await?
+            && stored.seq <= *places.end()
+        {
+            next = stored.seq + 1;
+            if unreadable::is_readable(&stored)
+                && let Err(error) = self.rescue_one(&stream, stored.seq).await
+            {
+                failures += 1;
+                let (stream, error) = (self.source.name(), format!("{error:#}"));
+                tracing::warn!(stream, seq = stored.seq, error, "a message waits for one that can't be read");
+            }
+        }
+        Ok(())
     }
 
     async fn rescue_one(&self, stream: &Stream<()>, seq: u64) -> anyhow::Result<()> {

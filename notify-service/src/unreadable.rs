@@ -5,32 +5,41 @@
 
 use crate::{
     deadletter::{self, Headers, Letter},
+    intake::StreamConsumer,
     stored::{self, Stored, base64},
     streams::Source,
 };
 use anyhow::Context;
-use async_nats::jetstream::{self, consumer::pull};
 use service::Bus;
+use std::ops::RangeInclusive;
 
-/// Makes dead letters of what can't be read, among what was delivered and is not acknowledged.
+/// Makes dead letters of what can't be read, among what was delivered and is not acknowledged. Where that fails, all of these
+/// places come back: NATS delivers such a message again and again, and what it delivers behind it is lost with the
+/// connection.
 ///
 /// # Errors
 /// When NATS doesn't answer.
 pub async fn sweep(
     bus: &Bus,
     source: Source,
-    consumer: &jetstream::consumer::Consumer<pull::Config>,
-) -> anyhow::Result<()> {
+    consumer: &StreamConsumer,
+) -> anyhow::Result<Option<RangeInclusive<u64>>> {
     let info = consumer.get_info().await.context("ask for the consumer")?;
-    let mut next = info.ack_floor.stream_sequence + 1;
-    while next <= info.delivered.stream_sequence {
-        let Some(stored) = stored::first_from(bus, source, next).await? else { return Ok(()) };
+    let places = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
+    let mut next = *places.start();
+    while next <= *places.end() {
+        let Some(stored) = stored::first_from(bus, source, next).await? else { break };
         next = stored.seq + 1;
-        if stored.seq <= info.delivered.stream_sequence && !is_readable(&stored) {
-            bury(bus, source, &stored).await?;
+        if stored.seq <= *places.end()
+            && !is_readable(&stored)
+            && let Err(error) = bury(bus, source, &stored).await
+        {
+            let (stream, error) = (source.name(), format!("{error:#}"));
+            tracing::warn!(stream, seq = stored.seq, error, "what can't be read is no dead letter yet");
+            return Ok(Some(places));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Makes a dead letter of a message that can't be read.

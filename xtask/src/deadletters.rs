@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use contract::notify::{DEADLETTERS_PREFIX, DEADLETTERS_STREAM};
 use futures_util::StreamExt;
 
-use letter::{Letter, Line, printable};
+use letter::{Letter, Line, Without, printable};
 
 /// How long NATS gets for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,13 +64,17 @@ enum Action {
     /// Publish again where it was published first, with its headers; the dead letter goes once JetStream has the event
     ///
     /// It notifies a user once, however often it was published or is replayed: by its `event_id`, else by the
-    /// `Nats-Msg-Id` that it first had, else by its first place. What still can't be used becomes a new dead letter.
+    /// `Nats-Msg-Id` that it first had, else by its first place. What still can't be used becomes a new dead letter. One
+    /// whose body was cut, as it did not fit, is refused: it is not the event any more.
     Replay {
         #[command(flatten)]
         which: Which,
         /// Leave out headers that could not be read, instead of refusing to replay
         #[arg(long)]
         without_unreadable_headers: bool,
+        /// Leave out headers that did not fit into the dead letter, instead of refusing to replay
+        #[arg(long)]
+        without_truncated_headers: bool,
     },
     /// Remove for good
     Drop {
@@ -126,9 +130,13 @@ impl Deadletters {
         match self.action {
             Action::List { kind, limit, json } => desk.list(kind.as_deref(), limit, json).await,
             Action::Show { seq, body } => desk.show(seq, body).await,
-            Action::Replay { which, without_unreadable_headers } => {
-                desk.each(which, "replayed", async |seq| desk.replay(seq, without_unreadable_headers).await)
-                    .await
+            Action::Replay {
+                which,
+                without_unreadable_headers: unreadable_headers,
+                without_truncated_headers: truncated_headers,
+            } => {
+                let without = Without { unreadable_headers, truncated_headers };
+                desk.each(which, "replayed", async |seq| desk.replay(seq, without).await).await
             }
             Action::Drop { which } => {
                 desk.each(which, "dropped", async |seq| desk.remove(seq).await.map(|()| String::new())).await
@@ -205,9 +213,9 @@ impl Desk {
     }
 
     /// Publishes it again. Only once JetStream has it, the dead letter goes: in between, it is twice, not lost.
-    async fn replay(&self, seq: u64, without_unreadable: bool) -> anyhow::Result<String> {
+    async fn replay(&self, seq: u64, without: Without) -> anyhow::Result<String> {
         let letter = self.read(seq).await?;
-        let headers = letter.replay_headers(without_unreadable)?;
+        let headers = letter.replay_headers(without)?;
         let subject = letter.subject()?.to_owned();
         let sent = self.jetstream.publish_with_headers(subject.clone(), headers, letter.body.into()).await;
         let stored = sent.context("publish it")?.await.with_context(|| {

@@ -165,3 +165,20 @@ async fn what_has_unreadable_headers_is_replayed_without_them_only_when_told() {
     assert_eq!(payments(&notifications(&desk.stack, 1, 1).await), [5]);
     desk.list(0).await;
 }
+
+#[tokio::test]
+async fn what_was_cut_is_shown_and_not_replayed_as_if_it_were_whole() {
+    let desk = Desk::open(Options::default()).await;
+    let large = "x".repeat(65_400);
+    desk.publish("unheard_of", &[("X-Large", &large), ("X-Trace", "t1")], r#"{"user_id":1}"#).await;
+    let line = &desk.list(1).await[0];
+    assert_eq!(line["truncated"], "headers");
+    let shown = desk.ask(&["show", &seq(line)]).await.unwrap();
+    assert!(shown.contains("cut       headers") && shown.contains("header    X-Trace: t1"), "{shown}");
+    assert!(desk.ask(&["list"]).await.unwrap().contains("(cut: headers)"));
+    let error = desk.ask(&["replay", "--all"]).await.unwrap_err();
+    assert!(error.contains("--without-truncated-headers"), "{error}");
+    desk.list(1).await;
+    let said = desk.ask(&["replay", "--all", "--without-truncated-headers"]).await.unwrap();
+    assert!(said.contains("1 replayed"), "{said}");
+}

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use anyhow::{Context, bail};
 use async_nats::{HeaderMap, jetstream::message::StreamMessage};
 use contract::notify::{
-    DEADLETTERS_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER, REPLAY_OF_HEADER, UNREADABLE_HEADERS_HEADER,
-    original_header,
+    DEADLETTERS_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER, REPLAY_OF_HEADER, TRUNCATED_BODY,
+    TRUNCATED_HEADER, TRUNCATED_HEADERS, TRUNCATED_SUBJECT, UNREADABLE_HEADERS_HEADER, original_header,
 };
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -32,7 +32,42 @@ impl From<StreamMessage> for Letter {
     }
 }
 
+/// What a replay may leave out, instead of being refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Without {
+    /// Headers that could not be read.
+    pub unreadable_headers: bool,
+    /// Headers that did not fit into the dead letter.
+    pub truncated_headers: bool,
+}
+
 impl Letter {
+    /// Whether a part of its event was cut, as it did not fit.
+    fn is_cut(&self, part: &str) -> bool {
+        self.header(TRUNCATED_HEADER).is_some_and(|cut| cut.split(',').any(|cut| cut.trim() == part))
+    }
+
+    /// Refuses to publish again what would not be the event that it was.
+    fn check_whole(&self, without: Without) -> anyhow::Result<()> {
+        if self.is_cut(TRUNCATED_BODY) {
+            bail!(
+                "its body was cut, as it did not fit into a dead letter: its publisher must publish it again"
+            );
+        }
+        if self.is_cut(TRUNCATED_SUBJECT) {
+            bail!("its subject is not whole: publish its body yourself, with show --body");
+        }
+        // Unreadable ones are left out anyway, and what is left of them tells nothing.
+        let is_readable = self.header(UNREADABLE_HEADERS_HEADER).is_none();
+        if self.is_cut(TRUNCATED_HEADERS) && is_readable && !without.truncated_headers {
+            bail!(
+                "some of its headers did not fit into a dead letter: `show` has the others. \
+                 To publish it without them, say --without-truncated-headers"
+            );
+        }
+        Ok(())
+    }
+
     /// Where it was published.
     pub fn subject(&self) -> anyhow::Result<&str> {
         let subject = self.header(ORIGINAL_SUBJECT_HEADER).context("it has no Original-Subject")?;
@@ -47,8 +82,9 @@ impl Letter {
     /// JetStream would take its first `Nats-Msg-Id` for a repeat within two minutes, and throw it away. So it gets one
     /// that is the same for each replay of this dead letter; what the event was known by stands in `Replay-Of`, where
     /// notify-service looks for it.
-    pub fn replay_headers(&self, without_unreadable: bool) -> anyhow::Result<HeaderMap> {
-        if self.header(UNREADABLE_HEADERS_HEADER).is_some() && !without_unreadable {
+    pub fn replay_headers(&self, without: Without) -> anyhow::Result<HeaderMap> {
+        self.check_whole(without)?;
+        if self.header(UNREADABLE_HEADERS_HEADER).is_some() && !without.unreadable_headers {
             bail!(
                 "its headers can't be read, nor sent again: `show` has them as base64. \
                  To publish it without them, say --without-unreadable-headers"
@@ -95,6 +131,9 @@ impl fmt::Display for Letter {
         writeln!(out, "since     {}", shown(self.time))?;
         writeln!(out, "reason    {}", own(REASON_HEADER))?;
         writeln!(out, "subject   {}", own(ORIGINAL_SUBJECT_HEADER))?;
+        if self.header(TRUNCATED_HEADER).is_some() {
+            writeln!(out, "cut       {}: too large for a dead letter", own(TRUNCATED_HEADER))?;
+        }
         for (kept, values) in self.headers.iter() {
             let Some(name) = original_header(kept.as_ref()) else { continue };
             for value in values {
@@ -125,6 +164,9 @@ pub struct Line {
     reason: String,
     /// Bytes of its body.
     size: u64,
+    /// Which parts of the event were cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<String>,
 }
 
 impl Line {
@@ -138,6 +180,7 @@ impl Line {
             r#type: subject.strip_prefix(DEADLETTERS_PREFIX).unwrap_or(subject).to_owned(),
             reason: header(REASON_HEADER).unwrap_or_default().to_owned(),
             size: header(SIZE_HEADER).and_then(|size| size.parse().ok()).unwrap_or_default(),
+            truncated: header(TRUNCATED_HEADER).map(ToOwned::to_owned),
         }
     }
 }
@@ -145,7 +188,10 @@ impl Line {
 /// A table of dead letters, with a line that names the columns.
 pub fn table(lines: &[Line]) -> String {
     let rows = lines.iter().map(|line| {
-        let (kind, reason) = (printable(&line.r#type), printable(&line.reason));
+        let (kind, mut reason) = (printable(&line.r#type), printable(&line.reason));
+        if let Some(cut) = &line.truncated {
+            reason = format!("{reason} (cut: {})", printable(cut));
+        }
         [line.seq.to_string(), line.time.clone(), kind, line.size.to_string(), reason]
     });
     let head = ["SEQ", "TIME", "TYPE", "BYTES", "REASON"].map(str::to_owned);
@@ -184,6 +230,8 @@ fn is_control(char: char) -> bool {
 mod tests {
     use super::*;
 
+    const ALL: Without = Without { unreadable_headers: true, truncated_headers: true };
+
     fn letter(headers: &[(&str, &str)]) -> Letter {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -193,7 +241,7 @@ mod tests {
     }
 
     fn replayed(headers: &[(&str, &str)]) -> Vec<(String, String)> {
-        let headers = letter(headers).replay_headers(true).unwrap();
+        let headers = letter(headers).replay_headers(ALL).unwrap();
         let mut pairs: Vec<_> = headers
             .iter()
             .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
@@ -225,9 +273,27 @@ mod tests {
     #[test]
     fn headers_that_could_not_be_read_are_not_left_out_unasked() {
         let letter = letter(&[("Original-Headers", "TkFUUw==")]);
-        assert!(letter.replay_headers(false).unwrap_err().to_string().contains("base64"));
-        assert!(letter.replay_headers(true).is_ok());
+        assert!(letter.replay_headers(Without::default()).unwrap_err().to_string().contains("base64"));
+        assert!(letter.replay_headers(ALL).is_ok());
         assert!(letter.to_string().contains("TkFUUw=="));
+    }
+
+    #[test]
+    fn what_was_cut_is_not_replayed_as_if_it_were_whole() {
+        let cut = |cut: &str| letter(&[("Truncated", cut), ("X-Trace", "t1")]);
+        for lost in ["body", "headers,body", "subject", "subject,headers"] {
+            assert!(cut(lost).replay_headers(ALL).is_err(), "{lost}");
+        }
+        let headers = cut("headers");
+        let refusal = headers.replay_headers(Without::default()).unwrap_err().to_string();
+        assert!(refusal.contains("--without-truncated-headers"), "{refusal}");
+        assert!(headers.replay_headers(ALL).is_ok());
+        assert!(headers.to_string().contains("cut       headers"), "{headers}");
+        // They are left out with the others that can't be read.
+        let unreadable = letter(&[("Truncated", "headers"), ("Original-Headers", "TkFU")]);
+        let without = Without { unreadable_headers: true, ..Without::default() };
+        assert!(unreadable.replay_headers(without).is_ok());
+        assert!(unreadable.replay_headers(Without::default()).is_err());
     }
 
     #[test]
