@@ -54,7 +54,7 @@ pub struct Part {
     /// The markers of then.
     pub markers: Vec<Marker>,
     /// Where an inbox was read, then.
-    pub inbox: Option<InboxState>,
+    pub inbox: Option<Box<InboxState>>,
 }
 
 impl LogKey {
@@ -116,9 +116,16 @@ impl LogKey {
                 let entries =
                     page.page.items.iter().map(|item| frames::notification(user_id, item)).collect();
                 let more = page.page.next.is_some();
-                let (head, unread, reads) = (page.head, page.unread_count, page.reads);
-                let inbox = InboxState { seq: head.seq, unread, reads, last_read: page.last_read };
-                Ok(Part { entries, more, head, markers: Vec::new(), inbox: Some(inbox) })
+                let head = page.head;
+                let inbox = InboxState {
+                    seq: head.seq,
+                    unread: page.unread_count,
+                    reads: page.reads,
+                    last_read: page.last_read,
+                    moves: page.moves,
+                    last_moved: page.last_moved,
+                };
+                Ok(Part { entries, more, head, markers: Vec::new(), inbox: Some(Box::new(inbox)) })
             }
             Self::Canary(_) => Err(RequestError::NoResponders("the log of a canary")),
         }
@@ -146,7 +153,7 @@ struct State {
 /// What a log's service said besides entries.
 struct Present {
     markers: Vec<Marker>,
-    inbox: Option<InboxState>,
+    inbox: Option<Box<InboxState>>,
 }
 
 /// A socket's place on a channel; dropping it takes the socket off.
@@ -201,8 +208,8 @@ impl Channel {
     pub fn inbox_head(self: &Arc<Self>, head: &InboxHead) {
         let mut state = self.state();
         state.log.head(head.seq, None);
-        let InboxHead { seq, unread_count: unread, reads, last_read, .. } = *head;
-        state.log.inbox(&InboxState { seq, unread, reads, last_read });
+        let InboxHead { seq, unread_count: unread, reads, last_read, moves, last_moved, .. } = *head;
+        state.log.inbox(&InboxState { seq, unread, reads, last_read, moves, last_moved });
         self.changed(state);
     }
 

@@ -73,7 +73,7 @@ fn entry(mut message: Message, full: Option<Frame>) -> Entry {
 pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> serde_json::Result<Event> {
     Ok(match InboxPlace::parse(payload)? {
         InboxPlace::Read(read) => Event::Note(Note::Inbox(read, place)),
-        InboxPlace::Marker(marker) => Event::Note(Note::Extra(read(&marker))),
+        InboxPlace::Marker(marker, moves) => Event::Note(Note::OwnMarker(marker, moves)),
         InboxPlace::Notification { seq, id, unread_count } => {
             let at = Head { seq, id: id.get() };
             let public = Frame::text(text(payload)?);

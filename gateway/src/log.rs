@@ -42,6 +42,9 @@ pub enum Note {
     /// Something in an inbox was read, and where that stands, if its service says so; only for clients that know such
     /// frames.
     Inbox(InboxRead, Option<ReadPlace>),
+    /// The inbox's user has read a conversation, and how often that has happened by then; only for clients that know such
+    /// frames.
+    OwnMarker(Marker, i64),
     /// A frame that has no place at all; only for clients that know such frames.
     Extra(Frame),
 }
@@ -57,6 +60,10 @@ pub struct InboxState {
     pub reads: Option<i64>,
     /// What was read last, with the count of now.
     pub last_read: Option<InboxRead>,
+    /// How often a marker of the user moved; `None` from an earlier release.
+    pub moves: Option<i64>,
+    /// The last one of these.
+    pub last_moved: Option<Marker>,
 }
 
 /// A socket's view of a channel.
@@ -148,6 +155,8 @@ struct Inbox {
     reads: Option<i64>,
     /// How many are unread, by the last frame.
     unread: Option<i64>,
+    /// How often a marker of the user moved; `None` while no service has said it.
+    moves: Option<i64>,
     /// Reads beyond `last`, in their order: told once what they count has been told.
     early: VecDeque<(ReadPlace, InboxRead)>,
 }
@@ -242,6 +251,7 @@ impl Log {
             Note::Marker(marker) => self.marker(marker),
             Note::Inbox(read, None) => self.deliver_read(&read, None),
             Note::Inbox(read, Some(place)) => self.read(place, read),
+            Note::OwnMarker(marker, moves) => self.own_marker(&marker, moves),
             Note::Extra(frame) => self.deliver_extra(&frame),
         }
     }
@@ -275,6 +285,23 @@ impl Log {
         inbox.read_at = inbox.read_at.max(Some(read.read_at));
         inbox.reads = inbox.reads.max(reads);
         self.deliver_extra(&crate::frames::inbox_read(read));
+    }
+
+    fn own_marker(&mut self, marker: &Marker, moves: i64) {
+        let inbox = self.inbox.get_or_insert_default();
+        inbox.moves = inbox.moves.max(Some(moves));
+        self.deliver_extra(&crate::frames::read(marker));
+    }
+
+    /// The service said how often a marker of the user moved. One that its sockets were not told of is told now; what is
+    /// unread there is for the client to ask.
+    fn last_moved(&mut self, now: &InboxState) {
+        let inbox = self.inbox.get_or_insert_default();
+        let is_missed = inbox.moves.is_some() && now.moves > inbox.moves;
+        match now.last_moved.zip(now.moves).filter(|_| is_missed && self.last.is_some()) {
+            Some((marker, moves)) => self.own_marker(&marker, moves),
+            None => inbox.moves = inbox.moves.max(now.moves),
+        }
     }
 
     fn deliver_extra(&mut self, frame: &Frame) {
@@ -320,6 +347,7 @@ impl Log {
     /// The service said what an inbox is like. Its sockets are told what was read last if they were not, or if they know
     /// another count; but only where they have been told of all that is counted in it, and of nothing more.
     pub fn inbox(&mut self, now: &InboxState) {
+        self.last_moved(now);
         let Some(last) = self.last else {
             let inbox = self.inbox.get_or_insert_default();
             inbox.reads = inbox.reads.max(now.reads);

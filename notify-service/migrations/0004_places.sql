@@ -4,4 +4,9 @@ alter table markers add column seq bigint;
 alter table notifications add column message_seq bigint;
 -- How often something in the inbox was read: with last_seq, the number of the inbox's changes, by which gateways put what
 -- they hear in its order, and see what they have not heard.
-alter table inboxes add column reads bigint not null default 0;
+alter table inboxes
+    add column reads bigint not null default 0,
+    -- How often a marker of the user moved, as the user's sockets were told, and the last one, as JSON: by them gateways see
+    -- that they have not heard of one.
+    add column moves bigint not null default 0,
+    add column last_moved text;

@@ -92,6 +92,10 @@ pub struct Inbox {
     pub unread_count: i64,
     /// How often something in it was read.
     pub reads: i64,
+    /// How often a marker of the user moved, as the user's sockets were told.
+    pub moves: i64,
+    /// The last one of these.
+    pub last_moved: Option<Marker>,
     /// The language last seen.
     pub lang: Option<String>,
     /// What was read last.
@@ -251,9 +255,10 @@ impl<'a> Plan<'a> {
                 self.changes.causes.extend((before..self.changes.told.len()).map(|told| (told, cause)));
             }
         }
-        let moved = self.moved.into_iter();
-        let moved = moved.map(|((user, _), marker)| (user, InboxEvent::marker(marker)));
-        self.changes.told.extend(moved.map(|(user, event)| Told { user, event, place: None }));
+        for ((user, _), marker) in std::mem::take(&mut self.moved) {
+            let event = InboxEvent::marker(marker, self.inbox(user).moves);
+            self.changes.told.push(Told { user, event, place: None });
+        }
         self.changes
     }
 
@@ -391,6 +396,12 @@ impl<'a> Plan<'a> {
             _ => return,
         };
         self.moved.insert(place, marker);
+        if self.marker(place) < moved.message.get() {
+            let inbox = self.inbox_mut(user_id);
+            inbox.moves += 1;
+            // What is unread when a gateway asks is not known here.
+            inbox.last_moved = Some(Marker { unread_count: None, ..marker });
+        }
     }
 
     /// Whether something was unread right before the user's own message.

@@ -81,6 +81,8 @@ async fn page(inboxes: &Inboxes, question: PageNotifications) -> Result<Notifica
         unread_count: inbox.unread_count,
         last_read: inbox.read(),
         reads: Some(inbox.reads),
+        moves: Some(inbox.moves),
+        last_moved: inbox.last_moved,
     })
 }
 

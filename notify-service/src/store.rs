@@ -60,6 +60,8 @@ struct InboxRow {
     last_id: i64,
     unread_count: i64,
     reads: i64,
+    moves: i64,
+    last_moved: Option<String>,
     lang: Option<String>,
     last_read_id: Option<i64>,
     last_read_at: Option<OffsetDateTime>,
@@ -69,7 +71,7 @@ struct InboxRow {
 macro_rules! select_inboxes {
     ($where:literal) => {
         concat!(
-            "select user_id, last_seq, last_id, unread_count, reads, lang, last_read_id, last_read_at, last_read_all
+            "select user_id, last_seq, last_id, unread_count, reads, moves, last_moved, lang, last_read_id, last_read_at, last_read_all
             from inboxes where ",
             $where
         )
@@ -81,8 +83,10 @@ impl InboxRow {
         let read =
             self.last_read_id.map(|id| valid(NotificationId::new(id))).transpose()?.zip(self.last_read_at);
         let last_read = read.map(|(id, at)| LastRead { id, at: at.into(), all: self.last_read_all });
-        let Self { last_seq, last_id, unread_count, reads, lang, .. } = self;
-        let inbox = Inbox { last_seq, last_id, unread_count, reads, lang, last_read };
+        let last_moved = self.last_moved.as_deref().map(serde_json::from_str).transpose();
+        let last_moved = last_moved.map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let Self { last_seq, last_id, unread_count, reads, moves, lang, .. } = self;
+        let inbox = Inbox { last_seq, last_id, unread_count, reads, moves, last_moved, lang, last_read };
         Ok((valid(UserId::new(self.user_id))?, inbox))
     }
 }
@@ -276,11 +280,12 @@ pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inb
     let users: Vec<i64> = inboxes.keys().map(|user| user.get()).collect();
     sqlx::query(
         "update inboxes set last_seq = new.last_seq, last_id = new.last_id, unread_count = new.unread_count,
-            reads = new.reads,
+            reads = new.reads, moves = new.moves, last_moved = new.last_moved,
             last_read_id = new.last_read_id, last_read_at = new.last_read_at, last_read_all = new.last_read_all
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bool[],
-            $8::bigint[])
-            as new (user_id, last_seq, last_id, unread_count, last_read_id, last_read_at, last_read_all, reads)
+            $8::bigint[], $9::bigint[], $10::text[])
+            as new (user_id, last_seq, last_id, unread_count, last_read_id, last_read_at, last_read_all, reads, moves,
+                last_moved)
         where inboxes.user_id = new.user_id",
     )
     .bind(users)
@@ -291,6 +296,8 @@ pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inb
     .bind(column(inboxes, |inbox| read(inbox).map(|read| OffsetDateTime::from(read.at))))
     .bind(column(inboxes, |inbox| read(inbox).is_some_and(|read| read.all)))
     .bind(column(inboxes, |inbox| inbox.reads))
+    .bind(column(inboxes, |inbox| inbox.moves))
+    .bind(column(inboxes, |inbox| inbox.last_moved.and_then(|marker| serde_json::to_string(&marker).ok())))
     .execute(db)
     .await
     .map(drop)
@@ -376,7 +383,8 @@ pub async fn heads(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<Vec<I
     let heads = rows.into_iter().map(|row| {
         let (user_id, inbox) = row.inbox()?;
         let (seq, unread_count, last_read) = (inbox.last_seq, inbox.unread_count, inbox.read());
-        Ok(InboxHead { user_id, seq, unread_count, last_read, reads: Some(inbox.reads) })
+        let (reads, moves, last_moved) = (Some(inbox.reads), Some(inbox.moves), inbox.last_moved);
+        Ok(InboxHead { user_id, seq, unread_count, last_read, reads, moves, last_moved })
     });
     heads.collect()
 }

@@ -105,6 +105,7 @@ fn on(channel: Channel, value: Value) -> Result<Frame, String> {
         (_, "error") => Ok(Frame::Error(refused(&value))),
         (Channel::Chat(_), "message") => typed(value, Frame::Message),
         (Channel::Chat(_), "read") => typed(value, Frame::Marker),
+        (Channel::Inbox, "read") if value.get("conversation_id").is_some() => typed(value, Frame::Marker),
         (Channel::Inbox, "read") => typed(value, Frame::InboxRead),
         (Channel::Inbox, _) => typed(value, Frame::Notification),
         (Channel::Typing(_), "typing") => {

@@ -6,7 +6,7 @@ use super::{
     line::{Asked, Called, Line},
     page::{Draft, Page},
     rules::{Fault, Rule},
-    watch::Came,
+    watch::{Came, InboxWatch},
     world::{Counters, Standing},
 };
 use contract::{
@@ -43,6 +43,10 @@ impl Page {
             (Some(Channel::Chat(id)), Frame::Message(message)) => self.message(line, id, &message),
             (Some(Channel::Chat(id)), Frame::Marker(marker)) => self.marker(line, id, &marker),
             (Some(Channel::Inbox), Frame::Notification(shown)) => self.notification(line, &shown),
+            (Some(Channel::Inbox), Frame::Marker(marker)) => {
+                let checked = InboxWatch::marker(self.user, &marker);
+                self.check(Channel::Inbox, checked);
+            }
             (Some(Channel::Inbox), Frame::InboxRead(read)) => {
                 let checked = line.inbox.as_ref().map_or(Ok(()), |watch| watch.read(&read));
                 self.check(Channel::Inbox, checked);

@@ -197,6 +197,17 @@ impl InboxWatch {
         }
         Ok(())
     }
+
+    /// A marker was told: it must be the user's own.
+    ///
+    /// # Errors
+    /// What is wrong about it.
+    pub fn marker(user: i64, marker: &Marker) -> Result<(), Fault> {
+        if marker.user_id.get() != user || marker.unread_count.is_some_and(|unread| unread < 0) {
+            return Err(Fault::new(Rule::Refused, format!("user {user}'s inbox was told {marker:?}")));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -164,3 +164,29 @@ async fn the_largest_events_cost_a_bounded_amount_of_memory() {
     let most = most_memory(stack.pid(Kind::Notify, 0));
     assert!(most < 200, "notify-service held {most} MiB");
 }
+
+#[tokio::test]
+async fn a_marker_that_nobody_could_tell_is_told() {
+    let mut stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    let mut list = stack.socket("/ws/notifications/?after=latest", 2).await;
+    ada.say("one").await;
+    let shown = list.next_of("message_received").await;
+    let pool = sqlx::PgPool::connect(&stack.database.url()).await.unwrap();
+    // As a notify-service does that is killed between its commit and telling of it.
+    stack.nats.kill().await;
+    let marker = json!({
+        "conversation_id": id, "user_id": 2, "message_id": shown["data"]["message_id"], "seq": 1,
+        "read_at": "2025-12-09T10:30:00.123456Z",
+    });
+    sqlx::query("update notify.inboxes set moves = moves + 1, last_moved = $1 where user_id = 2")
+        .bind(marker.to_string())
+        .execute(&pool)
+        .await
+        .unwrap();
+    stack.nats.restart().await.unwrap();
+    let frame = list.next_of("read").await;
+    assert_eq!((&frame["conversation_id"], &frame["seq"]), (&json!(id), &json!(1)));
+    assert!(frame.get("unread_count").is_none(), "{frame}");
+}

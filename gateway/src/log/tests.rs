@@ -200,7 +200,8 @@ fn inbox_read(id: i64, unread_count: i64) -> InboxRead {
 
 /// What the service says of an inbox that ends at `seq`, in which this was read last.
 fn inbox_state(seq: Seq, id: i64, unread: i64) -> InboxState {
-    InboxState { seq, unread, reads: None, last_read: Some(inbox_read(id, unread)) }
+    let last_read = Some(inbox_read(id, unread));
+    InboxState { seq, unread, last_read, reads: None, moves: None, last_moved: None }
 }
 
 #[test]
@@ -263,7 +264,7 @@ enum Change {
 /// An inbox in which some of these are read right after they came; its changes, and what it is like in the end.
 fn inbox_changes(reads: &[Option<bool>]) -> (Vec<Change>, InboxState) {
     let mut changes = Vec::new();
-    let mut now = InboxState { seq: 0, unread: 0, reads: Some(0), last_read: None };
+    let mut now = InboxState { reads: Some(0), last_read: None, ..inbox_state(0, 1, 0) };
     for read in reads {
         now.seq += 1;
         now.unread += 1;
@@ -300,7 +301,7 @@ proptest! {
         let (socket, outbox) = view();
         outbox.set_talkative();
         let mut log = Log::default();
-        log.inbox(&InboxState { seq: 0, unread: 0, reads: Some(0), last_read: None });
+        log.inbox(&InboxState { reads: Some(0), last_read: None, ..inbox_state(0, 1, 0) });
         log.attach(socket, Head::default(), Vec::new(), false);
         // In any order; and some of what was read is lost on the way.
         let mut waiting = changes;
@@ -324,6 +325,26 @@ proptest! {
         log.inbox(&now);
         prop_assert_eq!(last_count(&outbox), None, "once");
     }
+}
+
+#[test]
+fn a_marker_of_the_user_that_was_missed_is_told_once() {
+    let (socket, outbox) = view();
+    outbox.set_talkative();
+    let mut log = Log::default();
+    let state =
+        |moves, seq| InboxState { moves: Some(moves), last_moved: Some(marker(seq)), ..inbox_state(3, 1, 2) };
+    log.inbox(&state(1, 10));
+    log.attach(socket, Head { seq: 3, id: 30 }, Vec::new(), false);
+    log.note(Note::OwnMarker(marker(11), 2));
+    log.inbox(&state(2, 11));
+    log.inbox(&state(1, 10));
+    let told = texts(&outbox);
+    assert!(told.len() == 1 && told[0].contains(r#""seq":11"#), "{told:?}");
+    log.inbox(&state(3, 12));
+    log.inbox(&state(3, 12));
+    let told = texts(&outbox);
+    assert!(told.len() == 1 && told[0].contains(r#""seq":12"#) && !told[0].contains("unread"), "{told:?}");
 }
 
 #[test]

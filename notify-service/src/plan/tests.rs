@@ -301,5 +301,7 @@ fn an_own_message_moves_the_marker_on_other_devices_where_something_was_unread()
     // Redelivered, as who stored it may have ended before it told anyone.
     let read = [moved(2, 7, 6, Some(marker(2, 7, 6, 0)))];
     assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
+    assert_eq!(table.inboxes[&user(2)].moves, 1);
     assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
+    assert_eq!(table.inboxes[&user(2)].moves, 1, "which is the same move");
 }

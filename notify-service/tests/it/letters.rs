@@ -127,3 +127,14 @@ async fn a_stream_with_a_limit_of_its_own_gets_what_fits() {
     assert_eq!(header(letter, "Truncated").as_deref(), Some("body"));
     assert!((1_000..2_000).contains(&letter.payload.len()), "{}", letter.payload.len());
 }
+
+#[tokio::test]
+async fn a_large_body_with_unreadable_headers_is_whole_in_its_dead_letter() {
+    let app = App::spawn().await;
+    let body = "y".repeat(1_000_000);
+    publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", body.as_bytes()).await;
+    a_good_event_passes(&app, 2).await;
+    app.is_settled().await;
+    let letter = &app.dead_letters(1).await[0];
+    assert_eq!((letter.payload.len(), header(letter, "Truncated")), (1_000_000, None));
+}

@@ -148,6 +148,8 @@ pub struct OwnMarker {
     seq: Seq,
     /// The marker, with the user's `unread_count`.
     pub marker: Marker,
+    /// How often a marker of the user has moved by then.
+    pub moves: i64,
 }
 
 impl InboxEvent {
@@ -157,8 +159,8 @@ impl InboxEvent {
     }
 
     /// A user's own marker.
-    pub const fn marker(marker: Marker) -> Self {
-        Self::Marker(OwnMarker { r#type: "marker", notification_id: 1, seq: 0, marker })
+    pub const fn marker(marker: Marker, moves: i64) -> Self {
+        Self::Marker(OwnMarker { r#type: "marker", notification_id: 1, seq: 0, marker, moves })
     }
 }
 
@@ -204,8 +206,8 @@ pub enum InboxPlace {
     },
     /// Some were read.
     Read(InboxRead),
-    /// The user's own marker moved in a conversation.
-    Marker(Marker),
+    /// The user's own marker moved in a conversation; how often one has by then.
+    Marker(Marker, i64),
 }
 
 impl InboxPlace {
@@ -225,11 +227,13 @@ impl InboxPlace {
             unread_count: i64,
             #[serde(default)]
             marker: Option<Marker>,
+            #[serde(default)]
+            moves: i64,
         }
         let event: Event<'_> = serde_json::from_slice(json)?;
         match (&*event.r#type, event.seq, event.marker) {
             ("read", _, _) => serde_json::from_slice(json).map(Self::Read),
-            (_, Some(0), Some(marker)) => Ok(Self::Marker(marker)),
+            (_, Some(0), Some(marker)) => Ok(Self::Marker(marker, event.moves)),
             (_, Some(seq), _) => {
                 Ok(Self::Notification { seq, id: event.notification_id, unread_count: event.unread_count })
             }
@@ -272,6 +276,12 @@ pub struct NotificationPage {
     /// How often something in it was read. Earlier releases leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<i64>,
+    /// How often a marker of the user moved, as the user's sockets were told. Earlier releases leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves: Option<i64>,
+    /// The last one of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_moved: Option<Marker>,
 }
 
 /// gateway → notify-service: a user has read one notification, or all.
@@ -329,6 +339,12 @@ pub struct InboxHead {
     /// How often something in it was read. Earlier releases leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<i64>,
+    /// How often a marker of the user moved, as the user's sockets were told. Earlier releases leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves: Option<i64>,
+    /// The last one of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_moved: Option<Marker>,
 }
 
 /// A plain event's body, as backends publish it.
@@ -399,8 +415,8 @@ mod tests {
         assert_eq!(place(read).unwrap(), InboxPlace::Read(read_again));
         let marker = r#"{"conversation_id":1,"user_id":2,"message_id":3,"seq":4,"read_at":"2025-12-09T10:30:00.123456Z","unread_count":0}"#;
         let marker: Marker = serde_json::from_str(marker).unwrap();
-        let json = serde_json::to_string(&InboxEvent::marker(marker)).unwrap();
-        assert_eq!(place(&json).unwrap(), InboxPlace::Marker(marker));
+        let json = serde_json::to_string(&InboxEvent::marker(marker, 7)).unwrap();
+        assert_eq!(place(&json).unwrap(), InboxPlace::Marker(marker, 7));
         assert!(json.starts_with(r#"{"type":"marker","notification_id":1,"seq":0,"#), "{json}");
         let at = ReadPlace { seq: 4, reads: 9 };
         assert_eq!(ReadPlace::parse(&at.to_string()), Some(at));
