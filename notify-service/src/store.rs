@@ -158,7 +158,7 @@ pub async fn markers(
     conversations: &[i64],
 ) -> sqlx::Result<HashMap<(UserId, ConversationId), Reached>> {
     let rows: Vec<(i64, i64, i64, Option<Seq>)> = sqlx::query_as(
-        "select user_id, conversation_id, message_id, seq
+        "select user_id, conversation_id, message_id, case when seq_of = message_id then seq end
         from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
         join markers using (user_id, conversation_id)",
     )
@@ -256,10 +256,12 @@ pub async fn move_markers(
     let (messages, seqs): (Vec<i64>, Vec<Option<Seq>>) =
         markers.values().map(|reached| (reached.message, reached.seq)).unzip();
     sqlx::query(
-        "insert into markers (user_id, conversation_id, message_id, seq)
-        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+        "insert into markers (user_id, conversation_id, message_id, seq, seq_of)
+        select user_id, conversation_id, message_id, seq, message_id
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+            as moved (user_id, conversation_id, message_id, seq)
         on conflict (user_id, conversation_id)
-        do update set message_id = excluded.message_id, seq = excluded.seq
+        do update set message_id = excluded.message_id, seq = excluded.seq, seq_of = excluded.seq_of
         where markers.message_id < excluded.message_id",
     )
     .bind(users)

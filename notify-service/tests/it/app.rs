@@ -143,10 +143,15 @@ impl Client {
 
     /// A message from a user to others.
     pub async fn message(&self, conversation: i64, message: i64, from: i64, to: &[i64]) {
+        self.message_at(conversation, message, None, from, to).await;
+    }
+
+    /// The same, with its place in the conversation.
+    pub async fn message_at(&self, conversation: i64, message: i64, seq: Option<i64>, from: i64, to: &[i64]) {
         let stored = Stored {
             conversation_id: ConversationId::new(conversation).unwrap(),
             message_id: MessageId::new(message).unwrap(),
-            seq: None,
+            seq,
             sender_id: user(from),
             sender_username: format!("user-{from}"),
             recipients: to.iter().map(|id| user(*id)).collect(),

@@ -91,3 +91,35 @@ async fn an_entry_that_is_none_is_a_dead_letter() {
     );
     assert_eq!(app.inbox(2).await.len(), 1);
 }
+
+#[tokio::test]
+async fn what_an_earlier_release_does_meanwhile_makes_no_count_wrong() {
+    let app = App::spawn().await;
+    let count = async |message: i64| {
+        let newest = &app.page(2, Range::Newest, 1).await.page.items[0];
+        let data: serde_json::Value = serde_json::from_str(newest.data.get()).unwrap();
+        assert_eq!(data["message_id"], message);
+        data["count"].as_i64().unwrap()
+    };
+    for seq in 1..=3 {
+        app.message_at(7, 10 * seq, Some(seq), 1, &[2]).await;
+    }
+    app.is_settled().await;
+    assert_eq!(count(30).await, 3);
+    // It moves the marker to the third message, and knows nothing of places.
+    sqlx::query(
+        "insert into markers (user_id, conversation_id, message_id) values (2, 7, 30)
+        on conflict (user_id, conversation_id) do update set message_id = 30",
+    )
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    app.read_all(2).await;
+    app.message_at(7, 40, Some(4), 1, &[2]).await;
+    app.is_settled().await;
+    assert_eq!(count(40).await, 1);
+    app.message(7, 50, 1, &[2]).await; // From a chat-service that doesn't say it.
+    app.is_settled().await;
+    assert_eq!(count(50).await, 2);
+    app.check_inboxes().await;
+}
