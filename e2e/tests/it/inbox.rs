@@ -162,7 +162,7 @@ async fn the_largest_events_cost_a_bounded_amount_of_memory() {
         .await;
     }
     let most = most_memory(stack.pid(Kind::Notify, 0));
-    assert!(most < 200, "notify-service held {most} MiB");
+    assert!(most < 120, "notify-service held {most} MiB");
 }
 
 #[tokio::test]
