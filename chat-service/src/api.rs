@@ -15,7 +15,11 @@ use contract::chat::{
     OpenConversation, Opened, PageMessages, Participant, Reported, Send, SendOne, SendPack, Sent, SetBlock,
     Unread,
 };
-use contract::{Code, ConversationId, Page, Refusal, Request, UserId, frames, limits, typing::TypingBlock};
+use contract::{
+    Code, ConversationId, Page, Refusal, Request, UserId, frames, limits,
+    text::{self, display_name},
+    typing::TypingBlock,
+};
 use futures_util::future::join_all;
 use service::{
     Bus, Endpoints, Span,
@@ -119,7 +123,7 @@ impl Api {
                 Some(id) => frames::client_id(id)?,
                 None => Send::own_key(format_args!("{:032x}", fastrand::u128(..))),
             }),
-            sender_username: send.sender_username.as_deref().and_then(username),
+            sender_username: send.sender_username.as_deref().and_then(display_name),
             ..send
         };
         let span = Span::under(trace::current(), "store", Kind::Internal);
@@ -134,7 +138,7 @@ impl Api {
             return Err(invalid("too many who want in at once"));
         }
         for entry in &mut entries {
-            entry.username = entry.username.as_deref().and_then(username);
+            entry.username = entry.username.as_deref().and_then(display_name);
         }
         self.doors.enter(entries).await
     }
@@ -179,7 +183,7 @@ impl Api {
             return Err(Refusal::forbidden());
         }
         let named_at = named_at.unwrap_or_default();
-        match claimed.and_then(username) {
+        match claimed.and_then(display_name) {
             Some(username) if members.is_news(user_id, &username, named_at) => {
                 let named = Named { user_id, username: &username, named_at };
                 let learned = store::learn_usernames(&self.pool, &[named]).await;
@@ -223,6 +227,13 @@ impl Api {
                 "conversations are started by the marketplace itself here",
             ));
         }
+        let others: Vec<UserId> = wanted.participants.iter().skip(1).map(|invitee| invitee.user_id).collect();
+        if let Some(opener) = wanted.participants.first() {
+            let blocked = store::is_blocked_by_any(&self.pool, opener.user_id, &others).await;
+            if blocked.map_err(|error| failed("look for blocks", &error))? {
+                return Err(Refusal::new(Code::Blocked, "a participant does not take your messages"));
+            }
+        }
         self.make(wanted).await
     }
 
@@ -251,16 +262,22 @@ impl Api {
 
     async fn list(&self, ask: ListConversations) -> Result<Page<Conversation>, Refusal> {
         let limit = ask.limit.clamp(1, limits::PAGE_MAX);
-        let ids = store::list(&self.pool, ask.user_id, ask.range, i64::from(limit) + 1)
+        let listed = store::list(&self.pool, ask.user_id, ask.range, i64::from(limit) + 1)
             .await
             .map_err(|error| failed("list conversations", &error))?;
-        let ids = Page::of(ids, usize::from(limit), |id| *id);
-        let mut items = store::conversations(&self.pool, &ids.items, ask.user_id)
+        let listed = Page::of(listed, usize::from(limit), |listed| listed.cursor());
+        let ids: Vec<i64> = listed.items.iter().map(|listed| listed.id).collect();
+        let mut items = store::conversations(&self.pool, &ids, ask.user_id)
             .await
             .map_err(|error| failed("read conversations", &error))?;
         let cut = fit(&mut items).map_err(|error| broken("measure a page", &error))?;
-        let last = items.last().map(|last| last.conversation_id.get());
-        Ok(Page { next: if cut { last } else { ids.next }, items })
+        let next = if cut {
+            let last = items.last().map(|last| last.conversation_id.get());
+            listed.items.iter().find(|listed| Some(listed.id) == last).map(|listed| listed.cursor())
+        } else {
+            listed.next
+        };
+        Ok(Page { next, items })
     }
 
     async fn set_block(&self, ask: SetBlock) -> Result<(), Refusal> {
@@ -335,7 +352,7 @@ fn checked(wanted: CreateConversation) -> Result<(CreateConversation, People), R
     let mut people = People::new();
     for Invitee { user_id, username: name } in &wanted.participants {
         let known = people.entry(user_id.get()).or_default();
-        *known = name.as_deref().and_then(username).or(known.take());
+        *known = name.as_deref().and_then(display_name).or(known.take());
     }
     if !(limits::PARTICIPANTS_MIN..=limits::PARTICIPANTS_MAX).contains(&people.len()) {
         let (min, max) = (limits::PARTICIPANTS_MIN, limits::PARTICIPANTS_MAX);
@@ -344,19 +361,14 @@ fn checked(wanted: CreateConversation) -> Result<(CreateConversation, People), R
     if wanted.listing_id.is_some_and(|listing| listing < 1) {
         return Err(invalid("\"listing_id\" must be a positive whole number"));
     }
-    let title = wanted.title.map(|title| title.trim().to_owned()).filter(|title| !title.is_empty());
-    if title.as_ref().is_some_and(|title| title.chars().count() > limits::TITLE_CHARS || title.contains('\0'))
-    {
-        return Err(invalid(format!("\"title\" is at most {} characters, without NUL", limits::TITLE_CHARS)));
+    if wanted.title.as_ref().is_some_and(|title| title.contains('\0')) {
+        return Err(invalid("\"title\" holds a NUL character"));
+    }
+    let title = wanted.title.as_deref().and_then(text::title);
+    if title.as_ref().is_some_and(|title| title.chars().count() > limits::TITLE_CHARS) {
+        return Err(invalid(format!("\"title\" is at most {} characters", limits::TITLE_CHARS)));
     }
     Ok((CreateConversation { title, ..wanted }, people))
-}
-
-/// A display name as it is stored: trimmed, without control characters, cut to its limit; `None` when nothing is left.
-fn username(name: &str) -> Option<String> {
-    let name: String =
-        name.trim().chars().filter(|char| !char.is_control()).take(limits::USERNAME_CHARS).collect();
-    (!name.is_empty()).then_some(name)
 }
 
 fn late<T>() -> Result<T, Refusal> {

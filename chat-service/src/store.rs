@@ -539,25 +539,58 @@ pub async fn open_conversation(
     Ok((id(conversation)?, made.is_some()))
 }
 
-/// Ids of a user's conversations, newest activity first (oldest first after an id).
-pub async fn list(db: impl PgExecutor<'_>, user: UserId, range: Range, limit: i64) -> sqlx::Result<Vec<i64>> {
+/// The place of a conversation in a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed {
+    /// The conversation.
+    pub id: i64,
+    /// What lists are sorted by.
+    pub activity: i64,
+}
+
+impl Listed {
+    /// The cursor of what comes after this in a list.
+    pub const fn cursor(self) -> i64 {
+        -self.activity
+    }
+}
+
+/// A user's conversations, newest activity first (oldest first after a cursor).
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    user: UserId,
+    range: Range,
+    limit: i64,
+) -> sqlx::Result<Vec<Listed>> {
     let (query, from) = match range {
         Range::Newest => (LIST_BEFORE, None),
         Range::Before(id) => (LIST_BEFORE, Some(id)),
         Range::After(id) => (LIST_AFTER, Some(id)),
     };
-    sqlx::query_scalar(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await
+    let rows = sqlx::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let listed =
+        |row: &PgRow| Ok(Listed { id: row.try_get("conversation_id")?, activity: row.try_get("activity")? });
+    rows.iter().map(listed).collect()
 }
 
-const LIST_BEFORE: &str = "select c.conversation_id
+/// A cursor is a conversation of the user's, or the negative of an activity: unlike that of a conversation, which may
+/// have moved since, it stays where the page ended. Beyond a conversation that isn't the user's, as beyond one that
+/// doesn't exist, there is nothing.
+const LIST_BEFORE: &str = "select c.conversation_id, c.activity
     from participants p join conversations c on c.conversation_id = p.conversation_id
     where p.user_id = $1
-      and ($2::bigint is null or c.activity < (select f.activity from conversations f where f.conversation_id = $2))
+      and ($2::bigint is null or c.activity < case when $2 < 0 then -$2 else (
+          select f.activity from conversations f join participants o on o.conversation_id = f.conversation_id
+          where f.conversation_id = $2 and o.user_id = $1
+      ) end)
     order by c.activity desc limit $3";
-const LIST_AFTER: &str = "select c.conversation_id
+const LIST_AFTER: &str = "select c.conversation_id, c.activity
     from participants p join conversations c on c.conversation_id = p.conversation_id
     where p.user_id = $1
-      and c.activity > coalesce((select f.activity from conversations f where f.conversation_id = $2), 0)
+      and c.activity > case when $2 <= 0 then -$2 else (
+          select f.activity from conversations f join participants o on o.conversation_id = f.conversation_id
+          where f.conversation_id = $2 and o.user_id = $1
+      ) end
     order by c.activity limit $3";
 
 /// Conversations as a participant sees them, in the order of the ids; those that the user isn't in are left out.
@@ -646,6 +679,19 @@ pub async fn block(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> sq
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// Whether any of these users blocks a user.
+pub async fn is_blocked_by_any(
+    db: impl PgExecutor<'_>,
+    user: UserId,
+    others: &[UserId],
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select from blocks where user_id = any ($1) and blocked_id = $2)")
+        .bind(others.iter().map(|other| other.get()).collect::<Vec<_>>())
+        .bind(user.get())
+        .fetch_one(db)
+        .await
 }
 
 /// Blocks a user no longer.

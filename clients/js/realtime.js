@@ -1138,6 +1138,8 @@ class Conversations extends Emitter {
   hasOlder = false;
   /** Whether the first are here. */
   loaded = false;
+  /** Where the next page begins; `null` at the end. @type {number | null} */
+  #next = null;
   /** Asked for again in a moment. @type {Set<number>} */
   #moved = new Set();
   /** @type {Promise<Result<null>> | null} */
@@ -1170,15 +1172,16 @@ class Conversations extends Emitter {
 
   /** Loads older ones. @returns {Promise<Result<null>>} */
   async loadOlder() {
-    const last = this.items.at(-1);
-    return last ? this.#page(`?before=${last.conversation_id}`) : this.reload();
+    if (!this.loaded) return this.reload();
+    return this.#next === null ? { ok: true, data: null } : this.#page(`?before=${this.#next}`);
   }
 
   /** @param {string} query @returns {Promise<Result<null>>} */
   async #page(query) {
     const page = await this.#core.call('GET', `/api/conversations${query}`);
     if (!page.ok) return page;
-    if (query || !this.loaded) this.hasOlder = page.data.next !== null;
+    if (query || !this.loaded) this.#next = page.data.next;
+    this.hasOlder = this.#next !== null;
     this.loaded = true;
     this.#put(page.data.items);
     return { ok: true, data: null };

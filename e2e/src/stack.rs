@@ -282,6 +282,7 @@ impl Stack {
                 .env("JWT_SECRET", SECRET)
                 // Tests talk faster than people.
                 .env("FRAME_RATE", "0")
+                .env("CONVERSATION_RATE", "0")
                 .env("SEND_RATE", "0")
                 .env("CALL_RATE", "0")
                 .env("READ_RATE", "0")

@@ -20,7 +20,7 @@ use contract::chat::{
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
 use contract::{ConversationId, MessageId, NotificationId, Page, Request as Question, UserId};
 use contract::{frames, limits};
-use extract::{Body, Caller, Cursor, CursorQuery, Id};
+use extract::{Body, Caller, Cursor, CursorQuery, Id, MovingCursor, MovingCursorQuery};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -74,12 +74,15 @@ struct NewConversation {
 #[utoipa::path(post, path = "/api/conversations", tag = "Conversations", request_body = NewConversation, responses(
     (status = 201, description = "A new conversation", body = Conversation),
     (status = 200, description = "The one that these people already have about this listing", body = Conversation),
+    (status = 403, description = "One of them blocks the caller (`blocked`)", body = ProblemDetails,
+        content_type = "application/problem+json"),
 ))]
 async fn open_conversation(
     State(shared): App,
     Caller(caller): Caller,
     Body(new): Body<NewConversation>,
 ) -> Result<(StatusCode, Json<Conversation>), Problem> {
+    shared.limits.conversation(caller.user_id)?;
     let NewConversation { participant_ids, listing_id, title } = new;
     let others = participant_ids.into_iter().filter(|user| *user != caller.user_id);
     let mut participants = vec![Invitee { user_id: caller.user_id, username: caller.username }];
@@ -92,14 +95,15 @@ async fn open_conversation(
 
 /// List the caller's conversations
 ///
-/// Newest activity first; oldest first with `after`. The ids are conversations'.
-#[utoipa::path(get, path = "/api/conversations", tag = "Conversations", params(CursorQuery), responses(
+/// Newest activity first; oldest first with `after`. Pass `next` on to read the next page: conversations that move
+/// meanwhile are not read again, and none of the others is skipped.
+#[utoipa::path(get, path = "/api/conversations", tag = "Conversations", params(MovingCursorQuery), responses(
     (status = 200, description = "A page", body = Page<Conversation>),
 ))]
 async fn list_conversations(
     State(shared): App,
     Caller(caller): Caller,
-    Cursor { range, limit }: Cursor,
+    MovingCursor(Cursor { range, limit }): MovingCursor,
 ) -> Result<Json<Page<Conversation>>, Problem> {
     ask(&shared, ListConversations { user_id: caller.user_id, range, limit }).await.map(Json)
 }

@@ -5,7 +5,7 @@ use crate::{
     keys::{KeySet, Keys},
 };
 use axum::http::{HeaderMap, header};
-use contract::{Lang, Timestamp, UserId, limits};
+use contract::{Lang, Timestamp, UserId, text::display_name};
 use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 use std::{collections::HashMap, sync::Arc};
@@ -125,7 +125,7 @@ impl Verifier {
         let expires_at = claims.get("exp").and_then(seconds).and_then(Timestamp::from_unix);
         Ok(Identity {
             user_id: user_id.ok_or(Rejected::Claim("user_id"))?,
-            username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(username),
+            username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(display_name),
             lang: claims.get("lang").and_then(Value::as_str).and_then(Lang::parse),
             expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
             issued_at,
@@ -180,12 +180,6 @@ fn user_id(claim: &Value) -> Option<UserId> {
         Value::String(digits) => digits.parse().ok(),
         _ => None,
     }
-}
-
-fn username(claim: &str) -> Option<String> {
-    let name: String =
-        claim.trim().chars().filter(|char| !char.is_control()).take(limits::USERNAME_CHARS).collect();
-    (!name.is_empty()).then_some(name)
 }
 
 /// Seconds since 1970 of a date claim, which may have decimals (RFC 7519, NumericDate).

@@ -220,6 +220,18 @@ impl Channel {
         self.changed(state);
     }
 
+    /// The service said where the log ends. Before it was asked, the channel had sent everything up to `sent`.
+    pub fn check_end(&self, seq: i64, sent: i64) {
+        if seq < sent {
+            let mut state = self.state();
+            // Unless another comparison has seen it already.
+            if state.log.last_seq().is_some_and(|last| last >= sent) {
+                tracing::warn!(channel = self.key.name(), seq, sent, "a log went back; closing its sockets");
+                state.log.restart();
+            }
+        }
+    }
+
     /// The last `seq` that was told, once the channel has a first member.
     pub fn last_seq(&self) -> Option<i64> {
         self.state().log.last_seq()

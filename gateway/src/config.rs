@@ -94,6 +94,12 @@ pub struct Limits {
     /// Calls of the HTTP API of one user at once
     #[arg(long, env = "CALL_BURST", default_value = "200")]
     pub call_burst: u32,
+    /// Conversations that one user opens per second; 0 for no limit
+    #[arg(long, env = "CONVERSATION_RATE", default_value = "1")]
+    pub conversation_rate: u32,
+    /// Conversations that one user opens at once
+    #[arg(long, env = "CONVERSATION_BURST", default_value = "30")]
+    pub conversation_burst: u32,
     /// Read markers of one user, over sockets, per second; 0 for no limit
     #[arg(long, env = "READ_RATE", default_value = "50")]
     pub read_rate: u32,
@@ -219,6 +225,8 @@ impl Limits {
             typing_burst: 0,
             call_rate: 0,
             call_burst: 0,
+            conversation_rate: 0,
+            conversation_burst: 0,
             read_rate: 0,
             read_burst: 0,
             frame_rate: 0,

@@ -7,7 +7,7 @@ use crate::{
     typing::Typists,
     upkeep::Upkeep,
 };
-use contract::{ConversationId, Refusal, UserId, chat::Heads, limits, notify::InboxHeads};
+use contract::{ConversationId, Refusal, chat::Heads, limits, notify::InboxHeads};
 use service::Bus;
 use std::{
     collections::HashMap,
@@ -141,26 +141,37 @@ impl Hub {
     }
 
     async fn compare_all(&self) -> Result<(), service::RequestError> {
-        let (mut conversations, mut users): (Vec<ConversationId>, Vec<UserId>) = (Vec::new(), Vec::new());
-        let logs = self.logs.all();
-        for key in logs.iter().filter(|channel| channel.last_seq().is_some()).map(|channel| channel.key()) {
-            match key {
-                LogKey::Conversation(conversation) => conversations.push(conversation),
-                LogKey::Inbox(user) => users.push(user),
+        // Each with what it has sent before its service is asked.
+        let (mut conversations, mut inboxes) = (Vec::new(), Vec::new());
+        for channel in self.logs.all() {
+            let Some(sent) = channel.last_seq() else { continue };
+            match channel.key() {
+                LogKey::Conversation(conversation) => conversations.push((conversation, sent, channel)),
+                LogKey::Inbox(user) => inboxes.push((user, sent, channel)),
                 LogKey::Canary(_) => {}
             }
         }
         for chunk in conversations.chunks(limits::HEADS_MAX) {
-            for head in self.bus().request_until(&Heads { conversations: chunk.to_vec() }, ANSWER).await? {
-                if let Some(channel) = self.logs.get(&LogKey::Conversation(head.conversation_id)) {
+            let ask = Heads { conversations: chunk.iter().map(|(conversation, ..)| *conversation).collect() };
+            let heads = self.bus().request_until(&ask, ANSWER).await?;
+            let heads: HashMap<_, _> = heads.into_iter().map(|head| (head.conversation_id, head)).collect();
+            for (conversation, sent, channel) in chunk {
+                let head = heads.get(conversation);
+                channel.check_end(head.map_or(0, |head| head.seq), *sent);
+                if let Some(head) = head {
                     channel.head(head.seq, Some(head.read_sum));
                 }
             }
         }
-        for chunk in users.chunks(limits::HEADS_MAX) {
-            for head in self.bus().request_until(&InboxHeads { users: chunk.to_vec() }, ANSWER).await? {
-                if let Some(channel) = self.logs.get(&LogKey::Inbox(head.user_id)) {
-                    channel.inbox_head(&head);
+        for chunk in inboxes.chunks(limits::HEADS_MAX) {
+            let ask = InboxHeads { users: chunk.iter().map(|(user, ..)| *user).collect() };
+            let heads = self.bus().request_until(&ask, ANSWER).await?;
+            let heads: HashMap<_, _> = heads.into_iter().map(|head| (head.user_id, head)).collect();
+            for (user, sent, channel) in chunk {
+                let head = heads.get(user);
+                channel.check_end(head.map_or(0, |head| head.seq), *sent);
+                if let Some(head) = head {
+                    channel.inbox_head(head);
                 }
             }
         }

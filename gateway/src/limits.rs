@@ -53,6 +53,7 @@ pub struct Limits {
     conversation_sends: Rate<(UserId, ConversationId)>,
     typing: Rate<UserId>,
     calls: Rate<UserId>,
+    conversations: Rate<UserId>,
     reads: Rate<UserId>,
     subscribes: Rate<UserId>,
     /// Handshakes, by address.
@@ -86,6 +87,7 @@ impl Limits {
             conversation_sends: Rate::new(config.conversation_send_rate, config.conversation_send_burst),
             typing: Rate::new(config.typing_rate, config.typing_burst),
             calls: Rate::new(config.call_rate, config.call_burst),
+            conversations: Rate::new(config.conversation_rate, config.conversation_burst),
             reads: Rate::new(config.read_rate, config.read_burst),
             subscribes: Rate::new(config.subscribe_rate, config.subscribe_burst),
             handshakes: Rate::new(config.handshake_rate, config.handshake_burst),
@@ -144,6 +146,17 @@ impl Limits {
         self.calls.take(&user).map_err(|wait| {
             metrics::counter!("gateway_calls_limited_total").increment(1);
             too_fast(wait, "too many calls; slow down")
+        })
+    }
+
+    /// A conversation that a user opens: each new one appears on top of the lists of its participants.
+    ///
+    /// # Errors
+    /// `rate_limited`, and when to go on.
+    pub fn conversation(&self, user: UserId) -> Result<(), Refusal> {
+        self.conversations.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_conversations_limited_total").increment(1);
+            too_fast(wait, "too many new conversations; slow down")
         })
     }
 
@@ -212,7 +225,9 @@ impl Limits {
             }
             self.sends.forget();
             self.conversation_sends.forget();
-            for rate in [&self.frames, &self.typing, &self.calls, &self.reads, &self.subscribes] {
+            for rate in
+                [&self.frames, &self.typing, &self.calls, &self.conversations, &self.reads, &self.subscribes]
+            {
                 rate.forget();
             }
             self.handshakes.forget();

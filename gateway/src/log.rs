@@ -233,7 +233,12 @@ impl Log {
     pub fn entry(&mut self, entry: Entry) {
         self.known = self.known.max(entry.at.seq);
         match self.last {
-            Some(last) if entry.at.seq <= last.seq => {}
+            Some(last) if entry.at.seq <= last.seq => {
+                // Ids grow with seq: this is another history.
+                if entry.at.id > last.id {
+                    self.restart();
+                }
+            }
             Some(last) if entry.at.seq == last.seq + 1 => {
                 self.deliver(&entry);
                 self.deliver_pending();
@@ -335,6 +340,17 @@ impl Log {
                 None => member.push(frames.for_user(member.view.user_id)),
             }
         }
+    }
+
+    /// The log is not what its sockets were sent: Postgres was restored to an earlier point in time. The sockets are
+    /// closed, so that their clients start over from the service's state.
+    pub fn restart(&mut self) {
+        metrics::counter!("gateway_logs_restarted_total").increment(1);
+        for member in self.members.iter_mut() {
+            member.view.outbox.close(Close::Restart);
+        }
+        let members = std::mem::take(&mut self.members);
+        *self = Self { members, ..Self::default() };
     }
 
     /// The service said that the log has at least so much, and (where it has them) what all markers add up to.

@@ -35,6 +35,10 @@ pub const METRICS: &[Metric] = &[
         "Starts and ends of typing refused for their user's rate.",
     ),
     Metric::counter("gateway_calls_limited_total", "Calls of the HTTP API refused for their user's rate."),
+    Metric::counter(
+        "gateway_conversations_limited_total",
+        "Conversations not opened because of their user's rate.",
+    ),
     Metric::counter("gateway_reads_limited_total", "Read markers refused for their user's rate."),
     Metric::counter("gateway_subscribes_limited_total", "Subscriptions refused for their user's rate."),
     Metric::counter("gateway_typing_full_total", "Starts and ends of typing refused as too many waited."),
@@ -70,6 +74,10 @@ pub const METRICS: &[Metric] = &[
         "Connections to NATS for events given up because NATS did not take as much as was to be written.",
     ),
     Metric::gauge("gateway_channels_mending", "Channels that have missed something, and read it soon."),
+    Metric::counter(
+        "gateway_logs_restarted_total",
+        "Channels whose log went back, as after a restore of Postgres; their sockets were closed.",
+    ),
     Metric::counter("gateway_repairs_total", "Reads of what a channel had missed."),
     Metric::counter(
         "gateway_pending_full_total",

@@ -74,7 +74,15 @@ pub struct Make {
 pub async fn start(make: &Make) -> System {
     let over = Arc::new(AtomicBool::new(false));
     let quiet = over.clone();
-    let rates = ["HANDSHAKE_RATE", "SEND_RATE", "CALL_RATE", "READ_RATE", "SUBSCRIBE_RATE", "FRAME_RATE"];
+    let rates = [
+        "HANDSHAKE_RATE",
+        "SEND_RATE",
+        "CALL_RATE",
+        "READ_RATE",
+        "SUBSCRIBE_RATE",
+        "FRAME_RATE",
+        "CONVERSATION_RATE",
+    ];
     let mut env: Vec<_> = rates.map(|rate| (rate, "0".to_owned())).to_vec();
     env.push(("SOCKETS_PER_USER", "100000".to_owned()));
     let options = Options {

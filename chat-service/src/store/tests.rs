@@ -316,3 +316,51 @@ async fn a_send_whose_deadline_has_passed_is_not_stored() {
     let batch = store_messages(&database.pool, &[(sends[1].0, late)], false).await.unwrap();
     assert!(matches!(&batch.outcomes[..], [Outcome::Repeated(_)]), "{batch:?}");
 }
+
+/// Reads a user's whole list, two at a time, while before each page one of the conversations moves.
+async fn read_while_moving(pool: &PgPool, reader: UserId, moves: &[ConversationId]) -> Vec<i64> {
+    let (mut range, mut read) = (Range::Newest, Vec::new());
+    for number in 0.. {
+        let page = list(pool, reader, range, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        range = Range::Before(last.cursor());
+        read.extend(page.iter().map(|listed| listed.id));
+        if let Some(moved) = moves.get(number) {
+            let sends = [send(*moved, reader.get(), &format!("{}-{number}", fastrand::u64(..)))];
+            store_messages(pool, &in_time(&sends), true).await.unwrap();
+        }
+    }
+    read
+}
+
+#[test]
+fn pages_neither_repeat_nor_skip_conversations_that_did_not_move() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let database = runtime.block_on(database());
+    let mut runner = TestRunner::new(Config { cases: 48, ..Config::default() });
+    let moves = proptest::collection::vec(0_usize..9, 0..5);
+    runner
+        .run(&moves, |moves| {
+            runtime.block_on(async {
+                let reader = fastrand::i64(1_000..i64::MAX);
+                let mut all = Vec::new();
+                for _ in 0..9 {
+                    all.push(conversation(&database.pool, &[1, reader]).await);
+                }
+                let moves: Vec<ConversationId> = moves.iter().map(|place| all[*place]).collect();
+                let read = read_while_moving(&database.pool, user(reader), &moves).await;
+                let mut unmoved: Vec<i64> =
+                    all.iter().filter(|id| !moves.contains(id)).map(|id| id.get()).collect();
+                unmoved.reverse();
+                let seen: Vec<i64> = read.iter().copied().filter(|id| unmoved.contains(id)).collect();
+                prop_assert_eq!(seen, unmoved);
+                let mut once = read.clone();
+                once.sort_unstable();
+                once.dedup();
+                prop_assert_eq!(once.len(), read.len(), "{:?}", read);
+                Ok(())
+            })
+        })
+        .unwrap();
+    runtime.block_on(async move { drop(database) });
+}

@@ -60,10 +60,8 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     std::fs::write(file.path(), dump).unwrap();
     run("pg_restore", &["--exit-on-error", file.path().to_str().unwrap(), "--dbname"], &stack);
     // What clients have seen since the dump keeps its id for itself.
-    database
-        .execute("select setval('chat.message_ids', nextval('chat.message_ids') + 1000000)")
-        .await
-        .unwrap();
+    let raise = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/postgres/after-restore.sql");
+    database.execute(sqlx::AssertSqlSafe(std::fs::read_to_string(raise).unwrap())).await.unwrap();
     stack.nats.restart().await.unwrap();
     for kind in Kind::ALL {
         stack.restart(kind, 0);
@@ -77,6 +75,7 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     let four = ben.next_of("message").await;
     assert_eq!(four["seq"], 4);
     assert!(four["message_id"].as_i64().unwrap() > last + 1_000_000);
+    assert!(stack.conversation(&[1, 3]).await > id + 1_000_000);
     // The stream counts from 1 again, and its first event is none of before.
     let backend = stack.backend().await;
     backend.publish("events.payment_completed", paid.into()).await.unwrap();

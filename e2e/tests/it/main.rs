@@ -22,6 +22,7 @@ mod probing;
 mod raw;
 mod requests;
 mod resilience;
+mod rules;
 mod safety;
 mod scale;
 mod subscriptions;

@@ -70,15 +70,48 @@ pub struct CursorQuery {
     after: Option<i64>,
 }
 
+/// Which part of a list whose items move: a cursor is an item, or a position, which is negative.
+pub struct MovingCursor(pub Cursor);
+
+/// [`MovingCursor`], as it is written in a query.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its description is used: what is wrong in a query gets a text of its own")]
+pub struct MovingCursorQuery {
+    /// How many items, at most.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u16>,
+    /// `next` of the page before this one, or a conversation of the caller's: only older activity, newest first.
+    before: Option<i64>,
+    /// `next` of the page before this one, or a conversation of the caller's: only newer activity, oldest first; 0 for
+    /// all. Excludes `before`.
+    after: Option<i64>,
+}
+
 impl FromRequestParts<Arc<Shared>> for Cursor {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
+        Self::of(parts, 0)
+    }
+}
+
+impl FromRequestParts<Arc<Shared>> for MovingCursor {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
+        Cursor::of(parts, -i64::MAX).map(Self)
+    }
+}
+
+impl Cursor {
+    /// Reads the cursor in a query, in which no number may be lower than `lowest`.
+    fn of(parts: &Parts, lowest: i64) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         let number = |name: &str| match auth::parameter(query, name) {
             None => Ok(None),
             Some(text) => match text.parse::<i64>() {
-                Ok(number) if number >= 0 => Ok(Some(number)),
+                Ok(number) if number >= lowest => Ok(Some(number)),
                 _ => Err(Problem::invalid(format!("{name:?} is a whole number"))),
             },
         };

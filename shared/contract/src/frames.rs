@@ -1,6 +1,6 @@
 //! What clients send on sockets, parsed; and the frames to them that no service makes.
 
-use crate::{Code, MessageId, NotificationId, Refusal, Timestamp, limits};
+use crate::{Code, MessageId, NotificationId, Refusal, Timestamp, limits, text::is_visible};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 /// A client's frame on a conversation.
@@ -151,8 +151,8 @@ pub enum ServerFrame<'a> {
 /// `invalid_message` when it is empty or holds what can't be stored, `message_too_long` beyond the limit.
 pub fn message_text(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
-    if text.is_empty() {
-        return Err(shape("the message is empty"));
+    if !is_visible(text) {
+        return Err(shape("the message is empty, or nothing of it can be seen"));
     }
     if text.contains('\0') {
         return Err(shape("the message holds a NUL character"));

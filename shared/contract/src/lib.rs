@@ -13,6 +13,7 @@ pub mod limits;
 pub mod notify;
 pub mod refusal;
 pub mod sessions;
+pub mod text;
 pub mod timestamp;
 pub mod trace;
 pub mod typing;
