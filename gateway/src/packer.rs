@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// Sends that wait for a pack; more wait at their sockets.
+/// Sends that are here at once: waiting for a pack, under way, or waiting to be repeated. More wait at their sockets.
 const WAITING: usize = 4096;
 /// Packs under way at once.
 const UNDER_WAY: usize = 2;
@@ -22,7 +22,11 @@ const ATTEMPT: Duration = Duration::from_millis(1_500);
 
 /// The way to chat-service for messages. Cheap to clone.
 #[derive(Clone)]
-pub struct Packer(mpsc::Sender<Job>);
+pub struct Packer {
+    jobs: mpsc::Sender<Job>,
+    /// One permit for each send that is here.
+    room: Arc<Semaphore>,
+}
 
 struct Job {
     send: Send,
@@ -36,14 +40,14 @@ struct Job {
 pub fn start(bus: Bus, tasks: &TaskTracker) -> Packer {
     let (sender, receiver) = mpsc::channel(WAITING);
     tasks.spawn(run(bus, receiver, tasks.clone()));
-    Packer(sender)
+    Packer { jobs: sender, room: Arc::new(Semaphore::new(WAITING)) }
 }
 
 impl Packer {
-    /// What says how many sends wait, without keeping the packer going.
+    /// Returns a function that counts the sends that are here, without keeping the packer going.
     pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
-        let jobs = self.0.downgrade();
-        move || jobs.upgrade().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
+        let room = self.room.clone();
+        move || WAITING - room.available_permits()
     }
 
     /// Has a message stored, whatever happens to the services meanwhile; or returns `unavailable` at its deadline, which
@@ -57,11 +61,12 @@ impl Packer {
         // Trying again is only safe with a key; where the client has none, this is it.
         send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
         let (reply, answer) = oneshot::channel();
-        if self.0.capacity() == 0 {
+        if self.room.available_permits() == 0 {
             metrics::counter!("gateway_packer_full_total").increment(1);
         }
         let sent = async {
-            self.0.send(Job { send, trace: trace::current(), deadline, reply }).await.ok()?;
+            let _room = self.room.acquire().await.ok()?;
+            self.jobs.send(Job { send, trace: trace::current(), deadline, reply }).await.ok()?;
             answer.await.ok()
         };
         // A moment more, so that the answer of the last attempt is not missed.

@@ -2,8 +2,7 @@
 
 use e2e::{Answer, Kind, Options, Stack, eventually, within};
 use serde_json::json;
-use sqlx::{Connection, Executor, PgConnection, Row};
-use std::time::Duration;
+use sqlx::{Connection, Executor, PgConnection};
 use testkit::Signal;
 
 /// Waits until chat-service has dropped this many late requests on a subject.
@@ -89,6 +88,13 @@ async fn a_block_that_was_not_done_stays_undone() {
     assert_eq!(reports, 0);
 }
 
+/// How many of Postgres' processes wait for a lock.
+async fn waiting(postgres: &mut PgConnection) -> i64 {
+    let waiting = "select count(*) from pg_stat_activity
+                   where wait_event_type = 'Lock' and datname = current_database()";
+    sqlx::query_scalar(waiting).fetch_one(postgres).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_locked_conversation_delays_no_other() {
     let stack = Stack::with(Options::one_of_each()).await;
@@ -109,9 +115,7 @@ async fn a_locked_conversation_delays_no_other() {
     for seq in 1..=20 {
         other.say("waits for nothing").await;
         assert_eq!(other.next().await["seq"], seq);
-        let waiting = "select count(*) from pg_stat_activity
-                       where wait_event_type = 'Lock' and datname = current_database()";
-        let waiting: i64 = sqlx::query(waiting).fetch_one(&mut *transaction).await.unwrap().get(0);
+        let waiting = waiting(&mut transaction).await;
         assert!(waiting <= 2, "{waiting} of Postgres' processes wait");
     }
     transaction.commit().await.unwrap();
@@ -138,8 +142,14 @@ async fn a_conversation_that_stays_locked_gets_unavailable_and_keeps_its_order_a
     ada.say("late").await;
     assert_eq!(within("the refusal", ada.next()).await["code"], "unavailable");
     ada.say("in time").await;
-    // The message waits on the detour when the lock goes.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The message waits for the lock when that goes.
+    let mut watch = PgConnection::connect(&stack.database.url()).await.unwrap();
+    within("the message to wait for the lock", async {
+        while waiting(&mut watch).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     transaction.commit().await.unwrap();
     for socket in [&mut ada, &mut ben] {
         let shown = socket.next().await;
