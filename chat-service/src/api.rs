@@ -3,7 +3,8 @@
 use crate::{
     SERVICE,
     config::ConversationsBy,
-    doors::Doors,
+    error::{broken, failed, invalid, late},
+    joins::Joins,
     lanes::Lanes,
     outbox::Outbox,
     reports,
@@ -25,7 +26,6 @@ use service::{
     Bus, Endpoints, Span,
     bus::fit,
     endpoints::deadline,
-    postgres,
     trace::{self, Kind},
 };
 use sqlx::PgPool;
@@ -46,7 +46,7 @@ pub struct Api {
     bus: Bus,
     pool: PgPool,
     lanes: Lanes,
-    doors: Doors,
+    joins: Joins,
     outbox: Outbox,
     conversations_by: ConversationsBy,
 }
@@ -97,11 +97,11 @@ impl Api {
         bus: Bus,
         pool: PgPool,
         lanes: Lanes,
-        doors: Doors,
+        joins: Joins,
         outbox: Outbox,
         conversations_by: ConversationsBy,
     ) -> Self {
-        Self { bus, pool, lanes, doors, outbox, conversations_by }
+        Self { bus, pool, lanes, joins, outbox, conversations_by }
     }
 
     async fn pack(&self, pack: SendPack) -> Result<Vec<Sent>, Refusal> {
@@ -140,7 +140,7 @@ impl Api {
         for entry in &mut entries {
             entry.username = entry.username.as_deref().and_then(display_name);
         }
-        self.doors.enter(entries).await
+        self.joins.admit(entries).await
     }
 
     async fn page(&self, ask: PageMessages) -> Result<MessagePage, Refusal> {
@@ -369,27 +369,4 @@ fn checked(wanted: CreateConversation) -> Result<(CreateConversation, People), R
         return Err(invalid(format!("\"title\" is at most {} characters", limits::TITLE_CHARS)));
     }
     Ok((CreateConversation { title, ..wanted }, people))
-}
-
-fn late<T>() -> Result<T, Refusal> {
-    metrics::counter!("chat_answers_late_total").increment(1);
-    Err(Refusal::unavailable())
-}
-
-fn invalid(detail: impl Into<String>) -> Refusal {
-    Refusal::new(Code::InvalidRequest, detail)
-}
-
-pub fn failed(doing: &'static str, error: &sqlx::Error) -> Refusal {
-    tracing::error!(error = service::bus::chain(error), "{doing}");
-    if postgres::is_passing_error(error) {
-        Refusal::unavailable()
-    } else {
-        Refusal::new(Code::Internal, "a fault of the server")
-    }
-}
-
-fn broken(doing: &'static str, error: &serde_json::Error) -> Refusal {
-    tracing::error!(%error, "{doing}");
-    Refusal::new(Code::Internal, "a fault of the server")
 }

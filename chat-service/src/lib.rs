@@ -5,7 +5,8 @@
 
 mod api;
 mod config;
-mod doors;
+mod error;
+mod joins;
 mod lanes;
 mod outbox;
 mod reports;
@@ -62,11 +63,11 @@ impl ChatService {
         tasks.spawn(service::streams::keep(bus.clone(), streams, shutdown.clone()));
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
-        let doors = doors::start(&pool, &tasks);
+        let joins = joins::start(&pool, &tasks);
         let pulse = outbox.pulse();
         let queues = telemetry::queues(&lanes, &outbox);
         let api =
-            Arc::new(Api::new(bus.clone(), pool.clone(), lanes, doors, outbox, config.conversations_by));
+            Arc::new(Api::new(bus.clone(), pool.clone(), lanes, joins, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 

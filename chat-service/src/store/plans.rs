@@ -1,7 +1,12 @@
 //! What a page or a socket causes costs the same however much is stored: no query reads a big table from its start.
 
 use super::*;
+use contract::{
+    ConversationId, Deadline, MessageId, UserId,
+    chat::{CreateConversation, Enter, Range, Send},
+};
 use service::postgres;
+use sqlx::PgPool;
 use std::time::Duration;
 use testkit::{Reads, reads_at_most};
 

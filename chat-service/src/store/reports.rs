@@ -1,6 +1,6 @@
 //! Reports, which are kept before anyone is told of them.
 
-use super::{id, message, messages, timestamp};
+use super::{id, messages, messages::message, timestamp};
 use contract::chat::{Message, Reported};
 use contract::{MessageId, Timestamp, UserId};
 use sqlx::{PgConnection, PgExecutor, Row};

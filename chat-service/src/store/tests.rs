@@ -1,11 +1,15 @@
 //! The laws of the log, on a real Postgres.
 
 use super::*;
+use contract::{
+    ConversationId, Deadline, UserId,
+    chat::{CreateConversation, Enter, Range, Send},
+};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use sqlx::{ConnectOptions, postgres::PgConnectOptions, postgres::PgPoolOptions};
+use sqlx::{ConnectOptions, PgExecutor, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use std::{str::FromStr, time::Duration};
 use testkit::TestDatabase;
 

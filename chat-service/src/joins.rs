@@ -1,7 +1,7 @@
 //! Letting users onto conversations: who comes while Postgres is asked about others is asked about together.
 
 use crate::{
-    api::failed,
+    error::failed,
     store::{self, Members, Named},
 };
 use contract::{
@@ -20,7 +20,7 @@ const PACKS: usize = 8;
 
 /// The way in. Its task ends once every clone of this is gone and everyone is answered.
 #[derive(Clone)]
-pub struct Doors(mpsc::Sender<Job>);
+pub struct Joins(mpsc::Sender<Job>);
 
 struct Job {
     entries: Vec<Enter>,
@@ -28,21 +28,21 @@ struct Job {
 }
 
 /// Starts asking, over a connection of its own: one of Postgres' processes that has everything at hand.
-pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Doors {
+pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Joins {
     let (sender, jobs) = mpsc::channel(WAITING);
     let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
     // All that is written are names, which are seen again: nobody waits for the disk.
     let connection = Dedicated::new(options.options([("synchronous_commit", "off")]));
     tasks.spawn(run(jobs, connection));
-    Doors(sender)
+    Joins(sender)
 }
 
-impl Doors {
+impl Joins {
     /// Says of each whether they may be on the conversation, and what there is to know then.
     ///
     /// # Errors
     /// When Postgres doesn't.
-    pub async fn enter(&self, entries: Vec<Enter>) -> Result<Vec<Entered>, Refusal> {
+    pub async fn admit(&self, entries: Vec<Enter>) -> Result<Vec<Entered>, Refusal> {
         if self.0.capacity() == 0 {
             metrics::counter!("chat_doors_full_total").increment(1);
         }

@@ -1,0 +1,179 @@
+//! Conversations: opening and listing them.
+
+use super::{id, messages, timestamp};
+use contract::chat::{Conversation, CreateConversation, Message, Participant, Range};
+use contract::{ConversationId, UserId};
+use sqlx::{PgExecutor, PgPool, Row, postgres::PgRow};
+use std::collections::HashMap;
+
+/// The conversation of these people about this listing, and whether it is new. Both lists are sorted alike.
+pub async fn open_conversation(
+    pool: &PgPool,
+    users: &[i64],
+    usernames: &[Option<String>],
+    wanted: &CreateConversation,
+) -> sqlx::Result<(ConversationId, bool)> {
+    let mut transaction = pool.begin().await?;
+    let made: Option<i64> = sqlx::query_scalar(
+        "insert into conversations (listing_id, title, people)
+         values ($1, $2, sha256(convert_to(format('%s|%s', $1, $3::bigint[]), 'UTF8')))
+         on conflict (people) do nothing returning conversation_id",
+    )
+    .bind(wanted.listing_id)
+    .bind(&wanted.title)
+    .bind(users)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let conversation: i64 = match made {
+        Some(conversation) => {
+            sqlx::query(
+                "insert into participants (conversation_id, user_id) select $1, unnest($2::bigint[])",
+            )
+            .bind(conversation)
+            .bind(users)
+            .execute(&mut *transaction)
+            .await?;
+            conversation
+        }
+        None => {
+            sqlx::query_scalar(
+                "select conversation_id from conversations
+                 where people = sha256(convert_to(format('%s|%s', $1::bigint, $2::bigint[]), 'UTF8'))",
+            )
+            .bind(wanted.listing_id)
+            .bind(users)
+            .fetch_one(&mut *transaction)
+            .await?
+        }
+    };
+    sqlx::query(
+        "insert into users as u (user_id, username)
+         select * from unnest($1::bigint[], $2::text[]) as n (user_id, username) where n.username is not null
+         on conflict (user_id) do update set username = excluded.username where u.username <> excluded.username",
+    )
+    .bind(users)
+    .bind(usernames)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok((id(conversation)?, made.is_some()))
+}
+
+/// The place of a conversation in a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed {
+    /// The conversation.
+    pub id: i64,
+    /// What lists are sorted by.
+    pub activity: i64,
+}
+
+impl Listed {
+    /// The cursor of what comes after this in a list.
+    pub const fn cursor(self) -> i64 {
+        -self.activity
+    }
+}
+
+/// A user's conversations, newest activity first (oldest first after a cursor).
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    user: UserId,
+    range: Range,
+    limit: i64,
+) -> sqlx::Result<Vec<Listed>> {
+    let (query, from) = match range {
+        Range::Newest => (LIST_BEFORE, None),
+        Range::Before(id) => (LIST_BEFORE, Some(id)),
+        Range::After(id) => (LIST_AFTER, Some(id)),
+    };
+    let rows = sqlx::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let listed =
+        |row: &PgRow| Ok(Listed { id: row.try_get("conversation_id")?, activity: row.try_get("activity")? });
+    rows.iter().map(listed).collect()
+}
+
+/// A cursor is a conversation of the user's, or the negative of an activity: unlike that of a conversation, which may
+/// have moved since, it stays where the page ended. Beyond a conversation that isn't the user's, as beyond one that
+/// doesn't exist, there is nothing.
+const LIST_BEFORE: &str = "select c.conversation_id, c.activity
+    from participants p join conversations c on c.conversation_id = p.conversation_id
+    where p.user_id = $1
+      and ($2::bigint is null or c.activity < case when $2 < 0 then -$2 else (
+          select f.activity from conversations f join participants o on o.conversation_id = f.conversation_id
+          where f.conversation_id = $2 and o.user_id = $1
+      ) end)
+    order by c.activity desc limit $3";
+
+const LIST_AFTER: &str = "select c.conversation_id, c.activity
+    from participants p join conversations c on c.conversation_id = p.conversation_id
+    where p.user_id = $1
+      and c.activity > case when $2 <= 0 then -$2 else (
+          select f.activity from conversations f join participants o on o.conversation_id = f.conversation_id
+          where f.conversation_id = $2 and o.user_id = $1
+      ) end
+    order by c.activity limit $3";
+
+/// Conversations as a participant sees them, in the order of the ids; those that the user isn't in are left out.
+pub async fn conversations(pool: &PgPool, ids: &[i64], viewer: UserId) -> sqlx::Result<Vec<Conversation>> {
+    let rows = sqlx::query(
+        "select c.*, c.last_seq - v.read_seq as unread from conversations c
+         join participants v on v.conversation_id = c.conversation_id and v.user_id = $2
+         where c.conversation_id = any ($1)",
+    )
+    .bind(ids)
+    .bind(viewer.get())
+    .fetch_all(pool)
+    .await?;
+    let last: Vec<i64> =
+        rows.iter().map(|row| row.try_get("last_message_id")).collect::<sqlx::Result<_>>()?;
+    let mine: Vec<i64> =
+        rows.iter().map(|row| row.try_get("conversation_id")).collect::<sqlx::Result<_>>()?;
+    let mut last: HashMap<i64, Message> =
+        messages(pool, &mine, &last).await?.into_iter().map(|m| (m.conversation_id.get(), m)).collect();
+    let mut people = people(pool, &mine).await?;
+    let mut found = HashMap::new();
+    for row in &rows {
+        let conversation: i64 = row.try_get("conversation_id")?;
+        let (participants, markers) = people.remove(&conversation).unwrap_or_default();
+        let last_message = last.remove(&conversation).map(|message| {
+            let others = markers.iter().filter(|(user, _)| *user != message.sender_id.get());
+            let is_read = others.clone().all(|(_, read_seq)| *read_seq >= message.seq);
+            let client_id = message.client_id.filter(|_| message.sender_id == viewer);
+            Message { is_read, client_id, ..message }
+        });
+        let entry = Conversation {
+            conversation_id: id(conversation)?,
+            listing_id: row.try_get("listing_id")?,
+            title: row.try_get("title")?,
+            created_at: timestamp(row, "created_at")?,
+            participants,
+            last_message,
+            unread_count: row.try_get("unread")?,
+        };
+        found.insert(conversation, entry);
+    }
+    Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+}
+
+/// Names, and pairs of user and `read_seq`.
+type People = (Vec<Participant>, Vec<(i64, i64)>);
+
+async fn people(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<HashMap<i64, People>> {
+    let rows = sqlx::query(
+        "select p.conversation_id, p.user_id, p.read_seq, coalesce(u.username, 'user-' || p.user_id) as username
+         from participants p left join users u on u.user_id = p.user_id
+         where p.conversation_id = any ($1) order by p.conversation_id, p.user_id",
+    )
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    let mut people: HashMap<i64, People> = HashMap::new();
+    for row in &rows {
+        let user: i64 = row.try_get("user_id")?;
+        let (participants, markers) = people.entry(row.try_get("conversation_id")?).or_default();
+        participants.push(Participant { user_id: id(user)?, username: row.try_get("username")? });
+        markers.push((user, row.try_get("read_seq")?));
+    }
+    Ok(people)
+}

@@ -1,0 +1,202 @@
+//! The participants of conversations, and their names.
+
+use super::id;
+use contract::chat::{Enter, Head, Marker, Message};
+use contract::{ConversationId, MessageId, Timestamp, UserId};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
+use std::collections::HashMap;
+use time::OffsetDateTime;
+
+/// A conversation's head, and everyone in it.
+#[derive(Default)]
+pub struct Members {
+    head: Head,
+    members: Vec<Member>,
+}
+
+struct Member {
+    user_id: UserId,
+    username: Option<String>,
+    named_at: i64,
+    read_seq: i64,
+    read_message_id: i64,
+    read_at: Option<Timestamp>,
+    read_by_sending: bool,
+    is_blocked: bool,
+}
+
+impl Members {
+    fn add(&mut self, row: &PgRow) -> sqlx::Result<()> {
+        self.head = Head { seq: row.try_get("last_seq")?, id: row.try_get("last_message_id")? };
+        self.members.push(Member {
+            user_id: id(row.try_get("user_id")?)?,
+            username: row.try_get("username")?,
+            named_at: row.try_get("named_at")?,
+            read_seq: row.try_get("read_seq")?,
+            read_message_id: row.try_get("read_message_id")?,
+            read_at: row.try_get::<Option<OffsetDateTime>, _>("read_at")?.map(Timestamp::from),
+            read_by_sending: row.try_get("read_by_sending")?,
+            is_blocked: row.try_get("is_blocked")?,
+        });
+        Ok(())
+    }
+
+    /// The last message.
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Whether this user is in it.
+    pub fn holds(&self, user: UserId) -> bool {
+        self.members.iter().any(|member| member.user_id == user)
+    }
+
+    /// Whether there are two, one of whom the viewer blocks.
+    pub fn is_other_blocked(&self) -> bool {
+        self.members.len() == 2 && self.members.iter().any(|member| member.is_blocked)
+    }
+
+    /// The newer of the stored name of a user who is in it, and this one.
+    pub fn newest_name<'a>(
+        &'a self,
+        user: UserId,
+        claimed: Option<&'a str>,
+        named_at: i64,
+    ) -> Option<&'a str> {
+        let member = self.members.iter().find(|member| member.user_id == user)?;
+        let stored = member.username.as_deref();
+        if named_at >= member.named_at { claimed.or(stored) } else { stored.or(claimed) }
+    }
+
+    /// Whether a name is to be remembered for a user who is in it: it is newer than the stored one, or it is as new and
+    /// another.
+    pub fn is_news(&self, user: UserId, username: &str, named_at: i64) -> bool {
+        self.members.iter().find(|member| member.user_id == user).is_some_and(|member| {
+            named_at > member.named_at
+                || named_at == member.named_at && member.username.as_deref() != Some(username)
+        })
+    }
+
+    /// Whether everyone but the sender has read a message.
+    pub fn is_read(&self, message: &Message) -> bool {
+        self.members
+            .iter()
+            .filter(|member| member.user_id != message.sender_id)
+            .all(|member| member.read_seq >= message.seq)
+    }
+
+    /// How far those have read who have read anything.
+    pub fn markers(&self, conversation: ConversationId) -> Vec<Marker> {
+        let marker = |member: &Member| {
+            Some(Marker {
+                conversation_id: conversation,
+                user_id: member.user_id,
+                message_id: MessageId::new(member.read_message_id).ok()?,
+                seq: member.read_seq,
+                read_at: member.read_at?,
+                unread_count: None,
+                by_sending: member.read_by_sending,
+            })
+        };
+        self.members.iter().filter_map(marker).collect()
+    }
+}
+
+/// Head and members of a conversation, as a viewer sees them; without members, there is no such conversation.
+pub async fn members(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    viewer: Option<UserId>,
+) -> sqlx::Result<Members> {
+    let rows = sqlx::query(
+        "select c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
+                p.read_by_sending,
+                exists (select from blocks b where b.user_id = $2 and b.blocked_id = p.user_id) as is_blocked
+         from conversations c
+         join participants p on p.conversation_id = c.conversation_id
+         left join users u on u.user_id = p.user_id
+         where c.conversation_id = $1",
+    )
+    .bind(conversation.get())
+    .bind(viewer.map(UserId::get))
+    .fetch_all(db)
+    .await?;
+    let mut members = Members::default();
+    rows.iter().try_for_each(|row| members.add(row))?;
+    Ok(members)
+}
+
+/// Head and members of the conversation of each who wants in, as they see it. For a connection with
+/// [`postgres::PLANS`](service::postgres::PLANS).
+pub async fn members_of_each(db: impl PgExecutor<'_>, entries: &[&Enter]) -> sqlx::Result<Vec<Members>> {
+    let rows = sqlx::query(
+        "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
+                p.read_seq, p.read_message_id, p.read_at,
+                p.read_by_sending, b.user_id is not null as is_blocked
+         from unnest($1::bigint[], $2::bigint[]) with ordinality as e (conversation_id, user_id, ord)
+         join conversations c on c.conversation_id = e.conversation_id
+         join participants p on p.conversation_id = e.conversation_id
+         left join users u on u.user_id = p.user_id
+         left join blocks b on b.user_id = e.user_id and b.blocked_id = p.user_id",
+    )
+    .bind(entries.iter().map(|entry| entry.conversation_id.get()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|entry| entry.user_id.get()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    let mut members: Vec<Members> = entries.iter().map(|_| Members::default()).collect();
+    for row in &rows {
+        let ord = usize::try_from(row.try_get::<i64, _>("ord")?).unwrap_or_default();
+        let of_entry = ord.checked_sub(1).and_then(|index| members.get_mut(index));
+        let of_entry = of_entry.ok_or_else(|| sqlx::Error::Protocol(format!("a member for entry {ord}")))?;
+        of_entry.add(row)?;
+    }
+    Ok(members)
+}
+
+/// A user's display name, and when the token that named it was issued (Unix seconds; 0 if that is unknown).
+pub struct Named<'a> {
+    /// The user.
+    pub user_id: UserId,
+    /// The name.
+    pub username: &'a str,
+    /// Its age.
+    pub named_at: i64,
+}
+
+/// Remembers users' display names: of several names of one user the newest, of those that are as new the last.
+pub async fn learn_usernames(db: impl PgExecutor<'_>, names: &[Named<'_>]) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into users as u (user_id, username, named_at)
+         select distinct on (n.user_id) n.user_id, n.username, n.named_at
+         from unnest($1::bigint[], $2::text[], $3::bigint[]) with ordinality as n (user_id, username, named_at, ord)
+         order by n.user_id, n.named_at desc, n.ord desc
+         on conflict (user_id) do update set username = excluded.username, named_at = excluded.named_at
+         where excluded.named_at > u.named_at
+            or excluded.named_at = u.named_at and u.username <> excluded.username",
+    )
+    .bind(names.iter().map(|named| named.user_id.get()).collect::<Vec<_>>())
+    .bind(names.iter().map(|named| named.username).collect::<Vec<_>>())
+    .bind(names.iter().map(|named| named.named_at).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Everyone in these conversations.
+pub async fn everyone(
+    db: impl PgExecutor<'_>,
+    conversations: &[i64],
+) -> sqlx::Result<HashMap<ConversationId, Vec<UserId>>> {
+    let rows = sqlx::query(
+        "select conversation_id, array_agg(user_id order by user_id) as users from participants
+         where conversation_id = any ($1) group by conversation_id",
+    )
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    let entry = |row: &PgRow| {
+        let users: Vec<i64> = row.try_get("users")?;
+        Ok((id(row.try_get("conversation_id")?)?, users.into_iter().map(id).collect::<sqlx::Result<_>>()?))
+    };
+    rows.iter().map(entry).collect()
+}

@@ -1,0 +1,36 @@
+//! Every query of the chat tables.
+
+mod blocks;
+mod conversations;
+mod markers;
+mod members;
+mod messages;
+mod outbox;
+pub mod reports;
+
+pub use blocks::{block, blocks, conversations_of_two, is_blocked_by_any, unblock};
+pub use conversations::{conversations, list, open_conversation};
+pub use markers::{Marked, heads, mark_read, unread};
+pub use members::{Members, Named, everyone, learn_usernames, members, members_of_each};
+pub use messages::{Batch, Outcome, messages, page, store_messages};
+pub use outbox::{Unsent, forget_sent, lock_unsent, outbox_age};
+
+use contract::Timestamp;
+use sqlx::{Row, postgres::PgRow};
+use time::OffsetDateTime;
+
+fn id<T: TryFrom<i64>>(number: i64) -> sqlx::Result<T>
+where
+    T::Error: std::error::Error + std::marker::Send + Sync + 'static,
+{
+    T::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
+    row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
+}
+
+#[cfg(test)]
+mod plans;
+#[cfg(test)]
+mod tests;
