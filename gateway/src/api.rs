@@ -12,13 +12,16 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
 };
-use contract::chat::{
-    Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListBlocks, ListConversations,
-    MakeReport, MarkRead, Message, OpenConversation, PageMessages, Participant, Range, Reported, Send, Sent,
-    SetBlock,
-};
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
 use contract::{ConversationId, MessageId, NotificationId, Page, Request as Question, UserId};
+use contract::{
+    chat::{
+        Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListBlocks,
+        ListConversations, MakeReport, MarkRead, Message, OpenConversation, PageMessages, Participant,
+        Reported, Send, Sent, SetBlock,
+    },
+    log::Range,
+};
 use contract::{frames, limits};
 use extract::{Body, Caller, Cursor, CursorQuery, Id, MovingCursor, MovingCursorQuery};
 use serde::{Deserialize, Serialize};

@@ -11,9 +11,10 @@ use crate::{
 };
 use contract::{
     ConversationId, MessageId, Timestamp, UserId,
-    chat::{ChatEvent, Head, Message, Send, SendPack},
+    chat::{ChatEvent, Message, Send, SendPack},
     frames::ChatFrame,
     limits,
+    log::Head,
 };
 use jsonwebtoken::{EncodingKey, Header};
 use std::{hint::black_box, sync::Arc};

@@ -7,7 +7,7 @@ use crate::{
     outbox::Outbox,
 };
 use anyhow::{Context, ensure};
-use contract::{UserId, chat::Head};
+use contract::{UserId, log::Head};
 use service::Bus;
 use std::{future::poll_fn, sync::Arc, time::Duration};
 

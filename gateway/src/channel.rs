@@ -10,8 +10,9 @@ use crate::{
 };
 use contract::{
     ConversationId, MessageId, Refusal, Timestamp, UserId,
-    chat::{ChatEvent, Head, Marker, PageMessages, Range},
+    chat::{ChatEvent, Marker, PageMessages},
     limits,
+    log::{Head, Range},
     notify::{INBOX_PLACE_HEADER, InboxEvent, InboxHead, PageNotifications, ReadPlace},
 };
 use service::{

@@ -6,8 +6,9 @@ use crate::{
 };
 use contract::{
     Refusal, Timestamp, UserId,
-    chat::{ChatEvent, Head, Marker, Message},
+    chat::{ChatEvent, Marker, Message},
     frames::ServerFrame,
+    log::Head,
     notify::{InboxEvent, InboxPlace, InboxRead, Notification, ReadPlace},
     typing::TypingEvent,
 };

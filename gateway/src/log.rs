@@ -4,7 +4,8 @@
 use crate::{outbox::Outbox, websocket::Frame};
 use contract::{
     Close, Seq, Timestamp, UserId,
-    chat::{Head, Marker},
+    chat::Marker,
+    log::Head,
     notify::{InboxRead, ReadPlace},
 };
 use std::{

@@ -3,7 +3,6 @@
 use crate::target::{Dialect, Target, username};
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, consumer::pull};
-use contract::chat;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -95,7 +94,7 @@ async fn by_sql(target: &Target, sql: &str, users: &[Vec<i64>]) -> anyhow::Resul
 pub async fn settled(target: &Target) -> anyhow::Result<()> {
     let Some(nats) = target.nats.as_ref().filter(|_| target.dialect == Dialect::Guide) else { return Ok(()) };
     let jetstream = jetstream::new(async_nats::connect(nats).await?);
-    let Ok(stream) = jetstream.get_stream(chat::LOG_STREAM).await else { return Ok(()) };
+    let Ok(stream) = jetstream.get_stream(contract::streams::CHAT_STREAM).await else { return Ok(()) };
     let mut consumer: jetstream::consumer::Consumer<pull::Config> =
         stream.get_consumer(NOTIFY_CONSUMER).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let began = Instant::now();

@@ -1,26 +1,26 @@
 //! Takes batches from a stream, and lets go of a message only once it is stored or a dead letter.
 
-use crate::catalogue::Catalogue;
-use crate::deadletter::{self, Headers, Letter};
-use crate::event::{self, Delivery, Unusable};
-use crate::inboxes::{BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of, chat_ops};
-use crate::intake::{self, Intake, ack, ack_all};
-use crate::plan::{Op, What};
-use crate::pulse::Pulse;
-use crate::stranded;
-use crate::streams::{ACK_WAIT, Source};
-use crate::unreadable;
+use crate::{
+    consumer_health::Pulse,
+    deadletter::{self, Headers, Letter},
+    event::{Delivery, Unusable},
+    fetch::{self, Intake, ack, ack_all},
+    inboxes::{BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of},
+    message_ops::{Undone, ops, place},
+    plan::Op,
+    rescue::{self, Rescue},
+    streams::{ACK_WAIT, Source},
+    unreadable,
+};
 use anyhow::{Context, bail};
 use async_nats::jetstream::{AckKind, Message};
-use contract::TraceParent;
 use futures_util::future::join_all;
-use service::{Backoff, Bus, Span, bus::chain, trace::Kind};
+use service::{Backoff, Bus, Span, bus::chain};
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -43,27 +43,9 @@ pub struct Consumer {
     pub pulse: Arc<Pulse>,
     /// Stops it.
     pub shutdown: CancellationToken,
-    /// From where on stranded messages are looked for next.
-    pub next_stranded: AtomicU64,
+    rescue: Rescue,
     /// The places of messages that took too long alone: each is stored by itself, after the others.
     aside: Mutex<HashSet<String>>,
-}
-
-/// Why a message is not done.
-pub enum Undone {
-    /// It can't be used.
-    Unusable(Unusable),
-    /// For reasons of ours: it will be.
-    Waits(StoreError),
-}
-
-impl From<StoreError> for Undone {
-    fn from(error: StoreError) -> Self {
-        if error.is_data() {
-            return Self::Unusable(Unusable(format!("it can't be stored: {}", chain(&error))));
-        }
-        Self::Waits(error)
-    }
 }
 
 /// A message that can be used.
@@ -84,8 +66,8 @@ impl Consumer {
         pulse: Arc<Pulse>,
         shutdown: CancellationToken,
     ) -> Self {
-        let (next_stranded, aside) = (AtomicU64::new(1), Mutex::default());
-        Self { source, bus: bus.clone(), inboxes, pulse, shutdown, next_stranded, aside }
+        let rescue = Rescue::new(source, bus.clone(), inboxes.clone());
+        Self { source, bus: bus.clone(), inboxes, pulse, shutdown, rescue, aside: Mutex::default() }
     }
 
     /// Runs until the token is cancelled; the batch in hand is finished.
@@ -113,18 +95,18 @@ impl Consumer {
     async fn consume(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
         let mut doubts = self.bus.doubts();
         service::streams::ensure(&self.bus, self.source.stream(), &self.shutdown).await;
-        let consumer = intake::consumer(&self.bus, self.source).await?;
+        let consumer = fetch::consumer(&self.bus, self.source).await?;
         let stuck = unreadable::sweep(&self.bus, self.source, &consumer).await;
         if let Some(places) = stuck.context("look for what can't be read")? {
-            self.rescue_around(places).await?;
+            self.rescue.around(places).await?;
         }
         let mut intake = Intake::open(&self.bus, &consumer).await?;
-        let mut rescues = tokio::time::interval(stranded::EVERY);
+        let mut rescues = tokio::time::interval(rescue::EVERY);
         rescues.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 batch = intake.batch() => self.work(batch?, &mut intake, backoff).await,
-                _ = rescues.tick() => match self.rescue().await {
+                _ = rescues.tick() => match self.rescue.run().await {
                     Ok(false) => {}
                     Ok(true) => rescues.reset_immediately(),
                     Err(error) => tracing::warn!(
@@ -390,53 +372,9 @@ fn packs((works, alone): (Vec<Work>, Vec<Work>)) -> VecDeque<Vec<Work>> {
     packs
 }
 
-/// What names a message for ever: also when its stream is made anew and counts from 1 again.
-pub fn place(stream: &str, seq: u64, stored_at: OffsetDateTime) -> String {
-    format!("{stream}:{seq}:{}", stored_at.unix_timestamp_nanos())
-}
-
 fn place_of(message: &Message) -> String {
     match message.info() {
         Ok(info) => place(info.stream, info.stream_sequence, info.published),
         Err(_) => message.reply.as_deref().unwrap_or_default().to_owned(),
-    }
-}
-
-impl Source {
-    /// The step of consuming an event; what a chat's entry holds has steps of its own.
-    pub fn step(self, delivery: Delivery<'_>) -> Span {
-        match self {
-            Self::Events => {
-                let step = Span::caused_by(delivery.headers, "consume", Kind::Consumer);
-                if step.is_recorded() {
-                    step.set("messaging.destination.name", delivery.subject.to_owned());
-                }
-                step
-            }
-            Self::Chat => Span::none(),
-        }
-    }
-}
-
-/// What a message does to inboxes, with the steps of what is traced in it.
-///
-/// # Errors
-/// Why it can't be used.
-pub fn ops(
-    source: Source,
-    delivery: Delivery<'_>,
-    catalogue: &Catalogue,
-    cause: Option<TraceParent>,
-) -> Result<(Vec<Op>, Vec<Span>), Unusable> {
-    match source {
-        Source::Events => {
-            let (users, notice) = event::parse(delivery, catalogue)?;
-            let notice = Arc::new(notice);
-            let op = |user| Op { user, what: What::Notice(notice.clone()), cause };
-            Ok((users.into_iter().map(op).collect(), vec![]))
-        }
-        Source::Chat => serde_json::from_slice(delivery.payload)
-            .map(chat_ops)
-            .map_err(|error| Unusable(format!("not an entry of the chat's log: {error}"))),
     }
 }

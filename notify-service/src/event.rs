@@ -4,7 +4,8 @@ use crate::catalogue::{Catalogue, MESSAGE_CHARS, TITLE_CHARS, Text};
 use async_nats::HeaderMap;
 use contract::{
     Lang, UserId, frames, limits,
-    notify::{EVENTS_PREFIX, EventBody, REPLAY_OF_HEADER, RESERVED_TYPES},
+    notify::{EventBody, REPLAY_OF_HEADER, RESERVED_TYPES},
+    streams::EVENTS_PREFIX,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};

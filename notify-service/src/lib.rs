@@ -3,20 +3,21 @@
 //! An event that JetStream has acknowledged becomes one notification of each of its users, or one dead letter. An inbox
 //! is a log like a conversation: its `seq` has no hole, whichever replica writes it.
 
+mod api;
 pub mod catalogue;
 mod config;
 mod consumer;
+mod consumer_health;
 mod deadletter;
 pub mod event;
+mod fetch;
 mod inboxes;
-mod intake;
+mod message_ops;
 mod plan;
-mod pulse;
-mod questions;
+mod raw_message;
+mod rescue;
 mod retention;
 mod store;
-mod stored;
-mod stranded;
 mod streams;
 mod telemetry;
 mod unreadable;
@@ -26,8 +27,8 @@ pub use config::Config;
 use anyhow::Context;
 use catalogue::Catalogue;
 use consumer::Consumer;
+use consumer_health::Pulse;
 use inboxes::Inboxes;
-use pulse::Pulse;
 use service::{Admin, Bus, Endpoints, admin::Checks, postgres};
 use sqlx::migrate::Migrator;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -101,7 +102,7 @@ impl NotifyService {
         let description = "users' inboxes";
         let endpoints =
             Endpoints::new(&bus, "notify-service", description, tasks.clone(), shutdown.clone()).await?;
-        questions::serve(&endpoints, &inboxes).await?;
+        api::serve(&endpoints, &inboxes).await?;
         let answers = endpoints.pulse();
         self.admin.started(checks.with("endpoints", move || {
             let answers = answers.clone();

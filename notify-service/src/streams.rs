@@ -4,7 +4,6 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
 };
-use contract::{chat, notify};
 use std::time::Duration;
 
 /// The name of our consumer on each stream. All replicas share it.
@@ -19,8 +18,8 @@ const GIB: i64 = 1024 * 1024 * 1024;
 /// is full, as an event that was acknowledged must not be pushed out unseen. Hence no age limit, either.
 pub fn events() -> Config {
     Config {
-        name: notify::EVENTS_STREAM.to_owned(),
-        subjects: vec![notify::EVENTS_SUBJECTS.to_owned()],
+        name: contract::streams::EVENTS_STREAM.to_owned(),
+        subjects: vec![contract::streams::EVENTS_SUBJECTS.to_owned()],
         description: Some("what backends publish, until it is a notification".to_owned()),
         retention: RetentionPolicy::WorkQueue,
         storage: StorageType::File,
@@ -36,8 +35,8 @@ pub fn events() -> Config {
 /// good events waiting.
 pub fn deadletters() -> Config {
     Config {
-        name: notify::DEADLETTERS_STREAM.to_owned(),
-        subjects: vec![notify::DEADLETTERS_SUBJECTS.to_owned()],
+        name: contract::streams::DEADLETTERS_STREAM.to_owned(),
+        subjects: vec![contract::streams::DEADLETTERS_SUBJECTS.to_owned()],
         description: Some("events that can't be used, with their Reason".to_owned()),
         storage: StorageType::File,
         discard: DiscardPolicy::Old,
@@ -62,8 +61,8 @@ impl Source {
     /// The stream's name.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Events => notify::EVENTS_STREAM,
-            Self::Chat => chat::LOG_STREAM,
+            Self::Events => contract::streams::EVENTS_STREAM,
+            Self::Chat => contract::streams::CHAT_STREAM,
         }
     }
 

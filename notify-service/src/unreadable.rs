@@ -5,8 +5,8 @@
 
 use crate::{
     deadletter::{self, Headers, Letter},
-    intake::StreamConsumer,
-    stored::{self, Stored, base64},
+    fetch::StreamConsumer,
+    raw_message::{self, Stored, base64},
     streams::Source,
 };
 use anyhow::Context;
@@ -28,7 +28,7 @@ pub async fn sweep(
     let places = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
     let mut next = *places.start();
     while next <= *places.end() {
-        let Some(stored) = stored::first_from(bus, source, next).await? else { break };
+        let Some(stored) = raw_message::first_from(bus, source, next).await? else { break };
         next = stored.seq + 1;
         if stored.seq <= *places.end()
             && !is_readable(&stored)

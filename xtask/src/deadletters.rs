@@ -10,7 +10,7 @@ use async_nats::{
     jetstream::{self, consumer, stream::Stream},
 };
 use clap::{Args, Subcommand};
-use contract::notify::{DEADLETTERS_PREFIX, DEADLETTERS_STREAM};
+use contract::streams::{DEADLETTERS_PREFIX, DEADLETTERS_STREAM};
 use futures_util::StreamExt;
 
 use letter::{Letter, Line, Without, printable};

@@ -1,8 +1,8 @@
 //! Users who block others.
 
 use super::id;
-use contract::chat::{Participant, Range};
 use contract::{ConversationId, UserId};
+use contract::{chat::Participant, log::Range};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 /// Blocks a user.

@@ -1,8 +1,11 @@
 //! Conversations: opening and listing them.
 
 use super::{id, messages, timestamp};
-use contract::chat::{Conversation, CreateConversation, Message, Participant, Range};
 use contract::{ConversationId, UserId};
+use contract::{
+    chat::{Conversation, CreateConversation, Message, Participant},
+    log::Range,
+};
 use sqlx::{PgExecutor, PgPool, Row, postgres::PgRow};
 use std::collections::HashMap;
 

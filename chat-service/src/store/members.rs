@@ -1,8 +1,11 @@
 //! The participants of conversations, and their names.
 
 use super::id;
-use contract::chat::{Enter, Head, Marker, Message};
 use contract::{ConversationId, MessageId, Timestamp, UserId};
+use contract::{
+    chat::{Enter, Marker, Message},
+    log::Head,
+};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;

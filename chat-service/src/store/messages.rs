@@ -1,8 +1,11 @@
 //! Messages: storing batches of them, and reading pages.
 
 use super::{id, timestamp};
-use contract::chat::{Message, Range, Send};
 use contract::{ConversationId, Deadline, UserId};
+use contract::{
+    chat::{Message, Send},
+    log::Range,
+};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;

@@ -3,7 +3,8 @@
 use super::*;
 use contract::{
     ConversationId, Deadline, MessageId, UserId,
-    chat::{CreateConversation, Enter, Range, Send},
+    chat::{CreateConversation, Enter, Send},
+    log::Range,
 };
 use service::postgres;
 use sqlx::PgPool;

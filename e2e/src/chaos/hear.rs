@@ -10,7 +10,8 @@ use super::{
     world::{Counters, Standing},
 };
 use contract::{
-    chat::{Head, Marker, Message},
+    chat::{Marker, Message},
+    log::Head,
     notify::Notification,
 };
 use std::time::{Duration, Instant};

@@ -4,10 +4,7 @@ use super::{
     ledger::{Board, Ledger, line, plain, same_notification, short},
     rules::{Fault, Rule},
 };
-use contract::{
-    chat::{Head, Message},
-    notify::Notification,
-};
+use contract::{chat::Message, log::Head, notify::Notification};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A row of a message.

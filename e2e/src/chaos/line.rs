@@ -6,7 +6,7 @@ use super::{
     world::World,
 };
 use crate::Answer;
-use contract::chat::{Head, Message};
+use contract::{chat::Message, log::Head};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::{

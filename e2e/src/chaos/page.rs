@@ -7,7 +7,7 @@ use super::{
     rules::{Fault, Rule},
     world::{Counters, Phase, Standing, World},
 };
-use contract::chat::Head;
+use contract::log::Head;
 use fastrand::Rng;
 use serde_json::json;
 use std::{

@@ -7,7 +7,7 @@ use super::{
     world::World,
 };
 use crate::Stack;
-use contract::chat::Head;
+use contract::log::Head;
 use std::time::{Duration, Instant};
 
 /// How long that may take.

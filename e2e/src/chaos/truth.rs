@@ -4,7 +4,7 @@ use super::judge::{Counts, NoticeRow, Row, Truth};
 use crate::Stack;
 use anyhow::Context;
 use async_nats::jetstream;
-use contract::{chat::Head, notify};
+use contract::log::Head;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, Row as _};
@@ -35,7 +35,7 @@ pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
     let outbox: i64 = sqlx::query_scalar("select count(*) from chat.outbox").fetch_one(&mut database).await?;
     ends.under_way.insert("outbox", outbox.unsigned_abs());
     let jetstream = jetstream::new(stack.backend().await);
-    for name in [notify::EVENTS_STREAM, contract::chat::LOG_STREAM] {
+    for name in [contract::streams::EVENTS_STREAM, contract::streams::CHAT_STREAM] {
         let mut stream = jetstream.get_stream(name).await.context("open a stream")?;
         let info = stream.info().await.context("read about a stream")?;
         ends.under_way.insert(name, info.state.messages);
@@ -163,7 +163,7 @@ async fn notifications(database: &mut PgConnection, truth: &mut Truth) -> anyhow
 async fn deadletters(stack: &Stack) -> anyhow::Result<Vec<String>> {
     let jetstream = jetstream::new(stack.backend().await);
     let mut stream =
-        jetstream.get_stream(notify::DEADLETTERS_STREAM).await.context("open the dead letters")?;
+        jetstream.get_stream(contract::streams::DEADLETTERS_STREAM).await.context("open the dead letters")?;
     let state = stream.info().await.context("read about the dead letters")?.state.clone();
     let mut bodies = Vec::new();
     for sequence in state.first_sequence..=state.last_sequence {

@@ -2,7 +2,8 @@
 
 use super::rules::{Fault, Rule};
 use contract::{
-    chat::{Head, Marker, Message},
+    chat::{Marker, Message},
+    log::Head,
     notify::{InboxRead, Notification},
 };
 use std::collections::{HashMap, HashSet};

@@ -5,7 +5,7 @@ use super::{
     ledger::{Board, Ledger},
     rules::Fault,
 };
-use contract::chat::Head;
+use contract::log::Head;
 use std::{
     collections::BTreeMap,
     sync::{

@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::{StatusCode, header, request::Parts},
 };
-use contract::{Code, Refusal, chat::Range, frames, limits};
+use contract::{Code, Refusal, frames, limits, log::Range};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
 use utoipa::IntoParams;

@@ -3,11 +3,13 @@
 use async_nats::{HeaderMap, jetstream};
 use contract::{
     ConversationId, Lang, MessageId, NotificationId, Request, UserId,
-    chat::{LogEntry, Range, Stored},
+    chat::{LogEntry, Stored},
+    log::Range,
     notify::{
-        DEADLETTERS_STREAM, EVENTS_STREAM, InboxEvent, InboxRead, MarkNotification, Notification,
-        NotificationPage, PageNotifications, RememberLanguages,
+        InboxEvent, InboxRead, MarkNotification, Notification, NotificationPage, PageNotifications,
+        RememberLanguages,
     },
+    streams::{DEADLETTERS_STREAM, EVENTS_STREAM},
 };
 use futures_util::StreamExt;
 use notify_service::{Config, NotifyService};
@@ -169,7 +171,7 @@ impl Client {
 
     /// Waits until nothing waits any more.
     pub async fn is_settled(&self) {
-        for stream in [EVENTS_STREAM, contract::chat::LOG_STREAM] {
+        for stream in [EVENTS_STREAM, contract::streams::CHAT_STREAM] {
             eventually(&format!("{stream} to be empty"), async || {
                 match self.jetstream.get_stream(stream).await {
                     Ok(stream) => stream.cached_info().state.messages == 0,

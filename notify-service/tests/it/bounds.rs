@@ -1,7 +1,7 @@
 //! What takes long, or is large, or is taken away, costs the others little.
 
 use crate::app::{App, eventually};
-use contract::notify::EVENTS_STREAM;
+use contract::streams::EVENTS_STREAM;
 
 #[tokio::test]
 async fn an_inbox_that_is_locked_keeps_no_other_waiting() {

@@ -1,7 +1,7 @@
 //! What the chat's log does to inboxes.
 
 use crate::app::App;
-use contract::chat::Range;
+use contract::log::Range;
 
 #[tokio::test]
 async fn a_message_notifies_its_recipients_and_not_its_sender() {

@@ -1,8 +1,8 @@
 //! What other backends publish.
 
 use crate::app::{App, eventually, within};
-use contract::chat::Range;
-use contract::notify::{DEADLETTERS_STREAM, EVENTS_STREAM};
+use contract::log::Range;
+use contract::streams::{DEADLETTERS_STREAM, EVENTS_STREAM};
 
 #[tokio::test]
 async fn an_event_becomes_the_notification_of_the_contract() {

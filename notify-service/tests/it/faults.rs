@@ -1,7 +1,7 @@
 //! What breaks comes back, and nothing is lost or doubled for it.
 
 use crate::app::{App, Client, Replica, config, eventually, user, within};
-use contract::chat::Range;
+use contract::log::Range;
 use futures_util::future::join_all;
 use testkit::{NatsServer, Postgres};
 use tokio::net::{TcpListener, TcpStream};

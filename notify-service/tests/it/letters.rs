@@ -2,7 +2,7 @@
 
 use crate::app::{App, eventually, within};
 use async_nats::jetstream;
-use contract::notify::DEADLETTERS_STREAM;
+use contract::streams::DEADLETTERS_STREAM;
 
 fn header(letter: &jetstream::Message, name: &str) -> Option<String> {
     letter.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned())

@@ -3,7 +3,7 @@
 use crate::app::{App, user};
 use contract::{
     Code, Lang, NotificationId,
-    chat::Range,
+    log::Range,
     notify::{InboxHeads, PageNotifications, RememberLanguages},
 };
 use service::RequestError;

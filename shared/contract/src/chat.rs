@@ -1,13 +1,12 @@
 //! Conversations: what chat-service is asked, answers and publishes.
 
+use crate::log::{Head, Range};
+use crate::streams::EVENTS_OUT_SUBJECTS;
 use crate::{
     ConversationId, Deadline, Event, MessageId, Page, Refusal, Request, Seq, Timestamp, TraceParent, UserId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// The JetStream stream that carries [`LogEntry`] from chat-service to notify-service.
-pub const LOG_STREAM: &str = "CHAT";
 
 /// A message, as the contract's frames and pages show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -91,7 +90,7 @@ impl Event for ChatEvent {
     }
 }
 
-/// chat-service → notify-service, over [`LOG_STREAM`]. May arrive twice, never not at all.
+/// chat-service → notify-service, over [`CHAT_STREAM`](crate::streams::CHAT_STREAM). May arrive twice, never not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum LogEntry {
@@ -302,27 +301,6 @@ pub struct PageMessages {
 impl Request for PageMessages {
     const SUBJECT: &'static str = "chat.messages.page";
     type Reply = MessagePage;
-}
-
-/// Which part of a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Range {
-    /// The newest, newest first.
-    Newest,
-    /// Those before this id, newest first.
-    Before(i64),
-    /// Those after this id, oldest first; 0: from the first.
-    After(i64),
-}
-
-/// The end of a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Head {
-    /// The last `seq`; 0 when the log is empty.
-    pub seq: Seq,
-    /// The id of that entry; 0 when the log is empty.
-    pub id: i64,
 }
 
 /// The answer to [`PageMessages`]. The items are at least as new as head and markers.
@@ -559,7 +537,7 @@ pub struct Reported {
 }
 
 impl Event for Reported {
-    const PATTERN: &'static str = crate::notify::EVENTS_OUT_SUBJECTS;
+    const PATTERN: &'static str = EVENTS_OUT_SUBJECTS;
 
     fn subject(&self) -> String {
         Self::PATTERN.to_owned()

@@ -1,28 +1,13 @@
 //! Notifications: what other backends publish, and what notify-service is asked, answers and publishes.
 
-use crate::chat::{Head, Marker, Range};
+use crate::chat::Marker;
+use crate::log::{Head, Range};
 use crate::{Lang, NotificationId, Page, Request, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use utoipa::ToSchema;
 
-/// The JetStream stream of what other backends publish.
-pub const EVENTS_STREAM: &str = "EVENTS";
-/// Its subjects: `events.<type>`.
-pub const EVENTS_SUBJECTS: &str = "events.>";
-/// What stands before the type in them.
-pub const EVENTS_PREFIX: &str = "events.";
-/// The JetStream stream of events that could not be used.
-pub const DEADLETTERS_STREAM: &str = "DEADLETTERS";
-/// Its subjects: `deadletters.<type>`.
-pub const DEADLETTERS_SUBJECTS: &str = "deadletters.>";
-/// What stands before the type in them.
-pub const DEADLETTERS_PREFIX: &str = "deadletters.";
-/// The JetStream stream of what we publish for other backends.
-pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
-/// Its subjects.
-pub const EVENTS_OUT_SUBJECTS: &str = "chat.reported";
 /// The header of a dead letter that says what was wrong.
 pub const REASON_HEADER: &str = "Reason";
 /// The header of a dead letter that says where it was published.

@@ -5,7 +5,7 @@ use async_nats::jetstream::{
     context::CreateStreamError,
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
 };
-use contract::{Event, chat, notify};
+use contract::{Event, chat};
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ pub async fn keep(bus: Bus, streams: Vec<Config>, shutdown: CancellationToken) {
 /// The stream from chat-service to notify-service: gone once it is acknowledged, refused when full (the outbox keeps it).
 pub fn chat_log() -> Config {
     Config {
-        name: chat::LOG_STREAM.to_owned(),
+        name: contract::streams::CHAT_STREAM.to_owned(),
         subjects: vec![chat::LogEntry::PATTERN.to_owned()],
         retention: RetentionPolicy::WorkQueue,
         storage: StorageType::File,
@@ -84,8 +84,8 @@ pub fn chat_log() -> Config {
 /// The stream of what other backends may want to hear of: kept for 30 days, the oldest gone first.
 pub fn events_out() -> Config {
     Config {
-        name: notify::EVENTS_OUT_STREAM.to_owned(),
-        subjects: vec![notify::EVENTS_OUT_SUBJECTS.to_owned()],
+        name: contract::streams::EVENTS_OUT_STREAM.to_owned(),
+        subjects: vec![contract::streams::EVENTS_OUT_SUBJECTS.to_owned()],
         storage: StorageType::File,
         max_age: Duration::from_secs(30 * 24 * 60 * 60),
         max_bytes: 1024 * 1024 * 1024,

@@ -4,9 +4,12 @@ use std::fmt::{self, Write};
 
 use anyhow::{Context, bail};
 use async_nats::{HeaderMap, jetstream::message::StreamMessage};
-use contract::notify::{
-    DEADLETTERS_PREFIX, ORIGINAL_SUBJECT_HEADER, REASON_HEADER, REPLAY_OF_HEADER, TRUNCATED_BODY,
-    TRUNCATED_HEADER, TRUNCATED_HEADERS, TRUNCATED_SUBJECT, UNREADABLE_HEADERS_HEADER, original_header,
+use contract::{
+    notify::{
+        ORIGINAL_SUBJECT_HEADER, REASON_HEADER, REPLAY_OF_HEADER, TRUNCATED_BODY, TRUNCATED_HEADER,
+        TRUNCATED_HEADERS, TRUNCATED_SUBJECT, UNREADABLE_HEADERS_HEADER, original_header,
+    },
+    streams::DEADLETTERS_PREFIX,
 };
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};

@@ -3,9 +3,8 @@
 use crate::inboxes::{Inboxes, StoreError};
 use crate::store::{self, Part};
 use contract::{
-    Code, Lang, Page, Refusal, UserId,
-    chat::{Head, Range},
-    limits,
+    Code, Lang, Page, Refusal, UserId, limits,
+    log::{Head, Range},
     notify::{
         InboxHead, InboxHeads, InboxRead, MarkNotification, NotificationPage, PageNotifications,
         RememberLanguages,

@@ -6,16 +6,22 @@
 //! is once, and then it is deleted.
 
 use crate::{
-    consumer::{Consumer, Undone, ops, place},
     deadletter::{self, Headers, Letter},
     event::Delivery,
-    stored,
-    streams::CONSUMER,
+    inboxes::Inboxes,
+    message_ops::{Undone, ops, place},
+    raw_message,
+    streams::{CONSUMER, Source},
     unreadable,
 };
 use anyhow::Context;
 use async_nats::jetstream::stream::Stream;
-use std::{ops::RangeInclusive, sync::atomic::Ordering, time::Duration};
+use service::Bus;
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// How often it is looked for.
 pub const EVERY: Duration = Duration::from_secs(30);
@@ -24,25 +30,39 @@ const STEP: usize = 100;
 /// Messages that can't be done, until the others are left for the next time.
 const FAILURES: usize = 10;
 
-impl Consumer {
+/// Looks for such messages of one stream.
+pub struct Rescue {
+    source: Source,
+    bus: Bus,
+    inboxes: Inboxes,
+    /// The sequence at which the next look begins.
+    next: AtomicU64,
+}
+
+impl Rescue {
+    /// Has looked at nothing yet.
+    pub const fn new(source: Source, bus: Bus, inboxes: Inboxes) -> Self {
+        Self { source, bus, inboxes, next: AtomicU64::new(1) }
+    }
+
     /// Does what stranded messages stand for, and deletes them. Whether there may be more. The next look begins behind one
     /// that can't be done for now, and the first one again after the last.
     ///
     /// # Errors
     /// When NATS or Postgres doesn't do its part: they are still there.
-    pub async fn rescue(&self) -> anyhow::Result<bool> {
+    pub async fn run(&self) -> anyhow::Result<bool> {
         let stream = self.bus.jetstream().get_stream_no_info(self.source.name()).await;
         let stream = stream.context("open the stream")?;
         let consumer = stream.consumer_info(CONSUMER).await.context("ask for the consumer")?;
         for _ in 0..STEP {
-            let next = self.next_stranded.load(Ordering::Relaxed);
-            let stored = stored::first_from(&self.bus, self.source, next).await?;
+            let next = self.next.load(Ordering::Relaxed);
+            let stored = raw_message::first_from(&self.bus, self.source, next).await?;
             let Some(stored) = stored.filter(|stored| stored.seq <= consumer.ack_floor.stream_sequence)
             else {
-                self.next_stranded.store(1, Ordering::Relaxed);
+                self.next.store(1, Ordering::Relaxed);
                 return Ok(false);
             };
-            self.next_stranded.store(stored.seq + 1, Ordering::Relaxed);
+            self.next.store(stored.seq + 1, Ordering::Relaxed);
             tracing::warn!(
                 stream = self.source.name(),
                 seq = stored.seq,
@@ -63,12 +83,12 @@ impl Consumer {
     ///
     /// # Errors
     /// When NATS doesn't answer.
-    pub async fn rescue_around(&self, places: RangeInclusive<u64>) -> anyhow::Result<()> {
+    pub async fn around(&self, places: RangeInclusive<u64>) -> anyhow::Result<()> {
         let stream = self.bus.jetstream().get_stream_no_info(self.source.name()).await;
         let stream = stream.context("open the stream")?;
         let (mut next, mut failures) = (*places.start(), 0);
         while failures < FAILURES
-            && let Some(stored) = stored::first_from(&self.bus, self.source, next).await?
+            && let Some(stored) = raw_message::first_from(&self.bus, self.source, next).await?
             && stored.seq <= *places.end()
         {
             next = stored.seq + 1;
