@@ -1,4 +1,4 @@
-//! Letting users onto conversations: who comes while Postgres is asked about others is asked about together.
+//! Users who join conversations: requests that arrive while Postgres answers others are answered together.
 
 use crate::{
     error::failed,
@@ -8,73 +8,66 @@ use contract::{
     Refusal,
     chat::{Enter, Entered, Entrance},
 };
-use service::postgres::{self, Dedicated};
+use service::{
+    batcher::{Batcher, Batches, Limits, batcher},
+    postgres::{self, Dedicated},
+};
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-/// Packs that wait; more wait in NATS.
+/// Requests that wait; further ones wait in NATS.
 const WAITING: usize = 64;
-/// Packs that are asked about at once.
-const PACKS: usize = 8;
+/// Requests that are answered together.
+const REQUESTS: usize = 8;
 
-/// The way in. Its task ends once every clone of this is gone and everyone is answered.
+type Reply = Result<Vec<Entered>, Refusal>;
+
+/// The way in. Its task ends once every clone of this is gone and every request is answered.
 #[derive(Clone)]
-pub struct Joins(mpsc::Sender<Job>);
+pub struct Joins(Batcher<Vec<Enter>, Reply>);
 
-struct Job {
-    entries: Vec<Enter>,
-    reply: oneshot::Sender<Result<Vec<Entered>, Refusal>>,
-}
-
-/// Starts asking, over a connection of its own: one of Postgres' processes that has everything at hand.
+/// Starts answering, over a connection of its own: one of Postgres' processes that has everything at hand.
 pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Joins {
-    let (sender, jobs) = mpsc::channel(WAITING);
+    let (requests, batches) = batcher(Limits::new(WAITING, REQUESTS, "chat_doors_full_total"));
     let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
-    // All that is written are names, which are seen again: nobody waits for the disk.
+    // Only names are written, which are seen again: nobody waits for the disk.
     let connection = Dedicated::new(options.options([("synchronous_commit", "off")]));
-    tasks.spawn(run(jobs, connection));
-    Joins(sender)
+    tasks.spawn(run(batches, connection));
+    Joins(requests)
 }
 
 impl Joins {
-    /// Says of each whether they may be on the conversation, and what there is to know then.
+    /// Decides for each entry whether the user may be on the conversation, and returns the state to start from.
     ///
     /// # Errors
-    /// When Postgres doesn't.
-    pub async fn admit(&self, entries: Vec<Enter>) -> Result<Vec<Entered>, Refusal> {
-        if self.0.capacity() == 0 {
-            metrics::counter!("chat_doors_full_total").increment(1);
-        }
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Job { entries, reply }).await.map_err(|_| Refusal::unavailable())?;
-        answer.await.map_err(|_| Refusal::unavailable())?
+    /// If Postgres doesn't answer.
+    pub async fn admit(&self, entries: Vec<Enter>) -> Reply {
+        self.0.call(entries).await.unwrap_or_else(|_| Err(Refusal::unavailable()))
     }
 }
 
-async fn run(mut jobs: mpsc::Receiver<Job>, mut connection: Dedicated) {
-    let mut taken = Vec::with_capacity(PACKS);
-    while jobs.recv_many(&mut taken, PACKS).await > 0 {
-        let entries: Vec<&Enter> = taken.iter().flat_map(|job| &job.entries).collect();
-        match connection.run(async |connection| let_in(connection, &entries).await).await {
+async fn run(mut batches: Batches<Vec<Enter>, Reply>, mut connection: Dedicated) {
+    while let Some(batch) = batches.next().await {
+        let entries: Vec<&Enter> = batch.iter().flat_map(|call| &call.request).collect();
+        match connection.run(async |connection| admit(connection, &entries).await).await {
             Ok(entered) => {
                 let mut entered = entered.into_iter();
-                for Job { entries, reply } in taken.drain(..) {
-                    // Whoever asked may have given up.
-                    reply.send(Ok(entered.by_ref().take(entries.len()).collect())).ok();
+                for call in batch {
+                    let own = entered.by_ref().take(call.request.len()).collect();
+                    call.reply(Ok(own));
                 }
             }
             Err(error) => {
-                let refusal = failed("let users in", &error);
-                for job in taken.drain(..) {
-                    job.reply.send(Err(refusal.clone())).ok();
+                let refusal = failed("admit users to conversations", &error);
+                for call in batch {
+                    call.reply(Err(refusal.clone()));
                 }
             }
         }
     }
 }
 
-async fn let_in(connection: &mut PgConnection, entries: &[&Enter]) -> sqlx::Result<Vec<Entered>> {
+async fn admit(connection: &mut PgConnection, entries: &[&Enter]) -> sqlx::Result<Vec<Entered>> {
     let members = store::members_of_each(&mut *connection, entries).await?;
     let news: Vec<Named<'_>> = entries
         .iter()

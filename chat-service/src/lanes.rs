@@ -18,15 +18,13 @@ use contract::{
 use detour::Detour;
 use service::{
     Backoff, Span,
+    batcher::{self, Batcher, Batches, Limits, batcher},
     postgres::{self, Dedicated},
     trace::Kind,
 };
 use sqlx::PgPool;
 use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 /// Sends that wait in one lane; more wait in NATS, then at the gateways.
@@ -38,32 +36,27 @@ const TRIES: usize = 3;
 /// How long a lane keeps its connection with nothing to write.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// A message to store.
 struct Job {
     send: Send,
     deadline: Deadline,
     /// The span that storing it belongs under.
     span: Span,
-    reply: oneshot::Sender<Sent>,
 }
 
-impl Job {
-    fn refuse(self, refusal: Refusal) {
-        // The requester may have given up.
-        self.reply.send(Sent::Refused(refusal)).ok();
-    }
-}
+type Call = batcher::Call<Job, Sent>;
 
 /// The way to the lanes. They end once every clone of this is gone and every message is answered.
 #[derive(Clone)]
-pub struct Lanes(Vec<mpsc::Sender<Job>>);
+pub struct Lanes(Vec<Batcher<Job, Sent>>);
 
 /// Starts the lanes.
 pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) -> Lanes {
     let lane = |_| {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, batches) = batcher(Limits::new(WAITING, BATCH, "chat_lanes_full_total"));
         let detour = Detour::new(pool.clone(), outbox.clone(), tasks.clone());
         let connection = Dedicated::new(pool.connect_options().as_ref().clone());
-        tasks.spawn(run(receiver, Writer { connection, outbox: outbox.clone(), detour }));
+        tasks.spawn(run(batches, Writer { connection, outbox: outbox.clone(), detour }));
         sender
     };
     Lanes((0..count).map(lane).collect())
@@ -72,9 +65,8 @@ pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) 
 impl Lanes {
     /// Returns a function that counts the waiting messages, without keeping the lanes going.
     pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
-        let lanes: Vec<_> = self.0.iter().map(mpsc::Sender::downgrade).collect();
-        let waiting = |lane: mpsc::Sender<Job>| lane.max_capacity() - lane.capacity();
-        move || lanes.iter().filter_map(mpsc::WeakSender::upgrade).map(waiting).sum()
+        let lanes: Vec<_> = self.0.iter().map(Batcher::depth).collect();
+        move || lanes.iter().map(|depth| depth()).sum()
     }
 
     /// Stores a message that has a `client_id`, and returns the outcome once it is committed and on its way. Without a
@@ -85,25 +77,18 @@ impl Lanes {
         // Fibonacci hashing spreads consecutive ids.
         let hash = send.conversation_id.get().unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let lane = usize::try_from(hash).unwrap_or_default() % self.0.len();
-        let (reply, answer) = oneshot::channel();
-        if self.0[lane].capacity() == 0 {
-            metrics::counter!("chat_lanes_full_total").increment(1);
-        }
-        if self.0[lane].send(Job { send, deadline, span, reply }).await.is_err() {
-            return Sent::Refused(Refusal::unavailable());
-        }
-        answer.await.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
+        let sent = self.0[lane].call(Job { send, deadline, span }).await;
+        sent.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
     }
 }
 
-async fn run(mut jobs: mpsc::Receiver<Job>, mut writer: Writer) {
-    let mut taken = Vec::with_capacity(BATCH);
+async fn run(mut batches: Batches<Job, Sent>, mut writer: Writer) {
     loop {
-        match timeout(IDLE, jobs.recv_many(&mut taken, BATCH)).await {
+        match timeout(IDLE, batches.next()).await {
             Err(_) => writer.connection.close().await,
-            Ok(0) => break,
-            Ok(_) => {
-                let batch = writer.detour.filter(&mut taken);
+            Ok(None) => break,
+            Ok(Some(calls)) => {
+                let batch = writer.detour.filter(calls);
                 if !batch.is_empty() {
                     metrics::histogram!("chat_batch_messages")
                         .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
@@ -126,12 +111,12 @@ struct Writer {
 impl Writer {
     /// Writes a batch. If Postgres refuses something in it, its messages are written one by one; a conversation that is
     /// locked, or slow, goes on by itself.
-    async fn write(&mut self, jobs: Vec<Job>) {
+    async fn write(&mut self, jobs: Vec<Call>) {
         let commits: Vec<Span> = jobs
             .iter()
-            .filter(|job| job.span.is_recorded())
+            .filter(|job| job.request.span.is_recorded())
             .map(|job| {
-                let commit = job.span.child("commit", Kind::Client);
+                let commit = job.request.span.child("commit", Kind::Client);
                 commit.set("batch.messages", i64::try_from(jobs.len()).unwrap_or(i64::MAX));
                 commit
             })
@@ -163,7 +148,7 @@ impl Writer {
         }
     }
 
-    async fn store(&mut self, jobs: &[Job]) -> sqlx::Result<Batch> {
+    async fn store(&mut self, jobs: &[Call]) -> sqlx::Result<Batch> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
         for _ in 1..TRIES {
             match self.try_store(jobs).await {
@@ -178,8 +163,8 @@ impl Writer {
         self.try_store(jobs).await
     }
 
-    async fn try_store(&mut self, jobs: &[Job]) -> sqlx::Result<Batch> {
-        let sends: Vec<_> = jobs.iter().map(|job| (&job.send, job.deadline)).collect();
+    async fn try_store(&mut self, jobs: &[Call]) -> sqlx::Result<Batch> {
+        let sends: Vec<_> = jobs.iter().map(|job| (&job.request.send, job.request.deadline)).collect();
         self.connection.run(async |connection| store::store_messages(connection, &sends, false).await).await
     }
 }
@@ -192,7 +177,7 @@ fn is_delayed(error: &sqlx::Error) -> bool {
 }
 
 /// Answers the senders of messages that can't be stored.
-fn fail(jobs: Vec<Job>, error: &sqlx::Error) {
+fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
     tracing::error!(error = service::bus::chain(error), messages = jobs.len(), "store messages");
     metrics::counter!("chat_batches_failed_total").increment(1);
     let refusal = if postgres::is_passing_error(error) {
@@ -201,19 +186,19 @@ fn fail(jobs: Vec<Job>, error: &sqlx::Error) {
         Refusal::new(Code::Internal, "a fault of the server")
     };
     for job in jobs {
-        job.refuse(refusal.clone());
+        job.reply(Sent::Refused(refusal.clone()));
     }
 }
 
 /// Publishes what a batch stored, and answers its senders; returns the messages whose conversations are locked.
-async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) -> Vec<Job> {
+async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call> {
     let (mut commit, mut busy) = (Commit::default(), Vec::new());
     let mut answers = Vec::with_capacity(jobs.len());
     for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
         let answer = match outcome {
             Outcome::Stored(message, everyone) => {
-                job.span.set("message.id", message.message_id.get());
-                commit.add(&message, everyone, &job.span);
+                job.request.span.set("message.id", message.message_id.get());
+                commit.add(&message, everyone, &job.request.span);
                 Sent::Stored(message)
             }
             Outcome::Repeated(message) => Sent::Repeated(message),
@@ -230,14 +215,14 @@ async fn finish(outbox: &Outbox, jobs: Vec<Job>, batch: Batch) -> Vec<Job> {
                 continue;
             }
         };
-        answers.push((job.reply, answer));
+        answers.push((job, answer));
     }
     if let Some(outbox_id) = batch.outbox_id {
         metrics::counter!("chat_messages_total").increment(commit.len());
         outbox.tell(outbox_id, commit).await;
     }
-    for (reply, answer) in answers {
-        reply.send(answer).ok(); // The requester may have given up.
+    for (job, answer) in answers {
+        job.reply(answer);
     }
     busy
 }

@@ -1,9 +1,9 @@
 //! Conversations that can't be written to at the moment, because another transaction has locked them: each is written by
 //! itself, so that it delays no other, until nothing of it waits; then it goes back to its lane.
 
-use super::{BATCH, Job, fail, finish, is_delayed};
+use super::{BATCH, Call, fail, finish, is_delayed};
 use crate::{outbox::Outbox, store};
-use contract::{ConversationId, Refusal};
+use contract::{ConversationId, Refusal, chat::Sent};
 use service::{Backoff, postgres};
 use sqlx::PgPool;
 use std::{
@@ -31,7 +31,7 @@ pub(super) struct Detour {
 #[derive(Default)]
 struct Waiting {
     /// The messages of each conversation that has a detour, in their order.
-    jobs: HashMap<ConversationId, VecDeque<Job>>,
+    jobs: HashMap<ConversationId, VecDeque<Call>>,
     /// How many messages there are, including those that are being written.
     count: usize,
 }
@@ -43,13 +43,13 @@ impl Detour {
     }
 
     /// Takes the messages of conversations that have a detour, which must not be overtaken; returns the others.
-    pub(super) fn filter(&self, jobs: &mut Vec<Job>) -> Vec<Job> {
+    pub(super) fn filter(&self, jobs: Vec<Call>) -> Vec<Call> {
         let mut waiting = self.waiting();
         if waiting.jobs.is_empty() {
-            return std::mem::take(jobs);
+            return jobs;
         }
         let (detoured, others) =
-            jobs.drain(..).partition(|job| waiting.jobs.contains_key(&job.send.conversation_id));
+            jobs.into_iter().partition(|job| waiting.jobs.contains_key(&job.request.send.conversation_id));
         for job in detoured {
             waiting.add(job);
         }
@@ -57,10 +57,10 @@ impl Detour {
     }
 
     /// Begins detours for the conversations of these messages.
-    pub(super) fn start(self: &Arc<Self>, jobs: Vec<Job>) {
+    pub(super) fn start(self: &Arc<Self>, jobs: Vec<Call>) {
         let mut waiting = self.waiting();
         for job in jobs {
-            let conversation = job.send.conversation_id;
+            let conversation = job.request.send.conversation_id;
             if let Entry::Vacant(vacant) = waiting.jobs.entry(conversation) {
                 vacant.insert(VecDeque::new());
                 metrics::counter!("chat_detours_total").increment(1);
@@ -89,12 +89,12 @@ impl Detour {
     }
 
     /// Writes a batch; returns the messages that are to be tried again.
-    async fn write_batch(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let (late, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.deadline.is_past());
+    async fn write_batch(&self, jobs: Vec<Call>) -> Vec<Call> {
+        let (late, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.request.deadline.is_past());
         let answered = late.len();
         for job in late {
             metrics::counter!("chat_sends_late_total").increment(1);
-            job.refuse(Refusal::unavailable());
+            job.reply(Sent::Refused(Refusal::unavailable()));
         }
         let (count, stored) = (jobs.len(), self.store(&jobs).await);
         let left = match stored {
@@ -109,8 +109,8 @@ impl Detour {
         left
     }
 
-    async fn store(&self, jobs: &[Job]) -> sqlx::Result<store::Batch> {
-        let sends: Vec<_> = jobs.iter().map(|job| (&job.send, job.deadline)).collect();
+    async fn store(&self, jobs: &[Call]) -> sqlx::Result<store::Batch> {
+        let sends: Vec<_> = jobs.iter().map(|job| (&job.request.send, job.request.deadline)).collect();
         if sends.is_empty() {
             return Ok(store::Batch { outcomes: Vec::new(), outbox_id: None });
         }
@@ -123,17 +123,17 @@ impl Detour {
 }
 
 impl Waiting {
-    fn add(&mut self, job: Job) {
+    fn add(&mut self, job: Call) {
         if self.count >= WAITING {
             metrics::counter!("chat_detours_full_total").increment(1);
-            return job.refuse(Refusal::unavailable());
+            return job.reply(Sent::Refused(Refusal::unavailable()));
         }
         self.count += 1;
-        self.jobs.entry(job.send.conversation_id).or_default().push_back(job);
+        self.jobs.entry(job.request.send.conversation_id).or_default().push_back(job);
     }
 
     /// The next messages of a conversation; `None`, and the end of its detour, if there are none.
-    fn next(&mut self, conversation: ConversationId) -> Option<Vec<Job>> {
+    fn next(&mut self, conversation: ConversationId) -> Option<Vec<Call>> {
         let jobs = self.jobs.get_mut(&conversation)?;
         if jobs.is_empty() {
             self.jobs.remove(&conversation);
@@ -142,7 +142,7 @@ impl Waiting {
         Some(jobs.drain(..jobs.len().min(BATCH)).collect())
     }
 
-    fn put_back(&mut self, conversation: ConversationId, left: Vec<Job>) {
+    fn put_back(&mut self, conversation: ConversationId, left: Vec<Call>) {
         let jobs = self.jobs.entry(conversation).or_default();
         for job in left.into_iter().rev() {
             jobs.push_front(job);

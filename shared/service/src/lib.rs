@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod batcher;
 pub mod boot;
 pub mod bus;
 pub mod config;
