@@ -1,7 +1,7 @@
 //! The admin port: `/healthz`, `/readyz`, `/metrics`.
 
 use crate::{
-    Bus,
+    Bus, files,
     metrics::{self, Metric},
     postgres,
 };
@@ -28,6 +28,8 @@ type Measure = Arc<dyn Fn() + Send + Sync>;
 
 /// How long one check may take.
 const CHECK: Duration = Duration::from_secs(4);
+/// How often the samples of histograms are aggregated, whether or not anyone reads the metrics.
+const AGGREGATE: Duration = Duration::from_secs(5);
 /// How long an answer stands: whoever asks again sooner is told the same.
 const STANDS: Duration = Duration::from_millis(500);
 
@@ -111,6 +113,7 @@ impl Admin {
         let admin = Self { checks: Arc::default(), last: Arc::default(), shutdown, addr };
         let recorder = metrics::recorder();
         metrics::describe(measured);
+        tokio::spawn(metrics::aggregate(recorder.clone(), AGGREGATE));
         let (ready, asked) = (admin.clone(), admin.clone());
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
@@ -141,6 +144,7 @@ impl Admin {
     }
 
     fn measure(&self) {
+        files::measure();
         let checks = self.checks.read().expect("no holder of this lock panics").clone();
         for measure in checks.iter().flat_map(|checks| &checks.measures) {
             measure();

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{self, Telemetry},
-    logs, metrics, trace,
+    files, logs, metrics, trace,
 };
 use anyhow::Context;
 use std::{future::Future, process::ExitCode};
@@ -54,6 +54,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     logs::start(config.as_ref())?;
+    files::raise();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if workers == Workers::One && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         runtime.worker_threads(1);

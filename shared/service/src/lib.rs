@@ -9,6 +9,7 @@ pub mod boot;
 pub mod bus;
 pub mod config;
 pub mod endpoints;
+pub mod files;
 pub mod logs;
 pub mod metrics;
 pub mod postgres;
