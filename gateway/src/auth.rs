@@ -26,8 +26,17 @@ pub struct Identity {
     pub lang: Option<Lang>,
     /// When the token ends.
     pub expires_at: Timestamp,
-    /// When it was issued, in Unix seconds, if it says so.
+    /// What revocations know the token by.
+    pub stamp: Stamp,
+}
+
+/// What revocations know a token by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// When the token was issued, in Unix seconds, if it states that.
     pub issued_at: Option<i64>,
+    /// The token's own id, if it has one.
+    pub jti: Option<Arc<str>>,
 }
 
 /// Why a token is not taken. What it says is for our own logs: clients are only told that it isn't.
@@ -110,6 +119,10 @@ impl Verifier {
         let key = self.keys.find(header.kid.as_deref()).ok_or(Rejected::UnknownKey)?;
         let validation = self.validations.get(&key.algorithm).ok_or(Rejected::UnknownKey)?;
         let claims: Map<String, Value> = jsonwebtoken::decode(token, &key.verifies, validation)?.claims;
+        // RFC 7519 allows one issuer only; the library also accepts a list.
+        if self.tokens.jwt_issuer.is_some() && !claims.get("iss").is_some_and(Value::is_string) {
+            return Err(Rejected::Claim("iss"));
+        }
         if claims.get("token_type").is_some_and(|kind| kind != "access") {
             return Err(Rejected::Claim("token_type"));
         }
@@ -128,26 +141,23 @@ impl Verifier {
             username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(display_name),
             lang: claims.get("lang").and_then(Value::as_str).and_then(Lang::parse),
             expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
-            issued_at,
+            stamp: Stamp { issued_at, jti: claims.get("jti").and_then(Value::as_str).map(Arc::from) },
         })
     }
 
-    /// The token of a handshake, from the first place that has one, and whether it was a subprotocol.
+    /// The token of a handshake, from the first place that has one.
     ///
     /// A cookie comes with whatever a page asks, so it counts only where an `Origin` says whose page it is; that it is
     /// an allowed one has been checked before.
-    pub fn token_of(&self, headers: &HeaderMap, query: Option<&str>) -> Option<(String, bool)> {
-        if let Some(token) = bearer(headers) {
-            return Some((token.to_owned(), false));
-        }
-        if let Some(token) = subprotocol(headers) {
-            return Some((token.to_owned(), true));
+    pub fn token_of(&self, headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+        if let Some(token) = bearer(headers).or_else(|| subprotocol(headers)) {
+            return Some(token.to_owned());
         }
         if let Some(token) = query.and_then(|query| parameter(query, "token")) {
-            return Some((token, false));
+            return Some(token);
         }
         let name = self.tokens.token_cookie.as_deref().filter(|_| headers.contains_key(header::ORIGIN))?;
-        cookie(headers, name).map(|token| (token.to_owned(), false))
+        cookie(headers, name).map(str::to_owned)
     }
 
     /// Seconds from now until a socket with this identity is closed; `None`: never.
@@ -162,15 +172,18 @@ fn validation(tokens: &Tokens, algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.leeway = LEEWAY;
     validation.validate_nbf = true;
-    validation.set_required_spec_claims(&["exp"]);
+    // Without a requirement, a token passes that lacks the claim, or has it in a form that can't be read.
+    let mut required = vec!["exp"];
     validation.validate_aud = tokens.jwt_audience.is_some();
     if let Some(audience) = &tokens.jwt_audience {
         validation.set_audience(&[audience]);
+        required.push("aud");
     }
     if let Some(issuer) = &tokens.jwt_issuer {
         validation.set_issuer(&[issuer]);
-        validation.set_required_spec_claims(&["exp", "iss"]);
+        required.push("iss");
     }
+    validation.set_required_spec_claims(&required);
     validation
 }
 
@@ -197,15 +210,25 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
-fn subprotocol(headers: &HeaderMap) -> Option<&str> {
-    let mut protocols = headers
+/// The subprotocols that a client offers, in order.
+fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
         .into_iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(str::trim);
+        .map(str::trim)
+}
+
+/// Whether a client offers the subprotocol `bearer`. A browser fails a connection that does not answer it.
+pub fn offers_bearer(headers: &HeaderMap) -> bool {
+    subprotocols(headers).any(|protocol| protocol == "bearer")
+}
+
+fn subprotocol(headers: &HeaderMap) -> Option<&str> {
+    let mut protocols = subprotocols(headers);
     protocols.find(|protocol| *protocol == "bearer")?;
-    protocols.next()
+    protocols.next().filter(|token| !token.is_empty())
 }
 
 /// The first value of a cookie. Other cookies may hold anything, so they are not looked at as text.
@@ -289,6 +312,53 @@ mod tests {
     }
 
     #[test]
+    fn a_configured_issuer_or_audience_must_be_in_the_token() {
+        let with = |issuer: Option<&str>, audience: Option<&str>, claims: Value| {
+            let tokens = crate::config::Tokens {
+                jwt_issuer: issuer.map(str::to_owned),
+                jwt_audience: audience.map(str::to_owned),
+                ..crate::config::tests::tokens()
+            };
+            let mut claims = claims;
+            claims["user_id"] = json!(1);
+            claims["exp"] = json!(soon());
+            Verifier::new(tokens).unwrap().verify(&sign(&claims)).is_ok()
+        };
+        for audience in [json!("chat"), json!(["shop", "chat"])] {
+            assert!(with(None, Some("chat"), json!({"aud": audience})));
+        }
+        assert!(with(Some("shop"), None, json!({"iss": "shop"})));
+        assert!(with(Some("shop"), Some("chat"), json!({"iss": "shop", "aud": "chat"})));
+        for claims in [
+            json!({}),
+            json!({"aud": null}),
+            json!({"aud": "shop"}),
+            json!({"aud": 1}),
+            json!({"aud": true}),
+            json!({"aud": {"chat": "chat"}}),
+            json!({"aud": []}),
+            json!({"aud": ["chat", 1]}),
+            json!({"aud": [["chat"]]}),
+        ] {
+            assert!(!with(None, Some("chat"), claims.clone()), "{claims}");
+        }
+        for claims in [
+            json!({}),
+            json!({"iss": null}),
+            json!({"iss": "chat"}),
+            json!({"iss": 1}),
+            json!({"iss": {"shop": "shop"}}),
+            json!({"iss": ["shop"]}),
+            json!({"iss": []}),
+        ] {
+            assert!(!with(Some("shop"), None, claims.clone()), "{claims}");
+        }
+        // One of the two does not stand for the other.
+        assert!(!with(Some("shop"), Some("chat"), json!({"iss": "shop"})));
+        assert!(!with(Some("shop"), Some("chat"), json!({"aud": "chat"})));
+    }
+
+    #[test]
     fn the_first_place_that_has_a_token_counts() {
         let (verifier, mut headers) = (verifier(), HeaderMap::new());
         headers
@@ -296,12 +366,12 @@ mod tests {
         headers.append(header::COOKIE, "a=b; access_token=c; access_token=d".parse().unwrap());
         assert_eq!(verifier.token_of(&headers, None), None, "whose page it is must be known");
         headers.insert(header::ORIGIN, "https://shop.example".parse().unwrap());
-        assert_eq!(verifier.token_of(&headers, None), Some(("c".into(), false)));
-        assert_eq!(verifier.token_of(&headers, Some("after=3&token=q%2Eq")), Some(("q.q".into(), false)));
+        assert_eq!(verifier.token_of(&headers, None), Some("c".into()));
+        assert_eq!(verifier.token_of(&headers, Some("after=3&token=q%2Eq")), Some("q.q".into()));
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "bearer, p".parse().unwrap());
-        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some(("p".into(), true)));
+        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some("p".into()));
         headers.insert(header::AUTHORIZATION, "Bearer h".parse().unwrap());
-        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some(("h".into(), false)));
+        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some("h".into()));
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use crate::{
     problem::Problem,
     server::{self, Peer},
     session::Session,
-    users::Presence,
+    users::{Denied, Presence},
     websocket::Socket,
 };
 use axum::{
@@ -106,19 +106,18 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
     let query = request.uri().query();
     let start = start(query, target);
     let token = shared.verifier.token_of(request.headers(), query);
-    // A browser fails the connection if it offers subprotocols and none is chosen.
-    let offers_bearer = has_token(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, "bearer");
+    let offers_bearer = auth::offers_bearer(request.headers());
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
     let client = client_of(&shared, &request);
-    let permit = match admit(&shared, client, token.as_ref().map(|(token, _)| token.as_str())).await {
+    let permit = match admit(&shared, client, token.as_deref()).await {
         Ok(permit) => permit,
         Err(problem) => return problem.into_response(),
     };
-    let identified = identify(&shared, token.map(|(token, _)| token));
+    let identified = identify(&shared, token);
     let opening = match identified.and_then(|identity| Ok((identity, start?))) {
         Ok((mut identity, start)) => match target {
             Target::Socket(dialect) => match present(&shared, &identity) {
-                Some(presence) => {
+                Ok(presence) => {
                     let lang = identity.lang.take();
                     let telling = shared.languages.saw(identity.user_id, lang, Some(request.headers()));
                     let opening = Opening::new(shared.clone(), identity, presence, dialect, start);
@@ -128,7 +127,8 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
                         _ => opening.await,
                     }
                 }
-                None => {
+                Err(Denied::Revoked) => Err(Close::Unauthorized),
+                Err(Denied::Full) => {
                     refused("user");
                     return busy(StatusCode::TOO_MANY_REQUESTS, "too many sockets of this user")
                         .into_response();
@@ -212,9 +212,9 @@ fn busy(status: StatusCode, detail: &str) -> Problem {
     Problem::new(status, "rate_limited", detail).retry_after(Duration::from_secs(1))
 }
 
-fn present(shared: &Shared, identity: &Identity) -> Option<Presence> {
+fn present(shared: &Shared, identity: &Identity) -> Result<Presence, Denied> {
     let outbox = Arc::new(Outbox::new(shared.outbox_frames, shared.outbox_bytes));
-    shared.users.enter(identity.user_id, outbox)
+    shared.users.enter(identity, outbox)
 }
 
 fn identify(shared: &Shared, token: Option<String>) -> Result<Identity, Close> {

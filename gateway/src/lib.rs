@@ -30,6 +30,7 @@ mod opening;
 mod outbox;
 mod packer;
 mod problem;
+mod revocations;
 mod server;
 mod session;
 mod telemetry;
@@ -50,6 +51,7 @@ use hub::Hub;
 use keyboards::Keyboards;
 use languages::Languages;
 use packer::Packer;
+use revocations::Revocations;
 use service::{Admin, Bus, Endpoints, admin::Checks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -63,7 +65,7 @@ const DRAIN_STEP_MS: u64 = 5;
 /// How long a stop goes on waiting for sockets after the drain time.
 const DRAIN_REST: Duration = Duration::from_secs(8);
 /// Revocations that are worked on at once.
-const REVOCATIONS: usize = 8;
+const CONCURRENT_REVOCATIONS: usize = 8;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a stop waits for what is not a socket.
 const TASKS_REST: Duration = Duration::from_secs(4);
@@ -161,10 +163,11 @@ impl Gateway {
         tasks.spawn(limits.clone().forget(ended.clone()));
         let keep = DAY * config.limits.revocation_days;
         let users = Arc::new(Users::new(limits.sockets_per_user, keep));
-        let endpoints = sessions_api(&bus, &users, &tasks, &shutdown).await?;
+        let revocations = Arc::new(Revocations::new(users.clone(), bus.clone()));
+        let endpoints = sessions_api(&bus, &revocations, &tasks, &shutdown).await?;
         // Nobody is let in before it is known whose tokens are refused.
         let (learnt, known) = oneshot::channel();
-        tasks.spawn(users.clone().follow(bus.clone(), ended.clone(), move || {
+        tasks.spawn(revocations.follow(ended.clone(), move || {
             let _ = learnt.send(());
         }));
         let known = tokio::select! {
@@ -238,17 +241,17 @@ impl Gateway {
 /// Answers backends that end a user's sessions.
 async fn sessions_api(
     bus: &Bus,
-    users: &Arc<Users>,
+    revocations: &Arc<Revocations>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Endpoints> {
     let description = "sockets: ends the sessions of users";
     let endpoints = Endpoints::new(bus, "gateway", description, tasks.clone(), shutdown.clone()).await?;
-    let (bus, users) = (bus.clone(), users.clone());
+    let revocations = revocations.clone();
     endpoints
-        .serve::<Revoke, _, _>(REVOCATIONS, move |revoke| {
-            let (bus, users) = (bus.clone(), users.clone());
-            async move { users.answer(&bus, revoke).await }
+        .serve::<Revoke, _, _>(CONCURRENT_REVOCATIONS, move |revoke| {
+            let revocations = revocations.clone();
+            async move { revocations.answer(revoke).await }
         })
         .await?;
     Ok(endpoints)

@@ -23,6 +23,7 @@ mod raw;
 mod requests;
 mod resilience;
 mod rules;
+mod revocations;
 mod safety;
 mod scale;
 mod subscriptions;

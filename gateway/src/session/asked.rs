@@ -247,6 +247,7 @@ impl Session {
         self.shared.languages.saw(fresh.user_id, fresh.lang.take(), None);
         self.expires = expiry(&self.shared, &fresh);
         let expires_at = fresh.expires_at;
+        self.presence.renew(fresh.stamp.clone());
         self.identity = Identity { username: fresh.username.or(self.identity.username.take()), ..fresh };
         match reply.reference {
             Some(_) => self.answer(reply, Ok(())),
