@@ -175,8 +175,8 @@ async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) ->
 
 /// Whose connection it is, as far as the limits are concerned.
 fn client_of(shared: &Shared, request: &Request) -> Option<IpAddr> {
-    let forwarded = request.headers().get("x-forwarded-for").and_then(|list| list.to_str().ok());
-    request.extensions().get::<Peer>().map(|Peer(peer)| shared.limits.client_of(peer.ip(), forwarded))
+    let Peer(peer) = request.extensions().get::<Peer>()?;
+    Some(shared.limits.client_of(peer.ip(), request.headers()))
 }
 
 /// Waits for a handshake's turn, if its address has not had too many.

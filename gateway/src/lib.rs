@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod doors;
 mod events;
+mod forwarded;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;

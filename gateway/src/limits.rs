@@ -1,5 +1,7 @@
 //! How much one user, one address and everyone together may ask of this gateway.
 
+use crate::forwarded;
+use axum::http::HeaderMap;
 use contract::{Code, ConversationId, Refusal, UserId};
 use governor::{
     Quota, RateLimiter,
@@ -194,26 +196,11 @@ impl Limits {
         tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    /// Whose connection it is: the other end's address; behind a trusted proxy, the last in `X-Forwarded-For` that is
-    /// not itself one.
-    pub fn client_of(&self, peer: IpAddr, forwarded: Option<&str>) -> IpAddr {
-        let trusted = |address: &IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
-        let peer = peer.to_canonical();
-        if !trusted(&peer) {
-            return peer;
-        }
-        let hops = forwarded.into_iter().flat_map(|list| list.rsplit(','));
-        // The first hop from the right that makes no sense was not written by a proxy of ours.
-        let hops =
-            hops.map_while(|hop| hop.trim().parse::<IpAddr>().ok()).map(|address| address.to_canonical());
-        let mut client = peer;
-        for hop in hops {
-            client = hop;
-            if !trusted(&hop) {
-                break;
-            }
-        }
-        client
+    /// Whose connection it is: the other end's address; behind a trusted proxy, the last one in `X-Forwarded-For` or
+    /// `Forwarded` that is not itself a trusted proxy's.
+    pub fn client_of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let trusts = |address: &IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
+        forwarded::client_of(peer, headers, trusts)
     }
 
     /// Forgets those who have been quiet, until the token is cancelled.
@@ -253,23 +240,5 @@ mod tests {
         assert!(rate.take(&2).is_ok(), "another key has its own");
         let none = Rate::new(0, 0);
         assert!((0..1000).all(|_| none.take(&1).is_ok()));
-    }
-
-    #[test]
-    fn an_address_is_only_believed_from_a_trusted_proxy() {
-        let limits = Limits::new(&crate::config::Limits {
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
-            ..crate::config::Limits::unlimited()
-        });
-        let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let client = |peer: &str, forwarded: Option<&str>| limits.client_of(address(peer), forwarded);
-        assert_eq!(client("203.0.113.9", Some("198.51.100.1")), address("203.0.113.9"));
-        assert_eq!(client("10.0.0.1", Some("198.51.100.1")), address("198.51.100.1"));
-        assert_eq!(
-            client("::ffff:10.0.0.1", Some("6.6.6.6, 198.51.100.1, 10.2.3.4")),
-            address("198.51.100.1")
-        );
-        assert_eq!(client("10.0.0.1", Some("6.6.6.6, nonsense")), address("10.0.0.1"));
-        assert_eq!(client("10.0.0.1", None), address("10.0.0.1"));
     }
 }
