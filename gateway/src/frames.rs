@@ -107,7 +107,7 @@ pub fn read(marker: &Marker) -> Frame {
 
 /// The frame for someone who types, or has stopped.
 pub fn typing(event: &TypingEvent) -> Frame {
-    encode(&TypingEvent { gateway: None, ..event.clone() })
+    encode(&TypingEvent { gateway: None, at_ms: None, ..event.clone() })
 }
 
 /// The frame for something that was not done.

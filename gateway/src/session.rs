@@ -53,6 +53,8 @@ pub struct Session {
     outbox: Arc<Outbox>,
     presence: Presence,
     identity: Identity,
+    /// Whether a fresh token has brought another name.
+    is_renamed: bool,
     dialect: Dialect,
     places: Places,
     /// The client's commands that are not done yet.
@@ -100,6 +102,7 @@ impl Session {
             outbox,
             presence,
             identity,
+            is_renamed: false,
             dialect,
             places: Places::default(),
             pending: Pending::default(),
@@ -329,7 +332,13 @@ impl Session {
                 }
                 Ok(())
             }
-            Ok(Step::Joined(place)) => {
+            Ok(Step::Joined(mut place)) => {
+                // The join began under the name of the token of that time.
+                if self.is_renamed
+                    && let (Place::Typing(watching), Some(name)) = (&mut place, &self.identity.username)
+                {
+                    watching.rename(name);
+                }
                 self.places.joined(&topic, place);
                 Ok(())
             }

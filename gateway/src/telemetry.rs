@@ -44,6 +44,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("gateway_typing_full_total", "Starts and ends of typing refused as too many waited."),
     Metric::counter("gateway_requests_refused_total", "Requests of HTTP refused for a limit.")
         .by("limit", &["head_bytes", "head_time", "body_bytes", "body_time"]),
+    Metric::counter("gateway_typing_stale_total", "Typing events dropped because they came too late."),
     Metric::counter("gateway_slow_clients_total", "Sockets closed because their client read too slowly."),
     Metric::counter(
         "gateway_silent_clients_total",

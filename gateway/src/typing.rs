@@ -8,8 +8,8 @@ use crate::{
     upkeep::Upkeep,
 };
 use contract::{
-    ConversationId, UserId, limits,
-    typing::{TypingBlock, TypingEvent, WhoTypes},
+    ConversationId, Timestamp, UserId, limits,
+    typing::{self, TypingBlock, TypingEvent, WhoTypes},
 };
 use service::Bus;
 use std::{
@@ -144,14 +144,26 @@ impl Typists {
 }
 
 impl State {
-    /// Tells the others when someone starts and when they end; what is known already only renews it.
-    fn event(&mut self, event: TypingEvent) {
-        let known = self.typing.remove(&event.user_id).is_some();
-        if known != event.is_typing {
+    /// Tells the others when someone starts and when they end; what is known already only renews it. Typing that is
+    /// over by now is no news.
+    ///
+    /// A typist keeps the name of the start until the end: the guide's page knows a typist by name.
+    fn event(&mut self, mut event: TypingEvent) {
+        let age = typing::age(event.at_ms, Timestamp::now());
+        if event.is_typing && age >= limits::TYPING_TTL {
+            metrics::counter!("gateway_typing_stale_total").increment(1);
+            return;
+        }
+        let known = self.typing.remove(&event.user_id);
+        let is_known = known.is_some();
+        if let Some((known, _)) = known {
+            event.username = known.username;
+        }
+        if is_known != event.is_typing {
             self.tell(&event);
         }
         if event.is_typing {
-            self.typing.insert(event.user_id, (event, Instant::now() + FORGET));
+            self.typing.insert(event.user_id, (event, Instant::now() + FORGET.saturating_sub(age)));
         }
     }
 
@@ -198,6 +210,11 @@ impl Watching {
     /// What the others are shown.
     pub fn username(&self) -> &str {
         &self.username
+    }
+
+    /// The user has a new name: the others are shown it from the next start on.
+    pub fn rename(&mut self, username: &str) {
+        username.clone_into(&mut self.username);
     }
 
     /// Whether this is the user's only socket here.

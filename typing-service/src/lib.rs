@@ -13,7 +13,10 @@ pub use config::Config;
 
 use anyhow::Context;
 use async_nats::{Message, Subscriber};
-use contract::typing::{TypingEvent, TypingInputs, WhoTypes};
+use contract::{
+    Timestamp,
+    typing::{self, TypingEvent, TypingInputs, WhoTypes},
+};
 use futures_util::StreamExt;
 use service::{Admin, Bus, Endpoints, admin::Checks};
 use std::{
@@ -86,8 +89,17 @@ impl TypingService {
         tracing::info!("typing-service serves");
 
         let doubts = bus.doubts();
-        let replica =
-            Replica { bus: bus.clone(), name: wire::name(&bus), typists, events, inputs, beats, doubts };
+        let replica = Replica {
+            bus: bus.clone(),
+            name: wire::name(&bus),
+            typists,
+            events,
+            inputs,
+            beats,
+            doubts,
+            ttl: rules.ttl,
+            stale: rules.heard(),
+        };
         let ended = replica.run(&shutdown).await;
         tasks.close();
         if timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -109,7 +121,9 @@ async fn serve(
     let typists = typists.clone();
     endpoints
         .serve(CONCURRENT_ANSWERS, move |question: WhoTypes| {
-            let who = typists.lock().who(question.conversation_id);
+            let who = typists.lock().who(question.conversation_id, Instant::now());
+            let dated = |(event, age)| TypingEvent { at_ms: Some(wire::at_ms(age)), ..event };
+            let who = who.into_iter().map(dated).collect();
             async move { Ok(who) }
         })
         .await?;
@@ -162,6 +176,10 @@ struct Replica {
     inputs: Subscriber,
     beats: mpsc::Receiver<Beat>,
     doubts: watch::Receiver<u64>,
+    /// An input of this age is over.
+    ttl: Duration,
+    /// An input of this age is over for the other replicas, too.
+    stale: Duration,
 }
 
 enum Happened {
@@ -222,7 +240,12 @@ impl Replica {
         };
         metrics::counter!("typing_inputs_total").increment(inputs.len() as u64);
         for input in inputs {
-            let announcement = self.typists.lock().input(input, Instant::now());
+            let age = typing::age(input.at_ms, Timestamp::now());
+            if age >= self.ttl {
+                stale("input");
+                continue;
+            }
+            let announcement = self.typists.lock().input(input, age, Instant::now());
             self.announce(announcement).await;
         }
         self.measure();
@@ -236,7 +259,11 @@ impl Replica {
             Ok(event) => event,
             Err(error) => return unreadable("event", &error),
         };
-        let announcement = self.typists.lock().heard(event, &wire::note(message), Instant::now());
+        let note = wire::note(message, &event);
+        if event.is_typing && note.age + note.late >= self.stale {
+            return stale("event");
+        }
+        let announcement = self.typists.lock().heard(event, &note, Instant::now());
         self.announce(announcement).await;
         self.measure();
     }
@@ -292,6 +319,10 @@ impl Replica {
             tracing::warn!("NATS did not let go of the inputs in time");
         }
     }
+}
+
+fn stale(what: &'static str) {
+    metrics::counter!("typing_stale_total", "what" => what).increment(1);
 }
 
 fn unreadable(what: &'static str, error: &serde_json::Error) {

@@ -7,6 +7,9 @@
 //!   by the second that a renewal may take to reach them and a little more, and end it if the owner did not.
 //! - Inputs of someone who is already shown renew the typing at once for this replica, and for the others at most
 //!   once a second. A renewal says how old the input behind it is, so that whoever took the last one stays the owner.
+//! - Whatever waited on its way is as old as it is: an input counts from when it was made, an announcement from when it
+//!   was published.
+//! - A typist keeps the name of the start until the end: the guide's page knows a typist by name.
 //! - A stop and the input before it may be taken by two replicas, whose words then cross: a stop is remembered for a
 //!   moment, so that what was said before it and arrives after it is ended again.
 
@@ -83,6 +86,8 @@ pub struct Note {
     pub age: Duration,
     /// A gateway that the user no longer types at, although typing goes on elsewhere.
     pub left: Option<String>,
+    /// How long it was on its way.
+    pub late: Duration,
 }
 
 /// What an [`Announcement`] is.
@@ -120,6 +125,7 @@ enum Entry {
     Stopped {
         gateway: Option<String>,
         stopped: Instant,
+        forgotten: Instant,
     },
 }
 
@@ -144,7 +150,7 @@ impl Entry {
         match self {
             Self::Typing(typist) if typist.untold => typist.deadline.min(typist.announced + rules.renewal),
             Self::Typing(typist) => typist.deadline,
-            Self::Stopped { stopped, .. } => *stopped + REMEMBERED,
+            Self::Stopped { forgotten, .. } => *forgotten,
         }
     }
 }
@@ -176,13 +182,18 @@ impl Typist {
             username: self.username.clone(),
             is_typing: true,
             gateway: self.gateways.last().cloned(),
+            at_ms: None,
         }
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last)
     }
 
     fn renewal(&mut self, key: Key, now: Instant) -> Announcement {
         self.announced = now;
         self.untold = false;
-        let note = Note { age: now.saturating_duration_since(self.last), left: None };
+        let note = Note { age: self.age(now), ..Note::default() };
         Announcement { event: self.event(key), kind: Kind::Renewal, note }
     }
 }
@@ -208,25 +219,31 @@ impl Typists {
         self.unsure_until = now + self.rules.heard();
     }
 
-    /// Takes what a user did at the keyboard.
-    pub fn input(&mut self, input: TypingInput, now: Instant) -> Option<Announcement> {
+    /// Takes what a user did at the keyboard, so long ago.
+    pub fn input(&mut self, input: TypingInput, age: Duration, now: Instant) -> Option<Announcement> {
         let key = (input.conversation_id, input.user_id);
+        let at = now.checked_sub(age).unwrap_or(now);
         match input.keyboard {
-            Keyboard::Typing => self.typed(key, input.username, input.gateway, now),
-            Keyboard::Stopped => self.stopped(key, input.username, None, now),
-            Keyboard::Left => self.left(key, input.username, input.gateway, now),
+            Keyboard::Typing => self.typed(key, input.username, input.gateway, at, now),
+            Keyboard::Stopped => self.stopped(key, input.username, None, at, now),
+            Keyboard::Left => self.left(key, input.username, input.gateway, at, now),
         }
     }
 
-    fn typed(&mut self, key: Key, username: String, gateway: String, now: Instant) -> Option<Announcement> {
-        let deadline = now + self.rules.owned();
-        let renewal = self.rules.renewal;
+    fn typed(
+        &mut self,
+        key: Key,
+        username: String,
+        gateway: String,
+        at: Instant,
+        now: Instant,
+    ) -> Option<Announcement> {
+        let (owned, renewal) = (self.rules.owned(), self.rules.renewal);
         if self.is_typing(key) {
             return self.change(key, |typist| {
-                typist.username = username;
-                typist.last = now;
+                typist.last = at.max(typist.last);
                 typist.owned = true;
-                typist.deadline = deadline;
+                typist.deadline = typist.last + owned;
                 // The others must know every gateway, or they would take the end at one for the end at all.
                 if typist.types_at(&gateway) || now >= typist.announced + renewal {
                     return Some(typist.renewal(key, now));
@@ -238,29 +255,36 @@ impl Typists {
         let typist = Typist {
             username,
             gateways: vec![gateway],
-            last: now,
+            last: at,
             owned: true,
             announced: now,
             untold: false,
-            deadline,
+            deadline: at + owned,
         };
-        let event = typist.event(key);
+        let (event, note) = (typist.event(key), Note { age: typist.age(now), ..Note::default() });
         let fits = self.insert(key, Entry::Typing(typist));
-        fits.then(|| Announcement { event, kind: Kind::Start, note: Note::default() })
+        fits.then(|| Announcement { event, kind: Kind::Start, note })
     }
 
-    fn left(&mut self, key: Key, username: String, gateway: String, now: Instant) -> Option<Announcement> {
+    fn left(
+        &mut self,
+        key: Key,
+        username: String,
+        gateway: String,
+        at: Instant,
+        now: Instant,
+    ) -> Option<Announcement> {
         if !self.is_typing(key) {
-            return self.stopped(key, username, Some(gateway), now);
+            return self.stopped(key, username, Some(gateway), at, now);
         }
         let mut over = false;
         let told = self.change(key, |typist| {
             let known = typist.leaves(&gateway);
             over = typist.gateways.is_empty();
-            let note = Note { left: Some(gateway.clone()), ..Note::default() };
+            let note = Note { age: typist.age(now), left: Some(gateway.clone()), ..Note::default() };
             (known && !over).then(|| Announcement { event: typist.event(key), kind: Kind::Renewal, note })
         });
-        if over { self.stopped(key, username, Some(gateway), now) } else { told }
+        if over { self.stopped(key, username, Some(gateway), at, now) } else { told }
     }
 
     /// The end of all typing, or of that at the only gateway there is. Of someone who isn't known to type it is news
@@ -270,23 +294,30 @@ impl Typists {
         key: Key,
         username: String,
         gateway: Option<String>,
+        at: Instant,
         now: Instant,
     ) -> Option<Announcement> {
+        let username = match self.entries.get(&key) {
+            Some(Entry::Typing(typist)) => typist.username.clone(),
+            _ => username,
+        };
         // Of two, the wider one holds.
         let gateway = match self.entries.get(&key) {
             Some(Entry::Stopped { gateway: None, .. }) => None,
             _ => gateway,
         };
         let news = self.is_typing(key) || now < self.unsure_until;
-        self.insert(key, Entry::Stopped { gateway, stopped: now });
-        news.then(|| ended(key, username, Duration::ZERO))
+        self.insert(key, Entry::Stopped { gateway, stopped: at, forgotten: now + REMEMBERED });
+        let age = now.saturating_duration_since(at);
+        news.then(|| ended(key, username, age))
     }
 
     /// Takes what another replica published. This replica's own words must not come back to it.
     pub fn heard(&mut self, event: TypingEvent, note: &Note, now: Instant) -> Option<Announcement> {
         let key = (event.conversation_id, event.user_id);
-        let last = now.checked_sub(note.age).unwrap_or(now);
-        let (deadline, skew) = (now + self.rules.heard(), self.rules.skew);
+        let published = now.checked_sub(note.late).unwrap_or(now);
+        let last = published.checked_sub(note.age).unwrap_or(published);
+        let (deadline, skew) = (published + self.rules.heard(), self.rules.skew);
         if !event.is_typing {
             return match self.entries.get(&key) {
                 // Whoever ended it did not know of a later input. If we took that one, they are told.
@@ -310,7 +341,6 @@ impl Typists {
                 }
                 typist.announced = now;
                 if !typist.owned || last > typist.last + skew {
-                    typist.username = event.username;
                     typist.last = last;
                     typist.owned = false;
                     typist.untold = false;
@@ -319,7 +349,7 @@ impl Typists {
                 None
             });
         }
-        if let Some(Entry::Stopped { gateway, stopped }) = self.entries.get(&key)
+        if let Some(Entry::Stopped { gateway, stopped, .. }) = self.entries.get(&key)
             && last <= *stopped + skew
             && (gateway.is_none() || *gateway == event.gateway)
         {
@@ -358,15 +388,18 @@ impl Typists {
         None
     }
 
-    /// Who types in a conversation, by user.
-    pub fn who(&self, conversation: ConversationId) -> Vec<TypingEvent> {
+    /// Who types in a conversation, by user, and the age of their last input.
+    pub fn who(&self, conversation: ConversationId, now: Instant) -> Vec<(TypingEvent, Duration)> {
         let first = UserId::new(1).expect("1 is an id");
         self.entries
             .range((conversation, first)..)
             .take_while(|((of, _), _)| *of == conversation)
             .filter_map(|(key, entry)| match entry {
-                Entry::Typing(typist) => Some(TypingEvent { gateway: None, ..typist.event(*key) }),
-                Entry::Stopped { .. } => None,
+                // After a pause, what is over may not have ended yet.
+                Entry::Typing(typist) if typist.deadline.max(self.quiet_until) > now => {
+                    Some((TypingEvent { gateway: None, ..typist.event(*key) }, typist.age(now)))
+                }
+                Entry::Typing(_) | Entry::Stopped { .. } => None,
             })
             .collect()
     }
@@ -388,7 +421,7 @@ impl Typists {
     fn end(&mut self, key: Key, now: Instant) -> Option<Announcement> {
         match self.remove(key)? {
             Entry::Typing(typist) => {
-                let age = now.saturating_duration_since(typist.last);
+                let age = typist.age(now);
                 Some(ended(key, typist.username, age))
             }
             Entry::Stopped { .. } => None,
@@ -432,6 +465,7 @@ impl Typists {
 }
 
 fn ended((conversation_id, user_id): Key, username: String, age: Duration) -> Announcement {
-    let event = TypingEvent { conversation_id, user_id, username, is_typing: false, gateway: None };
-    Announcement { event, kind: Kind::End, note: Note { age, left: None } }
+    let event =
+        TypingEvent { conversation_id, user_id, username, is_typing: false, gateway: None, at_ms: None };
+    Announcement { event, kind: Kind::End, note: Note { age, ..Note::default() } }
 }

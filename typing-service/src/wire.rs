@@ -3,7 +3,10 @@
 use crate::typists::{Announcement, Note};
 use anyhow::Context;
 use async_nats::{HeaderMap, Message};
-use contract::Event;
+use contract::{
+    Event, Timestamp,
+    typing::{TypingEvent, age},
+};
 use service::Bus;
 use std::time::Duration;
 
@@ -32,7 +35,8 @@ pub async fn publish(bus: &Bus, replica: &str, announcement: &Announcement) -> a
     if let Some(left) = note.left.as_deref().filter(|left| !left.contains(['\r', '\n'])) {
         headers.insert(LEFT, left);
     }
-    let payload = serde_json::to_vec(event).context("encode an event")?;
+    let event = TypingEvent { at_ms: Some(at_ms(note.age)), ..event.clone() };
+    let payload = serde_json::to_vec(&event).context("encode an event")?;
     bus.client().publish_with_headers(event.subject(), headers, payload.into()).await.context("publish")
 }
 
@@ -41,10 +45,21 @@ pub fn is_from(message: &Message, replica: &str) -> bool {
     header(message, REPLICA).is_some_and(|name| name == replica)
 }
 
+/// The wall clock's time so long ago.
+pub fn at_ms(age: Duration) -> i64 {
+    let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::now().unix_millis().saturating_sub(age)
+}
+
 /// What was told beside the event. Whatever can't be read was not told.
-pub fn note(message: &Message) -> Note {
-    let age = header(message, AGE).and_then(|age| age.parse().ok()).map(Duration::from_millis);
-    Note { age: age.unwrap_or_default(), left: header(message, LEFT).map(str::to_owned) }
+pub fn note(message: &Message, event: &TypingEvent) -> Note {
+    let age_ms: u32 = header(message, AGE).and_then(|age| age.parse().ok()).unwrap_or_default();
+    let published_ms = event.at_ms.map(|at| at.saturating_add(age_ms.into()));
+    Note {
+        age: Duration::from_millis(age_ms.into()),
+        left: header(message, LEFT).map(str::to_owned),
+        late: age(published_ms, Timestamp::now()),
+    }
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {

@@ -10,7 +10,7 @@ use crate::{
     opening::{Dialect, Place, Topic},
 };
 use contract::{
-    Close, Code, ConversationId, Refusal, UserId,
+    Close, Code, ConversationId, Refusal, Timestamp, UserId,
     chat::{MarkRead, Send, Sent},
     frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame, client_id_of},
     limits,
@@ -248,6 +248,10 @@ impl Session {
         self.expires = expiry(&self.shared, &fresh);
         let expires_at = fresh.expires_at;
         self.presence.renew(fresh.stamp.clone());
+        if let Some(name) = &fresh.username {
+            self.is_renamed |= self.identity.username.as_ref() != Some(name);
+            self.places.rename(name);
+        }
         self.identity = Identity { username: fresh.username.or(self.identity.username.take()), ..fresh };
         match reply.reference {
             Some(_) => self.answer(reply, Ok(())),
@@ -317,6 +321,7 @@ impl Shared {
             username: username.to_owned(),
             gateway: self.id.clone(),
             keyboard,
+            at_ms: Some(Timestamp::now().unix_millis()),
         }
     }
 }

@@ -66,6 +66,15 @@ impl Places {
         Some(place)
     }
 
+    /// Renames a typist on every typing channel.
+    pub fn rename(&mut self, username: &str) {
+        for (_, place) in &mut self.places {
+            if let Place::Typing(watching) = place {
+                watching.rename(username);
+            }
+        }
+    }
+
     /// Ends every subscription.
     pub fn take(&mut self) -> Vec<(Topic, Place)> {
         std::mem::take(self).places

@@ -28,6 +28,11 @@ impl Timestamp {
         self.0.unix_timestamp()
     }
 
+    /// Milliseconds since 1970.
+    pub fn unix_millis(self) -> i64 {
+        self.unix_micros().div_euclid(1_000)
+    }
+
     /// Microseconds since 1970.
     pub fn unix_micros(self) -> i64 {
         i64::try_from(self.0.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)

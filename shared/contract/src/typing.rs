@@ -1,11 +1,24 @@
 //! Typing indicators: soft state, never stored.
 
-use crate::{ConversationId, Event, Request, UserId};
+use crate::{ConversationId, Event, Request, Timestamp, UserId};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, value::MapAccessDeserializer, value::SeqAccessDeserializer},
 };
-use std::fmt;
+use std::{fmt, time::Duration};
+
+/// By how much the clocks of two machines may differ: an age below this counts as none.
+const CLOCKS: Duration = Duration::from_secs(1);
+
+/// How long ago something happened, by the wall clock of the machine where it did; nothing if that is not stated.
+///
+/// Typing is of use for some seconds only, and may have waited anywhere on its way. The clocks of the machines must
+/// agree within a second: a difference below counts for nothing, and a larger one for as much as it is.
+pub fn age(at_ms: Option<i64>, now: Timestamp) -> Duration {
+    let millis = at_ms.map_or(0, |at| now.unix_millis().saturating_sub(at));
+    let age = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+    if age < CLOCKS { Duration::ZERO } else { age }
+}
 
 /// What a user did at the keyboard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +45,9 @@ pub struct TypingInput {
     pub gateway: String,
     /// What the user did.
     pub keyboard: Keyboard,
+    /// When the user did it, by the gateway's clock, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
 }
 
 /// gateway → one replica of typing-service: what users did at about the same time, in the order in which they did it; at
@@ -95,6 +111,10 @@ pub struct TypingEvent {
     /// The gateway that the user types at; for the other replicas, never shown to clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// When the input behind this was made, by the publisher's clock, in milliseconds since 1970; never shown to
+    /// clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
 }
 
 /// chat-service → gateways: in a conversation of two, one blocks the other now, or no longer does. What the one who
@@ -159,7 +179,25 @@ mod tests {
             username: "ada".to_owned(),
             gateway: "g1".to_owned(),
             keyboard: Keyboard::Typing,
+            at_ms: None,
         }
+    }
+
+    #[test]
+    fn an_age_is_that_of_the_wall_clock_and_small_ones_are_none() {
+        let now = Timestamp::from_unix(1_000).unwrap();
+        for (at_ms, expected_ms) in [
+            (None, 0),
+            (Some(1_000_000), 0),
+            (Some(999_001), 0),
+            (Some(999_000), 1_000),
+            (Some(994_000), 6_000),
+            (Some(1_060_000), 0),
+            (Some(i64::MAX), 0),
+        ] {
+            assert_eq!(age(at_ms, now), Duration::from_millis(expected_ms), "{at_ms:?}");
+        }
+        assert!(age(Some(i64::MIN), now) > Duration::from_secs(60));
     }
 
     #[test]

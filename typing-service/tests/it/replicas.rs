@@ -207,6 +207,7 @@ impl App {
             username: format!("user-{user}"),
             gateway: (*gateway).to_owned(),
             keyboard: *keyboard,
+            at_ms: None,
         };
         let inputs = TypingInputs(inputs.iter().map(input).collect());
         let payload = serde_json::to_vec(&inputs).unwrap();

@@ -24,12 +24,20 @@ fn input(user: i64, gateway: &str, keyboard: Keyboard) -> TypingInput {
         username: format!("user-{user}"),
         gateway: gateway.to_owned(),
         keyboard,
+        at_ms: None,
     }
 }
 
 fn said(user: i64, gateway: &str, is_typing: bool) -> TypingEvent {
     let TypingInput { conversation_id, user_id, username, .. } = input(user, gateway, Keyboard::Typing);
-    TypingEvent { conversation_id, user_id, username, is_typing, gateway: Some(gateway.to_owned()) }
+    TypingEvent {
+        conversation_id,
+        user_id,
+        username,
+        is_typing,
+        gateway: Some(gateway.to_owned()),
+        at_ms: None,
+    }
 }
 
 fn kind(announcement: Option<Announcement>) -> Option<Kind> {
@@ -54,7 +62,7 @@ impl Replica {
     }
 
     fn keyboard(&mut self, gateway: &str, keyboard: Keyboard) -> Option<Kind> {
-        kind(self.typists.input(input(7, gateway, keyboard), self.now))
+        kind(self.typists.input(input(7, gateway, keyboard), Duration::ZERO, self.now))
     }
 
     fn types(&mut self) -> Option<Kind> {
@@ -62,7 +70,7 @@ impl Replica {
     }
 
     fn hears(&mut self, event: TypingEvent, age: Duration) -> Option<Kind> {
-        kind(self.typists.heard(event, &Note { age, left: None }, self.now))
+        kind(self.typists.heard(event, &Note { age, ..Note::default() }, self.now))
     }
 
     /// What happens while the time passes, and after how much of it.
@@ -79,9 +87,56 @@ impl Replica {
         happened
     }
 
-    fn shown(&self) -> usize {
-        self.typists.who(ConversationId::new(1).unwrap()).len()
+    fn who(&self) -> Vec<TypingEvent> {
+        let who = self.typists.who(ConversationId::new(1).unwrap(), self.now);
+        who.into_iter().map(|(event, _)| event).collect()
     }
+
+    fn shown(&self) -> usize {
+        self.who().len()
+    }
+}
+
+#[test]
+fn an_input_counts_from_when_it_was_made() {
+    let mut replica = Replica::new();
+    let late = replica.typists.input(input(7, "g1", Keyboard::Typing), ms(4_000), replica.now).unwrap();
+    assert_eq!((late.kind, late.note.age), (Kind::Start, ms(4_000)));
+    assert_eq!(replica.passes(ms(20_000)), [(replica.rules.owned() - ms(4_000), Kind::End)]);
+    // An older one, which took another way, takes nothing away from a newer one.
+    assert_eq!(replica.types(), Some(Kind::Start));
+    replica.typists.input(input(7, "g1", Keyboard::Typing), ms(4_000), replica.now);
+    assert_eq!(replica.passes(ms(20_000)).last(), Some(&(replica.rules.owned(), Kind::End)));
+}
+
+#[test]
+fn an_announcement_counts_from_when_it_was_published() {
+    let mut replica = Replica::new();
+    let note = Note { age: ms(500), late: ms(4_000), ..Note::default() };
+    assert_eq!(replica.typists.heard(said(7, "g2", true), &note, replica.now), None);
+    assert_eq!(replica.passes(ms(20_000)), [(replica.rules.heard() - ms(4_000), Kind::End)]);
+    // One that was published before a stop does not begin anew what the stop ended.
+    assert_eq!(replica.types(), Some(Kind::Start));
+    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), Some(Kind::End));
+    replica.passes(ms(900));
+    let note = Note { late: ms(1_500), ..Note::default() };
+    let told = replica.typists.heard(said(7, "g2", true), &note, replica.now);
+    assert_eq!((kind(told), replica.shown()), (Some(Kind::End), 0));
+}
+
+#[test]
+fn typing_keeps_the_name_of_its_start_until_its_end() {
+    let mut replica = Replica::new();
+    let named = |name: &str, keyboard| TypingInput { username: name.to_owned(), ..input(7, "g1", keyboard) };
+    let mut take = |name, keyboard| {
+        let taken = replica.typists.input(named(name, keyboard), Duration::ZERO, replica.now);
+        replica.now += ms(1_500);
+        taken.unwrap().event.username
+    };
+    assert_eq!(take("Ann", Keyboard::Typing), "Ann");
+    assert_eq!(take("Anna", Keyboard::Typing), "Ann");
+    assert_eq!(take("Anna", Keyboard::Stopped), "Ann");
+    assert_eq!(take("Anna", Keyboard::Typing), "Anna");
 }
 
 #[test]
@@ -124,7 +179,7 @@ fn a_gateway_left_at_another_replica_counts() {
     let mut replica = Replica::new();
     replica.hears(said(7, "g1", true), ms(0));
     replica.hears(said(7, "g2", true), ms(0));
-    let left = Note { age: ms(0), left: Some("g1".to_owned()) };
+    let left = Note { left: Some("g1".to_owned()), ..Note::default() };
     assert_eq!(replica.typists.heard(said(7, "g2", true), &left, replica.now), None);
     assert_eq!(replica.keyboard("g2", Keyboard::Left), Some(Kind::End));
 }
@@ -207,7 +262,7 @@ fn nothing_ends_until_missed_renewals_had_time_to_come() {
 fn there_is_room_for_so_many_and_no_more() {
     let mut replica = Replica::with(Rules { capacity: 10, ..Rules::default() });
     for user in 1..=15 {
-        let started = replica.typists.input(input(user, "g1", Keyboard::Typing), replica.now);
+        let started = replica.typists.input(input(user, "g1", Keyboard::Typing), Duration::ZERO, replica.now);
         assert_eq!(kind(started), (user <= 10).then_some(Kind::Start));
     }
     for user in 101..=115 {
@@ -257,7 +312,7 @@ proptest! {
             if keyboard == Keyboard::Typing {
                 last.insert(user, replica.now);
             }
-            let told = replica.typists.input(input(user, GATEWAYS[gateway], keyboard), replica.now);
+            let told = replica.typists.input(input(user, GATEWAYS[gateway], keyboard), Duration::ZERO, replica.now);
             check(&mut shown, told)?;
             let end = replica.now + ms(gap);
             while let Some(due) = replica.typists.due().filter(|due| *due <= end) {
@@ -285,7 +340,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Keyboard(user, gateway, keyboard) => {
-                    let told = replica.typists.input(input(user, GATEWAYS[gateway], keyboard), replica.now);
+                    let told = replica.typists.input(input(user, GATEWAYS[gateway], keyboard), Duration::ZERO, replica.now);
                     note(&mut shown, told.map(|told| told.event));
                 }
                 Step::Heard(user, gateway, is_typing, age, left) => {
@@ -294,7 +349,8 @@ proptest! {
                     // An end that knows less than this replica has a test of its own.
                     let age = if is_typing { age } else { ms(0) };
                     note(&mut shown, Some(event.clone()));
-                    let told = replica.typists.heard(event, &Note { age, left }, replica.now);
+                    let heard = Note { age, left, ..Note::default() };
+                    let told = replica.typists.heard(event, &heard, replica.now);
                     note(&mut shown, told.map(|told| told.event));
                 }
                 Step::Pass(time) => pass(&mut replica, &mut shown, time),
@@ -302,7 +358,7 @@ proptest! {
             }
             prop_assert_eq!(replica.typists.typing(), replica.shown());
             let known: BTreeSet<i64> =
-                replica.typists.who(ConversationId::new(1).unwrap()).iter().map(|e| e.user_id.get()).collect();
+                replica.who().iter().map(|event| event.user_id.get()).collect();
             prop_assert_eq!(&known, &shown);
         }
         pass(&mut replica, &mut shown, ms(60_000));
@@ -495,7 +551,7 @@ impl World {
                 return;
             }
             Happening::Input(replica, keyboard) => {
-                (replica, self.replicas[replica].input(input(7, "g1", keyboard), now))
+                (replica, self.replicas[replica].input(input(7, "g1", keyboard), Duration::ZERO, now))
             }
             Happening::Heard(replica, event, note) => {
                 (replica, self.replicas[replica].heard(event, &note, now))
