@@ -4,9 +4,11 @@ use crate::{
     Shared, api,
     auth::{self, Identity, Rejected},
     demo,
+    guarded::Guarded,
     opening::{Dialect, Opening, Start},
     outbox::Outbox,
     problem::Problem,
+    responses,
     server::{self, Peer},
     session::Session,
     users::{Denied, Presence},
@@ -26,13 +28,14 @@ use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::{net::IpAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Everything that the gateway serves.
 pub fn router(shared: Arc<Shared>) -> Router {
     let read_body = middleware::from_fn_with_state(shared.clone(), read_body);
-    let mut router = api::router().layer(DefaultBodyLimit::disable()).layer(read_body);
+    let bound = middleware::from_fn(responses::bound);
+    let mut router = api::router().layer(DefaultBodyLimit::disable()).layer(read_body).layer(bound);
     if shared.demo {
         router = router.merge(demo::router());
     }
@@ -266,11 +269,11 @@ async fn take_socket(upgrade: OnUpgrade, frame_bytes: usize) -> Option<Socket> {
             return None;
         }
     };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Ok(parts) = upgraded.downcast::<TokioIo<Guarded>>() else {
         tracing::error!("a connection is not the kind that the server accepts");
         return None;
     };
-    Some(Socket::new(parts.io.into_inner(), parts.read_buf, frame_bytes))
+    Some(Socket::new(parts.io.into_inner().into_inner(), parts.read_buf, frame_bytes))
 }
 
 /// Reads a call's body before anyone handles it: only so much, and only for so long.

@@ -18,6 +18,7 @@ mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gather;
+mod guarded;
 mod http;
 mod hub;
 mod keyboards;
@@ -31,6 +32,7 @@ mod opening;
 mod outbox;
 mod packer;
 mod problem;
+mod responses;
 mod revocations;
 mod server;
 mod session;
@@ -52,6 +54,7 @@ use hub::Hub;
 use keyboards::Keyboards;
 use languages::Languages;
 use packer::Packer;
+use responses::Responses;
 use revocations::Revocations;
 use service::{Admin, Bus, Endpoints, admin::Checks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -89,6 +92,8 @@ pub(crate) struct Shared {
     verifier: auth::Verifier,
     limits: Arc<limits::Limits>,
     users: Arc<Users>,
+    /// What answers to calls may hold.
+    responses: Responses,
     languages: Arc<Languages>,
     /// This gateway, among the others.
     id: String,
@@ -187,6 +192,7 @@ impl Gateway {
             verifier,
             limits,
             users,
+            responses: Responses::default(),
             id: format!("{:016x}", fastrand::u64(..)),
             allowed_origins: config.allowed_origins,
             outbox_frames: config.outbox_frames as usize,

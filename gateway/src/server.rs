@@ -1,11 +1,16 @@
 //! Accepting connections, with limits on how slowly a request may come.
 
-use crate::limits::Limits;
+use crate::{guarded::Guarded, limits::Limits};
 use axum::Router;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
+use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
@@ -13,6 +18,13 @@ use tower_service::Service;
 const CALLS: Duration = Duration::from_secs(6);
 /// How long to wait when the operating system has no connection to give (too many open files).
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Open files that are kept for the gateway's own connections, and for refusals: of a low limit, at most a quarter.
+const RESERVE: u64 = 64;
+/// Refused connections that are open at once: until the client has read its answer.
+const REFUSALS: usize = 16;
+/// How long a refused client may take to read its answer.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// Bytes that the kernel takes before they can be sent.
 #[cfg(target_os = "linux")]
@@ -25,12 +37,19 @@ pub struct Peer(pub SocketAddr);
 /// Serves connections until the token is cancelled, and the calls under way after that.
 pub async fn run(listener: TcpListener, router: Router, limits: Arc<Limits>, shutdown: &CancellationToken) {
     let connections = TaskTracker::new();
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let files = service::files::limit();
+    let most = files - RESERVE.min(files / 4);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
         match accepted {
+            // The kernel gives the lowest number that is free: all those below are open.
+            Ok((stream, _)) if u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= most) => {
+                refuse(stream, &connections, &refusals);
+            }
             Ok((stream, peer)) => {
                 connections.spawn(serve(
                     stream,
@@ -53,6 +72,32 @@ pub async fn run(listener: TcpListener, router: Router, limits: Arc<Limits>, shu
     }
 }
 
+/// Refuses a connection, as files would run out otherwise.
+fn refuse(mut stream: TcpStream, connections: &TaskTracker, refusals: &Arc<Semaphore>) {
+    metrics::counter!("gateway_connections_refused_total").increment(1);
+    let Ok(permit) = refusals.clone().try_acquire_owned() else { return };
+    connections.spawn(async move {
+        let _permit = permit;
+        let body = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"code":"unavailable","detail":"too many connections"}"#;
+        // Spread out, so that they don't all come back at once.
+        let (wait, bytes) = (fastrand::u64(1..=5), body.len());
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {bytes}\r\n\
+             retry-after: {wait}\r\nconnection: close\r\n\r\n{body}"
+        );
+        let refused = async {
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await?;
+            // Closed before its request is read, the connection would be reset, and the answer lost.
+            while stream.read(&mut [0; 1024]).await? > 0 {}
+            io::Result::Ok(())
+        };
+        if let Ok(Err(error)) = timeout(REFUSAL, refused).await {
+            tracing::debug!(%error, "refuse a connection");
+        }
+    });
+}
+
 async fn serve(
     stream: TcpStream,
     peer: Peer,
@@ -72,7 +117,7 @@ async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_bytes)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Guarded::new(stream)), service)
         .with_upgrades();
     tokio::pin!(connection);
     let served = tokio::select! {

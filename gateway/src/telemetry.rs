@@ -44,6 +44,20 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("gateway_typing_full_total", "Starts and ends of typing refused as too many waited."),
     Metric::counter("gateway_requests_refused_total", "Requests of HTTP refused for a limit.")
         .by("limit", &["head_bytes", "head_time", "body_bytes", "body_time"]),
+    Metric::counter(
+        "gateway_connections_refused_total",
+        "Connections refused with 503 because files would run out otherwise.",
+    ),
+    Metric::gauge("gateway_response_bytes", "Bytes of answers to calls that are not yet written."),
+    Metric::counter(
+        "gateway_responses_limited_total",
+        "Answers to calls refused because too many were under way.",
+    )
+    .by("limit", &["answers", "user_answers", "bytes", "user_bytes"]),
+    Metric::counter(
+        "gateway_responses_stalled_total",
+        "Connections ended because their client did not read an answer in time.",
+    ),
     Metric::counter("gateway_typing_stale_total", "Typing events dropped because they came too late."),
     Metric::counter("gateway_slow_clients_total", "Sockets closed because their client read too slowly."),
     Metric::counter(

@@ -25,6 +25,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         match identity {
             Ok(mut identity) => {
                 shared.limits.call(identity.user_id)?;
+                shared.responses.begin(identity.user_id, parts.extensions.get()).await?;
                 shared.languages.saw(identity.user_id, identity.lang.take(), Some(&parts.headers));
                 Ok(Self(identity))
             }

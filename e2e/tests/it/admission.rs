@@ -1,0 +1,262 @@
+//! Connections: what each may hold, how many there may be, whose they are.
+
+use crate::{
+    crowds::{memory, with},
+    raw,
+};
+use e2e::{Kind, Options, Stack, eventually, token, token_with};
+use futures_util::{StreamExt, future::join_all};
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// The head of a handshake with these headers.
+fn handshake(stack: &Stack, path: &str, headers: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n",
+        stack.host(0)
+    )
+}
+
+/// What the server answers to a head.
+async fn answer(stack: &Stack, head: &str) -> String {
+    let mut stream = raw::connect(stack, None).await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    raw::head(&mut stream).await.to_lowercase()
+}
+
+#[tokio::test]
+async fn the_server_answers_bearer_wherever_the_token_was() {
+    let stack = Stack::start().await;
+    let (good, path) = (token(1), "/ws/notifications/");
+    let stale = token_with(json!({"user_id": 1, "exp": 1}));
+    for (path, headers) in [
+        (path.to_owned(), format!("Sec-WebSocket-Protocol: bearer, {good}\r\n")),
+        (path.to_owned(), format!("Sec-WebSocket-Protocol: bearer, x\r\nAuthorization: Bearer {good}\r\n")),
+        (format!("{path}?token={good}"), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
+        (
+            format!("{path}?token={good}"),
+            "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: bearer\r\n".to_owned(),
+        ),
+        // What follows is closed with 4401 or 4403, which a browser sees only if it accepts the handshake.
+        (path.to_owned(), format!("Sec-WebSocket-Protocol: bearer, {stale}\r\n")),
+        (path.to_owned(), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
+        (format!("{path}?token={stale}"), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
+        (format!("/ws/chat/0/?token={good}"), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
+    ] {
+        let head = answer(&stack, &handshake(&stack, &path, &headers)).await;
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(head.contains("\r\nsec-websocket-protocol: bearer\r\n"), "{path} {headers}: {head}");
+    }
+    for headers in ["", "Sec-WebSocket-Protocol: chat\r\n"] {
+        let head = answer(&stack, &handshake(&stack, &format!("{path}?token={good}"), headers)).await;
+        assert!(head.starts_with("http/1.1 101 ") && !head.contains("sec-websocket-protocol"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_clients_address_is_the_last_one_that_no_trusted_proxy_has() {
+    let env = [("TRUSTED_PROXIES", "127.0.0.0/8"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "1")];
+    let stack = Stack::with(with(&env)).await;
+    // Each pair names one client, who has one handshake a second: the second one is refused.
+    for (client, pair) in [
+        (
+            "two lines",
+            [
+                "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 203.0.113.1\r\n",
+                "X-Forwarded-For: 2.2.2.2\r\nX-Forwarded-For: 203.0.113.1\r\n",
+            ],
+        ),
+        (
+            "ports",
+            [
+                "X-Forwarded-For: 1.1.1.1, 203.0.113.2:4711\r\n",
+                "X-Forwarded-For: 2.2.2.2, 203.0.113.2:4712\r\n",
+            ],
+        ),
+        ("brackets", ["X-Forwarded-For: [2001:db8::1]:4711\r\n", "X-Forwarded-For: 2001:db8::1\r\n"]),
+        (
+            "Forwarded",
+            [
+                "Forwarded: for=1.1.1.1\r\nForwarded: for=\"[2001:db8::2]:80\";proto=https\r\n",
+                "Forwarded: For=2.2.2.2, for=\"[2001:db8::2]\"\r\n",
+            ],
+        ),
+    ] {
+        let path = format!("/ws/notifications/?token={}", token(1));
+        let statuses = [
+            answer(&stack, &handshake(&stack, &path, pair[0])).await,
+            answer(&stack, &handshake(&stack, &path, pair[1])).await,
+        ];
+        assert!(statuses[0].starts_with("http/1.1 101 "), "{client}: {}", statuses[0]);
+        assert!(statuses[1].starts_with("http/1.1 429 "), "{client}: {}", statuses[1]);
+    }
+}
+
+/// A folder in which the gateway is a script that sets its limits of open files first.
+fn programs_with(ulimit: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let test = std::env::current_exe().unwrap();
+    let built = test.parent().and_then(Path::parent).unwrap();
+    for kind in Kind::ALL {
+        let (program, place) = (built.join(kind.program()), folder.path().join(kind.program()));
+        if kind == Kind::Gateway {
+            fs::write(&place, format!("#!/bin/sh\n{ulimit}\nexec '{}' \"$@\"\n", program.display())).unwrap();
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        } else {
+            std::os::unix::fs::symlink(program, place).unwrap();
+        }
+    }
+    folder
+}
+
+#[tokio::test]
+async fn a_process_raises_its_limit_of_open_files() {
+    let folder = programs_with("ulimit -Sn 200 && ulimit -Hn 4000");
+    let stack =
+        Stack::with(Options { programs: Some(folder.path().to_owned()), ..Options::one_of_each() }).await;
+    assert_eq!(stack.metric(Kind::Gateway, 0, "process_max_fds").await, 4000.0);
+    let open = stack.metric(Kind::Gateway, 0, "process_open_fds").await;
+    assert!((10.0..200.0).contains(&open), "{open}");
+}
+
+#[tokio::test]
+async fn connections_are_refused_with_503_before_files_run_out() {
+    let folder = programs_with("ulimit -n 256");
+    let stack =
+        Stack::with(Options { programs: Some(folder.path().to_owned()), ..Options::one_of_each() }).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut chat = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    // Who only connects is refused, too: the answer comes without a question.
+    let mut held = Vec::new();
+    let refused = loop {
+        assert!(held.len() < 256, "nobody was refused");
+        let mut stream = raw::connect(&stack, None).await;
+        let mut head = vec![0; 1024];
+        match tokio::time::timeout(Duration::from_millis(20), stream.read(&mut head)).await {
+            Ok(count) => {
+                head.truncate(count.unwrap());
+                break String::from_utf8(head).unwrap();
+            }
+            Err(_) => held.push(stream),
+        }
+    };
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.to_lowercase().contains("\r\nretry-after: "), "{refused}");
+    assert!(refused.contains("unavailable"), "{refused}");
+    // Who sends its request at once gets the whole answer, and then the end.
+    let mut stream = raw::connect(&stack, None).await;
+    stream.write_all(raw::handshake(&stack, "/ws/notifications/", 1).as_bytes()).await.unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(all.starts_with("HTTP/1.1 503 ") && all.ends_with('}'), "{all}");
+    // Sockets, and what the gateway itself does, go on.
+    chat.say("still here").await;
+    assert_eq!(chat.next().await["seq"], 1);
+    assert_eq!(stack.readyz(Kind::Gateway, 0).await, Some(200));
+    assert!(stack.metric(Kind::Gateway, 0, "gateway_connections_refused_total").await >= 2.0);
+    drop(held);
+    let back = || async {
+        let url = format!("ws://{}/ws/notifications/?token={}", stack.host(0), token(1));
+        e2e::Socket::try_connect(&url).await
+    };
+    eventually("a place for a connection", back).await;
+}
+
+/// A request for a page, on a connection that never reads the answer.
+async fn ask_for_page(stack: &Stack, user: i64) -> TcpStream {
+    let mut stream = raw::connect(stack, Some(4 * 1024)).await;
+    let head = format!(
+        "GET /api/conversations/1/messages?limit=200 HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
+        stack.host(0),
+        token(user)
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+/// A chat-service that answers every question for a page with one of 0.9 MB, or with so many messages.
+async fn answer_pages(stack: &Stack) -> tokio::task::JoinHandle<()> {
+    let backend = stack.backend().await;
+    let page = |messages: i64| {
+        let message = |id| {
+            json!({"conversation_id": 1, "message_id": id, "seq": id, "sender_id": 1,
+                "sender_username": "ada", "content": "x".repeat(4_000), "created_at": "2025-12-09T10:30:00.123456Z",
+                "is_read": false})
+        };
+        let items: Vec<Value> = (1..=messages).map(message).collect();
+        json!({"items": items, "more": false, "head": {"seq": messages, "id": messages}, "markers": []})
+            .to_string()
+    };
+    let (large, small) = (page(210), page(1));
+    assert!(large.len() > 850_000 && large.len() < 1_000_000, "{}", large.len());
+    let mut questions = backend.subscribe("chat.messages.page").await.unwrap();
+    backend.flush().await.unwrap();
+    tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
+            let answer = if asked["limit"] == 200 { large.clone() } else { small.clone() };
+            backend.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    })
+}
+
+/// What so many of these requests cost at their worst, in KiB.
+async fn cost(stack: &Stack, requests: impl Future<Output = Vec<TcpStream>>) -> (usize, Vec<TcpStream>) {
+    let pid = stack.pid(Kind::Gateway, 0);
+    // The peak starts anew.
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    let rest = memory(pid, "VmRSS");
+    let streams = requests.await;
+    // Until nothing is under way that could still cost something.
+    let (mut last, mut still) = (0, 0);
+    while still < 8 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let peak = memory(pid, "VmHWM");
+        still = if peak == last { still + 1 } else { 0 };
+        last = peak;
+    }
+    (last.saturating_sub(rest), streams)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_cost_little_and_end() {
+    let stack = Stack::with(Options { counts: [1, 0, 1, 1], ..with(&[]) }).await;
+    let answering = answer_pages(&stack).await;
+    let (kib, _one) = cost(&stack, join_all((0..200).map(|_| ask_for_page(&stack, 1)))).await;
+    println!("200 answers of one user cost {kib} KiB");
+    assert!(kib < 100 * 1024, "{kib} KiB");
+    // Small answers have room, and those of the others.
+    let read = |user, limit| {
+        stack.call(
+            "GET",
+            ["/api/conversations/1/messages?limit=5", "/api/conversations/1/messages?limit=200"][limit],
+            user,
+            None,
+        )
+    };
+    assert_eq!(read(1, 0).await.status, 200);
+    assert_eq!(read(2, 1).await.status, 200);
+    let (kib, _many) =
+        cost(&stack, join_all((0..400).map(|request| ask_for_page(&stack, request % 40 + 1)))).await;
+    println!("400 answers of 40 users cost {kib} KiB");
+    assert!(kib < 100 * 1024, "{kib} KiB");
+    assert_eq!(read(41, 0).await.status, 200);
+    assert!(stack.metric(Kind::Gateway, 0, "gateway_response_bytes").await > 1e6);
+    let refused =
+        stack.metric(Kind::Gateway, 0, "gateway_responses_limited_total{limit=\"user_bytes\"}").await;
+    assert!(refused >= 100.0, "{refused}");
+    // A write that makes no headway for 10 s is ended, and gives its place back.
+    let ended = || async {
+        let held = stack.metric(Kind::Gateway, 0, "gateway_response_bytes").await;
+        (held == 0.0).then_some(())
+    };
+    eventually("the answers to be given up", ended).await;
+    assert!(stack.metric(Kind::Gateway, 0, "gateway_responses_stalled_total").await >= 8.0);
+    assert_eq!(read(1, 1).await.status, 200);
+    answering.abort();
+}
