@@ -135,7 +135,7 @@ async fn page_messages(
     Id(conversation_id): Id<ConversationId>,
     Cursor { range, limit }: Cursor,
 ) -> Result<Json<Page<Message>>, Problem> {
-    let (user_id, username, named_at) = (Some(caller.user_id), caller.username, caller.issued_at);
+    let (user_id, username, named_at) = (Some(caller.user_id), caller.username, caller.stamp.issued_at);
     let ask_for = PageMessages { conversation_id, user_id, username, named_at, range, limit };
     let page = ask(&shared, ask_for).await?;
     let next = page.items.last().filter(|_| page.more).map(|last| last.message_id.get());
@@ -175,7 +175,7 @@ async fn send_message(
         conversation_id,
         sender_id: caller.user_id,
         sender_username: caller.username,
-        sender_named_at: caller.issued_at,
+        sender_named_at: caller.stamp.issued_at,
         message: frames::message_text(&new.message)?,
         client_id: new.client_id.map(frames::client_id).transpose()?,
     };

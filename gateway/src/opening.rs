@@ -154,7 +154,7 @@ pub enum Admission {
 /// between what this reads and what comes live.
 pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Result<Admission, Refusal> {
     let enter = |conversation_id| {
-        let (user_id, username, named_at) = (identity.user_id, identity.username.clone(), identity.issued_at);
+        let (user_id, username, named_at) = (identity.user_id, identity.username.clone(), identity.stamp.issued_at);
         shared.doors.enter(Enter { conversation_id, user_id, username, named_at })
     };
     match topic {

@@ -263,7 +263,7 @@ impl Typists {
         };
         let (event, note) = (typist.event(key), Note { age: typist.age(now), ..Note::default() });
         let fits = self.insert(key, Entry::Typing(typist));
-        fits.then(|| Announcement { event, kind: Kind::Start, note })
+        fits.then_some(Announcement { event, kind: Kind::Start, note })
     }
 
     fn left(

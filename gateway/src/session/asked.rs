@@ -132,7 +132,7 @@ impl Session {
                 }
                 self.refused_sends = 0;
                 let (sender_username, sender_named_at) =
-                    (self.identity.username.clone(), self.identity.issued_at);
+                    (self.identity.username.clone(), self.identity.stamp.issued_at);
                 let sender_id = user_id;
                 let send =
                     Send { conversation_id, sender_id, sender_username, sender_named_at, message, client_id };
