@@ -98,6 +98,25 @@ async fn a_revocation_may_name_a_token_that_stays_valid() {
     }
 }
 
+#[tokio::test]
+async fn a_login_in_the_second_of_the_revocation_works_if_the_revocation_names_its_token() {
+    let stack = Stack::start().await;
+    for round in 0..5 {
+        let jti = format!("login-{round}");
+        revoke(&stack, json!({"user_id": 1, "except_jti": &jti})).await;
+        let fresh = token_with(json!({"user_id": 1, "iat": now(), "jti": &jti}));
+        let mut socket = open(&stack, 0, &fresh).await;
+        socket.expect_silence().await;
+        // Other tokens of that second may be older than the revocation.
+        if round == 0 {
+            let answer = revoke(&stack, json!({"user_id": 1})).await;
+            let older = token_with(json!({"user_id": 1, "iat": now() - 1, "jti": "older"}));
+            assert_eq!(open(&stack, 0, &older).await.closed().await, Some(4401), "{answer}");
+            assert_eq!(socket.closed().await, Some(4401));
+        }
+    }
+}
+
 /// Makes the bucket anew, before the gateway starts: so many users, each revoked so often.
 async fn fill(stack: &Stack, history: i64, users: i64, times: usize) {
     let backend = jetstream::new(stack.backend().await);
