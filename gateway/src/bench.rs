@@ -2,12 +2,13 @@
 
 use crate::{
     Tokens,
-    auth::Verifier,
+    admission::tokens::Verifier,
+    channel::{
+        encode::{self, Event},
+        ordering::{Log, View},
+    },
     config::TokenExpiry,
-    frames::{self, Event},
-    log::{Log, View},
-    outbox::Outbox,
-    websocket::{Decoder, Item},
+    websocket::{Decoder, Item, outbox::Outbox},
 };
 use contract::{
     ConversationId, MessageId, Timestamp, UserId,
@@ -83,7 +84,7 @@ fn parse_frame() -> Operation {
 /// From what chat-service published to the frames that sockets are sent.
 fn encode_event() -> Operation {
     let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
-    Box::new(move || drop(black_box(frames::chat_event(black_box(&payload)).expect("an event"))))
+    Box::new(move || drop(black_box(encode::chat_event(black_box(&payload)).expect("an event"))))
 }
 
 /// From one entry to the outboxes of all sockets, and out of them again.
@@ -95,7 +96,7 @@ fn fan_out() -> Operation {
         log.attach(view, Head::default(), Vec::new(), false);
     }
     let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
-    let Ok(Event::Entry(mut entry, _)) = frames::chat_event(&payload) else { panic!("an entry") };
+    let Ok(Event::Entry(mut entry, _)) = encode::chat_event(&payload) else { panic!("an entry") };
     entry.at.seq = 0;
     Box::new(move || {
         entry.at.seq += 1;

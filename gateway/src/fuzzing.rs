@@ -1,10 +1,15 @@
 //! Doors for the fuzz targets in `fuzz/`: in no other build.
 
 use crate::{
-    auth::{Verifier, parameter},
+    admission::{
+        jwks,
+        tokens::{Verifier, parameter},
+    },
+    channel::encode,
     config::{TokenExpiry, Tokens},
-    events::wire,
-    frames, http, keys, multiplex,
+    http,
+    nats::protocol,
+    session::multiplex,
     websocket::{Decoder, Item},
 };
 use axum::http::{HeaderMap, header};
@@ -52,7 +57,7 @@ pub fn takes_token(text: &str) -> bool {
 
 /// A key set.
 pub fn keys(body: &[u8]) {
-    let _ = keys::read(body);
+    let _ = jwks::read(body);
 }
 
 /// A path and its query.
@@ -65,13 +70,13 @@ pub fn path(path: &str, query: &str) {
 
 /// The channel that a name means, as it is written.
 pub fn channel(name: &str) -> Option<String> {
-    multiplex::topic(Some(name), user()).ok().map(crate::opening::Topic::name)
+    multiplex::topic(Some(name), user()).ok().map(crate::topic::Topic::name)
 }
 
 /// An event of a service.
 pub fn events(payload: &[u8]) {
-    let _ = frames::chat_event(payload);
-    let _ = frames::inbox_event(user(), None, payload);
+    let _ = encode::chat_event(payload);
+    let _ = encode::inbox_event(user(), None, payload);
     let _ = serde_json::from_slice::<TypingEvent>(payload);
 }
 
@@ -98,9 +103,9 @@ pub fn nats(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
     for piece in pieces {
         buffer.extend_from_slice(piece);
         loop {
-            let len = match wire::decode(&buffer, MAX) {
+            let len = match protocol::decode(&buffer, MAX) {
                 Ok(Some((op, len))) => {
-                    if let wire::Op::Message(message) = op {
+                    if let protocol::Op::Message(message) = op {
                         let _ = (message.topic(), message.header("traceparent"));
                     }
                     said.push(format!("{op:?}"));

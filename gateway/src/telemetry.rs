@@ -1,6 +1,6 @@
 //! What is measured, and what is traced of calls and deliveries.
 
-use crate::log::Entry;
+use crate::channel::ordering::Entry;
 use axum::{
     extract::{MatchedPath, Request},
     middleware::Next,

@@ -1,0 +1,384 @@
+//! Who a client is: tokens, checked once a socket.
+
+use crate::{
+    admission::jwks::{KeySet, Keys},
+    config::{TokenExpiry, Tokens},
+};
+use axum::http::{HeaderMap, header};
+use contract::{Lang, Timestamp, UserId, text::display_name};
+use jsonwebtoken::{Algorithm, Validation};
+use serde_json::{Map, Value};
+use std::{collections::HashMap, sync::Arc};
+
+/// Seconds by which clocks may differ.
+const LEEWAY: u64 = 5;
+/// Bytes of a token; real ones have well under one KiB.
+const TOKEN_BYTES: usize = 8 * 1024;
+
+/// Who a token speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user_id: UserId,
+    /// The display name in the token.
+    pub username: Option<String>,
+    /// The language in the token.
+    pub lang: Option<Lang>,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+    /// What revocations know the token by.
+    pub stamp: Stamp,
+}
+
+/// What revocations know a token by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// When the token was issued, in Unix seconds, if it states that.
+    pub issued_at: Option<i64>,
+    /// The token's own id, if it has one.
+    pub jti: Option<Arc<str>>,
+}
+
+/// Why a token is not taken. What it says is for our own logs: clients are only told that it isn't.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// There is none.
+    #[error("no token")]
+    Missing,
+    /// Too long to be one.
+    #[error("the token is too long")]
+    TooLong,
+    /// The signature, the form or a standard claim is wrong.
+    #[error("the token is not valid")]
+    Invalid(#[from] jsonwebtoken::errors::Error),
+    /// Its header asks for something that must be understood, and isn't.
+    #[error("the token's header has critical parts")]
+    Critical,
+    /// No key of ours is the one that it names.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// Its user's sessions were ended after it was issued.
+    #[error("the token is revoked")]
+    Revoked,
+    /// A claim of ours is wrong.
+    #[error("the claim {0} is missing or wrong")]
+    Claim(&'static str),
+}
+
+/// Checks tokens.
+pub struct Verifier {
+    keys: Keys,
+    validations: HashMap<Algorithm, Validation>,
+    tokens: Tokens,
+}
+
+impl Verifier {
+    /// A verifier for this configuration.
+    ///
+    /// # Errors
+    /// When it has not exactly one key that can be used.
+    pub fn new(tokens: Tokens) -> anyhow::Result<Self> {
+        let algorithms = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+        Ok(Self {
+            keys: Keys::new(&tokens)?,
+            validations: algorithms.map(|algorithm| (algorithm, validation(&tokens, algorithm))).into(),
+            tokens,
+        })
+    }
+
+    /// The keys' set, where they are published at a URL.
+    pub const fn key_set(&self) -> Option<&Arc<KeySet>> {
+        match &self.keys {
+            Keys::Configured(_) => None,
+            Keys::Published(set) => Some(set),
+        }
+    }
+
+    /// Gets ready for a token whose key may have been published a moment ago.
+    pub async fn learn(&self, token: &str) {
+        let Some(set) = self.key_set().filter(|_| token.len() <= TOKEN_BYTES) else { return };
+        if let Ok(header) = jsonwebtoken::decode_header(token) {
+            set.learn(header.kid.as_deref()).await;
+        }
+    }
+
+    /// Checks a token.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    pub fn verify(&self, token: &str) -> Result<Identity, Rejected> {
+        if token.len() > TOKEN_BYTES {
+            return Err(Rejected::TooLong);
+        }
+        // A header says which key. What it says of algorithms, of other keys and of where to find them counts for
+        // nothing, and what it says must be understood (RFC 7515, `crit`) isn't.
+        let header = jsonwebtoken::decode_header(token)?;
+        if header.crit.is_some() {
+            return Err(Rejected::Critical);
+        }
+        let key = self.keys.find(header.kid.as_deref()).ok_or(Rejected::UnknownKey)?;
+        let validation = self.validations.get(&key.algorithm).ok_or(Rejected::UnknownKey)?;
+        let claims: Map<String, Value> = jsonwebtoken::decode(token, &key.verifies, validation)?.claims;
+        // RFC 7519 allows one issuer only; the library also accepts a list.
+        if self.tokens.jwt_issuer.is_some() && !claims.get("iss").is_some_and(Value::is_string) {
+            return Err(Rejected::Claim("iss"));
+        }
+        if claims.get("token_type").is_some_and(|kind| kind != "access") {
+            return Err(Rejected::Claim("token_type"));
+        }
+        let now = Timestamp::now().unix();
+        let issued_at = match claims.get("iat").filter(|issued| !issued.is_null()) {
+            Some(issued) => Some(seconds(issued).ok_or(Rejected::Claim("iat"))?),
+            None => None,
+        };
+        if issued_at.is_some_and(|issued| issued > now.saturating_add(LEEWAY.cast_signed())) {
+            return Err(Rejected::Claim("iat"));
+        }
+        let user_id = claims.get(&self.tokens.user_id_claim).and_then(user_id);
+        let expires_at = claims.get("exp").and_then(seconds).and_then(Timestamp::from_unix);
+        Ok(Identity {
+            user_id: user_id.ok_or(Rejected::Claim("user_id"))?,
+            username: claims.get(&self.tokens.username_claim).and_then(Value::as_str).and_then(display_name),
+            lang: claims.get("lang").and_then(Value::as_str).and_then(Lang::parse),
+            expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
+            stamp: Stamp { issued_at, jti: claims.get("jti").and_then(Value::as_str).map(Arc::from) },
+        })
+    }
+
+    /// The token of a handshake, from the first place that has one.
+    ///
+    /// A cookie comes with whatever a page asks, so it counts only where an `Origin` says whose page it is; that it is
+    /// an allowed one has been checked before.
+    pub fn token_of(&self, headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+        if let Some(token) = bearer(headers).or_else(|| subprotocol(headers)) {
+            return Some(token.to_owned());
+        }
+        if let Some(token) = query.and_then(|query| parameter(query, "token")) {
+            return Some(token);
+        }
+        let name = self.tokens.token_cookie.as_deref().filter(|_| headers.contains_key(header::ORIGIN))?;
+        cookie(headers, name).map(str::to_owned)
+    }
+
+    /// Seconds from now until a socket with this identity is closed; `None`: never.
+    pub fn lifetime(&self, identity: &Identity) -> Option<u64> {
+        let left = identity.expires_at.unix() - Timestamp::now().unix() + LEEWAY.cast_signed();
+        (self.tokens.token_expiry == TokenExpiry::Enforce).then(|| u64::try_from(left).unwrap_or(0))
+    }
+}
+
+/// What a token signed with this algorithm must say.
+fn validation(tokens: &Tokens, algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.leeway = LEEWAY;
+    validation.validate_nbf = true;
+    // Without a requirement, a token passes that lacks the claim, or has it in a form that can't be read.
+    let mut required = vec!["exp"];
+    validation.validate_aud = tokens.jwt_audience.is_some();
+    if let Some(audience) = &tokens.jwt_audience {
+        validation.set_audience(&[audience]);
+        required.push("aud");
+    }
+    if let Some(issuer) = &tokens.jwt_issuer {
+        validation.set_issuer(&[issuer]);
+        required.push("iss");
+    }
+    validation.set_required_spec_claims(&required);
+    validation
+}
+
+fn user_id(claim: &Value) -> Option<UserId> {
+    match claim {
+        Value::Number(number) => UserId::new(number.as_i64()?).ok(),
+        Value::String(digits) => digits.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Seconds since 1970 of a date claim, which may have decimals (RFC 7519, NumericDate).
+fn seconds(claim: &Value) -> Option<i64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float too large saturates, and is no calendar date"
+    )]
+    claim.as_i64().or_else(|| claim.as_f64().map(|seconds| seconds as i64))
+}
+
+/// The token in `Authorization`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+/// The subprotocols that a client offers, in order.
+fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Whether a client offers the subprotocol `bearer`. A browser fails a connection that does not answer it.
+pub fn offers_bearer(headers: &HeaderMap) -> bool {
+    subprotocols(headers).any(|protocol| protocol == "bearer")
+}
+
+fn subprotocol(headers: &HeaderMap) -> Option<&str> {
+    let mut protocols = subprotocols(headers);
+    protocols.find(|protocol| *protocol == "bearer")?;
+    protocols.next().filter(|token| !token.is_empty())
+}
+
+/// The first value of a cookie. Other cookies may hold anything, so they are not looked at as text.
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let pairs =
+        headers.get_all(header::COOKIE).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    let mut values =
+        pairs.filter_map(|pair| pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let value = std::str::from_utf8(values.next()?).ok()?.trim().trim_matches('"');
+    (!value.is_empty()).then_some(value)
+}
+
+/// The first value of a query's parameter, decoded; tokens and numbers need no more than percent-decoding.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jsonwebtoken::{EncodingKey, Header};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn verifier() -> Verifier {
+        Verifier::new(crate::config::tests::tokens()).unwrap()
+    }
+
+    fn sign(claims: &Value) -> String {
+        let key = EncodingKey::from_secret(b"a secret of the tests");
+        jsonwebtoken::encode(&Header::default(), claims, &key).unwrap()
+    }
+
+    fn soon() -> i64 {
+        Timestamp::now().unix() + 60
+    }
+
+    #[test]
+    fn tokens_of_simplejwt_are_taken() {
+        for user_id in [json!(456), json!("456")] {
+            let claims = json!({"token_type": "access", "exp": soon(), "iat": soon() - 60, "jti": "x", "user_id": user_id});
+            assert_eq!(verifier().verify(&sign(&claims)).unwrap().user_id.get(), 456);
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_for_us_is_refused() {
+        for claims in [
+            json!({"exp": soon()}),
+            json!({"user_id": 1}),
+            json!({"user_id": 1, "exp": soon() - 120}),
+            json!({"user_id": 0, "exp": soon()}),
+            json!({"user_id": -4, "exp": soon()}),
+            json!({"user_id": 1.5, "exp": soon()}),
+            json!({"user_id": "12x", "exp": soon()}),
+            json!({"user_id": 1, "exp": soon(), "nbf": soon()}),
+            json!({"user_id": 1, "exp": soon(), "iat": soon()}),
+            json!({"user_id": 1, "exp": soon(), "token_type": "refresh"}),
+        ] {
+            assert!(verifier().verify(&sign(&claims)).is_err(), "{claims}");
+        }
+        let other = EncodingKey::from_secret(b"another secret");
+        let forged =
+            jsonwebtoken::encode(&Header::default(), &json!({"user_id": 1, "exp": soon()}), &other).unwrap();
+        assert!(verifier().verify(&forged).is_err());
+        // {"alg":"none"} with a user and an end far away.
+        let none = "eyJhbGciOiJub25lIn0.eyJ1c2VyX2lkIjoxLCJleHAiOjk5OTk5OTk5OTl9.";
+        assert!(verifier().verify(none).is_err());
+    }
+
+    #[test]
+    fn a_configured_issuer_or_audience_must_be_in_the_token() {
+        let with = |issuer: Option<&str>, audience: Option<&str>, claims: Value| {
+            let tokens = crate::config::Tokens {
+                jwt_issuer: issuer.map(str::to_owned),
+                jwt_audience: audience.map(str::to_owned),
+                ..crate::config::tests::tokens()
+            };
+            let mut claims = claims;
+            claims["user_id"] = json!(1);
+            claims["exp"] = json!(soon());
+            Verifier::new(tokens).unwrap().verify(&sign(&claims)).is_ok()
+        };
+        for audience in [json!("chat"), json!(["shop", "chat"])] {
+            assert!(with(None, Some("chat"), json!({"aud": audience})));
+        }
+        assert!(with(Some("shop"), None, json!({"iss": "shop"})));
+        assert!(with(Some("shop"), Some("chat"), json!({"iss": "shop", "aud": "chat"})));
+        for claims in [
+            json!({}),
+            json!({"aud": null}),
+            json!({"aud": "shop"}),
+            json!({"aud": 1}),
+            json!({"aud": true}),
+            json!({"aud": {"chat": "chat"}}),
+            json!({"aud": []}),
+            json!({"aud": ["chat", 1]}),
+            json!({"aud": [["chat"]]}),
+        ] {
+            assert!(!with(None, Some("chat"), claims.clone()), "{claims}");
+        }
+        for claims in [
+            json!({}),
+            json!({"iss": null}),
+            json!({"iss": "chat"}),
+            json!({"iss": 1}),
+            json!({"iss": {"shop": "shop"}}),
+            json!({"iss": ["shop"]}),
+            json!({"iss": []}),
+        ] {
+            assert!(!with(Some("shop"), None, claims.clone()), "{claims}");
+        }
+        // One of the two does not stand for the other.
+        assert!(!with(Some("shop"), Some("chat"), json!({"iss": "shop"})));
+        assert!(!with(Some("shop"), Some("chat"), json!({"aud": "chat"})));
+    }
+
+    #[test]
+    fn the_first_place_that_has_a_token_counts() {
+        let (verifier, mut headers) = (verifier(), HeaderMap::new());
+        headers
+            .append(header::COOKIE, b"name=J\xe9r\xf4me; access_token_old=x".as_slice().try_into().unwrap());
+        headers.append(header::COOKIE, "a=b; access_token=c; access_token=d".parse().unwrap());
+        assert_eq!(verifier.token_of(&headers, None), None, "whose page it is must be known");
+        headers.insert(header::ORIGIN, "https://shop.example".parse().unwrap());
+        assert_eq!(verifier.token_of(&headers, None), Some("c".into()));
+        assert_eq!(verifier.token_of(&headers, Some("after=3&token=q%2Eq")), Some("q.q".into()));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "bearer, p".parse().unwrap());
+        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some("p".into()));
+        headers.insert(header::AUTHORIZATION, "Bearer h".parse().unwrap());
+        assert_eq!(verifier.token_of(&headers, Some("token=q")), Some("h".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_or_query_panics(text: String) {
+            let _ = verifier().verify(&text);
+            let _ = parameter(&text, "token");
+        }
+    }
+}

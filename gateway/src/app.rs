@@ -1,0 +1,241 @@
+//! From a configuration to a gateway that serves, and to its end: `wire`, `serve`, `drain`.
+
+use crate::{
+    Config,
+    admission::{rate_limits::Limits, revocations::Revocations, tokens::Verifier, user_sockets::Users},
+    channel::{hub::Hub, probe::Canary},
+    http::{self, listener, responses::Responses},
+    nats::{
+        connection::{Dialer, Events},
+        joins::Doors,
+        languages::Languages,
+        sends,
+        typing_inputs::Keyboards,
+    },
+    state::Shared,
+    telemetry,
+};
+use anyhow::Context;
+use contract::sessions::Revoke;
+use service::{Admin, Bus, Endpoints, admin::Checks};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long a stop goes on waiting for sockets after the drain time.
+const DRAIN_REST: Duration = Duration::from_secs(8);
+/// How long a stop waits for everything that is not a socket.
+const TASKS_REST: Duration = Duration::from_secs(4);
+/// Revocations that are processed at once.
+const CONCURRENT_REVOCATIONS: usize = 8;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A gateway that listens and serves nothing yet.
+pub struct Gateway {
+    config: Config,
+    listener: TcpListener,
+    admin: Admin,
+    verifier: Verifier,
+    shutdown: CancellationToken,
+}
+
+/// The parts of a gateway that runs.
+struct Wired {
+    shared: Arc<Shared>,
+    bus: Bus,
+    endpoints: Endpoints,
+    tasks: TaskTracker,
+    /// Ends the channels, once the last socket is closed.
+    ended: CancellationToken,
+}
+
+impl Gateway {
+    /// Checks the configuration and listens on both ports.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        // A browser sends cookies whichever page asks, so every page would speak for its visitors.
+        anyhow::ensure!(
+            config.tokens.token_cookie.is_none() || !config.allows_every_origin(),
+            "configuration: with TOKEN_COOKIE, ALLOWED_ORIGINS must name origins; * is not possible"
+        );
+        let verifier = Verifier::new(config.tokens.clone())?;
+        let addr = config.listen_addr();
+        let listener = TcpListener::bind(addr)
+            .await
+            .with_context(|| format!("configuration: listen on GATEWAY_ADDR {addr}"))?;
+        let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown.clone()).await?;
+        Ok(Self { config, listener, admin, verifier, shutdown })
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Errors
+    /// When the operating system doesn't say.
+    pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        self.listener.local_addr().context("read the gateway's address")
+    }
+
+    /// Where `/readyz` is.
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Waits for NATS, lets clients in until the token is cancelled, and then closes their sockets one after the other.
+    ///
+    /// # Errors
+    /// If the configuration can't be used, or the NATS client has ended.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let addr = self.local_addr()?;
+        let Self { config, listener, admin, verifier, shutdown } = self;
+        let Some(wired) = wire(config, verifier, &shutdown).await? else { return Ok(()) };
+        admin.started(checks(&wired).await?);
+        tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
+        let lost = serve(listener, &wired, &shutdown).await;
+        shutdown.cancel();
+        drain(wired).await;
+        tracing::info!("stopped");
+        lost.map_or(Ok(()), Err)
+    }
+}
+
+/// Connects the parts. `None` if the token is cancelled first.
+async fn wire(
+    config: Config,
+    verifier: Verifier,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Wired>> {
+    let dialer = Dialer::new(&config.nats)?;
+    let Some(bus) = Bus::connect("gateway", &config.nats, shutdown).await? else { return Ok(None) };
+    let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
+    if let Some(keys) = verifier.key_set() {
+        if !keys.start(shutdown).await? {
+            return Ok(None);
+        }
+        tasks.spawn(keys.clone().follow(shutdown.clone()));
+    }
+    let hub = follow_events(&bus, dialer, &tasks, &ended);
+    let limits = Arc::new(Limits::new(&config.limits));
+    tasks.spawn(limits.clone().forget(ended.clone()));
+    let users = Arc::new(Users::new(limits.sockets_per_user, DAY * config.limits.revocation_days));
+    let revocations = Arc::new(Revocations::new(users.clone(), bus.clone()));
+    let endpoints = serve_revocations(&bus, &revocations, &tasks, shutdown).await?;
+    if !follow_revocations(revocations, &tasks, &ended, shutdown).await {
+        return Ok(None);
+    }
+    let shared = Arc::new(Shared {
+        packer: sends::start(bus.clone(), &tasks),
+        keyboards: Keyboards::start(bus.clone(), &tasks),
+        doors: Doors::start(bus.clone(), &tasks),
+        languages: Languages::start(bus.clone(), &tasks),
+        hub,
+        verifier,
+        limits,
+        users,
+        responses: Responses::default(),
+        id: format!("{:016x}", fastrand::u64(..)),
+        allowed_origins: config.allowed_origins,
+        outbox_frames: config.outbox_frames as usize,
+        outbox_bytes: config.outbox_bytes as usize,
+        drain: Duration::from_secs(config.drain_seconds.into()),
+        demo: config.demo,
+        shutdown: shutdown.clone(),
+        sessions: TaskTracker::new(),
+    });
+    Ok(Some(Wired { shared, bus, endpoints, tasks, ended }))
+}
+
+/// Starts receiving the events of services, and everything that keeps channels complete.
+fn follow_events(bus: &Bus, dialer: Dialer, tasks: &TaskTracker, ended: &CancellationToken) -> Arc<Hub> {
+    let events = Events::new();
+    let hub = Arc::new(Hub::new(bus.clone(), events.clone(), tasks.clone(), ended.clone()));
+    tasks.spawn(events.run(dialer, hub.clone(), ended.clone()));
+    tasks.spawn(hub.clone().compare());
+    tasks.spawn(hub.clone().sweep());
+    hub
+}
+
+/// Follows revocations, and waits until all of those that there are have been read: nobody is let in before that. Whether
+/// they have; otherwise the token was cancelled.
+async fn follow_revocations(
+    revocations: Arc<Revocations>,
+    tasks: &TaskTracker,
+    ended: &CancellationToken,
+    shutdown: &CancellationToken,
+) -> bool {
+    let (read, all_read) = oneshot::channel();
+    tasks.spawn(revocations.follow(ended.clone(), move || {
+        read.send(()).ok();
+    }));
+    tokio::select! {
+        all_read = all_read => all_read.is_ok(),
+        () = shutdown.cancelled() => false,
+    }
+}
+
+/// What `/readyz` checks, and what is measured when the metrics are read.
+async fn checks(wired: &Wired) -> anyhow::Result<Checks> {
+    let Wired { shared, bus, endpoints, .. } = wired;
+    let canary = Arc::new(Canary::new(&shared.hub).await?);
+    let (pulse, waiting, hub) = (endpoints.pulse(), shared.packer.depth(), shared.hub.clone());
+    Ok(Checks::default()
+        .nats(bus)
+        .with("canary", move || {
+            let canary = canary.clone();
+            async move { canary.fly().await }
+        })
+        .with("endpoints", move || {
+            let pulse = pulse.clone();
+            async move { pulse.check().await }
+        })
+        .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64))
+        .measuring(move || hub.measure()))
+}
+
+/// Serves clients until the token is cancelled, or the NATS client has ended: with that error.
+async fn serve(listener: TcpListener, wired: &Wired, shutdown: &CancellationToken) -> Option<anyhow::Error> {
+    let router = http::router(wired.shared.clone());
+    tokio::select! {
+        () = listener::run(listener, router, wired.shared.limits.clone(), shutdown) => None,
+        lost = wired.bus.lost() => Some(lost),
+    }
+}
+
+/// Waits for the sockets to be closed, and for everything else to be finished.
+async fn drain(wired: Wired) {
+    let Wired { shared, bus, endpoints, tasks, ended } = wired;
+    let sessions = shared.sessions.clone();
+    sessions.close();
+    let patience = shared.drain + DRAIN_REST;
+    drop(shared);
+    if tokio::time::timeout(patience, sessions.wait()).await.is_err() {
+        tracing::warn!(left = sessions.len(), "stopped before every socket was closed");
+    }
+    ended.cancel();
+    tasks.close();
+    if tokio::time::timeout(TASKS_REST, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), "stopped before everything was finished");
+    }
+    drop(endpoints);
+    bus.close().await;
+}
+
+/// Answers backends that end a user's sessions.
+async fn serve_revocations(
+    bus: &Bus,
+    revocations: &Arc<Revocations>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Endpoints> {
+    let description = "sockets: ends the sessions of users";
+    let endpoints = Endpoints::new(bus, "gateway", description, tasks.clone(), shutdown.clone()).await?;
+    let revocations = revocations.clone();
+    endpoints
+        .serve::<Revoke, _, _>(CONCURRENT_REVOCATIONS, move |revoke| {
+            let revocations = revocations.clone();
+            async move { revocations.answer(revoke).await }
+        })
+        .await?;
+    Ok(endpoints)
+}

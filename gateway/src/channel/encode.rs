@@ -1,0 +1,135 @@
+//! Encoding what clients are sent. Each frame is encoded once, however many sockets it goes to.
+
+use crate::{
+    channel::ordering::{Entry, Note},
+    websocket::Frame,
+};
+use contract::{
+    Refusal, Timestamp, UserId,
+    chat::{ChatEvent, Marker, Message},
+    frames::ServerFrame,
+    log::Head,
+    notify::{InboxEvent, InboxPlace, InboxRead, Notification, ReadPlace},
+    typing::TypingEvent,
+};
+use serde::Serialize;
+
+/// An event of a log channel.
+pub enum Event {
+    /// It has a place in the log; and when it was committed, where that is known.
+    Entry(Entry, Option<Timestamp>),
+    /// It changes what was told before.
+    Note(Note),
+}
+
+/// Reads what chat-service published in a conversation.
+///
+/// # Errors
+/// When it isn't such an event.
+pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
+    let text = text(payload)?;
+    Ok(match serde_json::from_str(text)? {
+        ChatEvent::Read(marker) => Event::Note(Note::Marker(marker)),
+        // The payload is the frame that the sender may see, to the letter.
+        ChatEvent::Message(message) => {
+            let committed = Some(message.created_at);
+            Event::Entry(entry(message, Some(Frame::text(text))), committed)
+        }
+    })
+}
+
+/// Reads what this gateway published to itself.
+///
+/// # Errors
+/// When it isn't text.
+pub fn canary(payload: &[u8]) -> serde_json::Result<Event> {
+    Ok(Event::Note(Note::Extra(Frame::text(text(payload)?))))
+}
+
+fn text(payload: &[u8]) -> serde_json::Result<&str> {
+    std::str::from_utf8(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))
+}
+
+/// A message of a page, as an entry.
+pub fn message(message: Message) -> Entry {
+    entry(message, None)
+}
+
+fn entry(mut message: Message, full: Option<Frame>) -> Entry {
+    let at = Head { seq: message.seq, id: message.message_id.get() };
+    let owner = message.sender_id;
+    let private = message.client_id.is_some();
+    let full = full.unwrap_or_else(|| encode(&ChatEvent::Message(message.clone())));
+    if !private {
+        return Entry { at, owner, public: full, private: None, unread: None };
+    }
+    message.client_id = None;
+    Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full), unread: None }
+}
+
+/// Reads what notify-service published in a user's inbox, and where it says that this stands.
+///
+/// # Errors
+/// When it isn't such an event.
+pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> serde_json::Result<Event> {
+    Ok(match InboxPlace::parse(payload)? {
+        InboxPlace::Read(read) => Event::Note(Note::Inbox(read, place)),
+        InboxPlace::Marker(marker, moves) => Event::Note(Note::OwnMarker(marker, moves)),
+        InboxPlace::Notification { seq, id, unread_count } => {
+            let at = Head { seq, id: id.get() };
+            let public = Frame::text(text(payload)?);
+            let entry = Entry { at, owner: user, public, private: None, unread: Some(unread_count) };
+            Event::Entry(entry, None)
+        }
+    })
+}
+
+/// A notification of a page, as an entry.
+pub fn notification(user: UserId, notification: &Notification) -> Entry {
+    Entry {
+        at: Head { seq: notification.seq, id: notification.notification_id.get() },
+        owner: user,
+        public: encode(notification),
+        private: None,
+        unread: Some(notification.unread_count),
+    }
+}
+
+/// The frame for what was read in an inbox.
+pub fn inbox_read(read: &InboxRead) -> Frame {
+    encode(&InboxEvent::Read(*read))
+}
+
+/// The frame for a marker that moved.
+pub fn read(marker: &Marker) -> Frame {
+    encode(&ChatEvent::Read(*marker))
+}
+
+/// The frame for someone who types, or has stopped.
+pub fn typing(event: &TypingEvent) -> Frame {
+    encode(&TypingEvent { gateway: None, at_ms: None, ..event.clone() })
+}
+
+/// The frame for something that was not done.
+pub fn error(refusal: &Refusal, client_id: Option<&str>) -> Frame {
+    encode(&ServerFrame::Error { refusal, client_id })
+}
+
+/// Any frame of the contract.
+pub fn encode(frame: &impl Serialize) -> Frame {
+    Frame::text_of(|bytes| {
+        serde_json::to_writer(bytes, frame)
+            .expect("the contract's types are all JSON: no map keys but strings");
+    })
+}
+
+/// A frame on the socket that carries several channels.
+pub fn wrap(channel: &str, frame: &Frame) -> Frame {
+    Frame::text_of(|bytes| {
+        for part in
+            [br#"{"op":"event","channel":""#, channel.as_bytes(), br#"","data":"#, frame.payload(), b"}"]
+        {
+            bytes.extend_from_slice(part);
+        }
+    })
+}

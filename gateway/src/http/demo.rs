@@ -1,0 +1,51 @@
+//! The demo page, part of the binary; served only when told to.
+
+use crate::state::Shared;
+use axum::{
+    Router,
+    http::header,
+    response::{IntoResponse, Redirect},
+    routing::get,
+};
+use std::sync::Arc;
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; \
+     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+macro_rules! file {
+    ($name:literal, $kind:literal) => {
+        get(async || page($kind, include_str!(concat!("../../demo/", $name))))
+    };
+}
+
+macro_rules! module {
+    ($path:literal) => {
+        get(async || page("text/javascript; charset=utf-8", include_str!(concat!("../../", $path))))
+    };
+}
+
+/// The page and its files.
+pub fn router() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/demo", get(async || Redirect::permanent("/demo/")))
+        .route("/demo/", file!("index.html", "text/html; charset=utf-8"))
+        .route("/demo/demo.css", file!("demo.css", "text/css; charset=utf-8"))
+        .route("/demo/app.js", module!("demo/app.js"))
+        .route("/demo/bell.js", module!("demo/bell.js"))
+        .route("/demo/dom.js", module!("demo/dom.js"))
+        .route("/demo/list.js", module!("demo/list.js"))
+        .route("/demo/thread.js", module!("demo/thread.js"))
+        .route("/demo/words.js", module!("demo/words.js"))
+        .route("/demo/realtime.js", module!("../clients/js/realtime.js"))
+}
+
+fn page(kind: &'static str, content: &'static str) -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, content)
+}

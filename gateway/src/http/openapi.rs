@@ -1,0 +1,137 @@
+//! What describes the HTTP API: OpenAPI 3.1 for machines, and a page that shows it to people.
+
+use crate::{http::problem::ProblemDetails, state::Shared};
+use axum::{
+    Router,
+    http::{HeaderName, header},
+    response::{IntoResponse, Redirect},
+    routing::get,
+};
+use std::sync::Arc;
+use utoipa::{
+    OpenApi,
+    openapi::{
+        Content, OpenApi as Document, Ref, RefOr, Response, Server,
+        path::{Operation, ParameterIn},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+
+/// The page loads nothing from anywhere else, and runs no script that stands in it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'";
+
+const ABOUT: &str = "Chat, notifications and typing indicators for a marketplace. Messages come and go over WebSockets, \
+which `docs/asyncapi.yaml` describes; everything here can be called besides.
+
+Ids are whole numbers, times are RFC 3339 in UTC. Every error is `application/problem+json` with a stable `code`. A list \
+comes in pages: `next` is what to say as `before` (or as `after`, where that was said) for the next one. Ignore fields \
+that you don't know: new ones may come.";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Vyzio Realtime", version = "1", license(name = "MIT", identifier = "MIT")),
+    components(schemas(ProblemDetails)),
+    tags(
+        (name = "Conversations", description = "Who talks with whom about which listing"),
+        (name = "Messages", description = "What was said, and how far it was read"),
+        (name = "Notifications", description = "The caller's inbox"),
+        (name = "Safety", description = "Blocks and reports"),
+    ),
+)]
+struct Frame;
+
+/// The document without its paths.
+pub fn frame() -> Document {
+    let mut document = Frame::openapi();
+    document.info.description = Some(ABOUT.to_owned());
+    document.servers = Some(vec![Server::new("/")]);
+    document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .description(Some("The token that sockets take, too"))
+        .build();
+    if let Some(components) = &mut document.components {
+        components.add_security_scheme("token", SecurityScheme::Http(token));
+    }
+    document
+}
+
+/// The document, and the page that shows it.
+pub fn router(mut document: Document) -> Router<Arc<Shared>> {
+    for item in document.paths.paths.values_mut() {
+        for operation in
+            [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten()
+        {
+            add_problems(operation);
+        }
+    }
+    let document = document.to_json().expect("the document's types are all JSON");
+    let document: axum::body::Bytes = document.into();
+    Router::new()
+        .route("/api/openapi.json", get(async || file("application/json", document)))
+        .route("/api/docs/", get(async || Redirect::permanent("/api/docs")))
+        .route(
+            "/api/docs",
+            get(async || file("text/html; charset=utf-8", include_str!("../../docs/index.html"))),
+        )
+        .route(
+            "/api/docs/docs.css",
+            get(async || file("text/css; charset=utf-8", include_str!("../../docs/docs.css"))),
+        )
+        .route(
+            "/api/docs/docs.js",
+            get(async || file("text/javascript; charset=utf-8", include_str!("../../docs/docs.js"))),
+        )
+}
+
+fn file(kind: &'static str, content: impl IntoResponse) -> impl IntoResponse {
+    let headers: [(HeaderName, &str); 5] = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, content)
+}
+
+/// Adds the problems that are the same for every operation of its kind, where it says nothing of its own.
+fn add_problems(operation: &mut Operation) {
+    let parameters: Vec<ParameterIn> = operation
+        .parameters
+        .iter()
+        .flatten()
+        .filter_map(|parameter| match parameter {
+            RefOr::T(parameter) => Some(parameter.parameter_in.clone()),
+            RefOr::Ref(_) => None,
+        })
+        .collect();
+    let (body, path) = (operation.request_body.is_some(), parameters.contains(&ParameterIn::Path));
+    let query = parameters.contains(&ParameterIn::Query);
+    let problems = [
+        (
+            "400",
+            body || query || path,
+            "`invalid_request`, `invalid_message`, `invalid_json`: it makes no sense",
+        ),
+        ("401", true, "`unauthorized`: the token is missing, invalid or expired"),
+        ("403", true, "`forbidden`, `blocked`: not the caller's to see or do; `origin_not_allowed`"),
+        ("404", path || body, "`not_found`: no such thing, for this caller"),
+        ("413", body, "`payload_too_large`: a body has at most 64 KiB"),
+        ("415", body, "`unsupported_media_type`: a body is `application/json`"),
+        ("429", true, "`rate_limited`: come again after `Retry-After`"),
+        ("500", true, "`internal`: a fault of the server"),
+        ("503", true, "`unavailable`: not done for a reason that passes; repeating it is safe"),
+    ];
+    for (status, _, description) in problems.into_iter().filter(|(_, applies, _)| *applies) {
+        let problem = || {
+            let content = Content::new(Some(Ref::from_schema_name("ProblemDetails")));
+            let mut response = Response::new(description);
+            response.content.insert("application/problem+json".to_owned(), RefOr::T(content));
+            RefOr::T(response)
+        };
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(problem);
+    }
+}
