@@ -48,7 +48,8 @@ fn target() -> PathBuf {
 
 #[test]
 fn services_compile_from_the_build_context() {
-    let Ok(tracked) = run(Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))
+    let Ok(tracked) =
+        run(Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))
     else {
         return skip("the build context of the images", "this is no git checkout");
     };
@@ -71,7 +72,9 @@ fn services_compile_from_the_build_context() {
 #[test]
 fn secrets_stay_out_of_the_build_context() {
     let rules = rules();
-    for secret in [".env", ".git/config", ".local/jwt-secret", "target/debug/gateway", "deploy/nats/accounts.conf"] {
+    for secret in
+        [".env", ".git/config", ".local/jwt-secret", "target/debug/gateway", "deploy/nats/accounts.conf"]
+    {
         assert!(!in_context(&rules, secret), "{secret} would be sent to the build");
     }
     assert!(in_context(&rules, "deploy/docker/ready"));
