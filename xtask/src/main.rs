@@ -1,4 +1,5 @@
-//! Developer commands: `cargo xtask up`, `token`, `test`, `chaos`, `load`, `bench-check`, `deadletters`.
+//! Developer commands: `cargo xtask up`, `token`, `test`, `chaos`, `load`, `bench-check`, `deadletters`,
+//! `images`, `smoke`.
 
 mod bench;
 mod build;
@@ -6,12 +7,14 @@ mod chaos;
 mod completions;
 mod console;
 mod deadletters;
+mod images;
 mod load;
 mod local;
 mod parts;
 mod ready;
 mod seed;
 mod servers;
+mod smoke;
 mod test;
 mod token;
 mod up;
@@ -31,6 +34,8 @@ enum Command {
     Load(load::Load),
     BenchCheck(bench::BenchCheck),
     Deadletters(deadletters::Deadletters),
+    Images(images::Images),
+    Smoke(smoke::Smoke),
     Completions(completions::Completions),
 }
 
@@ -44,6 +49,8 @@ async fn main() -> ExitCode {
         Command::Load(load) => load.run().await,
         Command::BenchCheck(check) => check.run().await,
         Command::Deadletters(deadletters) => deadletters.run().await,
+        Command::Images(images) => images.run().await,
+        Command::Smoke(smoke) => smoke.run().await,
         Command::Completions(completions) => completions.run::<Command>(),
     };
     done.unwrap_or_else(|error| {

@@ -1,0 +1,137 @@
+//! `cargo xtask images`
+
+mod builder;
+mod source;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+
+use builder::{Builder, Tool};
+use source::Source;
+
+const SERVICES: [&str; 4] = ["gateway", "chat-service", "notify-service", "typing-service"];
+
+/// Build the container images of the services.
+///
+/// Uses docker, podman or buildah: the first that works. Each image has two tags: the commit that it is built from
+/// (`-dirty` if files have changed since), and `dev`, which `docker compose` uses.
+#[derive(Args)]
+pub struct Images {
+    /// Build only these services
+    #[arg(value_name = "SERVICE", value_parser = SERVICES)]
+    services: Vec<String>,
+    /// The program that builds; the first that works, if unset
+    #[arg(long, value_enum)]
+    builder: Option<Tool>,
+    /// The part of an image's name before the service
+    #[arg(long, value_name = "NAME", default_value = "vyzio")]
+    prefix: String,
+    /// Tags, instead of the commit and `dev`
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Platforms, such as linux/amd64,linux/arm64; a foreign one needs emulation (binfmt_misc)
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<String>,
+    /// Push the images to the registry that the prefix names
+    #[arg(long)]
+    push: bool,
+    /// Certificates that cargo trusts during the build: for a proxy that inspects TLS. They don't enter the images
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Also build the image `debug`, which holds the line tables of the programs
+    #[arg(long)]
+    debug: bool,
+    /// Build with the tag `check`, and start each program. Skipped, with a warning, if no builder works or no registry
+    /// can be reached
+    #[arg(long, conflicts_with_all = ["tags", "push", "platform"])]
+    check: bool,
+    /// More arguments of the builder's build command, after `--`
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+}
+
+impl Images {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(ca) = &self.ca {
+            ensure!(ca.is_file(), "--ca {}: no such file", ca.display());
+        }
+        let builder = match Builder::find(self.builder) {
+            Ok(builder) => builder,
+            Err(error) if self.check => return Ok(skipped(&error)),
+            Err(error) => return Err(error),
+        };
+        if self.check
+            && let Err(error) = builder.has_base_images()
+        {
+            return Ok(skipped(&error));
+        }
+        let source = Source::read()?;
+        let tags = self.tags(&source)?;
+        let began = Instant::now();
+        for target in self.targets() {
+            self.build(&builder, &source, &tags, &target).await?;
+        }
+        println!("\nbuilt by {} in {:.0} s:", builder.name(), began.elapsed().as_secs_f32());
+        for target in self.targets() {
+            let image = format!("{}/{target}:{}", self.prefix, tags[0]);
+            if self.check && target != "debug" {
+                builder.start(&image)?;
+            }
+            println!("  {image}  {}", builder.size(&image).unwrap_or_else(|| "several platforms".to_owned()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn tags(&self, source: &Source) -> anyhow::Result<Vec<String>> {
+        if self.check {
+            return Ok(vec!["check".to_owned()]);
+        }
+        if !self.tags.is_empty() {
+            return Ok(self.tags.clone());
+        }
+        let commit = source.tag().context("this is no git checkout: give a --tag")?;
+        Ok(vec![commit, "dev".to_owned()])
+    }
+
+    fn targets(&self) -> Vec<String> {
+        let all = SERVICES.map(str::to_owned).to_vec();
+        let mut targets = if self.services.is_empty() { all } else { self.services.clone() };
+        if self.debug {
+            targets.push("debug".to_owned());
+        }
+        targets
+    }
+
+    async fn build(
+        &self,
+        builder: &Builder,
+        source: &Source,
+        tags: &[String],
+        target: &str,
+    ) -> anyhow::Result<()> {
+        let mut arguments = vec![format!("--target={target}")];
+        arguments.extend(source.build_args().into_iter().map(|arg| format!("--build-arg={arg}")));
+        if let Some(ca) = &self.ca {
+            arguments.push(format!("--secret=id=ca,src={}", ca.display()));
+            arguments.push("--build-arg=CARGO_HTTP_CAINFO=/run/secrets/ca".to_owned());
+        }
+        if !self.platform.is_empty() {
+            arguments.push(format!("--platform={}", self.platform.join(",")));
+        }
+        arguments.extend(self.arguments.iter().cloned());
+        let names: Vec<String> = tags.iter().map(|tag| format!("{}/{target}:{tag}", self.prefix)).collect();
+        builder.build(&names, self.platform.len() > 1, self.push, &arguments).await.with_context(|| {
+            format!(
+                "build {target}. If a base image can't be pulled, deploy/images/make.sh makes stand-ins; if cargo \
+                 doesn't trust the registry's certificate, pass --ca"
+            )
+        })
+    }
+}
+
+fn skipped(error: &anyhow::Error) -> ExitCode {
+    eprintln!("\n*** SKIPPED: the build of the images: {error:#} ***\n");
+    ExitCode::SUCCESS
+}

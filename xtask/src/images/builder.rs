@@ -1,0 +1,159 @@
+//! The programs that build images.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use testkit::{Output, Program, Signal, place};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tool {
+    Docker,
+    Podman,
+    Buildah,
+}
+
+impl Tool {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Buildah => "buildah",
+        }
+    }
+}
+
+/// A tool that works on this machine.
+pub struct Builder(Tool);
+
+impl Builder {
+    /// `wanted`, or the first tool that works.
+    ///
+    /// # Errors
+    /// If there is none; it states why each one doesn't work.
+    pub fn find(wanted: Option<Tool>) -> anyhow::Result<Self> {
+        let candidates = wanted.map_or_else(|| Tool::value_variants().to_vec(), |tool| vec![tool]);
+        let mut reasons = Vec::new();
+        for tool in candidates {
+            match output(tool.program(), &["info"]) {
+                Ok(_) => return Ok(Self(tool)),
+                Err(error) => reasons.push(format!("{error:#}")),
+            }
+        }
+        bail!(
+            "no builder of images works: install docker, podman or buildah (Debian: apt-get install buildah), or start \
+             docker's daemon ({})",
+            reasons.join("; ")
+        )
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.0.program()
+    }
+
+    /// Whether each image that the Dockerfile starts from is here or can be pulled.
+    pub fn has_base_images(&self) -> anyhow::Result<()> {
+        let dockerfile =
+            fs::read_to_string(place::workspace().join("Dockerfile")).context("read Dockerfile")?;
+        let froms = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next());
+        // Other stages have no tag.
+        for image in froms.filter(|image| image.contains(':') && !image.contains('$')) {
+            let full = format!("docker.io/library/{image}");
+            if output(self.name(), &["inspect", "--type=image", &full]).is_err() {
+                output(self.name(), &["pull", &full]).with_context(|| format!("pull {full}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds one image from the workspace's Dockerfile, under all `names`.
+    pub async fn build(
+        &self,
+        names: &[String],
+        several_platforms: bool,
+        push: bool,
+        arguments: &[String],
+    ) -> anyhow::Result<()> {
+        let mut command: Vec<String> = match self.0 {
+            Tool::Docker if several_platforms => vec!["buildx".to_owned(), "build".to_owned()],
+            // Its own format has health checks; the default one has none. Without layers, each image would compile all
+            // programs again.
+            Tool::Podman | Tool::Buildah => {
+                ["build", "--format=docker", "--layers"].map(str::to_owned).to_vec()
+            }
+            Tool::Docker => vec!["build".to_owned()],
+        };
+        let is_docker = self.0 == Tool::Docker;
+        match names {
+            [name] | [name, ..] if several_platforms && !is_docker => {
+                command.push(format!("--manifest={name}"))
+            }
+            names => command.extend(names.iter().map(|name| format!("--tag={name}"))),
+        }
+        if is_docker && several_platforms && push {
+            command.push("--push".to_owned());
+        }
+        command.extend(arguments.iter().cloned());
+        command.push(".".to_owned());
+        self.run(command).await?;
+        if several_platforms && !is_docker {
+            for name in names.iter().skip(1) {
+                output(self.name(), &["tag", &names[0], name])?;
+            }
+        }
+        if push && !(is_docker && several_platforms) {
+            for name in names {
+                let all = if several_platforms { vec!["manifest", "push", "--all"] } else { vec!["push"] };
+                let command = all.into_iter().chain([name.as_str()]).map(str::to_owned).collect();
+                self.run(command).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the image's program once, for its `--help`.
+    pub fn start(&self, image: &str) -> anyhow::Result<()> {
+        if self.0 != Tool::Buildah {
+            output(self.name(), &["run", "--rm", image, "--help"])?;
+            return Ok(());
+        }
+        let container = output(self.name(), &["from", image])?;
+        let service = image.rsplit('/').next().and_then(|name| name.split(':').next()).unwrap_or(image);
+        let done = output(self.name(), &["run", &container, "--", service, "--help"]);
+        output(self.name(), &["rm", &container])?;
+        done.map(drop)
+    }
+
+    /// The size of an image, if it has one platform.
+    pub fn size(&self, image: &str) -> Option<String> {
+        let sizes = output(self.name(), &["images", "--format={{.Size}}", image]).ok()?;
+        sizes.lines().next().map(str::to_owned)
+    }
+
+    async fn run(&self, command: Vec<String>) -> anyhow::Result<()> {
+        let line = format!("{} {}", self.name(), command.join(" "));
+        eprintln!("== {line}");
+        let program = Program::new(self.name()).args(command).folder(place::workspace());
+        let child = program.output(Output::Inherit).farewell(Signal::Term).spawn()?;
+        let status = child.wait().await;
+        ensure!(status.is_some_and(|status| status.success()), "failed: {line}");
+        Ok(())
+    }
+}
+
+/// The output of a tool that ends soon.
+fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = match Command::new(program).args(arguments).current_dir(place::workspace()).output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("{program} is not installed"),
+        Err(error) => return Err(error).with_context(|| format!("run {program}")),
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}",
+        arguments.join(" "),
+        errors.trim().lines().last().unwrap_or("failed without a word")
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

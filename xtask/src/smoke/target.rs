@@ -1,0 +1,113 @@
+//! The stack to check, and its users.
+
+use std::{collections::HashMap, fs, path::Path, time::Duration};
+
+use anyhow::{Context, anyhow};
+use async_nats::{Client, ConnectOptions, Event};
+use e2e::{Answer, Socket};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::token;
+
+/// The addresses and secrets of a stack.
+pub struct Target {
+    gateways: Vec<String>,
+    nats: String,
+    variables: HashMap<String, String>,
+    http: reqwest::Client,
+}
+
+impl Target {
+    /// # Errors
+    /// If a secret is missing.
+    pub fn new(gateways: Vec<String>, nats: Option<String>, env_file: &Path) -> anyhow::Result<Self> {
+        let mut variables = read(env_file).unwrap_or_default();
+        variables.extend(std::env::vars().filter(|(_, value)| !value.is_empty()));
+        for name in ["JWT_SECRET", "NATS_BILLING_PASSWORD", "NATS_MARKETPLACE_PASSWORD"] {
+            variables.get(name).filter(|value| !value.is_empty()).ok_or_else(|| {
+                anyhow!("{name} is neither set nor in {} (deploy/new-env.sh > .env)", env_file.display())
+            })?;
+        }
+        let port = |name: &str, default: &str| {
+            let port = variables.get(name).map_or(default, String::as_str);
+            format!("127.0.0.1:{port}")
+        };
+        let nats = nats.unwrap_or_else(|| port("NATS_PORT", "4222"));
+        let gateways = if gateways.is_empty() {
+            vec![format!("http://{}", port("GATEWAY_PORT", "8000"))]
+        } else {
+            gateways.iter().map(|gateway| gateway.trim_end_matches('/').to_owned()).collect()
+        };
+        let http = reqwest::Client::builder().timeout(e2e::PATIENCE).build().context("an HTTP client")?;
+        Ok(Self { gateways, nats, variables, http })
+    }
+
+    fn token(&self, user: i64) -> String {
+        let name = format!("name-{user}");
+        token::token(&self.variables["JWT_SECRET"], user, Some(&name), 10).expect("sign a token")
+    }
+
+    /// A socket at the `index`th gateway, or at the first ones again if there are fewer.
+    pub async fn socket(&self, index: usize, path: &str, user: i64) -> Socket {
+        let gateway = self.gateways[index % self.gateways.len()].replacen("http", "ws", 1);
+        let mark = if path.contains('?') { '&' } else { '?' };
+        Socket::open(&format!("{gateway}{path}{mark}token={}", self.token(user))).await
+    }
+
+    /// A socket with another token than ours, or the status of its refusal.
+    pub async fn status_of_socket(&self, path: &str, token: &str) -> Option<u16> {
+        let gateway = self.gateways[0].replacen("http", "ws", 1);
+        let opened = Socket::try_open(&format!("{gateway}{path}?token={token}"), &[]).await;
+        match opened {
+            Ok(mut socket) => socket.closed().await,
+            Err(status) => Some(status.as_u16()),
+        }
+    }
+
+    pub async fn call(&self, method: &str, path: &str, user: i64, body: Option<Value>) -> Answer {
+        let method = method.parse().expect("a method of HTTP");
+        let request = self.http.request(method, format!("{}{path}", self.gateways[0]));
+        let request = request.bearer_auth(self.token(user));
+        Answer::of(if let Some(body) = body { request.json(&body) } else { request }).await
+    }
+
+    pub async fn get(&self, path: &str, user: i64) -> Value {
+        self.call("GET", path, user, None).await.expect(200)
+    }
+
+    pub async fn conversation(&self, users: &[i64]) -> i64 {
+        let body = json!({ "participant_ids": &users[1..] });
+        let made = self.call("POST", "/api/conversations", users[0], Some(body)).await.expect(201);
+        made["conversation_id"].as_i64().expect("a conversation_id")
+    }
+
+    /// A NATS client as a user of `deploy/nats/accounts.conf`, and the errors that the server sends it.
+    pub async fn backend(&self, user: &str) -> (Client, mpsc::Receiver<String>) {
+        let (errors, received) = mpsc::channel(16);
+        let password = self.variables[&format!("NATS_{}_PASSWORD", user.to_uppercase())].clone();
+        let options = ConnectOptions::with_user_and_password(user.to_owned(), password)
+            .connection_timeout(Duration::from_secs(5))
+            .event_callback(move |event| {
+                let errors = errors.clone();
+                async move {
+                    if let Event::ServerError(error) = event {
+                        errors.try_send(error.to_string()).ok();
+                    }
+                }
+            });
+        let client = options.connect(&self.nats).await;
+        (
+            client.unwrap_or_else(|error| panic!("connect to NATS at {} as {user}: {error}", self.nats)),
+            received,
+        )
+    }
+}
+
+/// The variables of a file in the form of `.env`.
+fn read(path: &Path) -> anyhow::Result<HashMap<String, String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let variables = lines.filter_map(|line| line.split_once('='));
+    Ok(variables.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
+}
