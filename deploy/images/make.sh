@@ -49,6 +49,9 @@ debian() {
     debootstrap --variant=minbase "$(sed -nE 's/^FROM rust:[^ ]*-([a-z]+).*/\1/p' Dockerfile)" "$work/root" \
         "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" || { tail -5 "$work/log" >&2; fail "debootstrap failed"; }
     rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/{doc,man,locale}/*
+    # As the real image: no caches of apt in a layer.
+    printf '%s\n' 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };' \
+        'Dir::Cache::pkgcache "";' 'Dir::Cache::srcpkgcache "";' >"$work/root/etc/apt/apt.conf.d/docker-clean"
     mkdir "$work/debian"
     tar --create --file "$work/debian/root.tar" --directory "$work/root" --exclude './dev/*' .
     printf 'FROM scratch\nADD root.tar /\nCMD ["bash"]\n' >"$work/debian/Dockerfile"

@@ -19,8 +19,8 @@ pub struct Smoke {
     /// The gateway's address; repeat it for several gateways [default: 127.0.0.1 and GATEWAY_PORT]
     #[arg(long, value_name = "URL")]
     http: Vec<String>,
-    /// The address of NATS, without a user [default: 127.0.0.1 and NATS_PORT]
-    #[arg(long, value_name = "URL")]
+    /// The host and port of NATS [default: 127.0.0.1 and NATS_PORT]
+    #[arg(long, value_name = "HOST:PORT")]
     nats: Option<String>,
     /// The file with JWT_SECRET, NATS_BILLING_PASSWORD and NATS_MARKETPLACE_PASSWORD [default: .env]
     #[arg(long, value_name = "FILE")]
@@ -31,6 +31,7 @@ impl Smoke {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let env_file = self.env_file.unwrap_or_else(|| place::workspace().join(".env"));
         let target = Arc::new(Target::new(self.http, self.nats, &env_file)?);
+        target.is_reachable().await?;
         // A failed check panics; it is printed below, on one line.
         std::panic::set_hook(Box::new(|_| {}));
         let (mut passed, mut failed) = (0, 0);

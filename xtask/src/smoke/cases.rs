@@ -126,9 +126,11 @@ async fn marketplace(target: Arc<Target>) {
     let request = async |subject: &'static str, body: Value| -> Value {
         let answer = within(subject, backend.request(subject, body.to_string().into())).await;
         let answer = answer.unwrap_or_else(|error| panic!("{subject}: {error}"));
-        serde_json::from_slice(&answer.payload).expect("an answer of JSON")
+        let json = serde_json::from_slice(&answer.payload);
+        json.unwrap_or_else(|_| panic!("{subject}: {:?}", answer.headers))
     };
-    let made = request("chat.conversations.create", json!({ "participant_ids": [ada, ben] })).await;
+    let participants = json!([{"user_id": ada, "username": "Ada"}, {"user_id": ben, "username": "Ben"}]);
+    let made = request("chat.conversations.create", json!({ "participants": participants })).await;
     let id = made["conversation_id"].clone();
     let mut inbox = target.socket(0, &format!("/ws/chat/{id}/"), ben).await;
     let body = json!({"conversation_id": id, "sender_id": ada, "message": "from a backend"});

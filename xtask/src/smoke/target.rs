@@ -43,6 +43,21 @@ impl Target {
         Ok(Self { gateways, nats, variables, http })
     }
 
+    /// # Errors
+    /// If a gateway or NATS doesn't answer.
+    pub async fn is_reachable(&self) -> anyhow::Result<()> {
+        for gateway in &self.gateways {
+            self.http.get(gateway).send().await.with_context(|| {
+                format!("no gateway answers at {gateway}: start the stack (docker compose up --wait), or give --http")
+            })?;
+        }
+        let nats = self.nats.trim_start_matches("nats://");
+        tokio::net::TcpStream::connect(nats)
+            .await
+            .map(drop)
+            .with_context(|| format!("no NATS answers at {nats}: start the stack, or give --nats HOST:PORT"))
+    }
+
     fn token(&self, user: i64) -> String {
         let name = format!("name-{user}");
         token::token(&self.variables["JWT_SECRET"], user, Some(&name), 10).expect("sign a token")
