@@ -44,9 +44,9 @@ RUN --mount=type=secret,id=ca cargo cyclonedx --format json --spec-version 1.5 -
         mv "${program}/${program}.cdx.json" /out/ || exit 1; \
     done
 
-# Line tables of all four programs. In /usr/lib/debug of a container, they give a backtrace its line numbers.
+# Line tables of all four programs: a backtrace has line numbers in a container with this folder.
 FROM scratch AS debug
-COPY --from=build /out/debug/ /
+COPY --from=build /out/debug/ /usr/lib/debug/usr/local/bin/
 
 FROM debian:12.11-slim AS runtime
 # Certificates: for NATS, Postgres and OTLP over TLS.
