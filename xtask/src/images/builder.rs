@@ -85,9 +85,7 @@ impl Builder {
         };
         let is_docker = self.0 == Tool::Docker;
         match names {
-            [name] | [name, ..] if several_platforms && !is_docker => {
-                command.push(format!("--manifest={name}"))
-            }
+            [name, ..] if several_platforms && !is_docker => command.push(format!("--manifest={name}")),
             names => command.extend(names.iter().map(|name| format!("--tag={name}"))),
         }
         if is_docker && several_platforms && push {

@@ -54,3 +54,27 @@ fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).current_dir(place::workspace()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(is_dirty: bool) -> Source {
+        let commit = Some("0123456789abcdef0123456789abcdef01234567".to_owned());
+        Source { version: "1.2.3".to_owned(), commit, is_dirty, time: Some(1_700_000_000) }
+    }
+
+    #[test]
+    fn a_changed_checkout_has_another_tag_than_its_commit() {
+        assert_eq!(source(false).tag().unwrap(), "0123456789ab");
+        assert_eq!(source(true).tag().unwrap(), "0123456789ab-dirty");
+        assert!(source(true).build_args()[1].ends_with("67-dirty"));
+    }
+
+    #[test]
+    fn an_image_has_the_time_of_its_commit() {
+        let arguments = source(false).build_args();
+        assert!(arguments.contains(&"SOURCE_DATE_EPOCH=1700000000".to_owned()), "{arguments:?}");
+        assert!(arguments.contains(&"CREATED=2023-11-14T22:13:20Z".to_owned()), "{arguments:?}");
+    }
+}
