@@ -1,6 +1,6 @@
 //! What is measured, and what is traced of calls and deliveries.
 
-use crate::channel::ordering::Entry;
+use crate::channel::entry::Entry;
 use axum::{
     extract::{MatchedPath, Request},
     middleware::Next,

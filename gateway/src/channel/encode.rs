@@ -1,7 +1,7 @@
 //! Encoding what clients are sent. Each frame is encoded once, however many sockets it goes to.
 
 use crate::{
-    channel::ordering::{Entry, Note},
+    channel::entry::{Entry, Note},
     websocket::Frame,
 };
 use contract::{

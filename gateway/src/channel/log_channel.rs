@@ -4,8 +4,9 @@ use crate::topic::LogKey;
 use crate::{
     channel::{
         encode::{self, Event},
+        entry::{Entry, InboxState},
         maintenance::Upkeep,
-        ordering::{Attached, Entry, InboxState, Lack, Log, MemberId, View},
+        ordering::{Attached, Lack, Log, MemberId, View},
     },
     nats::{connection::Mark, protocol::Message},
     telemetry,

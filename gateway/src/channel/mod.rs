@@ -1,6 +1,7 @@
 //! What sockets subscribe to: conversations and inboxes, which are logs, and typing.
 
 pub mod encode;
+pub mod entry;
 pub mod hub;
 pub mod log_channel;
 pub mod maintenance;

@@ -1,8 +1,8 @@
 //! Against a real nats-server, and against ones that no NATS is.
 
 use super::*;
-use crate::topic::LogKey;
 use crate::nats::protocol;
+use crate::topic::LogKey;
 use contract::ConversationId;
 use service::config;
 use std::collections::BTreeSet;
