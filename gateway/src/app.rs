@@ -7,10 +7,10 @@ use crate::{
     http::{self, listener, responses::Responses},
     nats::{
         connection::{Dialer, Events},
-        joins::Doors,
+        joins::Joins,
         languages::Languages,
         sends,
-        typing_inputs::Keyboards,
+        typing_inputs::TypingInputs,
     },
     state::Shared,
     telemetry,
@@ -126,8 +126,8 @@ async fn wire(
     }
     let shared = Arc::new(Shared {
         packer: sends::start(bus.clone(), &tasks),
-        keyboards: Keyboards::start(bus.clone(), &tasks),
-        doors: Doors::start(bus.clone(), &tasks),
+        typing_inputs: TypingInputs::start(bus.clone(), &tasks),
+        joins: Joins::start(bus.clone(), &tasks),
         languages: Languages::start(bus.clone(), &tasks),
         hub,
         verifier,

@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets in `fuzz/`: in no other build.
+//! Entry points for the fuzz targets in `fuzz/`: in no other build.
 
 use crate::{
     admission::{

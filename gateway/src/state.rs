@@ -8,7 +8,7 @@ use crate::{
     },
     channel::hub::Hub,
     http::responses::Responses,
-    nats::{joins::Doors, languages::Languages, sends::Packer, typing_inputs::Keyboards},
+    nats::{joins::Joins, languages::Languages, sends::Packer, typing_inputs::TypingInputs},
 };
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,8 +21,8 @@ const DRAIN_STEP_MS: u64 = 5;
 pub struct Shared {
     pub hub: Arc<Hub>,
     pub packer: Packer,
-    pub keyboards: Keyboards,
-    pub doors: Doors,
+    pub typing_inputs: TypingInputs,
+    pub joins: Joins,
     pub verifier: Verifier,
     pub limits: Arc<Limits>,
     pub users: Arc<Users>,

@@ -2,14 +2,17 @@
 
 use axum::http::{HeaderMap, header};
 use contract::{Lang, UserId, limits, notify::RememberLanguages};
-use service::Bus;
+use service::{
+    Bus,
+    batcher::{Batcher, Batches, Limits, batcher},
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -25,17 +28,13 @@ const ANSWER: Duration = limits::SEND_DEADLINE;
 /// How long a socket waits until its language is remembered: it is open without that, too.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// What was told of whom.
+/// The languages that notify-service was sent lately.
 pub struct Languages {
     told: Mutex<HashMap<UserId, (Lang, Instant)>>,
-    waiting: mpsc::Sender<Seen>,
+    waiting: Batcher<Seen, ()>,
 }
 
-struct Seen {
-    user: UserId,
-    lang: Lang,
-    done: oneshot::Sender<()>,
-}
+type Seen = (UserId, Lang);
 
 /// A language that may not be remembered yet.
 pub struct Telling(Option<oneshot::Receiver<()>>);
@@ -52,7 +51,8 @@ impl Telling {
 impl Languages {
     /// Nothing is told yet.
     pub fn start(bus: Bus, tasks: &TaskTracker) -> Arc<Self> {
-        let (waiting, seen) = mpsc::channel(WAITING);
+        let limits = Limits::new(WAITING, limits::LANGUAGES_MAX, "gateway_languages_dropped_total");
+        let (waiting, seen) = batcher(limits);
         let languages = Arc::new(Self { told: Mutex::default(), waiting });
         // It ends with the last holder of the other end.
         tasks.spawn(tell(bus, seen, Arc::downgrade(&languages)));
@@ -66,12 +66,13 @@ impl Languages {
         if !self.is_news(user, &lang) {
             return Telling(None);
         }
-        let (done, settled) = oneshot::channel();
-        if self.waiting.try_send(Seen { user, lang, done }).is_err() {
-            metrics::counter!("gateway_languages_dropped_total").increment(1);
-            self.told().remove(&user);
+        match self.waiting.try_call((user, lang)) {
+            Ok(settled) => Telling(Some(settled)),
+            Err(_) => {
+                self.told().remove(&user);
+                Telling(None)
+            }
         }
-        Telling(Some(settled))
     }
 
     /// Whether this was not told lately; from now on it was.
@@ -97,21 +98,20 @@ impl Languages {
 }
 
 /// Tells what has gathered while the telling before was under way.
-async fn tell(bus: Bus, mut seen: mpsc::Receiver<Seen>, languages: std::sync::Weak<Languages>) {
-    let mut batch = Vec::new();
-    while seen.recv_many(&mut batch, limits::LANGUAGES_MAX).await > 0 {
-        let named = batch.iter().map(|seen| (seen.user, seen.lang.clone())).collect();
+async fn tell(bus: Bus, mut seen: Batches<Seen, ()>, languages: std::sync::Weak<Languages>) {
+    while let Some(batch) = seen.next().await {
+        let named = batch.iter().map(|call| call.request.clone()).collect();
         let remembered = bus.request_until(&RememberLanguages { seen: named }, ANSWER).await;
         if let Err(error) = remembered {
             tracing::debug!(%error, "languages are not remembered: they will be seen again");
             metrics::counter!("gateway_languages_dropped_total").increment(batch.len() as u64);
             if let Some(languages) = languages.upgrade() {
                 let mut told = languages.told();
-                batch.iter().for_each(|seen| drop(told.remove(&seen.user)));
+                batch.iter().for_each(|call| drop(told.remove(&call.request.0)));
             }
         }
-        for seen in batch.drain(..) {
-            seen.done.send(()).ok(); // Most sockets don't wait for it.
+        for call in batch {
+            call.reply(()); // Most sockets don't wait for it.
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The ways to the services: the connection for events, and requests that travel in batches.
 
-pub mod batch;
 pub mod connection;
 pub mod dial;
 pub mod error;

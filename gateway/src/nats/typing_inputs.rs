@@ -1,47 +1,47 @@
-//! What users do at their keyboards, on its way to typing-service: what many do at about the same time travels together.
+//! Typing inputs of users, on their way to typing-service: inputs that arrive close together travel together.
 
-use crate::nats::batch::Gather;
 use contract::{
     Refusal, limits,
-    typing::{TypingInput, TypingInputs},
+    typing::{TypingInput, TypingInputs as Payload},
 };
-use service::Bus;
+use service::{
+    Bus,
+    batcher::{Batcher, Batches, Limits, batcher},
+};
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 /// Inputs that wait; further ones are refused.
 const WAITING: usize = 16 * limits::TYPING_INPUTS;
-/// Between two packs of inputs. Nobody sees that someone starts so much later.
-const EVERY: Duration = Duration::from_millis(25);
+/// Between two batches. Nobody sees that someone starts typing so much later.
+const INTERVAL: Duration = Duration::from_millis(25);
 
 /// The way to typing-service.
-pub struct Keyboards(mpsc::Sender<TypingInput>);
+pub struct TypingInputs(Batcher<TypingInput, ()>);
 
-impl Keyboards {
-    /// Starts the task that tells. It ends with this, once it has told everything.
+impl TypingInputs {
+    /// Starts publishing. It ends with this, once every input is published.
     pub fn start(bus: Bus, tasks: &TaskTracker) -> Self {
-        let (sender, inputs) = mpsc::channel(WAITING);
-        tasks.spawn(tell(bus, Gather::new(inputs, EVERY, limits::TYPING_INPUTS)));
-        Self(sender)
+        let limits = Limits::new(WAITING, limits::TYPING_INPUTS, "gateway_typing_full_total");
+        let (inputs, batches) = batcher(Limits { interval: INTERVAL, ..limits });
+        tasks.spawn(publish(bus, batches));
+        Self(inputs)
     }
 
-    /// Tells what a user did, after what was told before.
+    /// Publishes an input, after those before it.
     ///
     /// # Errors
     /// `unavailable`: as many wait as may.
-    pub fn tell(&self, input: TypingInput) -> Result<(), Refusal> {
-        self.0.try_send(input).map_err(|_| {
-            metrics::counter!("gateway_typing_full_total").increment(1);
-            Refusal::unavailable()
-        })
+    pub fn publish(&self, input: TypingInput) -> Result<(), Refusal> {
+        self.0.try_call(input).map(drop).map_err(|_| Refusal::unavailable())
     }
 }
 
-async fn tell(bus: Bus, mut inputs: Gather<TypingInput>) {
-    while let Some(inputs) = inputs.next().await {
-        if let Err(error) = bus.publish(&TypingInputs(inputs)).await {
-            tracing::warn!(error = format!("{error:#}"), "tell what users type");
+async fn publish(bus: Bus, mut batches: Batches<TypingInput, ()>) {
+    while let Some(batch) = batches.next().await {
+        let inputs = Payload(batch.into_iter().map(|call| call.request).collect());
+        if let Err(error) = bus.publish(&inputs).await {
+            tracing::warn!(error = format!("{error:#}"), "publish typing inputs");
         }
     }
 }

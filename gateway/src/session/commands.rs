@@ -224,7 +224,7 @@ impl Session {
             return self.answer(&reply, Err(refusal));
         }
         let input = self.shared.input(conversation_id, self.identity.user_id, &username, keyboard);
-        self.answer(&reply, self.shared.keyboards.tell(input));
+        self.answer(&reply, self.shared.typing_inputs.publish(input));
     }
 
     fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {

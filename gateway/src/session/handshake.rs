@@ -138,7 +138,7 @@ pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Re
     let enter = |conversation_id| {
         let (user_id, username, named_at) =
             (identity.user_id, identity.username.clone(), identity.stamp.issued_at);
-        shared.doors.enter(Enter { conversation_id, user_id, username, named_at })
+        shared.joins.join(Enter { conversation_id, user_id, username, named_at })
     };
     match topic {
         Topic::Log(key) => {

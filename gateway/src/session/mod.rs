@@ -380,7 +380,7 @@ impl Session {
             let user = self.identity.user_id;
             let input = self.shared.input(conversation, user, watching.username(), Keyboard::Left);
             // Without room for it, the typing ends by itself.
-            self.shared.keyboards.tell(input).ok();
+            self.shared.typing_inputs.publish(input).ok();
         }
     }
 
