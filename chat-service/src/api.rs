@@ -11,9 +11,9 @@ use crate::{
     store::{self, Marked, Members, Named},
 };
 use contract::chat::{
-    Conversation, ConversationHead, CountUnread, CreateConversation, EnterPack, Entered, GetConversation,
-    Heads, Invitee, ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage,
-    OpenConversation, Opened, PageMessages, Participant, Reported, Send, SendOne, SendPack, Sent, SetBlock,
+    Conversation, ConversationHead, CountUnread, CreateConversation, GetConversation, Heads, Invitee,
+    JoinBatch, JoinReply, ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage,
+    OpenConversation, Opened, PageMessages, Participant, Reported, Send, SendBatch, SendOne, Sent, SetBlock,
     Unread,
 };
 use contract::{
@@ -74,9 +74,9 @@ pub async fn serve(
                 .await?;
         }};
     }
-    serve!(SendPack, PACKS, pack);
+    serve!(SendBatch, PACKS, pack);
     serve!(SendOne, PACKS, send);
-    serve!(EnterPack, QUESTIONS, enter);
+    serve!(JoinBatch, QUESTIONS, enter);
     serve!(PageMessages, QUESTIONS, page);
     serve!(MarkRead, QUESTIONS, mark_read);
     serve!(Heads, QUESTIONS, heads);
@@ -104,12 +104,12 @@ impl Api {
         Self { bus, pool, lanes, joins, outbox, conversations_by }
     }
 
-    async fn pack(&self, pack: SendPack) -> Result<Vec<Sent>, Refusal> {
-        if pack.sends.len() > limits::PACK_SENDS || pack.sends.iter().any(|send| send.client_id.is_none()) {
+    async fn pack(&self, pack: SendBatch) -> Result<Vec<Sent>, Refusal> {
+        if pack.sends.len() > limits::BATCH_SENDS || pack.sends.iter().any(|send| send.client_id.is_none()) {
             return Err(invalid("a pack holds a bounded number of sends, each with a client_id"));
         }
         let spans: Vec<Span> = (0..pack.sends.len())
-            .map(|index| Span::under(pack.trace_of(index), SendPack::SUBJECT, Kind::Server))
+            .map(|index| Span::under(pack.trace_of(index), SendBatch::SUBJECT, Kind::Server))
             .collect();
         let deadlines = pack.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
         let sends = pack.sends.into_iter().zip(spans).zip(deadlines);
@@ -133,8 +133,8 @@ impl Api {
         }
     }
 
-    async fn enter(&self, EnterPack { mut entries }: EnterPack) -> Result<Vec<Entered>, Refusal> {
-        if entries.len() > limits::PACK_ENTRIES {
+    async fn enter(&self, JoinBatch { mut entries }: JoinBatch) -> Result<Vec<JoinReply>, Refusal> {
+        if entries.len() > limits::BATCH_JOINS {
             return Err(invalid("too many who want in at once"));
         }
         for entry in &mut entries {

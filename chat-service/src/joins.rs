@@ -6,7 +6,7 @@ use crate::{
 };
 use contract::{
     Refusal,
-    chat::{Enter, Entered, Entrance},
+    chat::{Admitted, JoinReply, JoinRequest},
 };
 use service::{
     batcher::{Batcher, Batches, Limits, batcher},
@@ -20,11 +20,11 @@ const WAITING: usize = 64;
 /// Requests that are answered together.
 const REQUESTS: usize = 8;
 
-type Reply = Result<Vec<Entered>, Refusal>;
+type Reply = Result<Vec<JoinReply>, Refusal>;
 
 /// The way in. Its task ends once every clone of this is gone and every request is answered.
 #[derive(Clone)]
-pub struct Joins(Batcher<Vec<Enter>, Reply>);
+pub struct Joins(Batcher<Vec<JoinRequest>, Reply>);
 
 /// Starts answering, over a connection of its own: one of Postgres' processes that has everything at hand.
 pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Joins {
@@ -41,14 +41,14 @@ impl Joins {
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn admit(&self, entries: Vec<Enter>) -> Reply {
+    pub async fn admit(&self, entries: Vec<JoinRequest>) -> Reply {
         self.0.call(entries).await.unwrap_or_else(|_| Err(Refusal::unavailable()))
     }
 }
 
-async fn run(mut batches: Batches<Vec<Enter>, Reply>, mut connection: Dedicated) {
+async fn run(mut batches: Batches<Vec<JoinRequest>, Reply>, mut connection: Dedicated) {
     while let Some(batch) = batches.next().await {
-        let entries: Vec<&Enter> = batch.iter().flat_map(|call| &call.request).collect();
+        let entries: Vec<&JoinRequest> = batch.iter().flat_map(|call| &call.request).collect();
         match connection.run(async |connection| admit(connection, &entries).await).await {
             Ok(entered) => {
                 let mut entered = entered.into_iter();
@@ -67,7 +67,7 @@ async fn run(mut batches: Batches<Vec<Enter>, Reply>, mut connection: Dedicated)
     }
 }
 
-async fn admit(connection: &mut PgConnection, entries: &[&Enter]) -> sqlx::Result<Vec<Entered>> {
+async fn admit(connection: &mut PgConnection, entries: &[&JoinRequest]) -> sqlx::Result<Vec<JoinReply>> {
     let members = store::members_of_each(&mut *connection, entries).await?;
     let news: Vec<Named<'_>> = entries
         .iter()
@@ -84,13 +84,13 @@ async fn admit(connection: &mut PgConnection, entries: &[&Enter]) -> sqlx::Resul
     Ok(entries.iter().zip(&members).map(|(entry, members)| entered(entry, members)).collect())
 }
 
-fn entered(entry: &Enter, members: &Members) -> Entered {
+fn entered(entry: &JoinRequest, members: &Members) -> JoinReply {
     if !members.holds(entry.user_id) {
-        return Entered::Refused(Refusal::forbidden());
+        return JoinReply::Refused(Refusal::forbidden());
     }
     let name =
         members.newest_name(entry.user_id, entry.username.as_deref(), entry.named_at.unwrap_or_default());
-    Entered::Admitted(Entrance {
+    JoinReply::Admitted(Admitted {
         head: members.head(),
         markers: members.markers(entry.conversation_id),
         username: name.map_or_else(|| format!("user-{}", entry.user_id), str::to_owned),

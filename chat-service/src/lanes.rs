@@ -28,9 +28,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 /// Sends that wait in one lane; more wait in NATS, then at the gateways.
-const WAITING: usize = 4 * limits::PACK_SENDS;
+const WAITING: usize = 4 * limits::BATCH_SENDS;
 /// Messages of one batch.
-const BATCH: usize = limits::PACK_SENDS;
+const BATCH: usize = limits::BATCH_SENDS;
 /// How often a batch is tried before its senders get `unavailable`.
 const TRIES: usize = 3;
 /// How long a lane keeps its connection with nothing to write.

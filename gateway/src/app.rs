@@ -3,7 +3,7 @@
 use crate::{
     Config,
     admission::{rate_limits::Limits, revocations::Revocations, tokens::Verifier, user_sockets::Users},
-    channel::{hub::Hub, probe::Canary},
+    channel::{hub::Hub, probe::Probe},
     http::{self, listener, responses::Responses},
     nats::{
         connection::{Dialer, Events},
@@ -125,7 +125,7 @@ async fn wire(
         return Ok(None);
     }
     let shared = Arc::new(Shared {
-        packer: sends::start(bus.clone(), &tasks),
+        sends: sends::start(bus.clone(), &tasks),
         typing_inputs: TypingInputs::start(bus.clone(), &tasks),
         joins: Joins::start(bus.clone(), &tasks),
         languages: Languages::start(bus.clone(), &tasks),
@@ -177,13 +177,13 @@ async fn follow_revocations(
 /// What `/readyz` checks, and what is measured when the metrics are read.
 async fn checks(wired: &Wired) -> anyhow::Result<Checks> {
     let Wired { shared, bus, endpoints, .. } = wired;
-    let canary = Arc::new(Canary::new(&shared.hub).await?);
-    let (pulse, waiting, hub) = (endpoints.pulse(), shared.packer.depth(), shared.hub.clone());
+    let canary = Arc::new(Probe::new(&shared.hub).await?);
+    let (pulse, waiting, hub) = (endpoints.pulse(), shared.sends.depth(), shared.hub.clone());
     Ok(Checks::default()
         .nats(bus)
         .with("canary", move || {
             let canary = canary.clone();
-            async move { canary.fly().await }
+            async move { canary.check().await }
         })
         .with("endpoints", move || {
             let pulse = pulse.clone();

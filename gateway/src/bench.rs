@@ -12,7 +12,7 @@ use crate::{
 };
 use contract::{
     ConversationId, MessageId, Timestamp, UserId,
-    chat::{ChatEvent, Message, Send, SendPack},
+    chat::{ChatEvent, Message, Send, SendBatch},
     frames::ChatFrame,
     limits,
     log::Head,
@@ -120,7 +120,7 @@ fn build_pack() -> Operation {
         })
         .collect();
     Box::new(move || {
-        let pack = SendPack { sends: black_box(&sends).clone(), traces: Vec::new(), deadlines: Vec::new() };
+        let pack = SendBatch { sends: black_box(&sends).clone(), traces: Vec::new(), deadlines: Vec::new() };
         black_box(serde_json::to_vec(&pack).expect("a pack"));
     })
 }

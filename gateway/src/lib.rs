@@ -1,6 +1,6 @@
 //! The gateway: sockets, tokens, routing. No rule of chat, and no database.
 //!
-//! A client's frame goes from its `session` through the `packer` (or a request) to a service. What a service
+//! A client's frame goes from its `session` through the `sends` (or a request) to a service. What a service
 //! publishes comes in at a `channel`, which puts it in order (`log`) and hands it to the `outbox` of each socket.
 
 mod admission;

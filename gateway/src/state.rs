@@ -8,7 +8,7 @@ use crate::{
     },
     channel::hub::Hub,
     http::responses::Responses,
-    nats::{joins::Joins, languages::Languages, sends::Packer, typing_inputs::TypingInputs},
+    nats::{joins::Joins, languages::Languages, sends::Sends, typing_inputs::TypingInputs},
 };
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,7 +20,7 @@ const DRAIN_STEP_MS: u64 = 5;
 /// Shared by all sessions and calls of a gateway.
 pub struct Shared {
     pub hub: Arc<Hub>,
-    pub packer: Packer,
+    pub sends: Sends,
     pub typing_inputs: TypingInputs,
     pub joins: Joins,
     pub verifier: Verifier,

@@ -3,7 +3,7 @@
 use super::id;
 use contract::{ConversationId, MessageId, Timestamp, UserId};
 use contract::{
-    chat::{Enter, Marker, Message},
+    chat::{JoinRequest, Marker, Message},
     log::Head,
 };
 use sqlx::{PgExecutor, Row, postgres::PgRow};
@@ -131,7 +131,10 @@ pub async fn members(
 
 /// Head and members of the conversation of each who wants in, as they see it. For a connection with
 /// [`postgres::PLANS`](service::postgres::PLANS).
-pub async fn members_of_each(db: impl PgExecutor<'_>, entries: &[&Enter]) -> sqlx::Result<Vec<Members>> {
+pub async fn members_of_each(
+    db: impl PgExecutor<'_>,
+    entries: &[&JoinRequest],
+) -> sqlx::Result<Vec<Members>> {
     let rows = sqlx::query(
         "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
                 p.read_seq, p.read_message_id, p.read_at,

@@ -3,7 +3,7 @@
 use super::*;
 use contract::{
     ConversationId, Deadline, MessageId, UserId,
-    chat::{CreateConversation, Enter, Send},
+    chat::{CreateConversation, JoinRequest, Send},
     log::Range,
 };
 use service::postgres;
@@ -85,13 +85,13 @@ async fn no_query_reads_more_where_more_is_stored() {
     let middle = some[0];
 
     reads_at_most!(reads, 20, members(pool, place, Some(one)));
-    let entry = |id: &i64| Enter {
+    let entry = |id: &i64| JoinRequest {
         conversation_id: ConversationId::new(*id).unwrap(),
         user_id: one,
         username: None,
         named_at: None,
     };
-    let entries: Vec<Enter> = ids.iter().map(entry).collect();
+    let entries: Vec<JoinRequest> = ids.iter().map(entry).collect();
     for (name, value) in postgres::PLANS {
         sqlx::query("select set_config($1, $2, false)").bind(name).bind(value).execute(pool).await.unwrap();
     }

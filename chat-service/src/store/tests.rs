@@ -3,7 +3,7 @@
 use super::*;
 use contract::{
     ConversationId, Deadline, UserId,
-    chat::{CreateConversation, Enter, Send},
+    chat::{CreateConversation, JoinRequest, Send},
     log::Range,
 };
 use proptest::{
@@ -225,12 +225,12 @@ async fn of_those_who_want_in_together_each_is_told_of_their_own_conversation() 
     let mut entries = Vec::new();
     for conversation_id in [big, nowhere, small, big, small] {
         for id in 1..=4 {
-            entries.push(Enter { conversation_id, user_id: user(id), username: None, named_at: None });
+            entries.push(JoinRequest { conversation_id, user_id: user(id), username: None, named_at: None });
         }
     }
     let together = members_of_each(&database.pool, &entries.iter().collect::<Vec<_>>()).await.unwrap();
     assert_eq!(together.len(), entries.len());
-    for (Enter { conversation_id, user_id, .. }, together) in entries.iter().zip(together) {
+    for (JoinRequest { conversation_id, user_id, .. }, together) in entries.iter().zip(together) {
         let alone = members(&database.pool, *conversation_id, Some(*user_id)).await.unwrap();
         let told = |members: &Members| {
             let mut markers = members.markers(*conversation_id);

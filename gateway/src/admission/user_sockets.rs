@@ -36,13 +36,13 @@ pub enum Denied {
 }
 
 /// A socket of a user, from before its handshake is answered until it is closed.
-pub struct Presence {
+pub struct SocketSlot {
     users: Arc<Users>,
     user: UserId,
     outbox: Arc<Outbox>,
 }
 
-impl Presence {
+impl SocketSlot {
     /// What waits to be written to the socket.
     pub const fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
@@ -63,7 +63,7 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for SocketSlot {
     fn drop(&mut self) {
         let mut sockets = self.users.sockets();
         if let Some(held) = sockets.get_mut(&self.user) {
@@ -142,7 +142,7 @@ impl Users {
     ///
     /// # Errors
     /// If the user has as many as allowed, or the token has been revoked meanwhile.
-    pub fn enter(self: &Arc<Self>, identity: &Identity, outbox: Arc<Outbox>) -> Result<Presence, Denied> {
+    pub fn enter(self: &Arc<Self>, identity: &Identity, outbox: Arc<Outbox>) -> Result<SocketSlot, Denied> {
         let user = identity.user_id;
         let mut sockets = self.sockets();
         let held = sockets.entry(user).or_default();
@@ -152,7 +152,7 @@ impl Users {
         }
         held.push(Held { outbox: Arc::downgrade(&outbox), stamp: identity.stamp.clone() });
         drop(sockets);
-        let presence = Presence { users: self.clone(), user, outbox };
+        let presence = SocketSlot { users: self.clone(), user, outbox };
         // After the socket can be found: a revocation either finds it, or is found here.
         if self.is_revoked(identity) { Err(Denied::Revoked) } else { Ok(presence) }
     }

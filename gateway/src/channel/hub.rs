@@ -1,7 +1,7 @@
 //! Every channel that some socket of this gateway is on.
 
 use crate::{
-    channel::{log_channel::Channel, maintenance::Upkeep, typing_channel::Typists},
+    channel::{log_channel::Channel, maintenance::Maintenance, typing_channel::TypingChannel},
     nats::{
         connection::{Events, Listener, Mark},
         protocol::Message,
@@ -34,26 +34,26 @@ const SUBSCRIBE: Duration = limits::SEND_DEADLINE;
 /// Every channel of this gateway.
 pub struct Hub {
     logs: Registry<LogKey, Channel>,
-    typing: Registry<ConversationId, Typists>,
-    upkeep: Arc<Upkeep>,
+    typing: Registry<ConversationId, TypingChannel>,
+    maintenance: Arc<Maintenance>,
     shutdown: CancellationToken,
 }
 
 impl Hub {
     /// An empty hub. `shutdown` ends its channels: after their sockets are gone.
     pub fn new(bus: Bus, events: Events, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        let upkeep = Arc::new(Upkeep::new(bus, events, tasks, shutdown.clone()));
-        Self { logs: Registry::default(), typing: Registry::default(), upkeep, shutdown }
+        let maintenance = Arc::new(Maintenance::new(bus, events, tasks, shutdown.clone()));
+        Self { logs: Registry::default(), typing: Registry::default(), maintenance, shutdown }
     }
 
     /// NATS.
     pub fn bus(&self) -> &Bus {
-        &self.upkeep.bus
+        &self.maintenance.bus
     }
 
     /// The channel of a log. Its subscription is on its way.
     pub fn channel(&self, key: LogKey) -> Arc<Channel> {
-        self.logs.get_or_add(key, || Channel::new(key, self.upkeep.clone()))
+        self.logs.get_or_add(key, || Channel::new(key, self.maintenance.clone()))
     }
 
     /// The channel of a log, subscribed: what is asked of a service after this is answered later than the subscription
@@ -71,22 +71,22 @@ impl Hub {
     ///
     /// # Errors
     /// When NATS is away.
-    pub async fn typing(&self, conversation: ConversationId) -> Result<Arc<Typists>, Refusal> {
-        let make = || Typists::new(conversation, self.upkeep.clone());
+    pub async fn typing(&self, conversation: ConversationId) -> Result<Arc<TypingChannel>, Refusal> {
+        let make = || TypingChannel::new(conversation, self.maintenance.clone());
         let typists = self.typing.get_or_add(conversation, make);
         self.subscribed(typists.subscribed()).await?;
         Ok(typists)
     }
 
     async fn subscribed(&self, mark: Mark) -> Result<(), Refusal> {
-        let passed = timeout(SUBSCRIBE, self.upkeep.events.passed(mark)).await;
+        let passed = timeout(SUBSCRIBE, self.maintenance.events.passed(mark)).await;
         passed.map_err(|_| Refusal::unavailable())
     }
 
     /// Sets the metrics of channels.
     pub fn measure(&self) {
-        self.upkeep.events.measure();
-        self.upkeep.measure();
+        self.maintenance.events.measure();
+        self.maintenance.measure();
     }
 
     /// Ends the channels that nobody has been on for a while.
@@ -97,29 +97,29 @@ impl Hub {
                 () = self.shutdown.cancelled() => return,
             }
             let now = Instant::now();
-            while let Some(topic) = self.upkeep.lingered(now) {
+            while let Some(topic) = self.maintenance.lingered(now) {
                 self.end_unused(topic);
             }
         }
     }
 
     fn end_unused(&self, topic: Topic) {
-        let unsubscribe = || self.upkeep.events.unsubscribe(topic);
+        let unsubscribe = || self.maintenance.events.unsubscribe(topic);
         let lingers = match topic {
             Topic::Log(key) => self.logs.remove_unused(&key, Channel::lingers, unsubscribe),
             Topic::Typing(conversation) => {
-                self.typing.remove_unused(&conversation, Typists::lingers, unsubscribe)
+                self.typing.remove_unused(&conversation, TypingChannel::lingers, unsubscribe)
             }
         };
         if lingers {
-            self.upkeep.linger(topic);
+            self.maintenance.linger(topic);
         }
     }
 
     /// Compares every log with its service whenever events may have been lost, and now and then: whatever was lost
     /// on the way, and wherever, is found.
     pub async fn compare(self: Arc<Self>) {
-        let (mut events, mut doubts) = (self.upkeep.events.doubts(), self.bus().doubts());
+        let (mut events, mut doubts) = (self.maintenance.events.doubts(), self.bus().doubts());
         doubts.mark_unchanged();
         loop {
             tokio::select! {

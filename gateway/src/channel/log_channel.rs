@@ -5,7 +5,7 @@ use crate::{
     channel::{
         encode::{self, Event},
         entry::{Entry, InboxState},
-        maintenance::Upkeep,
+        maintenance::Maintenance,
         ordering::{Attached, Lack, Log, MemberId, View},
     },
     nats::{connection::Mark, protocol::Message},
@@ -102,7 +102,7 @@ pub async fn read(key: LogKey, bus: &Bus, after: Option<i64>) -> Result<Part, Re
 /// A log that some socket of this gateway follows. It has no task: whoever changes it does what follows from that.
 pub struct Channel {
     key: LogKey,
-    upkeep: Arc<Upkeep>,
+    maintenance: Arc<Maintenance>,
     subscribed: Mark,
     state: Mutex<State>,
 }
@@ -131,12 +131,12 @@ pub struct Membership {
 
 impl Channel {
     /// A channel whose subscription is on its way.
-    pub fn new(key: LogKey, upkeep: Arc<Upkeep>) -> Self {
-        let subscribed = upkeep.events.subscribe(Topic::Log(key));
+    pub fn new(key: LogKey, maintenance: Arc<Maintenance>) -> Self {
+        let subscribed = maintenance.events.subscribe(Topic::Log(key));
         // Nobody is here yet, and perhaps nobody comes.
-        upkeep.linger(Topic::Log(key));
+        maintenance.linger(Topic::Log(key));
         let state = State { lingers: true, ..State::default() };
-        Self { key, upkeep, subscribed, state: Mutex::new(state) }
+        Self { key, maintenance, subscribed, state: Mutex::new(state) }
     }
 
     /// Which log.
@@ -220,13 +220,13 @@ impl Channel {
         if !state.is_mending && !state.log.is_empty() && state.log.lack() != Lack::Nothing {
             state.is_mending = true;
             drop(state);
-            self.upkeep.spawn(self.clone().mend());
+            self.maintenance.spawn(self.clone().mend());
         }
     }
 
     /// Reads what is missing, until nothing is or nobody is here.
     async fn mend(self: Arc<Self>) {
-        let _mending = self.upkeep.mending();
+        let _mending = self.maintenance.mending();
         let mut patience = PATIENCE;
         loop {
             tokio::time::sleep(patience).await;
@@ -237,8 +237,8 @@ impl Channel {
                     return;
                 }
             }
-            let Ok(_permit) = self.upkeep.repairs.acquire().await else { return };
-            patience = match self.repair(&self.upkeep.bus).await {
+            let Ok(_permit) = self.maintenance.repairs.acquire().await else { return };
+            patience = match self.repair(&self.maintenance.bus).await {
                 Ok(()) => PATIENCE,
                 Err(error) => {
                     tracing::warn!(%error, channel = self.key.name(), "read what was missed; trying again");
@@ -326,7 +326,7 @@ impl Drop for Membership {
         state.log.detach(self.id);
         if state.log.is_empty() && !state.lingers {
             state.lingers = true;
-            self.channel.upkeep.linger(Topic::Log(self.channel.key));
+            self.channel.maintenance.linger(Topic::Log(self.channel.key));
         }
     }
 }

@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const REPAIRS: usize = 128;
 
 /// What channels share.
-pub struct Upkeep {
+pub struct Maintenance {
     /// NATS, to ask.
     pub bus: Bus,
     /// NATS, to listen.
@@ -33,7 +33,7 @@ pub struct Upkeep {
     shutdown: CancellationToken,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// `shutdown` ends what is done for channels.
     pub fn new(bus: Bus, events: Events, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         Self {

@@ -265,7 +265,7 @@ impl Log {
     }
 
     fn deliver_extra(&mut self, frame: &Frame) {
-        for member in self.members.iter_mut().filter(|member| member.view.outbox.is_talkative()) {
+        for member in self.members.iter_mut().filter(|member| member.view.outbox.understands_extensions()) {
             member.push(frame.clone());
         }
     }
@@ -343,7 +343,9 @@ impl Log {
         let is_told = self.inbox.as_ref().is_some_and(|inbox| inbox.read_at == Some(read.read_at));
         let is_present = is_told && self.last.is_some_and(|last| last.seq == now.seq);
         let member = self.members.get_mut(id);
-        if let Some(member) = member.filter(|member| is_present && member.view.outbox.is_talkative()) {
+        if let Some(member) =
+            member.filter(|member| is_present && member.view.outbox.understands_extensions())
+        {
             member.push(crate::channel::encode::inbox_read(&read));
         }
     }

@@ -20,14 +20,14 @@ const FLIGHT: Duration = Duration::from_secs(2);
 const LATE: usize = 4096;
 
 /// A member of a channel of this gateway's own, as a socket is of a conversation's.
-pub struct Canary {
+pub struct Probe {
     bus: Bus,
     key: LogKey,
     outbox: Arc<Outbox>,
     _place: Membership,
 }
 
-impl Canary {
+impl Probe {
     /// Takes its place.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Canary {
     pub async fn new(hub: &Hub) -> anyhow::Result<Self> {
         let key = LogKey::Canary(fastrand::u64(..));
         let outbox = Arc::new(Outbox::new(LATE, LATE * 64));
-        outbox.set_talkative(); // Or it would not be told of what is no entry.
+        outbox.set_understands_extensions(); // Or it would not be told of what is no entry.
         let view = View { user_id: UserId::new(1)?, outbox: outbox.clone(), envelope: None };
         let (head, empty) = (Head::default(), Vec::new());
         let part = Part { entries: vec![], more: false, head, markers: empty, inbox: None };
@@ -48,7 +48,7 @@ impl Canary {
     ///
     /// # Errors
     /// When it does not come back in time.
-    pub async fn fly(&self) -> anyhow::Result<()> {
+    pub async fn check(&self) -> anyhow::Result<()> {
         ensure!(self.bus.is_connected(), "NATS is away");
         let song = format!("{:016x}", fastrand::u64(..));
         let flight = async {

@@ -1,7 +1,7 @@
 //! Typing channels: who types now, as far as this gateway has heard.
 
 use crate::{
-    channel::{encode, maintenance::Upkeep, ordering::View},
+    channel::{encode, maintenance::Maintenance, ordering::View},
     nats::{connection::Mark, protocol::Message},
     topic::Topic,
 };
@@ -27,9 +27,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 type MemberId = u64;
 
 /// Who types in a conversation, and the sockets that are told.
-pub struct Typists {
+pub struct TypingChannel {
     conversation: ConversationId,
-    upkeep: Arc<Upkeep>,
+    maintenance: Arc<Maintenance>,
     subscribed: Mark,
     state: Mutex<State>,
 }
@@ -48,8 +48,8 @@ struct State {
 }
 
 /// A socket's place on a typing channel; dropping it takes the socket off.
-pub struct Watching {
-    typists: Arc<Typists>,
+pub struct TypingMembership {
+    typists: Arc<TypingChannel>,
     user_id: UserId,
     username: String,
     id: MemberId,
@@ -57,13 +57,13 @@ pub struct Watching {
     pub told: Option<Instant>,
 }
 
-impl Typists {
+impl TypingChannel {
     /// Nobody. The subscription is on its way.
-    pub fn new(conversation: ConversationId, upkeep: Arc<Upkeep>) -> Self {
-        let subscribed = upkeep.events.subscribe(Topic::Typing(conversation));
-        upkeep.linger(Topic::Typing(conversation));
+    pub fn new(conversation: ConversationId, maintenance: Arc<Maintenance>) -> Self {
+        let subscribed = maintenance.events.subscribe(Topic::Typing(conversation));
+        maintenance.linger(Topic::Typing(conversation));
         let state = State { lingers: true, ..State::default() };
-        Self { conversation, upkeep, subscribed, state: Mutex::new(state) }
+        Self { conversation, maintenance, subscribed, state: Mutex::new(state) }
     }
 
     /// When NATS has passed this, what is asked of a service is answered later than the subscription begins.
@@ -72,7 +72,13 @@ impl Typists {
     }
 
     /// Puts a socket on the channel, and tells it who types.
-    pub async fn join(self: Arc<Self>, bus: &Bus, view: View, username: String, blocks: bool) -> Watching {
+    pub async fn join(
+        self: Arc<Self>,
+        bus: &Bus,
+        view: View,
+        username: String,
+        blocks: bool,
+    ) -> TypingMembership {
         // Soft state: without an answer the next event tells.
         let ask = WhoTypes { conversation_id: self.conversation };
         let who = bus.request(&ask, ANSWER).await.unwrap_or_default();
@@ -88,7 +94,7 @@ impl Typists {
         }
         state.members.insert(id, view);
         self.changed(state);
-        Watching { typists: self, user_id, username, id, told: None }
+        TypingMembership { typists: self, user_id, username, id, told: None }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,12 +108,12 @@ impl Typists {
         state.lingers
     }
 
-    /// Typists of whom nothing more is heard are taken to have stopped, in time.
+    /// TypingChannel of whom nothing more is heard are taken to have stopped, in time.
     fn changed(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if !state.is_watched && !state.typing.is_empty() {
             state.is_watched = true;
             drop(state);
-            self.upkeep.spawn(self.clone().watch());
+            self.maintenance.spawn(self.clone().watch());
         }
     }
 
@@ -204,7 +210,7 @@ impl State {
     }
 }
 
-impl Watching {
+impl TypingMembership {
     /// What the others are shown.
     pub fn username(&self) -> &str {
         &self.username
@@ -227,13 +233,13 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for TypingMembership {
     fn drop(&mut self) {
         let mut state = self.typists.state();
         state.members.remove(&self.id);
         if state.members.is_empty() && !state.lingers {
             state.lingers = true;
-            self.typists.upkeep.linger(Topic::Typing(self.typists.conversation));
+            self.typists.maintenance.linger(Topic::Typing(self.typists.conversation));
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod responses;
 use crate::{
     admission::{
         tokens::{self, Identity, Rejected},
-        user_sockets::{Denied, Presence},
+        user_sockets::{Denied, SocketSlot},
     },
     http::{guarded::Guarded, listener::Peer, problem::Problem},
     session::{
@@ -226,7 +226,7 @@ fn busy(status: StatusCode, detail: &str) -> Problem {
     Problem::new(status, "rate_limited", detail).retry_after(Duration::from_secs(1))
 }
 
-fn present(shared: &Shared, identity: &Identity) -> Result<Presence, Denied> {
+fn present(shared: &Shared, identity: &Identity) -> Result<SocketSlot, Denied> {
     let outbox = Arc::new(Outbox::new(shared.outbox_frames, shared.outbox_bytes));
     shared.users.enter(identity, outbox)
 }

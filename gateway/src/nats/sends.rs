@@ -2,7 +2,7 @@
 
 use contract::{
     Code, Deadline, Refusal, TraceParent,
-    chat::{Send, SendPack, Sent},
+    chat::{Send, SendBatch, Sent},
     limits,
 };
 use service::{Backoff, Bus, RequestError, bus::json_len, trace};
@@ -22,7 +22,7 @@ const ATTEMPT: Duration = Duration::from_millis(1_500);
 
 /// The way to chat-service for messages. Cheap to clone.
 #[derive(Clone)]
-pub struct Packer {
+pub struct Sends {
     jobs: mpsc::Sender<Job>,
     /// One permit for each send that is here.
     room: Arc<Semaphore>,
@@ -37,14 +37,14 @@ struct Job {
 }
 
 /// Starts packing.
-pub fn start(bus: Bus, tasks: &TaskTracker) -> Packer {
+pub fn start(bus: Bus, tasks: &TaskTracker) -> Sends {
     let (sender, receiver) = mpsc::channel(WAITING);
     tasks.spawn(run(bus, receiver, tasks.clone()));
-    Packer { jobs: sender, room: Arc::new(Semaphore::new(WAITING)) }
+    Sends { jobs: sender, room: Arc::new(Semaphore::new(WAITING)) }
 }
 
-impl Packer {
-    /// Returns a function that counts the sends that are here, without keeping the packer going.
+impl Sends {
+    /// Returns a function that counts the sends that are here, without keeping the sends going.
     pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
         let room = self.room.clone();
         move || WAITING - room.available_permits()
@@ -89,11 +89,11 @@ async fn run(bus: Bus, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
         };
         let mut bytes = size(&first);
         let mut pack = vec![first];
-        while pack.len() < limits::PACK_SENDS
+        while pack.len() < limits::BATCH_SENDS
             && let Ok(job) = jobs.try_recv()
         {
             bytes += size(&job);
-            if bytes > limits::PACK_BYTES {
+            if bytes > limits::BATCH_BYTES {
                 next = Some(job);
                 break;
             }
@@ -147,7 +147,7 @@ async fn attempt(bus: &Bus, jobs: Vec<Job>) -> Vec<Job> {
     let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(|| Deadline::after(ATTEMPT));
     let within = deadline.remaining().min(ATTEMPT);
     let traces = jobs.iter().enumerate().filter_map(|(index, job)| Some((index, job.trace?)));
-    let pack = SendPack {
+    let pack = SendBatch {
         traces: traces.collect(),
         deadlines: jobs.iter().map(|job| job.deadline).collect(),
         sends: jobs.iter().map(|job| job.send.clone()).collect(),
@@ -209,16 +209,16 @@ mod tests {
         let nats = NatsServer::start().await.unwrap();
         let config = config::Nats { nats_url: nats.url(), nats_creds: None };
         let bus = Bus::connect("test", &config, &CancellationToken::new()).await.unwrap().unwrap();
-        let mut packs = bus.subscribe(SendPack::SUBJECT.to_owned()).await.unwrap();
+        let mut packs = bus.subscribe(SendBatch::SUBJECT.to_owned()).await.unwrap();
         bus.client().flush().await.unwrap();
         let tasks = TaskTracker::new();
-        let packer = start(bus.clone(), &tasks);
+        let sends = start(bus.clone(), &tasks);
         // A chat-service that dies with each pack that holds one of these, and answers all others.
         let (seen, mut sees) = mpsc::channel(16);
         let client = bus.client().clone();
         tasks.spawn(async move {
             while let Some(request) = packs.next().await {
-                let pack: SendPack = serde_json::from_slice(&request.payload).unwrap();
+                let pack: SendBatch = serde_json::from_slice(&request.payload).unwrap();
                 if pack.sends.iter().any(|send| send.message == "lost") {
                     seen.try_send(()).ok();
                     continue;
@@ -230,13 +230,13 @@ mod tests {
             }
         });
         let end = Instant::now() + limits::SEND_DEADLINE;
-        let lost = |packer: Packer| async move { packer.send(message("lost"), end).await };
+        let lost = |sends: Sends| async move { sends.send(message("lost"), end).await };
         let mut all = Vec::new();
         for _ in 0..UNDER_WAY {
-            all.push(tasks.spawn(lost(packer.clone())));
+            all.push(tasks.spawn(lost(sends.clone())));
             sees.recv().await.unwrap();
         }
-        let answer = packer.send(message("found"), end).await;
+        let answer = sends.send(message("found"), end).await;
         assert_eq!(answer, Sent::Refused(Refusal::forbidden()));
         assert!(all.iter().all(|lost| !lost.is_finished()), "it waited for the deadline of others");
     }

@@ -5,7 +5,7 @@ use crate::{
     admission::tokens::{Identity, Rejected},
     channel::encode,
     session::{
-        handshake::{Dialect, Place},
+        handshake::{Dialect, Subscription},
         multiplex::{self, Op},
     },
     state::Shared,
@@ -138,11 +138,11 @@ impl Session {
                 let sender_id = user_id;
                 let send =
                     Send { conversation_id, sender_id, sender_username, sender_named_at, message, client_id };
-                let (packer, deadline) = (self.shared.packer.clone(), Instant::now() + limits::SEND_DEADLINE);
+                let (sends, deadline) = (self.shared.sends.clone(), Instant::now() + limits::SEND_DEADLINE);
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());
                 let sent =
-                    async move { Asked::Service(reply, topic, Ok(Some(packer.send(send, deadline).await))) };
+                    async move { Asked::Service(reply, topic, Ok(Some(sends.send(send, deadline).await))) };
                 self.pending.push(span.within(sent).boxed());
             }
             ChatFrame::Read(message_id) => {
@@ -199,8 +199,8 @@ impl Session {
         let topic = Topic::Typing(conversation_id);
         let reply = Reply { reference, client_id: None };
         let watching = match self.places.get_mut(&topic) {
-            Some(Place::Typing(watching)) => watching,
-            Some(Place::Joining(_)) => return self.answer(&reply, Err(Refusal::unavailable())),
+            Some(Subscription::Typing(watching)) => watching,
+            Some(Subscription::Joining(_)) => return self.answer(&reply, Err(Refusal::unavailable())),
             _ => {
                 return self
                     .answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
@@ -268,7 +268,7 @@ impl Session {
             Asked::Token(reply, fresh) => return self.identified(&reply, fresh),
         };
         let place = match self.places.get(&topic) {
-            Some(Place::Log(membership)) => Some(membership),
+            Some(Subscription::Log(membership)) => Some(membership),
             _ => None,
         };
         let answer = match answer {

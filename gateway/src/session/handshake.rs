@@ -2,16 +2,16 @@
 
 use crate::topic::{LogKey, Start, Topic};
 use crate::{
-    admission::{tokens::Identity, user_sockets::Presence},
+    admission::{tokens::Identity, user_sockets::SocketSlot},
     channel::{
         log_channel::{self, Channel, Membership, Part},
         ordering::View,
-        typing_channel::Watching,
+        typing_channel::TypingMembership,
     },
     session::multiplex::Reference,
     state::Shared,
 };
-use contract::{Close, Code, ConversationId, Refusal, chat::Enter};
+use contract::{Close, Code, ConversationId, Refusal, chat::JoinRequest};
 use futures_util::future::BoxFuture;
 use service::bus::RequestError;
 use std::sync::Arc;
@@ -42,13 +42,13 @@ impl Dialect {
 }
 
 /// A socket's subscription to a topic. Dropping it ends it, at any stage: nothing more is sent on its behalf.
-pub enum Place {
+pub enum Subscription {
     /// Not there yet.
     Joining(Box<Join>),
     /// On a log.
     Log(Membership),
     /// Where someone may type.
-    Typing(Box<Watching>),
+    Typing(Box<TypingMembership>),
 }
 
 /// The way onto a topic.
@@ -68,7 +68,7 @@ pub enum Step {
     /// The client may be there.
     Admitted(Admission),
     /// It is there.
-    Joined(Place),
+    Joined(Subscription),
 }
 
 /// A client that was let in, before its socket is open.
@@ -82,7 +82,7 @@ pub struct Opening {
     /// From where on.
     pub start: Start,
     /// Its place among the user's sockets.
-    pub presence: Presence,
+    pub presence: SocketSlot,
     /// Its one topic, unless it names them itself.
     pub first: Option<(Topic, Admission)>,
 }
@@ -95,7 +95,7 @@ impl Opening {
     pub async fn new(
         shared: Arc<Shared>,
         identity: Identity,
-        presence: Presence,
+        presence: SocketSlot,
         dialect: Dialect,
         start: Start,
     ) -> Result<Self, Close> {
@@ -138,7 +138,7 @@ pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Re
     let enter = |conversation_id| {
         let (user_id, username, named_at) =
             (identity.user_id, identity.username.clone(), identity.stamp.issued_at);
-        shared.joins.join(Enter { conversation_id, user_id, username, named_at })
+        shared.joins.join(JoinRequest { conversation_id, user_id, username, named_at })
     };
     match topic {
         Topic::Log(key) => {
@@ -168,24 +168,24 @@ pub async fn admission(shared: &Shared, identity: &Identity, topic: Topic) -> Re
 ///
 /// # Errors
 /// When the service refuses, or can't be asked.
-pub async fn take_place(
+pub async fn join_topic(
     shared: &Shared,
     view: View,
     admission: Admission,
     start: Start,
-) -> Result<Place, Refusal> {
+) -> Result<Subscription, Refusal> {
     match admission {
         Admission::Log(channel, first) => {
             let after = match start {
                 Start::After(id) => Some(id),
                 Start::Live | Start::Latest => None,
             };
-            log_channel::join(&channel, shared.hub.bus(), view, first, after).await.map(Place::Log)
+            log_channel::join(&channel, shared.hub.bus(), view, first, after).await.map(Subscription::Log)
         }
         Admission::Typing { conversation, username, blocks } => {
             let typists = shared.hub.typing(conversation).await?;
             let watching = typists.join(shared.hub.bus(), view, username, blocks).await;
-            Ok(Place::Typing(Box::new(watching)))
+            Ok(Subscription::Typing(Box::new(watching)))
         }
     }
 }

@@ -10,10 +10,10 @@ use crate::websocket::{Frame, Item, Socket};
 use crate::{
     admission::{
         tokens::{Identity, Rejected},
-        user_sockets::Presence,
+        user_sockets::SocketSlot,
     },
     channel::ordering::View,
-    session::handshake::{Dialect, Join, Opening, Place, Step, admission, closing, take_place},
+    session::handshake::{Dialect, Join, Opening, Step, Subscription, admission, closing, join_topic},
     state::Shared,
     topic::{Start, Topic},
     websocket::outbox::Outbox,
@@ -27,7 +27,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use subscriptions::Places;
+use subscriptions::Subscriptions;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a write may take.
@@ -55,12 +55,12 @@ pub struct Session {
     shared: Arc<Shared>,
     socket: Socket,
     outbox: Arc<Outbox>,
-    presence: Presence,
+    presence: SocketSlot,
     identity: Identity,
     /// Whether a fresh token has brought another name.
     is_renamed: bool,
     dialect: Dialect,
-    places: Places,
+    places: Subscriptions,
     /// The client's commands that are not done yet.
     pending: Pending,
     heard: Instant,
@@ -96,7 +96,7 @@ impl Session {
         let now = Instant::now();
         let outbox = presence.outbox().clone();
         if start != Start::Live || dialect == Dialect::Multiplexed {
-            outbox.set_talkative();
+            outbox.set_understands_extensions();
         }
         let expires = expiry(&shared, &identity);
         let ping_every = shared.limits.ping_every();
@@ -108,7 +108,7 @@ impl Session {
             identity,
             is_renamed: false,
             dialect,
-            places: Places::default(),
+            places: Subscriptions::default(),
             pending: Pending::default(),
             heard: now,
             ping_at: now + ping_every,
@@ -123,7 +123,7 @@ impl Session {
         match first {
             Some((topic, admission)) => {
                 let (shared, view) = (session.shared.clone(), session.view(topic));
-                let joined = async move { take_place(&shared, view, admission, start).await };
+                let joined = async move { join_topic(&shared, view, admission, start).await };
                 let step = joined.map(|place| place.map(Step::Joined)).boxed();
                 session.places.begin(topic, Join { step, reference: None, start, is_admitted: true });
             }
@@ -286,7 +286,7 @@ impl Session {
     /// Whether a message of the client's is stored, and not yet told by its log.
     fn awaits_echo(&self) -> bool {
         self.stored.is_some_and(|(topic, seq)| match self.places.get(&topic) {
-            Some(Place::Log(membership)) => membership.last_seq() < seq,
+            Some(Subscription::Log(membership)) => membership.last_seq() < seq,
             _ => false,
         })
     }
@@ -295,7 +295,7 @@ impl Session {
         self.heard = Instant::now();
         match item {
             Item::Text(text) => {
-                self.outbox.set_talkative();
+                self.outbox.set_understands_extensions();
                 self.take(&text);
                 Ok(())
             }
@@ -325,13 +325,13 @@ impl Session {
         match step {
             Ok(Step::Admitted(admission)) => {
                 let (shared, view) = (self.shared.clone(), self.view(topic));
-                if let Some(Place::Joining(join)) = self.places.get_mut(&topic) {
+                if let Some(Subscription::Joining(join)) = self.places.get_mut(&topic) {
                     join.is_admitted = true;
                     if let Some(reference) = &join.reference {
                         self.outbox.push(multiplex::ok(reference));
                     }
                     let start = join.start;
-                    let joined = async move { take_place(&shared, view, admission, start).await };
+                    let joined = async move { join_topic(&shared, view, admission, start).await };
                     join.step = joined.map(|place| place.map(Step::Joined)).boxed();
                 }
                 Ok(())
@@ -339,7 +339,8 @@ impl Session {
             Ok(Step::Joined(mut place)) => {
                 // The join began under the name of the token of that time.
                 if self.is_renamed
-                    && let (Place::Typing(watching), Some(name)) = (&mut place, &self.identity.username)
+                    && let (Subscription::Typing(watching), Some(name)) =
+                        (&mut place, &self.identity.username)
                 {
                     watching.rename(name);
                 }
@@ -351,7 +352,7 @@ impl Session {
                 if self.dialect != Dialect::Multiplexed {
                     return Err(closing(&refusal));
                 }
-                if let Some(Place::Joining(join)) = place {
+                if let Some(Subscription::Joining(join)) = place {
                     self.outbox.push(multiplex::error(&refusal, join.reference.as_ref(), None));
                 }
                 Ok(())
@@ -365,7 +366,7 @@ impl Session {
             self.places.remove(&topic).ok_or_else(|| Refusal::new(Code::NotFound, "not subscribed"))?;
         self.left(topic, &place);
         // A subscription that ended before it was admitted is answered nevertheless.
-        if let Place::Joining(join) = &place
+        if let Subscription::Joining(join) = &place
             && let (false, Some(reference)) = (join.is_admitted, &join.reference)
         {
             self.outbox.push(multiplex::ok(reference));
@@ -374,8 +375,8 @@ impl Session {
     }
 
     /// Tells typing-service of a typing socket that closes, if it was the user's last here.
-    fn left(&self, topic: Topic, place: &Place) {
-        let (Topic::Typing(conversation), Place::Typing(watching)) = (topic, place) else { return };
+    fn left(&self, topic: Topic, place: &Subscription) {
+        let (Topic::Typing(conversation), Subscription::Typing(watching)) = (topic, place) else { return };
         if watching.is_last() && (watching.told.is_some() || watching.is_typing()) {
             let user = self.identity.user_id;
             let input = self.shared.input(conversation, user, watching.username(), Keyboard::Left);

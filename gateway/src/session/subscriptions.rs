@@ -1,7 +1,7 @@
 //! The subscriptions of a socket: mostly one, at most some dozens.
 
 use crate::{
-    session::handshake::{Join, Place, Step},
+    session::handshake::{Join, Step, Subscription},
     topic::Topic,
 };
 use contract::Refusal;
@@ -13,13 +13,13 @@ const JOINS: usize = 8;
 
 /// Subscriptions by topic.
 #[derive(Default)]
-pub struct Places {
-    places: Vec<(Topic, Place)>,
+pub struct Subscriptions {
+    places: Vec<(Topic, Subscription)>,
     /// How many are not there yet.
     joins: usize,
 }
 
-impl Places {
+impl Subscriptions {
     /// How many.
     pub const fn len(&self) -> usize {
         self.places.len()
@@ -36,12 +36,12 @@ impl Places {
     }
 
     /// The subscription to a topic.
-    pub fn get(&self, topic: &Topic) -> Option<&Place> {
+    pub fn get(&self, topic: &Topic) -> Option<&Subscription> {
         self.places.iter().find(|(other, _)| other == topic).map(|(_, place)| place)
     }
 
     /// The subscription to a topic.
-    pub fn get_mut(&mut self, topic: &Topic) -> Option<&mut Place> {
+    pub fn get_mut(&mut self, topic: &Topic) -> Option<&mut Subscription> {
         self.places.iter_mut().find(|(other, _)| other == topic).map(|(_, place)| place)
     }
 
@@ -49,37 +49,37 @@ impl Places {
     pub fn begin(&mut self, topic: Topic, join: Join) {
         self.joins += 1;
         self.places.reserve_exact(1);
-        self.places.push((topic, Place::Joining(Box::new(join))));
+        self.places.push((topic, Subscription::Joining(Box::new(join))));
     }
 
     /// Replaces a subscription that was on its way by the one that is there.
-    pub fn joined(&mut self, topic: &Topic, place: Place) {
-        if let Some(joining @ Place::Joining(_)) = self.get_mut(topic) {
+    pub fn joined(&mut self, topic: &Topic, place: Subscription) {
+        if let Some(joining @ Subscription::Joining(_)) = self.get_mut(topic) {
             *joining = place;
             self.joins -= 1;
         }
     }
 
     /// Ends a subscription.
-    pub fn remove(&mut self, topic: &Topic) -> Option<Place> {
+    pub fn remove(&mut self, topic: &Topic) -> Option<Subscription> {
         let at = self.places.iter().position(|(other, _)| other == topic)?;
         // In order, so that those that wait for their turn begin in the order in which the client asked for them.
         let (_, place) = self.places.remove(at);
-        self.joins -= usize::from(matches!(place, Place::Joining(_)));
+        self.joins -= usize::from(matches!(place, Subscription::Joining(_)));
         Some(place)
     }
 
     /// Renames a typist on every typing channel.
     pub fn rename(&mut self, username: &str) {
         for (_, place) in &mut self.places {
-            if let Place::Typing(watching) = place {
+            if let Subscription::Typing(watching) = place {
                 watching.rename(username);
             }
         }
     }
 
     /// Ends every subscription.
-    pub fn take(&mut self) -> Vec<(Topic, Place)> {
+    pub fn take(&mut self) -> Vec<(Topic, Subscription)> {
         std::mem::take(self).places
     }
 
@@ -87,7 +87,7 @@ impl Places {
     pub fn poll_joins(&mut self, cx: &mut Context<'_>) -> Poll<(Topic, Result<Step, Refusal>)> {
         if self.joins > 0 {
             let joins = self.places.iter_mut().filter_map(|(topic, place)| match place {
-                Place::Joining(join) => Some((*topic, join)),
+                Subscription::Joining(join) => Some((*topic, join)),
                 _ => None,
             });
             for (topic, join) in joins.take(JOINS) {

@@ -21,7 +21,7 @@ pub struct Outbox {
     room: Notify,
     max_frames: usize,
     max_bytes: usize,
-    talkative: AtomicBool,
+    understands_extensions: AtomicBool,
 }
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Outbox {
             room: Notify::new(),
             max_frames,
             max_bytes,
-            talkative: AtomicBool::new(false),
+            understands_extensions: AtomicBool::new(false),
         }
     }
 
@@ -103,13 +103,13 @@ impl Outbox {
     }
 
     /// Whether the client understands more than the old guide's frames.
-    pub fn is_talkative(&self) -> bool {
-        self.talkative.load(Ordering::Relaxed)
+    pub fn understands_extensions(&self) -> bool {
+        self.understands_extensions.load(Ordering::Relaxed)
     }
 
     /// The client has shown that it understands more than the old guide's frames.
-    pub fn set_talkative(&self) {
-        self.talkative.store(true, Ordering::Relaxed);
+    pub fn set_understands_extensions(&self) {
+        self.understands_extensions.store(true, Ordering::Relaxed);
     }
 
     #[cfg(test)]

@@ -180,8 +180,8 @@ impl Send {
 
 /// gateway → chat-service: sends that gathered while the ones before were under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SendPack {
-    /// At most [`crate::limits::PACK_SENDS`], each with a `client_id`.
+pub struct SendBatch {
+    /// At most [`crate::limits::BATCH_SENDS`], each with a `client_id`.
     pub sends: Vec<Send>,
     /// Of the sends that are traced: each one's index, growing, and the step that it belongs under.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -191,7 +191,7 @@ pub struct SendPack {
     pub deadlines: Vec<Deadline>,
 }
 
-impl SendPack {
+impl SendBatch {
     /// The step that a send belongs under, if it is traced.
     pub fn trace_of(&self, send: usize) -> Option<TraceParent> {
         let found = self.traces.binary_search_by_key(&send, |(index, _)| *index).ok()?;
@@ -211,7 +211,7 @@ pub enum Sent {
     Refused(Refusal),
 }
 
-impl Request for SendPack {
+impl Request for SendBatch {
     const SUBJECT: &'static str = "chat.messages.pack";
     /// In the order of the sends.
     type Reply = Vec<Sent>;
@@ -230,7 +230,7 @@ impl Request for SendOne {
 
 /// A user who wants onto a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enter {
+pub struct JoinRequest {
     /// Which.
     pub conversation_id: ConversationId,
     /// Who, and must be a participant.
@@ -245,30 +245,30 @@ pub struct Enter {
 
 /// gateway → chat-service: users who want onto conversations at about the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnterPack {
-    /// At most [`crate::limits::PACK_ENTRIES`].
-    pub entries: Vec<Enter>,
+pub struct JoinBatch {
+    /// At most [`crate::limits::BATCH_JOINS`].
+    pub entries: Vec<JoinRequest>,
 }
 
-impl Request for EnterPack {
+impl Request for JoinBatch {
     const SUBJECT: &'static str = "chat.conversations.enter";
     /// In the order of the entries.
-    type Reply = Vec<Entered>;
+    type Reply = Vec<JoinReply>;
 }
 
 /// The answer to one who wants in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Entered {
+pub enum JoinReply {
     /// The user is a participant.
-    Admitted(Entrance),
+    Admitted(Admitted),
     /// The user isn't, or there is no such conversation.
     Refused(Refusal),
 }
 
 /// A conversation as who comes onto it finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entrance {
+pub struct Admitted {
     /// Its last message.
     pub head: Head,
     /// How far each participant who has read anything has read.

@@ -27,12 +27,12 @@ pub const PAGE_DEFAULT: u16 = 50;
 /// Items of a page, at most.
 pub const PAGE_MAX: u16 = 200;
 /// Sends that travel together from a gateway to chat-service, at most.
-pub const PACK_SENDS: usize = 256;
+pub const BATCH_SENDS: usize = 256;
 /// Bytes of message text in such a pack, at most: with everything around it, it stays below NATS' 1 MiB.
-pub const PACK_BYTES: usize = 256 * 1024;
+pub const BATCH_BYTES: usize = 256 * 1024;
 /// Users who want onto conversations that a gateway asks about together, at most: what there is to know of conversations
 /// with as many people as may be stays below NATS' 1 MiB.
-pub const PACK_ENTRIES: usize = 32;
+pub const BATCH_JOINS: usize = 32;
 /// Logs whose heads are asked for together, at most.
 pub const HEADS_MAX: usize = 500;
 /// Users whose languages a gateway tells together, at most.

@@ -207,7 +207,7 @@ fn inbox_state(seq: Seq, id: i64, unread: i64) -> InboxState {
 #[test]
 fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
     let (first, outbox) = view();
-    outbox.set_talkative();
+    outbox.set_understands_extensions();
     let mut log = Log::default();
     log.inbox(&inbox_state(3, 1, 2));
     log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
@@ -227,7 +227,7 @@ fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
     assert!(texts(&outbox)[0].contains(r#""unread_count":2"#));
     // Who was away is told, the others are not.
     let (second, late) = view();
-    late.set_talkative();
+    late.set_understands_extensions();
     log.inbox(&inbox_state(5, 3, 2));
     let (Attached::Live(id) | Attached::Behind(id, _)) =
         log.attach(second, Head { seq: 5, id: 50 }, Vec::new(), true);
@@ -238,7 +238,7 @@ fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
 #[test]
 fn a_count_that_a_socket_does_not_know_is_told_though_nothing_was_read() {
     let (first, outbox) = view();
-    outbox.set_talkative();
+    outbox.set_understands_extensions();
     let mut log = Log::default();
     let state = |unread| InboxState { reads: Some(4), ..inbox_state(3, 1, unread) };
     log.inbox(&state(2));
@@ -299,7 +299,7 @@ proptest! {
     ) {
         let (changes, now) = inbox_changes(&reads);
         let (socket, outbox) = view();
-        outbox.set_talkative();
+        outbox.set_understands_extensions();
         let mut log = Log::default();
         log.inbox(&InboxState { reads: Some(0), last_read: None, ..inbox_state(0, 1, 0) });
         log.attach(socket, Head::default(), Vec::new(), false);
@@ -330,7 +330,7 @@ proptest! {
 #[test]
 fn a_marker_of_the_user_that_was_missed_is_told_once() {
     let (socket, outbox) = view();
-    outbox.set_talkative();
+    outbox.set_understands_extensions();
     let mut log = Log::default();
     let state =
         |moves, seq| InboxState { moves: Some(moves), last_moved: Some(marker(seq)), ..inbox_state(3, 1, 2) };
@@ -350,7 +350,7 @@ fn a_marker_of_the_user_that_was_missed_is_told_once() {
 #[test]
 fn a_read_that_overtakes_its_notifications_waits_for_them() {
     let (socket, outbox) = view();
-    outbox.set_talkative();
+    outbox.set_understands_extensions();
     let mut log = Log::default();
     log.attach(socket, Head::default(), Vec::new(), false);
     log.note(Note::Inbox(inbox_read(2, 0), Some(ReadPlace { seq: 2, reads: 1 })));
