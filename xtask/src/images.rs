@@ -112,7 +112,7 @@ impl Images {
         target: &str,
     ) -> anyhow::Result<()> {
         let mut arguments = vec![format!("--target={target}")];
-        arguments.extend(source.build_args().into_iter().map(|arg| format!("--build-arg={arg}")));
+        arguments.extend(source.arguments());
         if let Some(ca) = &self.ca {
             arguments.push(format!("--secret=id=ca,src={}", ca.display()));
             arguments.push("--build-arg=CARGO_HTTP_CAINFO=/run/secrets/ca".to_owned());

@@ -28,18 +28,18 @@ impl Source {
         Some(if self.is_dirty { format!("{commit}-dirty") } else { commit.to_owned() })
     }
 
-    /// The arguments of the Dockerfile that describe the source.
-    pub fn build_args(&self) -> Vec<String> {
-        let mut arguments = vec![format!("VERSION={}", self.version)];
+    /// The arguments of the build command that describe the source.
+    pub fn arguments(&self) -> Vec<String> {
+        let label = |name: &str, value: &str| format!("--label=org.opencontainers.image.{name}={value}");
+        let mut arguments = vec![label("version", &self.version)];
         if let Some(commit) = &self.commit {
-            let dirty = if self.is_dirty { "-dirty" } else { "" };
-            arguments.push(format!("GIT_COMMIT={commit}{dirty}"));
+            let revision = format!("{commit}{}", if self.is_dirty { "-dirty" } else { "" });
+            arguments.push(label("revision", &revision));
+            arguments.push(format!("--build-arg=GIT_COMMIT={revision}"));
         }
         if let Some(time) = self.time {
-            arguments.push(format!("SOURCE_DATE_EPOCH={time}"));
-            if let Ok(created) = rfc3339(time) {
-                arguments.push(format!("CREATED={created}"));
-            }
+            arguments.push(format!("--build-arg=SOURCE_DATE_EPOCH={time}"));
+            arguments.extend(rfc3339(time).map(|created| label("created", &created)));
         }
         arguments
     }
@@ -68,13 +68,14 @@ mod tests {
     fn a_changed_checkout_has_another_tag_than_its_commit() {
         assert_eq!(source(false).tag().unwrap(), "0123456789ab");
         assert_eq!(source(true).tag().unwrap(), "0123456789ab-dirty");
-        assert!(source(true).build_args()[1].ends_with("67-dirty"));
+        assert!(source(true).arguments()[1].ends_with("67-dirty"));
     }
 
     #[test]
     fn an_image_has_the_time_of_its_commit() {
-        let arguments = source(false).build_args();
-        assert!(arguments.contains(&"SOURCE_DATE_EPOCH=1700000000".to_owned()), "{arguments:?}");
-        assert!(arguments.contains(&"CREATED=2023-11-14T22:13:20Z".to_owned()), "{arguments:?}");
+        let arguments = source(false).arguments();
+        assert!(arguments.contains(&"--build-arg=SOURCE_DATE_EPOCH=1700000000".to_owned()), "{arguments:?}");
+        let created = "--label=org.opencontainers.image.created=2023-11-14T22:13:20Z";
+        assert!(arguments.contains(&created.to_owned()), "{arguments:?}");
     }
 }
