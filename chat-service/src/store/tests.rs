@@ -369,3 +369,22 @@ fn pages_neither_repeat_nor_skip_conversations_that_did_not_move() {
         .unwrap();
     runtime.block_on(async move { drop(database) });
 }
+
+#[tokio::test]
+async fn a_transaction_that_postgres_ends_for_its_silence_may_be_done_again() {
+    let database = database().await;
+    let mut transaction = database.pool.begin().await.unwrap();
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *transaction).await.unwrap();
+    sqlx::query("set local idle_in_transaction_session_timeout = '10ms'")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    while sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)")
+        .bind(pid)
+        .fetch_one(&database.pool)
+        .await
+        .unwrap()
+    {}
+    let error = sqlx::query("select 1").execute(&mut *transaction).await.unwrap_err();
+    assert!(service::postgres::is_passing_error(&error), "{error:?}");
+}

@@ -9,6 +9,7 @@ use crate::{Kind, Stack};
 use fastrand::Rng;
 use std::{
     collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
     process::ExitStatus,
     sync::Arc,
     time::{Duration, Instant},
@@ -380,11 +381,15 @@ impl<'a> Saboteur<'a> {
     /// Asks a service to stop; it is started again when it has.
     fn terminate(&mut self, kind: Kind, index: usize) {
         let Some(child) = self.stack.take(kind, index) else { return };
+        let has_begun = catches_term(child.pid());
         child.signal(Signal::Term);
         self.stopping.spawn(async move {
             let asked = Instant::now();
             let status = tokio::time::timeout(STOPPING + Duration::from_secs(2), child.wait()).await;
-            (kind, index, status.ok().flatten(), asked.elapsed())
+            let status = status.ok().flatten();
+            // A process that was started a moment ago has accepted nothing yet, and may end by the signal itself.
+            let never_began = !has_begun && status.is_some_and(|status| status.signal() == Some(SIGTERM));
+            (kind, index, if never_began { Some(ExitStatus::default()) } else { status }, asked.elapsed())
         });
     }
 
@@ -403,6 +408,18 @@ impl<'a> Saboteur<'a> {
             }
         }
     }
+}
+
+/// The number of SIGTERM.
+const SIGTERM: i32 = 15;
+
+/// Whether a process has installed a handler for SIGTERM: not in its first milliseconds.
+fn catches_term(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Where this can't be read, it has.
+    caught.is_none_or(|mask| mask & (1 << (SIGTERM - 1)) != 0)
 }
 
 /// Whether a service that was asked to stop did so in time, and said that all is well.

@@ -272,6 +272,8 @@ fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// The code of a write on a server that takes none.
 const READ_ONLY: &str = "25006";
+/// The code with which Postgres ends a connection whose service was silent within a transaction, as after a freeze.
+const IDLE_IN_TRANSACTION: &str = "25P03";
 
 /// Whether doing it again may help. An error that shows a failover also ends every older connection.
 pub fn is_passing_error(error: &sqlx::Error) -> bool {
@@ -288,7 +290,7 @@ pub fn is_passing_error(error: &sqlx::Error) -> bool {
                 FAILOVER.saw_read_only();
             }
             ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
-                || code == READ_ONLY
+                || [READ_ONLY, IDLE_IN_TRANSACTION].contains(&&*code)
         }),
         _ => false,
     }
