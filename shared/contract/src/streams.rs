@@ -1,6 +1,6 @@
 //! The JetStream streams, and their subjects.
 
-/// The JetStream stream that carries [`LogEntry`] from chat-service to notify-service.
+/// The JetStream stream that carries [`LogEntry`](crate::chat::LogEntry) from chat-service to notify-service.
 pub const CHAT_STREAM: &str = "CHAT";
 /// The JetStream stream of what other backends publish.
 pub const EVENTS_STREAM: &str = "EVENTS";
