@@ -26,8 +26,11 @@ use tokio::time::Instant;
 
 /// How often a client's `true`s are passed on, at most.
 const TYPING_EVERY: Duration = Duration::from_millis(250);
-/// Messages in a row, or frames in a row, that are refused for their rate before the socket is closed.
+/// Messages, or frames, that are refused for their rate before the socket is closed.
 const REFUSED: u16 = 100;
+/// Refusals that an accepted message or frame makes up for: a client that stays this far over its rate is closed. Refusals
+/// in a row would not do: the limiter lets a frame through now and then, however many come.
+const FORGIVEN: u16 = 10;
 /// Channels of one socket.
 const CHANNELS: usize = 128;
 
@@ -66,8 +69,7 @@ impl Session {
     /// `rate_limited`.
     pub(super) fn limit_frame(&mut self) -> Result<(), Refusal> {
         let limited = self.shared.limits.frame(self.identity.user_id);
-        self.refused_frames = if limited.is_err() { self.refused_frames.saturating_add(1) } else { 0 };
-        if self.refused_frames > REFUSED {
+        if is_far_over(&mut self.refused_frames, limited.is_err()) {
             self.outbox.close(Close::RateLimited);
         }
         limited
@@ -125,14 +127,13 @@ impl Session {
         match frame {
             ChatFrame::Message { message, client_id } => {
                 let reply = Reply { reference, client_id: client_id.clone() };
-                if let Err(refusal) = self.shared.limits.send(user_id, conversation_id) {
-                    self.refused_sends += 1;
-                    if self.refused_sends > REFUSED {
-                        self.outbox.close(Close::RateLimited);
-                    }
+                let limited = self.shared.limits.send(user_id, conversation_id);
+                if is_far_over(&mut self.refused_sends, limited.is_err()) {
+                    self.outbox.close(Close::RateLimited);
+                }
+                if let Err(refusal) = limited {
                     return self.answer(&reply, Err(refusal));
                 }
-                self.refused_sends = 0;
                 let (sender_username, sender_named_at) =
                     (self.identity.username.clone(), self.identity.stamp.issued_at);
                 let sender_id = user_id;
@@ -309,6 +310,12 @@ impl Session {
     }
 }
 
+/// Counts what is refused for its rate, and what is not; returns whether the client is far over its rate.
+const fn is_far_over(refused: &mut u16, is_refused: bool) -> bool {
+    *refused = if is_refused { refused.saturating_add(1) } else { refused.saturating_sub(FORGIVEN) };
+    *refused > REFUSED
+}
+
 impl Shared {
     pub(super) fn input(
         &self,
@@ -325,5 +332,20 @@ impl Shared {
             keyboard,
             at_ms: Some(Timestamp::now().unix_millis()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_stays_far_over_a_rate_is_closed_and_one_a_little_over_it_is_not() {
+        let is_closed = |times: usize| {
+            let mut refused = 0;
+            (0..10_000).any(|frame| is_far_over(&mut refused, frame % times != 0))
+        };
+        assert!(is_closed(20));
+        assert!(!is_closed(10));
     }
 }
