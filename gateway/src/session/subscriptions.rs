@@ -7,9 +7,9 @@ use crate::{
 use contract::Refusal;
 use std::task::{Context, Poll};
 
-/// Subscriptions that are on their way at once; the others begin later. Each holds a page of a log while it replays, and
-/// a client that reads nothing could have as many of those as it has subscriptions.
-const JOINS: usize = 8;
+/// Replays of a socket that are in progress at once; the others begin later. Each holds a page of a log, and a client that
+/// reads nothing could have as many of those as it has subscriptions.
+const REPLAYS: usize = 8;
 
 /// Subscriptions by topic.
 #[derive(Default)]
@@ -90,7 +90,15 @@ impl Subscriptions {
                 Subscription::Joining(join) => Some((*topic, join)),
                 _ => None,
             });
-            for (topic, join) in joins.take(JOINS) {
+            let mut replays = 0;
+            for (topic, join) in joins {
+                // Admissions and typing channels hold no page: they never wait for a service that others wait for.
+                if join.is_admitted && matches!(topic, Topic::Log(_)) {
+                    replays += 1;
+                    if replays > REPLAYS {
+                        continue;
+                    }
+                }
                 if let Poll::Ready(step) = join.step.as_mut().poll(cx) {
                     return Poll::Ready((topic, step));
                 }
