@@ -255,3 +255,47 @@ async fn a_socket_whose_after_is_no_id_is_closed_for_good() {
         assert_eq!(socket.closed().await, Some(4400), "{after}");
     }
 }
+
+#[tokio::test]
+async fn messages_sent_before_a_close_are_stored() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    for path in [format!("/ws/chat/{id}/"), "/ws/".to_owned()] {
+        let mut socket = stack.socket(&path, 1).await;
+        let texts: Vec<String> = (1..=5).map(|number| format!("{path} {number}")).collect();
+        let frames: Vec<Value> = texts
+            .iter()
+            .map(|text| match path.as_str() {
+                "/ws/" => json!({"op": "send", "channel": format!("chat/{id}"), "data": {"message": text}}),
+                _ => json!({ "message": text }),
+            })
+            .collect();
+        let mut other = stack.socket(&format!("/ws/chat/{id}/"), 2).await;
+        socket.send_together(&frames).await;
+        socket.send_raw(Message::Close(None)).await;
+        for text in texts {
+            assert_eq!(other.next().await["content"], text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_does_not_wait_for_a_service_that_others_wait_for() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let mut socket = stack.socket("/ws/", 1).await;
+    stack.signal(Kind::Chat, 0, Signal::Stop);
+    for reference in 1..=40 {
+        let channel = format!("chat/{}", 1_000 + reference);
+        socket.send(json!({"op": "subscribe", "channel": channel, "ref": reference})).await;
+    }
+    socket.send(json!({"op": "subscribe", "channel": "notifications", "ref": 99})).await;
+    let first = socket.next().await;
+    assert_eq!((&first["op"], &first["ref"]), (&json!("ok"), &json!(99)), "{first}");
+    for number in 1..=40 {
+        // A subscription that began after the others would now be answered by the service.
+        if number == 33 {
+            stack.signal(Kind::Chat, 0, Signal::Cont);
+        }
+        assert_eq!(socket.next().await["code"], "unavailable", "{number}");
+    }
+}

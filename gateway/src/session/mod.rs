@@ -19,7 +19,10 @@ use crate::{
     websocket::outbox::Outbox,
 };
 use contract::{Close, Code, Refusal, Seq, chat::Sent, typing::Keyboard};
-use futures_util::{FutureExt, future::poll_fn};
+use futures_util::{
+    FutureExt,
+    future::{self, poll_fn},
+};
 use pending::Pending;
 use std::{
     pin::{Pin, pin},
@@ -73,9 +76,9 @@ pub struct Session {
     closing: Option<Close>,
     /// The last message of the client's that was stored: it is to see it before its socket is closed.
     stored: Option<(Topic, Seq)>,
-    /// Messages refused for their rate, since the last that wasn't.
+    /// Messages refused for their rate, less those that later ones made up for.
     refused_sends: u16,
-    /// Frames refused for their rate, since the last that wasn't.
+    /// Frames refused for their rate, less those that later ones made up for.
     refused_frames: u16,
 }
 
@@ -139,8 +142,15 @@ impl Session {
         let close = self.work().await;
         metrics::gauge!("gateway_sockets", "kind" => kind).decrement(1);
         self.leave();
+        let pending = std::mem::take(&mut self.pending);
+        let finish = async move {
+            // What a client sent before it left is done, as if it had stayed.
+            if close == Close::Normal {
+                pending.finish().await;
+            }
+        };
         // Boxed, as an idle socket would hold room for it.
-        Box::pin(self.socket.goodbye(close)).await;
+        Box::pin(future::join(self.socket.goodbye(close), finish)).await;
         count(close);
     }
 

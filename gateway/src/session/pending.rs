@@ -1,10 +1,11 @@
-//! The commands of one client that others carry out: one after the other, so that its messages keep their order, while
+//! The commands of one client that services carry out: one after the other, so that its messages keep their order, while
 //! the socket goes on reading.
 
 use super::Asked;
 use futures_util::future::BoxFuture;
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     task::{Context, Poll},
 };
 
@@ -17,11 +18,15 @@ pub struct Pending(Option<Box<Commands>>);
 
 #[derive(Default)]
 struct Commands {
-    /// The first one is being carried out.
-    queue: VecDeque<BoxFuture<'static, Asked>>,
-    /// A fresh token, which waits for no message.
-    token: Option<BoxFuture<'static, Asked>>,
+    /// Sends and markers.
+    queue: Lane,
+    /// Fresh tokens, which wait for no message.
+    tokens: Lane,
 }
+
+/// Commands that are carried out one after the other. The first one is being carried out.
+#[derive(Default)]
+struct Lane(VecDeque<BoxFuture<'static, Asked>>);
 
 impl Pending {
     /// Whether every command is done.
@@ -31,47 +36,76 @@ impl Pending {
 
     /// Whether no further command may be added.
     pub fn is_full(&self) -> bool {
-        self.0.as_ref().is_some_and(|commands| commands.queue.len() >= PENDING)
+        self.0.as_ref().is_some_and(|commands| commands.queue.0.len() + commands.tokens.0.len() >= PENDING)
     }
 
     /// Adds a command, which is carried out after those before it.
     pub fn push(&mut self, command: BoxFuture<'static, Asked>) {
-        self.0.get_or_insert_default().queue.push_back(command);
+        self.0.get_or_insert_default().queue.0.push_back(command);
     }
 
-    /// Adds the check of a fresh token, which waits for no other command. A newer token replaces an older one.
+    /// Adds the check of a fresh token, which waits only for the checks before it.
     pub fn check_token(&mut self, check: BoxFuture<'static, Asked>) {
-        self.0.get_or_insert_default().token = Some(check);
+        self.0.get_or_insert_default().tokens.0.push_back(check);
     }
 
     /// Waits for the next command that is done.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Asked> {
         let Some(commands) = &mut self.0 else { return Poll::Pending };
-        let done = if let Some(done) = commands.poll_token(cx) {
-            done
-        } else if let Some(first) = commands.queue.front_mut()
-            && let Poll::Ready(done) = first.as_mut().poll(cx)
-        {
-            commands.queue.pop_front();
-            done
-        } else {
-            return Poll::Pending;
+        let done = match commands.tokens.poll(cx) {
+            Poll::Pending => commands.queue.poll(cx),
+            done => done,
         };
-        if commands.queue.is_empty() && commands.token.is_none() {
+        if commands.queue.0.is_empty() && commands.tokens.0.is_empty() {
             self.0 = None;
         }
-        Poll::Ready(done)
+        done
+    }
+
+    /// Carries out the sends and markers of a client that has left: it sent them before it left.
+    pub async fn finish(self) {
+        let Some(mut commands) = self.0 else { return };
+        while !commands.queue.0.is_empty() {
+            poll_fn(|cx| commands.queue.poll(cx)).await;
+        }
     }
 }
 
-impl Commands {
-    fn poll_token(&mut self, cx: &mut Context<'_>) -> Option<Asked> {
-        match self.token.as_mut()?.as_mut().poll(cx) {
-            Poll::Ready(done) => {
-                self.token = None;
-                Some(done)
-            }
-            Poll::Pending => None,
+impl Lane {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Asked> {
+        let Some(first) = self.0.front_mut() else { return Poll::Pending };
+        let done = first.as_mut().poll(cx);
+        if done.is_ready() {
+            self.0.pop_front();
         }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::tokens::Rejected, session::Reply};
+    use futures_util::{FutureExt, future};
+
+    fn command(name: &'static str) -> Asked {
+        Asked::Token(Reply { reference: None, client_id: Some(name.to_owned()) }, Err(Rejected::Missing))
+    }
+
+    async fn next(pending: &mut Pending) -> String {
+        let Asked::Token(reply, _) = poll_fn(|cx| pending.poll(cx)).await else { panic!("another command") };
+        reply.client_id.unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_check_of_a_token_is_answered_and_none_waits_for_a_send() {
+        let mut pending = Pending::default();
+        pending.push(future::pending().boxed());
+        for name in ["first", "second"] {
+            pending.check_token(async move { command(name) }.boxed());
+        }
+        assert_eq!(next(&mut pending).await, "first");
+        assert_eq!(next(&mut pending).await, "second");
+        assert!(!pending.is_empty());
     }
 }
