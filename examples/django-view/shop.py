@@ -1,6 +1,6 @@
-"""A Django site in one file. /pay/<user>/<payment>/ tells the user that the payment went through.
+"""A Django site in one file. /pay/<user>/<payment>/ notifies the user of a payment.
 
-docs/publishing.md has what a real site does besides: one connection for each process, an outbox.
+A real site also needs one connection per process and perhaps an outbox: see docs/publishing.md.
 """
 
 import asyncio

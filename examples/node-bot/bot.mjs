@@ -1,4 +1,4 @@
-// Answers each message of a conversation. What is written while it is away, it answers when it is back.
+// Answers each message of a conversation, after a restart also the messages that it has missed.
 
 import { connect } from '@vyzio/realtime';
 import WebSocket from 'ws';
@@ -14,5 +14,5 @@ chat.on('message', async (message) => {
 });
 rt.on('state', (state) => {
     console.log(state);
-    if (state === 'closed') process.exitCode = 1; // For good: rt.error says why.
+    if (state === 'closed') process.exitCode = 1; // It does not reconnect any more: rt.error has the reason.
 });

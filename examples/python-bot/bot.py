@@ -1,7 +1,7 @@
-"""Answers each message of a conversation, over a bare socket.
+"""Answers each message of a conversation, over a plain socket.
 
-It comes back whenever the connection ends, with what it missed (`after`), and answers each message once, however often
-it is killed in between: the answer's client_id is made of what it answers.
+It reconnects whenever the connection ends, and reads the missed messages (`after`). It answers each message once, even if
+it is killed in between, because the answer's client_id is derived from the message.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ async def main():
                         print(frame["code"], frame["detail"])
                     if frame["type"] != "message":
                         continue
-                    # Our own messages come back with their client_id; others' never have one.
+                    # Our own messages are echoed with their client_id; messages of others never have one.
                     if "client_id" not in frame:
                         await answer(socket, frame)
                     last = frame["message_id"]
