@@ -1,4 +1,4 @@
-// Answers each message of a conversation, after a restart also the messages that it has missed.
+// Answers each new message of a conversation, and after a lost connection also the missed ones.
 
 import { connect } from '@vyzio/realtime';
 import WebSocket from 'ws';

@@ -1,7 +1,7 @@
 """Answers each message of a conversation, over a plain socket.
 
-It reconnects whenever the connection ends, and reads the missed messages (`after`). It answers each message once, even if
-it is killed in between, because the answer's client_id is derived from the message.
+It reconnects whenever the connection ends, and reads the missed messages (`after`). It answers each message once, even
+if it is killed in between, because the answer's client_id is derived from the message.
 """
 
 import asyncio
