@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints .env.example with a password of its own for each that is empty: `deploy/new-env.sh > .env`. Write the key that
-# your backend signs tokens with over JWT_SECRET, unless that is new as well.
+# Prints .env.example with a new password for each empty one: `deploy/new-env.sh > .env`. Then set JWT_SECRET to the key
+# with which your backend signs tokens, unless the backend takes over the new one.
 set -eu
 
 random() {

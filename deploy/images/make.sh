@@ -2,7 +2,7 @@
 # Builds stand-ins for the base images of Dockerfile and docker-compose.yml on a machine without a registry: see
 # README.md in this folder. Never publish them.
 #     deploy/images/make.sh [debian] [rust] [postgres] [nats] [prometheus]
-# BUILDER is docker, podman or buildah; the first that works, if unset. BUILD_ARGS are more arguments of its build command.
+# BUILDER is docker, podman or buildah, by default the first that works. BUILD_ARGS are added to its build command.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,11 +15,11 @@ needs() {
     command -v "$1" >/dev/null || fail "$1 is missing: $2"
 }
 
-# The full name, with its tag, of the image that the project's files start from.
+# Prints the full name, with the tag, of an image that the project's files use.
 name() {
     local found
     found=$(grep -ohE "(FROM|image:) (prom/)?$1:[^ ]+" Dockerfile docker-compose.yml | awk '{ print $2 }' | sort -u)
-    [ "$(wc -w <<<"$found")" -eq 1 ] || fail "the files name not exactly one image $1: $found"
+    [ "$(wc -w <<<"$found")" -eq 1 ] || fail "the files must name exactly one image $1, but name: $found"
     echo "$found"
 }
 
@@ -29,7 +29,7 @@ for candidate in docker podman buildah; do
 done
 [ -n "$builder" ] || fail "no builder works: install docker, podman or buildah"
 
-# build NAME CONTEXT: with docker's names, which compose uses.
+# build NAME CONTEXT: uses docker's full names, as compose does.
 build() {
     local registry=docker.io/library/
     case $1 in */*) registry=docker.io/ ;; esac
@@ -49,7 +49,7 @@ debian() {
     debootstrap --variant=minbase "$(sed -nE 's/^FROM rust:[^ ]*-([a-z]+).*/\1/p' Dockerfile)" "$work/root" \
         "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" || { tail -5 "$work/log" >&2; fail "debootstrap failed"; }
     rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/{doc,man,locale}/*
-    # As the real image: no caches of apt in a layer.
+    # Like the real image: no caches of apt in a layer.
     printf '%s\n' 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };' \
         'Dir::Cache::pkgcache "";' 'Dir::Cache::srcpkgcache "";' >"$work/root/etc/apt/apt.conf.d/docker-clean"
     mkdir "$work/debian"

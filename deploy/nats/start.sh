@@ -1,9 +1,9 @@
 #!/bin/sh
-# Starts nats-server in a container: alone, or as one of three where the profile `cluster` of docker-compose.yml is on.
-# What follows its name is passed on.
+# Starts nats-server in a container: alone, or as one of three with the profile `cluster` of docker-compose.yml.
+# Arguments are passed on to nats-server.
 #
-# Profiles given with --profile don't reach a container, so that one must be named in COMPOSE_PROFILES: otherwise the
-# first server would stand alone beside a cluster of the other two, and half of the services would not hear the rest.
+# Containers can't see profiles from --profile, so the profile must be in COMPOSE_PROFILES. Otherwise the first server
+# would not join the cluster of the other two, and half of the services could not reach the other half.
 set -eu
 
 case ",${COMPOSE_PROFILES:-}," in
@@ -16,12 +16,12 @@ case ",${COMPOSE_PROFILES:-}," in
 *)
     conf=single
     if [ "${NATS_SERVER_NAME:-nats-1}" != nats-1 ]; then
-        echo "set COMPOSE_PROFILES=cluster, in .env or in front of the command, rather than --profile cluster" >&2
+        echo "set COMPOSE_PROFILES=cluster, in .env or in front of the command, instead of --profile cluster" >&2
         exit 1
     fi
     ;;
 esac
 
-# Apart, as a stream of a single server is none of a cluster.
+# Separate folders, because a cluster can't use the streams of a single server.
 export NATS_STORE_DIR="/data/$conf"
 exec nats-server --config "/etc/nats/$conf.conf" "$@"

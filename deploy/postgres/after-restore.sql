@@ -1,5 +1,5 @@
--- After a restore to an earlier point in time, and before the services start: raises every sequence, so that no id that a
--- client, a backend or a moderator has seen since is given to something else. Run it as the owner of the tables.
+-- Run this as the owner of the tables, after a restore to an earlier point in time and before the services start. It
+-- raises every sequence, so that ids which clients, backends or moderators have seen since then are not used again.
 do $$
 declare
     sequence regclass;

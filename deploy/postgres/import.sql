@@ -1,17 +1,17 @@
--- Imports conversations and messages of another system, with their ids; docs/from-django-channels.md says how to use it.
+-- Imports conversations and messages of another system, with their ids; docs/from-django-channels.md explains its use.
 --
--- In the folder of conversations.csv, participants.csv and messages.csv (each with a header line), as the owner of the
--- schema chat, while chat-service has run at least once:
+-- Run it in the folder of conversations.csv, participants.csv and messages.csv (each with a header line), as the owner
+-- of the schema chat, after chat-service has run once:
 --     psql --file=import.sql "$CHAT_DATABASE_URL"
 --
--- Doing it again is harmless, and takes over what has come since: what is there stays, what is new goes behind it. It
--- commits every few hundred conversations, so one that was interrupted goes on when it is started again. At the end it
--- compares the files with the tables, and fails unless all is there.
+-- You can repeat it to import new rows: existing rows stay unchanged, and new ones are appended. It commits every few
+-- hundred conversations, so an interrupted import continues when you start it again. At the end it compares the files
+-- with the tables, and fails if something is missing.
 
 \set ON_ERROR_STOP on
 \set QUIET on
 \pset footer off
--- Ids that are left free above the largest imported one, for what the other system still makes.
+-- Number of ids left free above the largest imported one, for new rows of the other system.
 \if :{?headroom}
 \else
     \set headroom 1000000
@@ -51,7 +51,7 @@ create unlogged table import_messages (
 \copy import_messages from 'messages.csv' with (format csv, header)
 create index on import_messages (conversation_id, message_id);
 
--- The same people and listing have one conversation here: the newest. Others of theirs keep a key of their own.
+-- The same participants and listing have one conversation here: the newest. The others get a different key.
 alter table import_conversations add people bytea;
 update import_conversations i
 set people = case when k.newest then k.key else sha256(convert_to('import|' || i.conversation_id, 'UTF8')) end
@@ -67,7 +67,7 @@ from (
 where k.conversation_id = i.conversation_id;
 analyze import_conversations, import_participants, import_messages;
 
--- What can't be imported is found before anything is.
+-- Checks all rows before anything is imported.
 do $$
 declare
     wrong bigint;
@@ -82,20 +82,20 @@ begin
 
     select c.conversation_id into wrong from import_conversations c
     where not exists (select from import_participants p where p.conversation_id = c.conversation_id) limit 1;
-    if found then raise exception 'conversations.csv: conversation % has nobody in it; leave it out', wrong; end if;
+    if found then raise exception 'conversations.csv: conversation % has no participants; leave it out', wrong; end if;
 
     select i.conversation_id into wrong from import_conversations i
     join conversations c on c.conversation_id = i.conversation_id
     where c.created_at <> i.created_at or c.listing_id is distinct from i.listing_id limit 1;
-    if found then raise exception 'conversation % is there already, and is another one', wrong; end if;
+    if found then raise exception 'conversation % already exists, and is a different one', wrong; end if;
 
     select i.message_id into wrong from import_messages i join messages m on m.message_id = i.message_id
     where (m.conversation_id, m.sender_id) <> (i.conversation_id, i.sender_id) limit 1;
-    if found then raise exception 'message % is there already, and is another one', wrong; end if;
+    if found then raise exception 'message % already exists, and is a different one', wrong; end if;
 end
 $$;
 
--- Whatever is made here from now on has larger ids than what is imported now, and than what may be imported next.
+-- New rows here get larger ids than the rows of this import and of the next ones.
 select setval('message_ids', m.largest + :headroom) from (select max(message_id) as largest from import_messages) m
 where m.largest >= (select last_value from message_ids) \g /dev/null
 select setval(pg_get_serial_sequence('conversations', 'conversation_id'), c.largest + :headroom)
@@ -115,7 +115,7 @@ begin
         ) c
         group by c.number order by c.number
     loop
-        -- In the order in which chat-service locks them.
+        -- Locks them in the same order as chat-service.
         perform from conversations c where c.conversation_id = any (batch) order by c.conversation_id for no key update;
 
         insert into users (user_id, username)
@@ -151,7 +151,7 @@ begin
             insert into messages as s (conversation_id, message_id, seq, sender_id, sender_username, content, client_id, created_at)
             select f.conversation_id, f.message_id, c.last_seq + f.place, f.sender_id,
                    coalesce(u.username, 'user-' || f.sender_id), f.content,
-                   -- A key that no client can have, and that nobody is shown.
+                   -- A key that no client can use, and that is never shown.
                    chr(1) || 'import-' || f.message_id, f.created_at
             from fresh f
             join conversations c on c.conversation_id = f.conversation_id
@@ -167,7 +167,7 @@ begin
         select p.conversation_id, p.user_id from import_participants p where p.conversation_id = any (batch)
         on conflict do nothing;
 
-        -- Whoever has sent a message has read up to it. When a message was read is not known: when it was sent stands for it.
+        -- The sender of a message has read up to it. The time of reading is unknown: the time of sending is used instead.
         update participants p
         set read_seq = m.seq, read_message_id = m.message_id, read_at = m.created_at,
             read_by_sending = m.sender_id = p.user_id
@@ -183,7 +183,7 @@ begin
 end
 $$;
 
--- The files against the tables.
+-- Compares the files with the tables.
 select * from (
     select 'conversations' as what, count(*) as in_files, count(c.conversation_id) as here
     from import_conversations i left join conversations c
@@ -201,7 +201,7 @@ select * from (
       on m.conversation_id = i.conversation_id and m.message_id = i.message_id
      and (m.sender_id, m.created_at) = (i.sender_id, i.created_at)
     union all
-    -- Fewer where a text was changed there since it was imported.
+    -- Fewer if a text was changed in the other system after it was imported.
     select 'their texts', count(*), count(m.message_id)
     from import_messages i left join messages m
       on m.conversation_id = i.conversation_id and m.message_id = i.message_id and m.content = i.content
@@ -219,5 +219,5 @@ select coalesce(bool_and(found), true) as complete from (
 drop table import_conversations, import_participants, import_messages;
 \if :complete
 \else
-    do $$ begin raise exception 'some of what is in the files is not here, or differs'; end $$;
+    do $$ begin raise exception 'some rows of the files are missing here, or differ'; end $$;
 \endif

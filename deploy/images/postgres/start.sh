@@ -1,6 +1,6 @@
 #!/bin/bash
-# The entrypoint of a stand-in for the image `postgres`. On an empty volume it makes the database POSTGRES_DB, with the
-# owner postgres and its password POSTGRES_PASSWORD, and runs the SQL files of /docker-entrypoint-initdb.d.
+# The entrypoint of a stand-in for the image `postgres`. On an empty volume it creates the database POSTGRES_DB, owned
+# by postgres with the password POSTGRES_PASSWORD, and runs the SQL files of /docker-entrypoint-initdb.d.
 set -euo pipefail
 
 if [ "$(id -u)" -eq 0 ]; then
@@ -14,7 +14,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     initdb --username=postgres --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD") --auth-local=trust \
         --auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8
     echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
-    # On the socket only: nobody takes it for ready before the roles exist.
+    # Listens only on its Unix socket, so that it does not appear ready before the roles exist.
     pg_ctl --wait --options="-c listen_addresses=''" start
     [ "${POSTGRES_DB:-postgres}" = postgres ] || createdb --username=postgres "$POSTGRES_DB"
     for file in /docker-entrypoint-initdb.d/*.sql; do
