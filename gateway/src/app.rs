@@ -3,8 +3,8 @@
 use crate::{
     Config,
     admission::{rate_limits::Limits, revocations::Revocations, tokens::Verifier, user_sockets::Users},
-    channel::{hub::Hub, probe::Probe},
-    http::{self, listener, responses::Responses},
+    channel::hub::Hub,
+    http::{self, listener},
     nats::{
         connection::{Dialer, Events},
         joins::Joins,
@@ -90,7 +90,7 @@ impl Gateway {
         let addr = self.local_addr()?;
         let Self { config, listener, admin, verifier, shutdown } = self;
         let Some(wired) = wire(config, verifier, &shutdown).await? else { return Ok(()) };
-        admin.started(checks(&wired).await?);
+        admin.started(checks(&wired));
         tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
         let lost = serve(listener, &wired, &shutdown).await;
         shutdown.cancel();
@@ -133,7 +133,6 @@ async fn wire(
         verifier,
         limits,
         users,
-        responses: Responses::default(),
         id: format!("{:016x}", fastrand::u64(..)),
         allowed_origins: config.allowed_origins,
         outbox_frames: config.outbox_frames as usize,
@@ -175,22 +174,22 @@ async fn follow_revocations(
 }
 
 /// What `/readyz` checks, and what is measured when the metrics are read.
-async fn checks(wired: &Wired) -> anyhow::Result<Checks> {
+fn checks(wired: &Wired) -> Checks {
     let Wired { shared, bus, endpoints, .. } = wired;
-    let canary = Arc::new(Probe::new(&shared.hub).await?);
-    let (pulse, waiting, hub) = (endpoints.pulse(), shared.sends.depth(), shared.hub.clone());
-    Ok(Checks::default()
+    let (pulse, waiting) = (endpoints.pulse(), shared.sends.depth());
+    let (probed, measured) = (shared.hub.clone(), shared.hub.clone());
+    Checks::default()
         .nats(bus)
-        .with("canary", move || {
-            let canary = canary.clone();
-            async move { canary.check().await }
+        .with("probe", move || {
+            let hub = probed.clone();
+            async move { hub.probe().await }
         })
         .with("endpoints", move || {
             let pulse = pulse.clone();
             async move { pulse.check().await }
         })
         .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64))
-        .measuring(move || hub.measure()))
+        .measuring(move || measured.measure())
 }
 
 /// Serves clients until the token is cancelled, or the NATS client has ended: with that error.

@@ -5,7 +5,8 @@ use crate::{
     admission::tokens::Verifier,
     channel::{
         encode::{self, Event},
-        ordering::{Log, View},
+        ordering::Log,
+        view::View,
     },
     config::TokenExpiry,
     websocket::{Decoder, Item, outbox::Outbox},

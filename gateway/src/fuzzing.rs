@@ -106,7 +106,8 @@ pub fn nats(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
             let len = match protocol::decode(&buffer, MAX) {
                 Ok(Some((op, len))) => {
                     if let protocol::Op::Message(message) = op {
-                        let _ = (crate::topic::Topic::of_sid(message.sid), message.header("traceparent"));
+                        let _ =
+                            (crate::topic::Subscriber::of_sid(message.sid), message.header("traceparent"));
                     }
                     said.push(format!("{op:?}"));
                     len

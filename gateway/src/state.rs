@@ -7,7 +7,6 @@ use crate::{
         user_sockets::Users,
     },
     channel::hub::Hub,
-    http::responses::Responses,
     nats::{joins::Joins, languages::Languages, sends::Sends, typing_inputs::TypingInputs},
 };
 use std::{sync::Arc, time::Duration};
@@ -26,8 +25,6 @@ pub struct Shared {
     pub verifier: Verifier,
     pub limits: Arc<Limits>,
     pub users: Arc<Users>,
-    /// What answers to calls may hold.
-    pub responses: Responses,
     pub languages: Arc<Languages>,
     /// This gateway, among the others.
     pub id: String,

@@ -1,18 +1,6 @@
-//! What is measured, and what is traced of calls and deliveries.
+//! The metrics of the gateway.
 
-use crate::channel::entry::Entry;
-use axum::{
-    extract::{MatchedPath, Request},
-    middleware::Next,
-    response::Response,
-};
-use contract::Timestamp;
-use service::{
-    Span,
-    metrics::Metric,
-    trace::{self, Kind},
-};
-use std::{sync::Arc, time::Instant};
+use service::metrics::Metric;
 
 /// Each metric of the gateway.
 pub const METRICS: &[Metric] = &[
@@ -115,57 +103,3 @@ pub const METRICS: &[Metric] = &[
     )
     .seconds(),
 ];
-
-/// What ends once no socket of this gateway waits for an entry any more.
-struct Delivery {
-    committed: Option<Timestamp>,
-    _step: Span,
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        let Some(committed) = self.committed else { return };
-        let micros = Timestamp::now().unix_micros() - committed.unix_micros();
-        // The commit's time is by Postgres' clock, which may be a little ahead of ours.
-        let micros = u32::try_from(micros.max(0)).unwrap_or(u32::MAX);
-        metrics::histogram!("gateway_delivery_duration_seconds").record(f64::from(micros) / 1e6);
-    }
-}
-
-/// Measures an entry until it is written to every socket that it goes to: its frames keep what measures.
-pub fn until_written(entry: Entry, committed: Option<Timestamp>, step: Span) -> Entry {
-    let delivery = Arc::new(Delivery { committed, _step: step });
-    Entry {
-        public: entry.public.keeping(delivery.clone()),
-        private: entry.private.map(|frame| frame.keeping(delivery)),
-        ..entry
-    }
-}
-
-/// Traces a call, and measures how long it takes. Its route is a template: ids stay out of names and labels.
-///
-/// What the client says of its own trace is not read: anyone could have every call recorded.
-pub async fn call(path: MatchedPath, request: Request, next: Next) -> Response {
-    let (method, started) = (request.method().as_str().to_owned(), Instant::now());
-    let span = if trace::is_on() {
-        Span::root(format!("{method} {}", path.as_str()), Kind::Server)
-    } else {
-        Span::none()
-    };
-    let response = span.clone().within(next.run(request)).await;
-    let status = response.status();
-    span.set("http.request.method", method.clone());
-    span.set("http.route", path.as_str().to_owned());
-    span.set("http.response.status_code", i64::from(status.as_u16()));
-    if status.is_server_error() {
-        span.failed("server_error");
-    }
-    let labels = [
-        ("http_request_method", method),
-        ("http_route", path.as_str().to_owned()),
-        ("http_response_status_code", status.as_u16().to_string()),
-    ];
-    metrics::histogram!("http_server_request_duration_seconds", &labels)
-        .record(started.elapsed().as_secs_f64());
-    response
-}

@@ -1,61 +1,57 @@
-//! Topics: what a socket subscribes to, and the names by which NATS and clients know it.
+//! Topics, and their names for NATS and for clients. Imports no other module of the gateway.
 
 use contract::{ConversationId, UserId, chat::ChatEvent, notify::InboxEvent, typing::channel_subject};
 
-/// What a socket may subscribe to.
+/// A topic that a socket may subscribe to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// A log.
     Log(LogKey),
-    /// Who types in a conversation.
+    /// Typing in a conversation.
     Typing(ConversationId),
 }
 
-/// Where a socket wants to start.
+/// The position at which a socket starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Now.
+    /// With the next entry, for a client of the old guide.
     Live,
-    /// Now; the client knows more than the old guide's frames.
+    /// With the next entry, for a client that understands extensions.
     Latest,
-    /// After this entry.
+    /// After the entry with this id.
     After(i64),
 }
 
-/// Which log.
+/// A log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogKey {
-    /// A conversation's.
+    /// The messages of a conversation.
     Conversation(ConversationId),
-    /// A user's inbox.
+    /// The notifications of a user.
     Inbox(UserId),
-    /// The one of a gateway, by which it sees that it works. It has notes and no entries.
-    Canary(u64),
+}
+
+/// A subscriber of a NATS subject on the connection for events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscriber {
+    /// The channel of a topic.
+    Topic(Topic),
+    /// The readiness probe of a gateway.
+    Probe(u64),
 }
 
 impl LogKey {
-    /// The subject of its events.
-    pub fn subject(self) -> String {
-        match self {
-            Self::Conversation(conversation) => ChatEvent::subject_of(conversation),
-            Self::Inbox(user) => InboxEvent::subject_of(user),
-            // Where only this gateway's user may publish.
-            Self::Canary(id) => format!("_INBOX.gateway.canary.{id:016x}"),
-        }
-    }
-
-    /// The name of its channel on the socket that carries several.
+    /// The channel's name for clients.
     pub fn name(self) -> String {
         match self {
             Self::Conversation(conversation) => format!("chat/{conversation}"),
             Self::Inbox(_) => "notifications".to_owned(),
-            Self::Canary(_) => "canary".to_owned(),
         }
     }
 }
 
 impl Topic {
-    /// The name of its channel on the multiplexed socket.
+    /// The channel's name for clients.
     pub fn name(self) -> String {
         match self {
             Self::Log(key) => key.name(),
@@ -64,38 +60,45 @@ impl Topic {
     }
 }
 
-/// The subject on which events of a topic are published.
-pub fn subject(topic: Topic) -> String {
-    match topic {
-        Topic::Log(key) => key.subject(),
-        Topic::Typing(conversation) => channel_subject(conversation),
+impl From<Topic> for Subscriber {
+    fn from(topic: Topic) -> Self {
+        Self::Topic(topic)
     }
 }
 
-/// The name of a topic's subscription. It names the topic, so that nothing needs to be remembered; one that was
-/// ended and begun again may have the same name, as the same is published there.
-pub struct Sid(pub Topic);
-
-impl std::fmt::Display for Sid {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Topic::Log(LogKey::Conversation(conversation)) => write!(out, "c{conversation}"),
-            Topic::Log(LogKey::Inbox(user)) => write!(out, "n{user}"),
-            Topic::Log(LogKey::Canary(id)) => write!(out, "g{id}"),
-            Topic::Typing(conversation) => write!(out, "t{conversation}"),
+impl Subscriber {
+    /// The NATS subject of its events.
+    pub fn subject(self) -> String {
+        match self {
+            Self::Topic(Topic::Log(LogKey::Conversation(conversation))) => {
+                ChatEvent::subject_of(conversation)
+            }
+            Self::Topic(Topic::Log(LogKey::Inbox(user))) => InboxEvent::subject_of(user),
+            Self::Topic(Topic::Typing(conversation)) => channel_subject(conversation),
+            // A subject that only the gateway's NATS user may publish.
+            Self::Probe(id) => format!("_INBOX.gateway.probe.{id:016x}"),
         }
     }
-}
 
-impl Topic {
-    /// The topic of a subscription, by its name.
+    /// The id of its NATS subscription. The id names the subscriber, so the gateway keeps no table of ids. A subscription
+    /// that ends and begins again has the same id: both receive the same events.
+    pub fn sid(self) -> String {
+        match self {
+            Self::Topic(Topic::Log(LogKey::Conversation(conversation))) => format!("c{conversation}"),
+            Self::Topic(Topic::Log(LogKey::Inbox(user))) => format!("n{user}"),
+            Self::Topic(Topic::Typing(conversation)) => format!("t{conversation}"),
+            Self::Probe(id) => format!("g{id}"),
+        }
+    }
+
+    /// The subscriber of a subscription id.
     pub fn of_sid(sid: &str) -> Option<Self> {
         let (kind, id) = sid.split_at_checked(1)?;
         Some(match kind {
-            "c" => Topic::Log(LogKey::Conversation(id.parse().ok()?)),
-            "n" => Topic::Log(LogKey::Inbox(id.parse().ok()?)),
-            "g" => Topic::Log(LogKey::Canary(id.parse().ok()?)),
-            "t" => Topic::Typing(id.parse().ok()?),
+            "c" => Self::Topic(Topic::Log(LogKey::Conversation(id.parse().ok()?))),
+            "n" => Self::Topic(Topic::Log(LogKey::Inbox(id.parse().ok()?))),
+            "t" => Self::Topic(Topic::Typing(id.parse().ok()?)),
+            "g" => Self::Probe(id.parse().ok()?),
             _ => return None,
         })
     }

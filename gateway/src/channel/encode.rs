@@ -38,14 +38,6 @@ pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
     })
 }
 
-/// Reads what this gateway published to itself.
-///
-/// # Errors
-/// When it isn't text.
-pub fn canary(payload: &[u8]) -> serde_json::Result<Event> {
-    Ok(Event::Note(Note::Extra(Frame::text(text(payload)?))))
-}
-
 fn text(payload: &[u8]) -> serde_json::Result<&str> {
     std::str::from_utf8(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))
 }

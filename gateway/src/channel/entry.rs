@@ -1,4 +1,4 @@
-//! What a log consists of, encoded for sockets.
+//! The entries and notes of a log, encoded for sockets.
 
 use crate::websocket::Frame;
 use contract::{
@@ -8,49 +8,46 @@ use contract::{
     notify::{InboxRead, ReadPlace},
 };
 
-/// One entry of a log, encoded.
+/// An encoded entry of a log.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its place in the log.
+    /// The entry's position in the log.
     pub at: Head,
-    /// Whose it is: for a message, the sender.
+    /// The user who sees the private frame: the sender of a message, the recipient of a notification.
     pub owner: UserId,
-    /// What everyone may see.
+    /// The frame for every other user.
     pub public: Frame,
-    /// What the owner sees, where that is more.
+    /// The owner's frame, if it differs.
     pub private: Option<Frame>,
-    /// Of a notification: how many were unread then.
+    /// The unread count after a notification.
     pub unread: Option<i64>,
 }
 
-/// What is sent besides entries: it changes what was sent before, and has no place of its own.
+/// A change to earlier entries. A note has no `seq`.
 #[derive(Debug, Clone)]
 pub enum Note {
     /// A marker of a conversation moved.
     Marker(Marker),
-    /// Something in an inbox was read, and where that stands, if its service says so; only for clients that know such
-    /// frames.
+    /// A read in an inbox, with the inbox's position at that time if the service sent it. Sent only to clients that understand
+    /// extensions.
     Inbox(InboxRead, Option<ReadPlace>),
-    /// The inbox's user has read a conversation, and how often that has happened by then; only for clients that know such
-    /// frames.
+    /// The inbox's user read a conversation; with the number of such moves. Sent only to clients that understand extensions.
     OwnMarker(Marker, i64),
-    /// A frame that has no place at all; only for clients that know such frames.
-    Extra(Frame),
 }
 
-/// An inbox as its service says it is.
+/// The state of an inbox, from its service.
 #[derive(Debug, Clone, Copy)]
 pub struct InboxState {
-    /// Where it ends.
+    /// The last `seq`.
     pub seq: Seq,
-    /// How many are unread.
+    /// The unread count.
     pub unread: i64,
-    /// How often something in it was read; `None` from an earlier release.
+    /// The number of reads; `None` from an earlier release.
     pub reads: Option<i64>,
-    /// What was read last, with the count of now.
+    /// The last read, with the current unread count.
     pub last_read: Option<InboxRead>,
-    /// How often a marker of the user moved; `None` from an earlier release.
+    /// The number of times that a marker of the user moved; `None` from an earlier release.
     pub moves: Option<i64>,
-    /// The last one of these.
+    /// The last of these moves.
     pub last_moved: Option<Marker>,
 }

@@ -1,4 +1,4 @@
-//! What every channel needs now and then, so that none has a task or a timer of its own while it is quiet.
+//! The timers and repairs that channels share, so that a quiet channel has neither a task nor a timer.
 
 use crate::{nats::connection::Events, topic::Topic};
 use service::Bus;
@@ -13,79 +13,79 @@ use std::{
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a channel outlives its last member: pages are reloaded.
+/// How long a channel outlives its last member, so that a page can be reloaded.
 const LINGER: Duration = Duration::from_secs(5);
-/// Repairs that read from the services at once; the others wait.
+/// Number of repairs that read from services at the same time; the others wait.
 const REPAIRS: usize = 128;
 
-/// What channels share.
+/// The resources that channels share.
 pub struct Maintenance {
-    /// NATS, to ask.
+    /// The NATS client for requests.
     pub bus: Bus,
-    /// NATS, to listen.
+    /// The NATS connection for events.
     pub events: Events,
     /// One permit for each repair that reads.
     pub repairs: Semaphore,
-    mending: AtomicUsize,
-    /// Channels to be looked at, and when: the first is the earliest. Each channel is in it once at most.
+    repairing: AtomicUsize,
+    /// Channels to check, earliest first. Each channel is in it at most once.
     lingering: Mutex<VecDeque<(Instant, Topic)>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl Maintenance {
-    /// `shutdown` ends what is done for channels.
+    /// `shutdown` ends every task of a channel.
     pub fn new(bus: Bus, events: Events, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         Self {
             bus,
             events,
             repairs: Semaphore::new(REPAIRS),
-            mending: AtomicUsize::new(0),
+            repairing: AtomicUsize::new(0),
             lingering: Mutex::default(),
             tasks,
             shutdown,
         }
     }
 
-    /// Does something for a channel, until the gateway ends.
-    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task of a channel until the gateway ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = work => {}
+                () = task => {}
                 () = shutdown.cancelled() => {}
             }
         });
     }
 
-    /// Counts a channel that lacks something, until the guard is dropped.
-    pub fn mending(&self) -> impl Drop + Send + '_ {
-        struct Mending<'a>(&'a AtomicUsize);
-        impl Drop for Mending<'_> {
+    /// Counts a channel with a gap until the guard is dropped.
+    pub fn repairing(&self) -> impl Drop + Send + '_ {
+        struct Repairing<'a>(&'a AtomicUsize);
+        impl Drop for Repairing<'_> {
             fn drop(&mut self) {
                 self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        self.mending.fetch_add(1, Ordering::Relaxed);
-        Mending(&self.mending)
+        self.repairing.fetch_add(1, Ordering::Relaxed);
+        Repairing(&self.repairing)
     }
 
-    /// Sets the metrics of channels.
+    /// Sets the gauges of channels.
     pub fn measure(&self) {
-        metrics::gauge!("gateway_channels_mending").set(self.mending.load(Ordering::Relaxed) as f64);
+        metrics::gauge!("gateway_channels_mending").set(self.repairing.load(Ordering::Relaxed) as f64);
     }
 
-    /// Has a channel looked at after a while: nobody is on it, or not yet.
+    /// Schedules a check of a channel without members.
     pub fn linger(&self, topic: Topic) {
         self.lingering().push_back((Instant::now() + LINGER, topic));
     }
 
-    /// The next channel that is to be looked at now.
+    /// The next channel whose check is due.
     pub fn lingered(&self, now: Instant) -> Option<Topic> {
         let mut lingering = self.lingering();
         let due = lingering.front().is_some_and(|(at, _)| *at <= now);
         if !due && lingering.is_empty() {
-            *lingering = VecDeque::new(); // A herd that has left needs no room.
+            *lingering = VecDeque::new(); // Frees the memory after many channels ended at once.
         }
         if due { lingering.pop_front().map(|(_, topic)| topic) } else { None }
     }

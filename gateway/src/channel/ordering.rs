@@ -1,195 +1,93 @@
-//! A log channel as one gateway sees it: in whatever order, how often or seldom events come in, each goes out to each
-//! socket once, in `seq` order, without a hole. Pure: no I/O and no clock.
+//! The state of a log channel on one gateway. Events arrive in any order, repeatedly or not at all; each entry goes to each
+//! socket once, in `seq` order, without a gap. Pure: no I/O and no clock.
 
-use super::entry::{Entry, InboxState, Note};
-use crate::websocket::{Frame, outbox::Outbox};
+mod markers;
+mod members;
+
+pub use self::members::MemberId;
+use self::{
+    markers::{MarkerFrames, Markers, Reached},
+    members::{Joining, Member, Members},
+};
+use crate::{
+    channel::{
+        encode,
+        entry::{Entry, InboxState, Note},
+        view::View,
+    },
+    websocket::Frame,
+};
 use contract::{
-    Close, Seq, Timestamp, UserId,
+    Close, Seq, Timestamp,
     chat::Marker,
     log::Head,
     notify::{InboxRead, ReadPlace},
 };
-use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
-/// Events that wait behind a hole; later ones are read from the service.
+/// Number of entries that wait behind a gap. The service is asked for later ones.
 const PENDING: usize = 1024;
-/// Members for whom room is made one by one.
-const FEW: usize = 4;
-/// Frames that wait for a member whose replay is not over.
-const HELD: usize = 1024;
 
-/// A socket's view of a channel.
-#[derive(Clone)]
-pub struct View {
-    /// Whose socket.
-    pub user_id: UserId,
-    /// Where its frames go.
-    pub outbox: Arc<Outbox>,
-    /// The channel's name, on a socket that carries several.
-    pub envelope: Option<Arc<str>>,
-}
-
-/// A socket on a channel. Once it has left, another may have the same.
-pub type MemberId = u32;
-
-struct Member {
-    view: View,
-    delivered: Seq,
-    joining: Option<Box<Joining>>,
-}
-
-/// What is kept of a socket that is not yet where its channel is.
-#[derive(Default)]
-struct Joining {
-    /// Frames that came in while the socket's replay goes on.
-    held: Option<VecDeque<Frame>>,
-    /// Of a socket that has read further than the channel has told: whose markers it is told once the channel is there.
-    /// Until then their counts would be of less than the socket knows.
-    ahead: Option<HashSet<UserId>>,
-}
-
-/// Where a new member stands.
+/// The position of a new member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attached {
-    /// Live from now on.
+    /// The member receives live events.
     Live(MemberId),
-    /// What the member has read ends before the channel's: it must read on up to this `seq`, and then be released.
+    /// The member's replay ended before the channel's position: it must read up to this `seq`, and then be released.
     Behind(MemberId, Seq),
 }
 
-/// What a channel lacks.
+/// The part of a log that a channel has missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lack {
-    /// Nothing.
-    Nothing,
+pub enum Gap {
+    /// The channel has missed nothing.
+    None,
     /// Entries after this id.
     Entries(i64),
-    /// Nothing but the markers.
+    /// Only markers.
     Markers,
-}
-
-/// How far a user has read.
-#[derive(Debug, Clone, Copy, Default)]
-struct Reached {
-    seq: Seq,
-    /// The marker, unless the user's own message says it.
-    marker: Option<Marker>,
-}
-
-impl Reached {
-    fn by(marker: Marker) -> Self {
-        Self { seq: marker.seq, marker: (!marker.by_sending).then_some(marker) }
-    }
 }
 
 /// The state of a log channel.
 #[derive(Default)]
 pub struct Log {
+    /// The last delivered entry, once the channel has had a member.
     last: Option<Head>,
     /// The highest `seq` that is known to exist.
     known: Seq,
+    /// Entries behind a gap.
     pending: BTreeMap<Seq, Entry>,
     markers: Markers,
-    /// Markers beyond `last`, one of each user: told once what they mark has been told.
+    /// Markers beyond `last`, at most one for each user; delivered once their entries are.
     early: Vec<Marker>,
-    markers_lack: bool,
-    /// What an inbox's sockets know of what was read; boxed, as conversations have none of it.
+    has_missed_markers: bool,
+    /// Boxed, because conversations have none.
     inbox: Option<Box<Inbox>>,
     members: Members,
 }
 
-/// What an inbox's sockets know of it, besides its entries.
+/// The state of an inbox as its sockets know it, besides its entries.
 #[derive(Default)]
 struct Inbox {
-    /// When something in it was last read; `None`: never.
+    /// The time of the last read; `None` if there was none.
     read_at: Option<Timestamp>,
-    /// How often something was read; `None` while no service has said it.
+    /// The number of reads; `None` until the service has sent it.
     reads: Option<i64>,
-    /// How many are unread, by the last frame.
+    /// The unread count of the last frame.
     unread: Option<i64>,
-    /// How often a marker of the user moved; `None` while no service has said it.
+    /// The number of times that a marker of the user moved; `None` until the service has sent it.
     moves: Option<i64>,
-    /// Reads beyond `last`, in their order: told once what they count has been told.
+    /// Reads beyond `last`, in order; delivered once the entries that they count are.
     early: VecDeque<(ReadPlace, InboxRead)>,
 }
 
-/// How far each user has read, in the order of their ids: a conversation has few people, and many channels wait.
-#[derive(Default)]
-struct Markers(Vec<(UserId, Reached)>);
-
-impl Markers {
-    fn get(&self, user: UserId) -> Option<&Reached> {
-        self.0.binary_search_by_key(&user, |(user, _)| *user).ok().map(|place| &self.0[place].1)
-    }
-
-    fn of(&mut self, user: UserId) -> &mut Reached {
-        let place = self.0.binary_search_by_key(&user, |(user, _)| *user).unwrap_or_else(|place| {
-            self.0.insert(place, (user, Reached::default()));
-            place
-        });
-        &mut self.0[place].1
-    }
-
-    fn users(&self) -> impl Iterator<Item = UserId> + '_ {
-        self.0.iter().map(|(user, _)| *user)
-    }
-
-    fn sum(&self) -> Seq {
-        self.0.iter().map(|(_, reached)| reached.seq).sum()
-    }
-}
-
-/// The sockets of a channel, each at the place that its id says.
-#[derive(Default)]
-struct Members {
-    places: Vec<Option<Member>>,
-    free: Vec<MemberId>,
-}
-
-impl Members {
-    fn add(&mut self, member: Member) -> MemberId {
-        if let Some(id) = self.free.pop() {
-            self.places[id as usize] = Some(member);
-            return id;
-        }
-        if self.places.len() < FEW {
-            self.places.reserve_exact(1);
-        }
-        self.places.push(Some(member));
-        MemberId::try_from(self.places.len() - 1).expect("there are fewer sockets than that")
-    }
-
-    fn remove(&mut self, id: MemberId) {
-        self.places[id as usize] = None;
-        self.free.push(id);
-        if self.is_empty() {
-            *self = Self::default();
-        }
-    }
-
-    fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
-        self.places.get_mut(id as usize)?.as_mut()
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.places.iter_mut().flatten()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.places.len() == self.free.len()
-    }
-}
-
 impl Log {
-    /// An entry came in, live or read from the service.
+    /// Takes an entry, from an event or from a page.
     pub fn entry(&mut self, entry: Entry) {
         self.known = self.known.max(entry.at.seq);
         match self.last {
             Some(last) if entry.at.seq <= last.seq => {
-                // Ids grow with seq: this is another history.
+                // Ids grow with seq, so the log has another history now.
                 if entry.at.id > last.id {
                     self.restart();
                 }
@@ -205,19 +103,18 @@ impl Log {
         }
     }
 
-    /// A note came in.
+    /// Takes a note.
     pub fn note(&mut self, note: Note) {
         match note {
             Note::Marker(marker) => self.marker(marker),
             Note::Inbox(read, None) => self.deliver_read(&read, None),
             Note::Inbox(read, Some(place)) => self.read(place, read),
             Note::OwnMarker(marker, moves) => self.own_marker(&marker, moves),
-            Note::Extra(frame) => self.deliver_extra(&frame),
         }
     }
 
-    /// Something in an inbox was read. Its count is of an inbox that ended at `place`: sockets that have been told less wait
-    /// for the rest, or the count of a notification that was overtaken would stay.
+    /// Takes a read in an inbox. Its unread count belongs to an inbox that ended at `place`. If the channel has delivered less,
+    /// the read waits; otherwise the older count of an overtaken notification would remain.
     fn read(&mut self, place: ReadPlace, mut read: InboxRead) {
         self.known = self.known.max(place.seq);
         let inbox = self.inbox.get_or_insert_default();
@@ -226,12 +123,12 @@ impl Log {
                 let at = inbox.early.partition_point(|(before, _)| *before <= place);
                 inbox.early.insert(at, (place, read));
             } else {
-                // The comparison with the service finds what was read last.
+                // The next comparison with the service finds the last read.
                 metrics::counter!("gateway_pending_full_total").increment(1);
             }
             return;
         };
-        // It comes late: what is unread has changed since, and its sockets know.
+        // The read is late: the sockets already have a newer count.
         let is_late = place.seq < last.seq || Some(place.reads) <= inbox.reads;
         if let Some(unread) = inbox.unread.filter(|_| is_late) {
             read.unread_count = unread;
@@ -244,17 +141,17 @@ impl Log {
         inbox.unread = Some(read.unread_count);
         inbox.read_at = inbox.read_at.max(Some(read.read_at));
         inbox.reads = inbox.reads.max(reads);
-        self.deliver_extra(&crate::channel::encode::inbox_read(read));
+        self.deliver_extra(&encode::inbox_read(read));
     }
 
     fn own_marker(&mut self, marker: &Marker, moves: i64) {
         let inbox = self.inbox.get_or_insert_default();
         inbox.moves = inbox.moves.max(Some(moves));
-        self.deliver_extra(&crate::channel::encode::read(marker));
+        self.deliver_extra(&encode::read(marker));
     }
 
-    /// The service said how often a marker of the user moved. One that its sockets were not told of is told now; what is
-    /// unread there is for the client to ask.
+    /// Takes the number of times that a marker of the user moved, from the service. Delivers the last one if the sockets have
+    /// missed it, without an unread count: the client asks for that.
     fn last_moved(&mut self, now: &InboxState) {
         let inbox = self.inbox.get_or_insert_default();
         let is_missed = inbox.moves.is_some() && now.moves > inbox.moves;
@@ -280,7 +177,7 @@ impl Log {
             }
             return;
         };
-        let reached = self.markers.of(marker.user_id);
+        let reached = self.markers.entry(marker.user_id);
         if marker.seq <= reached.seq {
             return;
         }
@@ -297,8 +194,8 @@ impl Log {
         }
     }
 
-    /// The log is not what its sockets were sent: Postgres was restored to an earlier point in time. The sockets are
-    /// closed, so that their clients start over from the service's state.
+    /// Closes the sockets, because the log is not the one that they received: Postgres was restored to an earlier point in
+    /// time. Their clients start over from the service's state.
     pub fn restart(&mut self) {
         metrics::counter!("gateway_logs_restarted_total").increment(1);
         for member in self.members.iter_mut() {
@@ -308,15 +205,15 @@ impl Log {
         *self = Self { members, ..Self::default() };
     }
 
-    /// The service said that the log has at least so much, and (where it has them) what all markers add up to.
+    /// Takes a `seq` that exists, and the sum of all markers if the service has sent it.
     pub fn head(&mut self, seq: Seq, read_sum: Option<i64>) {
         self.known = self.known.max(seq);
         let caught_up = self.last.is_some_and(|last| last.seq >= seq);
-        self.markers_lack |= caught_up && read_sum.is_some_and(|sum| sum > self.markers.sum());
+        self.has_missed_markers |= caught_up && read_sum.is_some_and(|sum| sum > self.markers.sum());
     }
 
-    /// The service said what an inbox is like. Its sockets are told what was read last if they were not, or if they know
-    /// another count; but only where they have been told of all that is counted in it, and of nothing more.
+    /// Takes the state of an inbox from its service. Delivers the last read if the sockets have missed it or have another
+    /// unread count, but only if they have received exactly the notifications that it counts.
     pub fn inbox(&mut self, now: &InboxState) {
         self.last_moved(now);
         let Some(last) = self.last else {
@@ -337,43 +234,43 @@ impl Log {
         }
     }
 
-    /// A socket that was away is told what was read last, as that may have happened meanwhile.
+    /// Sends the last read to a socket that resumes, because it may have happened while the socket was away.
     pub fn remind(&mut self, id: MemberId, now: &InboxState) {
         let Some(read) = now.last_read else { return };
-        let is_told = self.inbox.as_ref().is_some_and(|inbox| inbox.read_at == Some(read.read_at));
-        let is_present = is_told && self.last.is_some_and(|last| last.seq == now.seq);
+        let is_delivered = self.inbox.as_ref().is_some_and(|inbox| inbox.read_at == Some(read.read_at));
+        let is_current = is_delivered && self.last.is_some_and(|last| last.seq == now.seq);
         let member = self.members.get_mut(id);
         if let Some(member) =
-            member.filter(|member| is_present && member.view.outbox.understands_extensions())
+            member.filter(|member| is_current && member.view.outbox.understands_extensions())
         {
-            member.push(crate::channel::encode::inbox_read(&read));
+            member.push(encode::inbox_read(&read));
         }
     }
 
-    /// What has to be read from the service.
-    pub fn lack(&self) -> Lack {
+    /// The part that has to be read from the service.
+    pub fn gap(&self) -> Gap {
         match self.last {
-            Some(last) if self.known > last.seq => Lack::Entries(last.id),
-            Some(_) if self.markers_lack => Lack::Markers,
-            _ => Lack::Nothing,
+            Some(last) if self.known > last.seq => Gap::Entries(last.id),
+            Some(_) if self.has_missed_markers => Gap::Markers,
+            _ => Gap::None,
         }
     }
 
-    /// The markers were read from the service.
+    /// Takes all markers from a page.
     pub fn markers_read(&mut self, markers: Vec<Marker>) {
-        self.markers_lack = false;
+        self.has_missed_markers = false;
         for marker in markers {
             self.marker(marker);
         }
     }
 
-    /// Adds a socket that has been sent everything up to `at` (nothing, if it starts there), with the markers of then.
-    /// One that resumes is also told how far everyone has read, as that may have changed while it was away.
+    /// Adds a socket that has received everything up to `at` (or starts there), with the markers of that time. A socket that
+    /// resumes also receives every user's marker, because markers may have moved while it was away.
     pub fn attach(&mut self, view: View, at: Head, markers: Vec<Marker>, resumes: bool) -> Attached {
         if self.last.is_none() {
             self.last = Some(at);
             for marker in markers {
-                *self.markers.of(marker.user_id) = Reached::by(marker);
+                *self.markers.entry(marker.user_id) = Reached::by(marker);
             }
             self.deliver_pending();
         } else {
@@ -394,33 +291,29 @@ impl Log {
         if behind { Attached::Behind(id, last) } else { Attached::Live(id) }
     }
 
-    /// The replay of a member is over: what came in meanwhile follows.
+    /// Ends the replay of a member: the frames that arrived during it follow.
     pub fn release(&mut self, id: MemberId) {
         if let Some(member) = self.members.get_mut(id) {
-            let held = member.joining.as_mut().and_then(|joining| joining.held.take());
-            for frame in held.into_iter().flatten() {
-                member.view.outbox.push(frame);
-            }
-            member.joined();
+            member.release();
         }
     }
 
-    /// A socket has left.
+    /// Removes a socket.
     pub fn detach(&mut self, id: MemberId) {
         self.members.remove(id);
     }
 
-    /// Whether anyone is here.
+    /// Whether the channel has no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// The last `seq` that was told, once the channel has a first member.
+    /// The last delivered `seq`, once the channel has had a member.
     pub fn last_seq(&self) -> Option<Seq> {
         self.last.map(|last| last.seq)
     }
 
-    /// The sender is told again of an entry that it repeated, unless it hasn't been told yet and will be.
+    /// Sends an entry again to its sender, who repeated the send. If the member has not received the entry yet, it will.
     pub fn repeat(&mut self, id: MemberId, entry: &Entry) {
         self.known = self.known.max(entry.at.seq);
         if let Some(member) = self.members.get_mut(id).filter(|member| entry.at.seq <= member.delivered) {
@@ -452,7 +345,7 @@ impl Log {
         self.deliver_reads();
     }
 
-    /// Tells of what was read in an inbox and waited for its last entry.
+    /// Delivers reads of an inbox that waited for the entries that they count.
     fn deliver_reads(&mut self) {
         let Some(last) = self.last else { return };
         while let Some(inbox) = &mut self.inbox
@@ -467,7 +360,7 @@ impl Log {
         if entry.unread.is_some() {
             self.inbox.get_or_insert_default().unread = entry.unread;
         }
-        *self.markers.of(entry.owner) = Reached { seq: entry.at.seq, marker: None };
+        *self.markers.entry(entry.owner) = Reached { seq: entry.at.seq, marker: None };
         let mut wrapped: [Option<Frame>; 2] = [None, None];
         for member in self.members.iter_mut().filter(|member| member.delivered < entry.at.seq) {
             member.delivered = entry.at.seq;
@@ -476,91 +369,14 @@ impl Log {
             let frame = match &member.view.envelope {
                 None => frame,
                 // Every member of one channel that has an envelope has the same: its name.
-                Some(name) => wrapped[usize::from(own)]
-                    .get_or_insert_with(|| crate::channel::encode::wrap(name, &frame))
-                    .clone(),
+                Some(name) => {
+                    wrapped[usize::from(own)].get_or_insert_with(|| encode::wrap(name, &frame)).clone()
+                }
             };
             member.push_plain(frame);
         }
         for member in self.members.iter_mut().filter(|member| member.delivered == entry.at.seq) {
             member.overtaken(&self.markers, entry.at.seq);
-        }
-    }
-}
-
-/// The two frames for a marker: to its user's sockets, and to the others'.
-struct MarkerFrames {
-    user_id: UserId,
-    private: Frame,
-    public: Frame,
-}
-
-impl MarkerFrames {
-    /// `last` is what these sockets have been told of the log: the rest after the marker is unread.
-    fn new(marker: &Marker, last: Seq) -> Self {
-        Self {
-            user_id: marker.user_id,
-            private: crate::channel::encode::read(&Marker {
-                unread_count: Some(last - marker.seq),
-                ..*marker
-            }),
-            public: crate::channel::encode::read(&Marker { unread_count: None, ..*marker }),
-        }
-    }
-
-    fn for_user(&self, user: UserId) -> Frame {
-        if user == self.user_id { self.private.clone() } else { self.public.clone() }
-    }
-}
-
-impl View {
-    /// What this socket is sent of an entry.
-    pub fn frame(&self, entry: &Entry) -> Frame {
-        self.wrap(self.visible(entry))
-    }
-
-    /// A frame as this socket's dialect writes it.
-    pub fn wrap(&self, frame: Frame) -> Frame {
-        match &self.envelope {
-            Some(name) => crate::channel::encode::wrap(name, &frame),
-            None => frame,
-        }
-    }
-
-    fn visible(&self, entry: &Entry) -> Frame {
-        match &entry.private {
-            Some(private) if self.user_id == entry.owner => private.clone(),
-            _ => entry.public.clone(),
-        }
-    }
-}
-
-impl Member {
-    /// The channel has told as much as the socket has read: it is told the markers that waited for that.
-    fn overtaken(&mut self, markers: &Markers, last: Seq) {
-        let Some(joining) = &mut self.joining else { return };
-        let users = joining.ahead.take().into_iter().flatten();
-        for marker in users.filter_map(|user| markers.get(user)?.marker) {
-            self.push(MarkerFrames::new(&marker, last).for_user(self.view.user_id));
-        }
-        self.joined();
-    }
-
-    /// Once nothing more is to be kept, nothing is.
-    fn joined(&mut self) {
-        self.joining.take_if(|joining| joining.held.is_none() && joining.ahead.is_none());
-    }
-
-    fn push(&mut self, frame: Frame) {
-        let frame = self.view.wrap(frame);
-        self.push_plain(frame);
-    }
-
-    fn push_plain(&mut self, frame: Frame) {
-        match self.joining.as_mut().and_then(|joining| joining.held.as_mut()) {
-            None => self.view.outbox.push(frame),
-            Some(held) if held.len() < HELD => held.push_back(frame),
-            Some(_) => self.view.outbox.close(Close::Overloaded),
         }
     }
 }

@@ -1,66 +1,58 @@
-//! Whether this gateway does its job: what is published on a channel comes to the outbox of who is on it.
+//! The readiness probe of a gateway: a subscriber of its own subject. What it publishes must come back to its outbox the way
+//! that events reach sockets: through NATS, the connection for events, and the hub.
 
 use crate::{
-    channel::{
-        hub::Hub,
-        log_channel::{self, Membership, Part},
-        ordering::View,
-    },
-    topic::LogKey,
-    websocket::outbox::Outbox,
+    topic::Subscriber,
+    websocket::{Frame, outbox::Outbox},
 };
 use anyhow::{Context, ensure};
-use contract::{UserId, log::Head};
 use service::Bus;
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, time::Duration};
 
-/// How long it may take to come back.
+/// How long a probe may take to come back.
 const FLIGHT: Duration = Duration::from_secs(2);
-/// Canaries that may come late, all at once.
+/// Number of late probes that the outbox holds.
 const LATE: usize = 4096;
 
-/// A member of a channel of this gateway's own, as a socket is of a conversation's.
+/// A subscriber of a subject that belongs to this gateway.
 pub struct Probe {
-    bus: Bus,
-    key: LogKey,
-    outbox: Arc<Outbox>,
-    _place: Membership,
+    id: u64,
+    outbox: Outbox,
 }
 
 impl Probe {
-    /// Takes its place.
-    ///
-    /// # Errors
-    /// When it has none.
-    pub async fn new(hub: &Hub) -> anyhow::Result<Self> {
-        let key = LogKey::Canary(fastrand::u64(..));
-        let outbox = Arc::new(Outbox::new(LATE, LATE * 64));
-        outbox.set_understands_extensions(); // Or it would not be told of what is no entry.
-        let view = View { user_id: UserId::new(1)?, outbox: outbox.clone(), envelope: None };
-        let (head, empty) = (Head::default(), Vec::new());
-        let part = Part { entries: vec![], more: false, head, markers: empty, inbox: None };
-        let place = log_channel::join(&hub.channel(key), hub.bus(), view, part, None).await;
-        let place = place.map_err(|refusal| anyhow::anyhow!("put the canary on its channel: {refusal}"))?;
-        Ok(Self { bus: hub.bus().clone(), key, outbox, _place: place })
+    /// A probe with a random subject. It is not subscribed yet.
+    pub fn new() -> Self {
+        Self { id: fastrand::u64(..), outbox: Outbox::new(LATE, LATE * 64) }
     }
 
-    /// Flies: out to NATS, and back through the channel to the outbox.
+    /// The probe's name for NATS.
+    pub const fn subscriber(&self) -> Subscriber {
+        Subscriber::Probe(self.id)
+    }
+
+    /// Takes a message of its subject.
+    pub fn take(&self, payload: &[u8]) {
+        self.outbox.push(Frame::text(&String::from_utf8_lossy(payload)));
+    }
+
+    /// Publishes a random payload and waits for it.
     ///
     /// # Errors
-    /// When it does not come back in time.
-    pub async fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.bus.is_connected(), "NATS is away");
-        let song = format!("{:016x}", fastrand::u64(..));
+    /// If NATS is not connected or the payload does not come back in time.
+    pub async fn check(&self, bus: &Bus) -> anyhow::Result<()> {
+        ensure!(bus.is_connected(), "NATS is not connected");
+        let payload = format!("{:016x}", fastrand::u64(..));
         let flight = async {
-            self.bus.publish_bytes(self.key.subject(), song.clone().into(), None).await?;
+            bus.publish_bytes(self.subscriber().subject(), payload.clone().into(), None).await?;
             loop {
                 let (frames, closed) = poll_fn(|context| self.outbox.poll_take(context)).await;
-                if frames.iter().any(|frame| frame.payload() == song.as_bytes()) {
+                if frames.iter().any(|frame| frame.payload() == payload.as_bytes()) {
                     return Ok(());
                 }
-                ensure!(closed.is_none(), "too many canaries came late");
+                ensure!(closed.is_none(), "too many probes came back late");
             }
         };
-        tokio::time::timeout(FLIGHT, flight).await.context("the canary did not come back in 2 s")?
+        tokio::time::timeout(FLIGHT, flight).await.context("a probe did not come back within 2 s")?
     }
 }

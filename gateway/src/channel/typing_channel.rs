@@ -1,7 +1,12 @@
-//! Typing channels: who types now, as far as this gateway has heard.
+//! The typing channel of a conversation on one gateway: the users who are typing, and the sockets that receive it.
 
 use crate::{
-    channel::{encode, maintenance::Maintenance, ordering::View},
+    channel::{
+        encode,
+        lifecycle::{ChannelState, Lifecycle, Tracked},
+        maintenance::Maintenance,
+        view::View,
+    },
     nats::{connection::Mark, protocol::Message},
     topic::Topic,
 };
@@ -12,66 +17,68 @@ use contract::{
 use service::Bus;
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 use tokio::time::{Instant, sleep_until};
 
-/// When a typist of whom nothing more is heard is taken to have stopped: after every replica of typing-service would
-/// have said so.
+/// How long a user without a further event counts as typing: until every replica of typing-service has ended it.
 const FORGET: Duration = limits::TYPING_TTL.saturating_add(Duration::from_secs(4));
-/// How long who joins waits to be told who types.
+/// How long a join waits for typing-service to name the users who are typing.
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// A socket on a typing channel.
 type MemberId = u64;
 
-/// Who types in a conversation, and the sockets that are told.
+/// The typing channel of a conversation.
 pub struct TypingChannel {
     conversation: ConversationId,
-    maintenance: Arc<Maintenance>,
-    subscribed: Mark,
-    state: Mutex<State>,
+    lifecycle: Lifecycle<Typing>,
 }
 
 #[derive(Default)]
-struct State {
+struct Typing {
+    /// The users who are typing, with the time at which each is forgotten.
     typing: HashMap<UserId, (TypingEvent, Instant)>,
     members: HashMap<MemberId, View>,
     next_member: MemberId,
-    /// Who is not shown what the other types.
+    /// The users who block the other user: they do not see the other's typing.
     blocking: HashSet<UserId>,
-    /// A task waits for the time at which a typist is taken to have stopped.
-    is_watched: bool,
-    /// It is to be looked at again, whether anyone is here.
-    lingers: bool,
 }
 
-/// A socket's place on a typing channel; dropping it takes the socket off.
+/// A socket's membership of a typing channel. Dropping it removes the socket.
 pub struct TypingMembership {
-    typists: Arc<TypingChannel>,
+    channel: Arc<TypingChannel>,
     user_id: UserId,
     username: String,
     id: MemberId,
-    /// When the user's last `true` was passed on, unless a `false` followed.
-    pub told: Option<Instant>,
+    /// When the user's last `true` was published, unless a `false` followed.
+    pub published: Option<Instant>,
+}
+
+impl ChannelState for Typing {
+    fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
 }
 
 impl TypingChannel {
-    /// Nobody. The subscription is on its way.
+    /// Subscribes to the conversation's typing events.
     pub fn new(conversation: ConversationId, maintenance: Arc<Maintenance>) -> Self {
-        let subscribed = maintenance.events.subscribe(Topic::Typing(conversation));
-        maintenance.linger(Topic::Typing(conversation));
-        let state = State { lingers: true, ..State::default() };
-        Self { conversation, maintenance, subscribed, state: Mutex::new(state) }
+        Self { conversation, lifecycle: Lifecycle::begin(Topic::Typing(conversation), maintenance) }
     }
 
-    /// When NATS has passed this, what is asked of a service is answered later than the subscription begins.
+    /// See [`Lifecycle::subscribed`].
     pub const fn subscribed(&self) -> Mark {
-        self.subscribed
+        self.lifecycle.subscribed()
     }
 
-    /// Puts a socket on the channel, and tells it who types.
+    /// See [`Lifecycle::lingers`].
+    pub fn lingers(&self) -> bool {
+        self.lifecycle.lingers()
+    }
+
+    /// Adds a socket, and sends it the users who are typing.
     pub async fn join(
         self: Arc<Self>,
         bus: &Bus,
@@ -79,11 +86,11 @@ impl TypingChannel {
         username: String,
         blocks: bool,
     ) -> TypingMembership {
-        // Soft state: without an answer the next event tells.
-        let ask = WhoTypes { conversation_id: self.conversation };
-        let who = bus.request(&ask, ANSWER).await.unwrap_or_default();
-        let mut state = self.state();
-        for event in who {
+        // Without an answer, the next event of each user shows them.
+        let request = WhoTypes { conversation_id: self.conversation };
+        let events = bus.request(&request, ANSWER).await.unwrap_or_default();
+        let mut state = self.lifecycle.lock();
+        for event in events {
             state.event(event);
         }
         state.next_member += 1;
@@ -94,45 +101,12 @@ impl TypingChannel {
         }
         state.members.insert(id, view);
         self.changed(state);
-        TypingMembership { typists: self, user_id, username, id, told: None }
+        TypingMembership { channel: self, user_id, username, id, published: None }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of this lock panics")
-    }
-
-    /// Whether nobody is here; who is asked has the channel looked at again. Otherwise whoever leaves last does.
-    pub fn lingers(&self) -> bool {
-        let mut state = self.state();
-        state.lingers = state.members.is_empty();
-        state.lingers
-    }
-
-    /// TypingChannel of whom nothing more is heard are taken to have stopped, in time.
-    fn changed(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if !state.is_watched && !state.typing.is_empty() {
-            state.is_watched = true;
-            drop(state);
-            self.maintenance.spawn(self.clone().watch());
-        }
-    }
-
-    async fn watch(self: Arc<Self>) {
-        loop {
-            let next = {
-                let mut state = self.state();
-                state.end_forgotten(Instant::now());
-                state.is_watched = !state.typing.is_empty();
-                state.next_end()
-            };
-            let Some(next) = next else { return };
-            sleep_until(next).await;
-        }
-    }
-
-    /// Something was published.
+    /// Takes an event that NATS delivered.
     pub fn take(self: &Arc<Self>, message: &Message<'_>) {
-        let mut state = self.state();
+        let mut state = self.lifecycle.lock();
         let taken = if message.subject.starts_with(TypingBlock::PREFIX) {
             serde_json::from_slice(message.payload)
                 .map(|block: TypingBlock| state.set_block(block.user_id, block.blocked))
@@ -142,16 +116,39 @@ impl TypingChannel {
         self.changed(state);
         if let Err(error) = taken {
             metrics::counter!("gateway_undecodable_total").increment(1);
-            tracing::error!(%error, "a typing event can't be read");
+            tracing::error!(%error, "cannot decode a typing event");
+        }
+    }
+
+    /// Starts the task that ends typing without further events, if anyone is typing.
+    fn changed(self: &Arc<Self>, state: MutexGuard<'_, Tracked<Typing>>) {
+        if !state.typing.is_empty() {
+            self.lifecycle.start_task(state, || self.clone().end_forgotten());
+        }
+    }
+
+    async fn end_forgotten(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.lifecycle.lock();
+                state.end_forgotten(Instant::now());
+                let next = state.next_end();
+                if next.is_none() {
+                    state.end_task();
+                }
+                next
+            };
+            let Some(next) = next else { return };
+            sleep_until(next).await;
         }
     }
 }
 
-impl State {
-    /// Tells the others when someone starts and when they end; what is known already only renews it. Typing that is
-    /// over by now is no news.
+impl Typing {
+    /// Publishes the start or the end of typing to the members; a renewal only moves the end. An event that is too old is
+    /// dropped.
     ///
-    /// A typist keeps the name of the start until the end: the guide's page knows a typist by name.
+    /// A user keeps the name of the start until the end, because the guide's page identifies a user by name.
     fn event(&mut self, mut event: TypingEvent) {
         let age = typing::age(event.at_ms, Timestamp::now());
         if event.is_typing && age >= limits::TYPING_TTL {
@@ -164,14 +161,14 @@ impl State {
             event.username = known.username;
         }
         if is_known != event.is_typing {
-            self.tell(&event);
+            self.deliver(&event);
         }
         if event.is_typing {
             self.typing.insert(event.user_id, (event, Instant::now() + FORGET.saturating_sub(age)));
         }
     }
 
-    fn tell(&self, event: &TypingEvent) {
+    fn deliver(&self, event: &TypingEvent) {
         let frame = encode::typing(event);
         for view in self.members.values().filter(|view| self.is_shown(view, event)) {
             view.outbox.push(view.wrap(frame.clone()));
@@ -182,7 +179,7 @@ impl State {
         view.user_id != event.user_id && !self.blocking.contains(&view.user_id)
     }
 
-    /// From now on a user is shown what the other types, or isn't; what is shown already ends.
+    /// Sets whether a user blocks the other. A new block ends the typing that the user's sockets show.
     fn set_block(&mut self, user: UserId, blocked: bool) {
         if !blocked {
             self.blocking.remove(&user);
@@ -211,35 +208,30 @@ impl State {
 }
 
 impl TypingMembership {
-    /// What the others are shown.
+    /// The name that the others see.
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The user has a new name: the others are shown it from the next start on.
+    /// Sets the name that the others see from the next start of typing.
     pub fn rename(&mut self, username: &str) {
         username.clone_into(&mut self.username);
     }
 
-    /// Whether this is the user's only socket here.
+    /// Whether this is the user's only socket on the channel.
     pub fn is_last(&self) -> bool {
-        let state = self.typists.state();
+        let state = self.channel.lifecycle.lock();
         !state.members.iter().any(|(id, view)| *id != self.id && view.user_id == self.user_id)
     }
 
     /// Whether the user is shown as typing.
     pub fn is_typing(&self) -> bool {
-        self.typists.state().typing.contains_key(&self.user_id)
+        self.channel.lifecycle.lock().typing.contains_key(&self.user_id)
     }
 }
 
 impl Drop for TypingMembership {
     fn drop(&mut self) {
-        let mut state = self.typists.state();
-        state.members.remove(&self.id);
-        if state.members.is_empty() && !state.lingers {
-            state.lingers = true;
-            self.typists.maintenance.linger(Topic::Typing(self.typists.conversation));
-        }
+        self.channel.lifecycle.leave(|state| drop(state.members.remove(&self.id)));
     }
 }

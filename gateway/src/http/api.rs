@@ -3,11 +3,11 @@
 use super::extract::{Body, Caller, Cursor, CursorQuery, Id, MovingCursor, MovingCursorQuery};
 use crate::{
     http::{
+        measured::measured,
         openapi,
         problem::{Problem, ProblemDetails},
     },
     state::Shared,
-    telemetry,
 };
 use axum::{
     Json, Router,
@@ -49,7 +49,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .routes(routes!(block, unblock))
         .routes(routes!(report));
     let (router, document) = api.split_for_parts();
-    router.route_layer(axum::middleware::from_fn(telemetry::call)).merge(openapi::router(document))
+    router.route_layer(axum::middleware::from_fn(measured)).merge(openapi::router(document))
 }
 
 async fn ask<R: Question>(shared: &Shared, question: R) -> Result<R::Reply, Problem> {

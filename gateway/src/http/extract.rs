@@ -2,7 +2,7 @@
 
 use crate::{
     admission::tokens::{self, Identity},
-    http::problem::Problem,
+    http::{problem::Problem, responses::Slot},
     state::Shared,
 };
 use axum::{
@@ -29,7 +29,9 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         match identity {
             Ok(mut identity) => {
                 shared.limits.call(identity.user_id)?;
-                shared.responses.begin(identity.user_id, parts.extensions.get()).await?;
+                if let Some(slot) = parts.extensions.get::<Slot>() {
+                    slot.begin(identity.user_id).await?;
+                }
                 shared.languages.saw(identity.user_id, identity.lang.take(), Some(&parts.headers));
                 Ok(Self(identity))
             }

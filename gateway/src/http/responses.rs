@@ -1,13 +1,13 @@
-//! Answers to calls that are under way, from their request until they are written: bounded in number and in bytes, for
-//! each user and for the process.
+//! Bounds on the responses to calls that are in progress, from the request until the response is written: in number and in
+//! bytes, for each user and for the process.
 //!
-//! A client that asks for pages and does not read them would otherwise fill the gateway. Answers of a few KiB are
-//! bounded by their number alone, so that large ones don't keep them out.
+//! Without them, a client that requests pages and does not read them would fill the gateway's memory. Responses of a few KiB
+//! are bounded only in number, so that large ones do not displace them.
 
 use crate::http::problem::Problem;
 use axum::{
     body::{Body, Bytes, to_bytes},
-    extract::Request,
+    extract::{Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
@@ -23,26 +23,26 @@ use tokio::{
     time::timeout,
 };
 
-/// Answers under way.
+/// Number of responses in progress.
 const ANSWERS: usize = 4_096;
-/// Answers of one user under way.
+/// Number of responses in progress for one user.
 const USER_ANSWERS: usize = 32;
-/// Bytes of large answers under way.
+/// Bytes of large responses in progress.
 const BYTES: usize = 48 * 1024 * 1024;
-/// Bytes of one user's large answers under way.
+/// Bytes of large responses in progress for one user.
 const USER_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of an answer that counts as large.
+/// Size above which a response counts as large, in bytes.
 const LARGE: usize = 16 * 1024;
-/// How long a call waits for its turn.
+/// How long a call waits for a place.
 const TURN: Duration = Duration::from_secs(2);
 
-/// The answers under way. Cheap to clone.
+/// The responses in progress. Cheap to clone.
 #[derive(Clone)]
 pub struct Responses(Arc<Shared>);
 
 struct Shared {
     all: Budget,
-    /// The users with answers under way.
+    /// The users with responses in progress.
     users: Mutex<HashMap<UserId, Budget>>,
 }
 
@@ -68,28 +68,45 @@ impl Default for Responses {
     }
 }
 
-/// An answer under way: its place among the others.
+/// The place of a response in progress.
 struct Answer {
     responses: Responses,
     user: UserId,
-    /// Of this user. Dropped before the map is looked at.
+    /// The user's budget. Dropped before the map of users is read.
     budget: Option<Budget>,
     permits: Vec<OwnedSemaphorePermit>,
 }
 
-/// The bytes of an answer, with its place: both go once they are written.
+/// The bytes of a response, with its place. Both are dropped once the bytes are written.
 struct Held {
     bytes: Bytes,
     _answer: Answer,
 }
 
-/// Where a call puts its place once it is known whose call it is.
-#[derive(Clone, Default)]
-pub struct Slot(Arc<Mutex<Option<Answer>>>);
+/// The place of a call: taken once its user is known. Each request has one in its extensions.
+#[derive(Clone)]
+pub struct Slot {
+    responses: Responses,
+    answer: Arc<Mutex<Option<Answer>>>,
+}
 
 impl Slot {
+    fn new(responses: Responses) -> Self {
+        Self { responses, answer: Arc::default() }
+    }
+
+    /// Waits for a place for a user's call.
+    ///
+    /// # Errors
+    /// `rate_limited` (429) or `unavailable` (503) if too many responses are in progress.
+    pub async fn begin(&self, user: UserId) -> Result<(), Problem> {
+        let answer = self.responses.begin(user).await?;
+        *self.lock() = Some(answer);
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Answer>> {
-        self.0.lock().expect("no holder of this lock panics")
+        self.answer.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -98,11 +115,7 @@ impl Responses {
         self.0.users.lock().expect("no holder of this lock panics")
     }
 
-    /// Waits for the turn of a user's call.
-    ///
-    /// # Errors
-    /// `rate_limited` (429) or `unavailable` (503), if as many are under way as allowed.
-    pub async fn begin(&self, user: UserId, slot: Option<&Slot>) -> Result<(), Problem> {
+    async fn begin(&self, user: UserId) -> Result<Answer, Problem> {
         let budget =
             self.users().entry(user).or_insert_with(|| Budget::new(USER_ANSWERS, USER_BYTES)).clone();
         let answers = budget.answers.clone();
@@ -112,21 +125,18 @@ impl Responses {
         answer.permits.push(turn.ok().and_then(Result::ok).ok_or_else(|| refused("user_answers"))?);
         let turn = timeout(TURN, self.0.all.answers.clone().acquire_owned()).await;
         answer.permits.push(turn.ok().and_then(Result::ok).ok_or_else(|| refused("answers"))?);
-        if let Some(slot) = slot {
-            *slot.lock() = Some(answer);
-        }
-        Ok(())
+        Ok(answer)
     }
 }
 
 impl Answer {
-    /// Keeps the place until the answer is written; an answer for which there is no room becomes a problem.
+    /// Keeps the place until the response is written. Without room for its bytes, the response becomes a problem.
     async fn hold(mut self, response: Response) -> Response {
         let (parts, body) = response.into_parts();
         let bytes = match to_bytes(body, usize::MAX).await {
             Ok(bytes) => bytes,
             Err(error) => {
-                tracing::error!(%error, "read an answer of our own");
+                tracing::error!(%error, "cannot read the body of a response");
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
             }
         };
@@ -158,7 +168,7 @@ impl Drop for Answer {
         self.permits.clear();
         let mut users = self.responses.users();
         self.budget = None;
-        // Whoever has a clone got it under this lock.
+        // Every clone of a budget is made under this lock.
         if users.get(&self.user).is_some_and(|budget| Arc::strong_count(&budget.bytes) == 1) {
             users.remove(&self.user);
         }
@@ -177,9 +187,9 @@ impl Drop for Held {
     }
 }
 
-/// Bounds the answers of a router whose calls [`Responses::begin`].
-pub async fn bound(mut request: Request, next: Next) -> Response {
-    let slot = Slot::default();
+/// Bounds the responses of a router whose calls take their place with [`Slot::begin`].
+pub async fn bound(State(responses): State<Responses>, mut request: Request, next: Next) -> Response {
+    let slot = Slot::new(responses);
     request.extensions_mut().insert(slot.clone());
     let response = next.run(request).await;
     let answer = slot.lock().take();
@@ -193,9 +203,9 @@ fn refused(limit: &'static str) -> Problem {
     metrics::counter!("gateway_responses_limited_total", "limit" => limit).increment(1);
     let (status, code, detail) = match limit {
         "user_answers" | "user_bytes" => {
-            (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many answers of this user are under way")
+            (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many responses to this user are in progress")
         }
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "too many answers are under way"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "too many responses are in progress"),
     };
     Problem::new(status, code, detail).retry_after(Duration::from_secs(fastrand::u64(1..=3)))
 }
@@ -209,14 +219,12 @@ mod tests {
     }
 
     async fn answer(responses: &Responses, id: i64, bytes: usize) -> Response {
-        let slot = Slot::default();
-        responses.begin(user(id), Some(&slot)).await.unwrap();
-        let answer = slot.lock().take().unwrap();
+        let answer = responses.begin(user(id)).await.unwrap();
         answer.hold(Response::new(Body::from(vec![0; bytes]))).await
     }
 
     #[tokio::test]
-    async fn a_user_and_all_together_hold_so_many_bytes_until_they_are_written() {
+    async fn large_responses_are_bounded_for_a_user_and_for_the_process_until_they_are_written() {
         let responses = Responses::default();
         let mut held = Vec::new();
         for _ in 0..8 {
@@ -224,7 +232,7 @@ mod tests {
         }
         assert!(held.iter().all(|response| response.status() == 200));
         assert_eq!(answer(&responses, 1, 1024 * 1024).await.status(), 429);
-        // Small answers have room all the same.
+        // Small responses still have room.
         assert_eq!(answer(&responses, 1, LARGE).await.status(), 200);
         for id in 2..=6 {
             for _ in 0..8 {
@@ -232,7 +240,7 @@ mod tests {
             }
         }
         assert_eq!(answer(&responses, 7, 1024 * 1024).await.status(), 503);
-        // The bytes hold the place, also after the body has given them away.
+        // The bytes hold the place even after the body has yielded them.
         let bytes = to_bytes(held.swap_remove(0).into_body(), usize::MAX).await.unwrap();
         assert_eq!(answer(&responses, 1, 1024 * 1024).await.status(), 429);
         drop(bytes);
@@ -244,16 +252,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_user_has_so_many_answers_under_way() {
+    async fn a_user_has_a_bounded_number_of_responses_in_progress() {
         let responses = Responses::default();
-        let slots: Vec<Slot> = (0..USER_ANSWERS).map(|_| Slot::default()).collect();
-        for slot in &slots {
-            responses.begin(user(1), Some(slot)).await.unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..USER_ANSWERS {
+            answers.push(responses.begin(user(1)).await.unwrap());
         }
-        assert_eq!(responses.begin(user(1), None).await.unwrap_err().into_response().status(), 429);
-        responses.begin(user(2), None).await.unwrap();
-        drop(slots);
-        responses.begin(user(1), None).await.unwrap();
+        assert_eq!(responses.begin(user(1)).await.err().unwrap().into_response().status(), 429);
+        drop(responses.begin(user(2)).await.unwrap());
+        drop(answers);
+        drop(responses.begin(user(1)).await.unwrap());
         assert!(responses.users().is_empty());
     }
 }

@@ -10,8 +10,7 @@ use super::{
     error::Lost,
     protocol::{self, Message, Op},
 };
-use crate::topic::Topic;
-use crate::topic::{Sid, subject};
+use crate::topic::Subscriber;
 use bytes::{Buf, BytesMut};
 use service::{Backoff, bus::chain};
 use std::{
@@ -107,9 +106,9 @@ impl Events {
     /// Listens for a topic. What is published once the server has passed the mark is heard.
     ///
     /// To be called in one order with [`Events::unsubscribe`] and [`Listener::resubscribe`] of the same topic.
-    pub fn subscribe(&self, topic: Topic) -> Mark {
+    pub fn subscribe(&self, subscriber: Subscriber) -> Mark {
         let mut outgoing = self.outgoing();
-        outgoing.push(|commands| write!(commands, "SUB {} {}\r\n", subject(topic), Sid(topic)));
+        outgoing.push(|commands| write!(commands, "SUB {} {}\r\n", subscriber.subject(), subscriber.sid()));
         outgoing.ping = true;
         let mark = outgoing.pings + 1;
         drop(outgoing);
@@ -118,8 +117,8 @@ impl Events {
     }
 
     /// Listens no more.
-    pub fn unsubscribe(&self, topic: Topic) {
-        self.outgoing().push(|commands| write!(commands, "UNSUB {}\r\n", Sid(topic)));
+    pub fn unsubscribe(&self, subscriber: Subscriber) {
+        self.outgoing().push(|commands| write!(commands, "UNSUB {}\r\n", subscriber.sid()));
         self.0.wake.notify_one();
     }
 

@@ -1,41 +1,40 @@
-//! What a client asks over its socket, and how it hears what became of it.
+//! The commands of a client, and their answers.
 
-use super::{Asked, Reply, Session, expiry};
+use super::{
+    Session, expiry,
+    outcome::{Outcome, Reply},
+};
 use crate::{
     admission::tokens::{Identity, Rejected},
     channel::encode,
     session::{
-        handshake::{Dialect, Subscription},
+        dialect::Dialect,
+        join::Subscription,
         multiplex::{self, Op},
     },
-    state::Shared,
     topic::{LogKey, Topic},
 };
 use contract::{
-    Close, Code, ConversationId, Refusal, Timestamp, UserId,
+    Close, Code, ConversationId, Refusal,
     chat::{MarkRead, Send, Sent},
     frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame, client_id_of},
     limits,
     notify::MarkNotification,
-    typing::{Keyboard, TypingInput},
 };
 use futures_util::FutureExt;
 use service::{Span, bus::RequestError, trace::Kind};
-use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a client's `true`s are passed on, at most.
-const TYPING_EVERY: Duration = Duration::from_millis(250);
-/// Messages, or frames, that are refused for their rate before the socket is closed.
+/// Number of messages, or frames, refused for their rate before the socket is closed.
 const REFUSED: u16 = 100;
-/// Refusals that an accepted message or frame makes up for: a client that stays this far over its rate is closed. Refusals
-/// in a row would not do: the limiter lets a frame through now and then, however many come.
+/// Number of refusals that one accepted message or frame cancels, so only a client that stays this many times over its rate
+/// is closed. Counting refusals in a row would not find it, because the limiter accepts a frame now and then.
 const FORGIVEN: u16 = 10;
-/// Channels of one socket.
+/// Maximum number of channels of one socket.
 const CHANNELS: usize = 128;
 
 impl Session {
-    /// Takes a frame of the client's.
+    /// Handles a frame of the client.
     pub(super) fn take(&mut self, text: &str) {
         if let Err(refusal) = self.limit_frame() {
             return self.refuse_frame(text, &refusal);
@@ -50,11 +49,11 @@ impl Session {
                 Err(refusal) => self.outbox.push(encode::error(&refusal, None)),
             },
             Dialect::Typing(conversation) => match TypingFrame::parse(text) {
-                Ok(frame) => self.keyboard(conversation, frame, None),
+                Ok(frame) => self.typing(conversation, frame, None),
                 Err(refusal) => self.outbox.push(encode::error(&refusal, None)),
             },
             Dialect::Multiplexed => match Op::parse(text, self.identity.user_id) {
-                Ok((op, reference)) => self.operate(op, reference),
+                Ok((op, reference)) => self.execute(op, reference),
                 Err(bad) => {
                     let (reference, client_id) = (bad.reference.as_ref(), bad.client_id.as_deref());
                     self.outbox.push(multiplex::error(&bad.refusal, reference, client_id));
@@ -75,7 +74,7 @@ impl Session {
         limited
     }
 
-    /// Answers a frame that is not executed for its rate.
+    /// Answers a frame that is refused for its rate.
     fn refuse_frame(&self, text: &str, refusal: &Refusal) {
         let frame = match self.dialect {
             Dialect::Multiplexed => {
@@ -87,13 +86,13 @@ impl Session {
         self.outbox.push(frame);
     }
 
-    fn operate(&mut self, op: Op, reference: multiplex::Reference) {
+    fn execute(&mut self, op: Op, reference: multiplex::Reference) {
         let reply = || Reply { reference: Some(reference.clone()), client_id: None };
         match op {
-            Op::Subscribe(topic, _) if self.places.contains(&topic) => {
+            Op::Subscribe(topic, _) if self.subscriptions.contains(&topic) => {
                 self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, "already subscribed")));
             }
-            Op::Subscribe(..) if self.places.len() >= CHANNELS => {
+            Op::Subscribe(..) if self.subscriptions.len() >= CHANNELS => {
                 metrics::counter!("gateway_channels_limited_total").increment(1);
                 let detail = format!("at most {CHANNELS} channels on one socket");
                 self.answer(&reply(), Err(Refusal::new(Code::InvalidRequest, detail)));
@@ -112,7 +111,7 @@ impl Session {
             Op::Auth(token) => self.auth(&token, Some(reference)),
             Op::Chat(conversation, frame) => self.chat(conversation, frame, Some(reference)),
             Op::Inbox(frame) => self.inbox(frame, Some(reference)),
-            Op::Typing(conversation, frame) => self.keyboard(conversation, frame, Some(reference)),
+            Op::Typing(conversation, frame) => self.typing(conversation, frame, Some(reference)),
         }
     }
 
@@ -143,12 +142,12 @@ impl Session {
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());
                 let sent =
-                    async move { Asked::Service(reply, topic, Ok(Some(sends.send(send, deadline).await))) };
+                    async move { Outcome::Service(reply, topic, Ok(Some(sends.send(send, deadline).await))) };
                 self.pending.push(span.within(sent).boxed());
             }
             ChatFrame::Read(message_id) => {
-                let ask = MarkRead { conversation_id, user_id, message_id };
-                self.mark(topic, reference, ask);
+                let request = MarkRead { conversation_id, user_id, message_id };
+                self.mark_read(topic, reference, request);
             }
             ChatFrame::Auth(token) => self.auth(&token, reference),
         }
@@ -162,15 +161,15 @@ impl Session {
             InboxFrame::Auth(token) => return self.auth(&token, reference),
         };
         let topic = Topic::Log(LogKey::Inbox(user_id));
-        self.mark(topic, reference, MarkNotification { user_id, notification_id });
+        self.mark_read(topic, reference, MarkNotification { user_id, notification_id });
     }
 
-    /// Asks a service to move a marker.
-    fn mark<R: contract::Request>(
+    /// Requests a service to move a marker.
+    fn mark_read<R: contract::Request>(
         &mut self,
         topic: Topic,
         reference: Option<multiplex::Reference>,
-        question: R,
+        request: R,
     ) {
         let reply = Reply { reference, client_id: None };
         if let Err(refusal) = self.shared.limits.read(self.identity.user_id) {
@@ -180,61 +179,20 @@ impl Session {
         self.pending.push(
             async move {
                 let left = deadline.saturating_duration_since(Instant::now());
-                let answer = shared.hub.bus().request_until(&question, left).await;
-                Asked::Service(reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
+                let answer = shared.hub.bus().request_until(&request, left).await;
+                Outcome::Service(reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
             }
             .boxed(),
         );
     }
 
-    fn keyboard(
-        &mut self,
-        conversation_id: ConversationId,
-        frame: TypingFrame,
-        reference: Option<multiplex::Reference>,
-    ) {
-        let is_typing = match frame {
-            TypingFrame::Typing(is_typing) => is_typing,
-            TypingFrame::Auth(token) => return self.auth(&token, reference),
-        };
-        let topic = Topic::Typing(conversation_id);
-        let reply = Reply { reference, client_id: None };
-        let watching = match self.places.get_mut(&topic) {
-            Some(Subscription::Typing(watching)) => watching,
-            Some(Subscription::Joining(_)) => return self.answer(&reply, Err(Refusal::unavailable())),
-            _ => {
-                return self
-                    .answer(&reply, Err(Refusal::new(Code::Forbidden, "subscribe to the channel first")));
-            }
-        };
-        let now = Instant::now();
-        let keyboard = match (is_typing, watching.told) {
-            (true, Some(told)) if now < told + TYPING_EVERY => None,
-            (true, _) => {
-                watching.told = Some(now);
-                Some(Keyboard::Typing)
-            }
-            (false, told) => {
-                watching.told = None;
-                (told.is_some() || watching.is_typing()).then_some(Keyboard::Stopped)
-            }
-        };
-        let username = watching.username().to_owned();
-        let Some(keyboard) = keyboard else { return self.answer(&reply, Ok(())) };
-        if let Err(refusal) = self.shared.limits.typing(self.identity.user_id) {
-            return self.answer(&reply, Err(refusal));
-        }
-        let input = self.shared.input(conversation_id, self.identity.user_id, &username, keyboard);
-        self.answer(&reply, self.shared.typing_inputs.publish(input));
-    }
-
-    fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {
+    pub(super) fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {
         let reply = Reply { reference, client_id: None };
         match self.shared.identify(token) {
-            // It may have been published a moment ago.
+            // The key may have been published since the last fetch.
             Err(Rejected::UnknownKey) => {
                 let (shared, token) = (self.shared.clone(), token.to_owned());
-                let check = async move { Asked::Token(reply, shared.identify_anew(&token).await) };
+                let check = async move { Outcome::Token(reply, shared.identify_anew(&token).await) };
                 self.pending.check_token(check.boxed());
             }
             identified => self.identified(&reply, identified),
@@ -248,12 +206,12 @@ impl Session {
             return self.answer(reply, Err(refusal));
         };
         self.shared.languages.saw(fresh.user_id, fresh.lang.take(), None);
-        self.expires = expiry(&self.shared, &fresh);
+        self.expires_at = expiry(&self.shared, &fresh);
         let expires_at = fresh.expires_at;
-        self.presence.renew(fresh.stamp.clone());
+        self.slot.renew(fresh.stamp.clone());
         if let Some(name) = &fresh.username {
             self.is_renamed |= self.identity.username.as_ref() != Some(name);
-            self.places.rename(name);
+            self.subscriptions.rename(name);
         }
         self.identity = Identity { username: fresh.username.or(self.identity.username.take()), ..fresh };
         match reply.reference {
@@ -262,29 +220,29 @@ impl Session {
         }
     }
 
-    /// What the client asked is done, or not.
-    pub(super) fn done(&mut self, asked: Asked) {
-        let (reply, topic, answer) = match asked {
-            Asked::Service(reply, topic, answer) => (reply, topic, answer),
-            Asked::Token(reply, fresh) => return self.identified(&reply, fresh),
+    /// Takes the outcome of a command, and answers it.
+    pub(super) fn done(&mut self, outcome: Outcome) {
+        let (reply, topic, answer) = match outcome {
+            Outcome::Service(reply, topic, answer) => (reply, topic, answer),
+            Outcome::Token(reply, fresh) => return self.identified(&reply, fresh),
         };
-        let place = match self.places.get(&topic) {
+        let membership = match self.subscriptions.get(&topic) {
             Some(Subscription::Log(membership)) => Some(membership),
             _ => None,
         };
         let answer = match answer {
             Ok(Some(Sent::Repeated(message))) if message.client_id.is_some() => {
                 let entry = encode::message(message);
-                match place {
+                match membership {
                     Some(membership) => membership.repeat(&entry),
-                    None => tracing::debug!("a repeated send without a place in its conversation"),
+                    None => tracing::debug!("a repeated send of a socket that has not subscribed"),
                 }
                 Ok(())
             }
-            // A client that has no name for it has sent it once: it was the gateway that asked again.
+            // A send without a `client_id` was sent once by the client: the gateway repeated the request.
             Ok(Some(Sent::Stored(message) | Sent::Repeated(message))) => {
-                // The message itself comes with the log; this only makes sure that it does.
-                if let Some(membership) = place {
+                // The channel delivers the message; if its event was lost, this `seq` shows the gap.
+                if let Some(membership) = membership {
                     membership.stored(message.seq);
                     self.stored = Some((topic, message.seq));
                 }
@@ -296,8 +254,8 @@ impl Session {
         self.answer(&reply, answer);
     }
 
-    /// Tells the client what became of what it asked; on a single socket, success shows by itself.
-    fn answer(&self, reply: &Reply, answer: Result<(), Refusal>) {
+    /// Answers a command. A single socket receives only errors, because the effect of a success is visible.
+    pub(super) fn answer(&self, reply: &Reply, answer: Result<(), Refusal>) {
         let frame = match (&reply.reference, answer) {
             (Some(reference), Ok(())) => multiplex::ok(reference),
             (Some(reference), Err(refusal)) => {
@@ -310,29 +268,10 @@ impl Session {
     }
 }
 
-/// Counts what is refused for its rate, and what is not; returns whether the client is far over its rate.
+/// Counts a refused or accepted frame. Returns whether the client is far over its rate.
 const fn is_far_over(refused: &mut u16, is_refused: bool) -> bool {
     *refused = if is_refused { refused.saturating_add(1) } else { refused.saturating_sub(FORGIVEN) };
     *refused > REFUSED
-}
-
-impl Shared {
-    pub(super) fn input(
-        &self,
-        conversation_id: ConversationId,
-        user_id: UserId,
-        username: &str,
-        keyboard: Keyboard,
-    ) -> TypingInput {
-        TypingInput {
-            conversation_id,
-            user_id,
-            username: username.to_owned(),
-            gateway: self.id.clone(),
-            keyboard,
-            at_ms: Some(Timestamp::now().unix_millis()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,28 +1,31 @@
-//! One client's socket: one owner, one loop, everything bounded.
+//! The session of one client's socket: one owner, one loop, every queue bounded.
 
 mod commands;
-pub mod handshake;
+pub mod dialect;
+mod join;
 pub mod multiplex;
+mod outcome;
 mod pending;
 mod subscriptions;
+mod typing;
 
-use crate::websocket::{Frame, Item, Socket};
+pub use join::Opening;
+
 use crate::{
-    admission::{
-        tokens::{Identity, Rejected},
-        user_sockets::SocketSlot,
-    },
-    channel::ordering::View,
-    session::handshake::{Dialect, Join, Opening, Step, Subscription, admission, closing, join_topic},
+    admission::{tokens::Identity, user_sockets::SocketSlot},
+    channel::view::View,
     state::Shared,
     topic::{Start, Topic},
-    websocket::outbox::Outbox,
+    websocket::{Frame, Item, Socket, outbox::Outbox},
 };
-use contract::{Close, Code, Refusal, Seq, chat::Sent, typing::Keyboard};
+use contract::{Close, Code, Refusal, Seq};
+use dialect::Dialect;
 use futures_util::{
     FutureExt,
     future::{self, poll_fn},
 };
+use join::{Join, Step, Subscription, admit, close_code, join_topic};
+use outcome::Outcome;
 use pending::Pending;
 use std::{
     pin::{Pin, pin},
@@ -35,88 +38,73 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a write may take.
 const WRITE: Duration = Duration::from_secs(10);
-/// How long a stop waits for the log to tell what is stored, before it looks again.
+/// How often a drain checks whether the log has delivered the client's last stored message.
 const ECHO: Duration = Duration::from_millis(20);
 
-/// How the client hears what became of what it asked.
-struct Reply {
-    /// On the multiplexed socket: what the client called it.
-    reference: Option<multiplex::Reference>,
-    client_id: Option<String>,
-}
-
-/// The outcome of a command that others had to carry out.
-enum Asked {
-    /// A service.
-    Service(Reply, Topic, Result<Option<Sent>, Refusal>),
-    /// A fresh token whose key had to be fetched.
-    Token(Reply, Result<Identity, Rejected>),
-}
-
-/// A client's socket. What only some clients need, or only for a moment, is boxed: there are many that wait.
+/// The session of a client. Fields that few clients need, or only for a moment, are boxed, because most sessions are idle.
 pub struct Session {
     shared: Arc<Shared>,
     socket: Socket,
     outbox: Arc<Outbox>,
-    presence: SocketSlot,
+    slot: SocketSlot,
     identity: Identity,
-    /// Whether a fresh token has brought another name.
+    /// Whether a fresh token has changed the user's name.
     is_renamed: bool,
     dialect: Dialect,
-    places: Subscriptions,
-    /// The client's commands that are not done yet.
+    subscriptions: Subscriptions,
+    /// Commands in progress.
     pending: Pending,
-    heard: Instant,
+    last_received_at: Instant,
     ping_at: Instant,
-    /// When what is being written must be.
+    /// The deadline of the write in progress.
     write_by: Option<Instant>,
-    expires: Option<Instant>,
+    expires_at: Option<Instant>,
     drain_at: Option<Instant>,
-    /// Why the socket is closed once everything is written.
+    /// The close code, once everything before it is written.
     closing: Option<Close>,
-    /// The last message of the client's that was stored: it is to see it before its socket is closed.
+    /// The client's last stored message. A drain delivers it before it closes the socket.
     stored: Option<(Topic, Seq)>,
-    /// Messages refused for their rate, less those that later ones made up for.
+    /// The client's messages refused for their rate; see [`commands`].
     refused_sends: u16,
-    /// Frames refused for their rate, less those that later ones made up for.
+    /// The client's frames refused for their rate; see [`commands`].
     refused_frames: u16,
 }
 
-/// What a session waits for.
+/// An event that a session waits for.
 enum Event {
     Inbound(Item),
-    Done(Asked),
+    Done(Outcome),
     Join(Topic, Result<Step, Refusal>),
-    Due,
+    Timer,
     Drain,
     Close(Close),
 }
 
 impl Session {
-    /// The session of a client that was let in.
+    /// The session of an admitted client.
     pub fn new(opening: Opening, socket: Socket) -> Self {
-        let Opening { shared, identity, dialect, start, presence, first } = opening;
+        let Opening { shared, identity, dialect, start, slot, first } = opening;
         let now = Instant::now();
-        let outbox = presence.outbox().clone();
+        let outbox = slot.outbox().clone();
         if start != Start::Live || dialect == Dialect::Multiplexed {
             outbox.set_understands_extensions();
         }
-        let expires = expiry(&shared, &identity);
+        let expires_at = expiry(&shared, &identity);
         let ping_every = shared.limits.ping_every();
         let mut session = Self {
             shared,
             socket,
             outbox,
-            presence,
+            slot,
             identity,
             is_renamed: false,
             dialect,
-            places: Subscriptions::default(),
+            subscriptions: Subscriptions::default(),
             pending: Pending::default(),
-            heard: now,
+            last_received_at: now,
             ping_at: now + ping_every,
             write_by: None,
-            expires,
+            expires_at,
             drain_at: None,
             closing: None,
             stored: None,
@@ -127,37 +115,38 @@ impl Session {
             Some((topic, admission)) => {
                 let (shared, view) = (session.shared.clone(), session.view(topic));
                 let joined = async move { join_topic(&shared, view, admission, start).await };
-                let step = joined.map(|place| place.map(Step::Joined)).boxed();
-                session.places.begin(topic, Join { step, reference: None, start, is_admitted: true });
+                let step = joined.map(|subscription| subscription.map(Step::Joined)).boxed();
+                session.subscriptions.begin(topic, Join { step, reference: None, start, is_admitted: true });
             }
             None => session.outbox.push(multiplex::hello(&session.identity)),
         }
         session
     }
 
-    /// Runs until the client leaves, breaks a rule or the gateway stops.
+    /// Runs until the client leaves or breaks a rule, or the gateway stops.
     pub async fn run(mut self) {
         let kind = self.dialect.kind();
         metrics::gauge!("gateway_sockets", "kind" => kind).increment(1);
-        let close = self.work().await;
+        let close = self.serve().await;
         metrics::gauge!("gateway_sockets", "kind" => kind).decrement(1);
-        self.leave();
+        self.end_subscriptions();
         let pending = std::mem::take(&mut self.pending);
         let finish = async move {
-            // What a client sent before it left is done, as if it had stayed.
+            // Commands that a client sent before it left are still carried out.
             if close == Close::Normal {
                 pending.finish().await;
             }
         };
-        // Boxed, as an idle socket would hold room for it.
+        // Boxed, because otherwise every idle session would reserve memory for it.
         Box::pin(future::join(self.socket.goodbye(close), finish)).await;
-        count(close);
+        count_close(close);
     }
 
-    async fn work(&mut self) -> Close {
+    /// Handles events until the socket is to be closed.
+    async fn serve(&mut self) -> Close {
         let shutdown = self.shared.shutdown.clone();
         let mut stop = pin!(shutdown.cancelled());
-        let mut timer = pin!(sleep_until(self.due()));
+        let mut timer = pin!(sleep_until(self.next_due()));
         loop {
             let event = poll_fn(|cx| {
                 if let Poll::Ready(event) = self.poll_event(cx) {
@@ -166,7 +155,7 @@ impl Session {
                 if self.drain_at.is_none() && stop.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Drain);
                 }
-                self.poll_due(cx, timer.as_mut()).map(|()| Event::Due)
+                self.poll_timer(cx, timer.as_mut()).map(|()| Event::Timer)
             });
             let event = event.await;
             if let Err(close) = self.handle(event) {
@@ -175,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Whatever happens but by the clock. What wants to be written comes first: it is what the rest may wait for.
+    /// The next event of the socket, a command or a join. Writing comes first, because the others may wait for its result.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if let Poll::Ready(close) = self.poll_write(cx) {
             return Poll::Ready(Event::Close(close));
@@ -183,7 +172,7 @@ impl Session {
         if let Poll::Ready(done) = self.pending.poll(cx) {
             return Poll::Ready(Event::Done(done));
         }
-        if let Poll::Ready((topic, step)) = self.places.poll_joins(cx) {
+        if let Poll::Ready((topic, step)) = self.subscriptions.poll_joins(cx) {
             return Poll::Ready(Event::Join(topic, step));
         }
         if self.is_reading() {
@@ -192,8 +181,8 @@ impl Session {
         Poll::Pending
     }
 
-    /// Writes everything that waits with as few calls as it takes, and then waits for more; or says why the socket is
-    /// to be closed.
+    /// Writes every waiting frame with as few system calls as possible, then waits for more. Returns the close code once the
+    /// socket is to be closed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         loop {
             match self.socket.poll_flush(cx) {
@@ -213,10 +202,11 @@ impl Session {
         }
     }
 
-    /// The timer is only ever set for earlier: that something was put off is seen when it is due.
-    fn poll_due(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+    /// Waits until a timer is due. The timer is only ever moved to an earlier time: if a time was put off, that shows when the
+    /// timer fires.
+    fn poll_timer(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         loop {
-            let due = self.due();
+            let due = self.next_due();
             if due < timer.deadline() {
                 timer.as_mut().reset(due);
             }
@@ -228,36 +218,36 @@ impl Session {
         }
     }
 
-    /// Whether frames are read: not while too many commands are pending, nor before a single socket has joined its
-    /// channel, nor once it is to be closed.
+    /// Whether frames are read: not while too many commands are pending, not before a single socket has joined its channel, and
+    /// not once the socket is to be closed.
     fn is_reading(&self) -> bool {
         !self.pending.is_full()
             && self.closing.is_none()
-            && (!self.places.has_joins() || self.dialect == Dialect::Multiplexed)
+            && (!self.subscriptions.has_joins() || self.dialect == Dialect::Multiplexed)
             && self.drain_at.is_none_or(|at| Instant::now() < at)
     }
 
-    /// When a timer is due.
-    fn due(&self) -> Instant {
-        let silence = self.is_reading().then(|| self.heard + self.shared.limits.idle);
-        // A stop waits for what was asked.
+    /// The time of the next timer.
+    fn next_due(&self) -> Instant {
+        let silence = self.is_reading().then(|| self.last_received_at + self.shared.limits.idle);
+        // A drain waits for the commands in progress.
         let drain = self.drain_at.filter(|_| self.pending.is_empty());
-        let others = [silence, self.expires, drain, self.write_by];
+        let others = [silence, self.expires_at, drain, self.write_by];
         others.into_iter().flatten().fold(self.ping_at, Instant::min)
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Close> {
         match event {
             Event::Inbound(item) => return self.inbound(item),
-            Event::Done(done) => {
-                self.heard = Instant::now();
-                self.done(done);
+            Event::Done(outcome) => {
+                self.last_received_at = Instant::now();
+                self.done(outcome);
             }
             Event::Join(topic, step) => {
-                self.heard = Instant::now();
+                self.last_received_at = Instant::now();
                 return self.step(topic, step);
             }
-            Event::Due => return self.timers(),
+            Event::Timer => return self.timers(),
             Event::Drain => self.drain_at = Some(Instant::now() + self.shared.drain_delay()),
             Event::Close(close) => return Err(close),
         }
@@ -272,17 +262,17 @@ impl Session {
                 self.drain_at = Some(now + ECHO);
             } else {
                 self.drain_at = Some(now + WRITE);
-                self.outbox.close(Close::Restart); // After what waits in it is written.
+                self.outbox.close(Close::Restart); // After the waiting frames.
             }
         }
-        if is_due(self.expires) {
+        if is_due(self.expires_at) {
             return Err(Close::Unauthorized);
         }
         if is_due(self.write_by) {
             metrics::counter!("gateway_slow_clients_total").increment(1);
             return Err(Close::Overloaded);
         }
-        if self.is_reading() && now >= self.heard + self.shared.limits.idle {
+        if self.is_reading() && now >= self.last_received_at + self.shared.limits.idle {
             metrics::counter!("gateway_silent_clients_total").increment(1);
             return Err(Close::Overloaded);
         }
@@ -293,16 +283,16 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a message of the client's is stored, and not yet told by its log.
+    /// Whether the log has yet to deliver the client's last stored message.
     fn awaits_echo(&self) -> bool {
-        self.stored.is_some_and(|(topic, seq)| match self.places.get(&topic) {
+        self.stored.is_some_and(|(topic, seq)| match self.subscriptions.get(&topic) {
             Some(Subscription::Log(membership)) => membership.last_seq() < seq,
             _ => false,
         })
     }
 
     fn inbound(&mut self, item: Item) -> Result<(), Close> {
-        self.heard = Instant::now();
+        self.last_received_at = Instant::now();
         match item {
             Item::Text(text) => {
                 self.outbox.set_understands_extensions();
@@ -310,7 +300,7 @@ impl Session {
                 Ok(())
             }
             Item::Ping(_) | Item::Pong => {
-                // They are answered, or not at all, by the connection; too many of them are a flood like any other.
+                // The connection has answered a ping already. Too many of these frames are a flood like any other.
                 self.limit_frame().ok();
                 Ok(())
             }
@@ -321,8 +311,8 @@ impl Session {
     /// Begins a subscription on a multiplexed socket.
     fn subscribe(&mut self, topic: Topic, start: Start, reference: multiplex::Reference) {
         let (shared, identity) = (self.shared.clone(), self.identity.clone());
-        let step = async move { admission(&shared, &identity, topic).await.map(Step::Admitted) }.boxed();
-        self.places.begin(topic, Join { step, reference: Some(reference), start, is_admitted: false });
+        let step = async move { admit(&shared, &identity, topic).await.map(Step::Admitted) }.boxed();
+        self.subscriptions.begin(topic, Join { step, reference: Some(reference), start, is_admitted: false });
     }
 
     fn view(&self, topic: Topic) -> View {
@@ -330,53 +320,62 @@ impl Session {
         View { user_id: self.identity.user_id, outbox: self.outbox.clone(), envelope }
     }
 
-    /// A subscription has come a step further, or failed.
+    /// Takes the outcome of a join's step.
     fn step(&mut self, topic: Topic, step: Result<Step, Refusal>) -> Result<(), Close> {
         match step {
-            Ok(Step::Admitted(admission)) => {
-                let (shared, view) = (self.shared.clone(), self.view(topic));
-                if let Some(Subscription::Joining(join)) = self.places.get_mut(&topic) {
-                    join.is_admitted = true;
-                    if let Some(reference) = &join.reference {
-                        self.outbox.push(multiplex::ok(reference));
-                    }
-                    let start = join.start;
-                    let joined = async move { join_topic(&shared, view, admission, start).await };
-                    join.step = joined.map(|place| place.map(Step::Joined)).boxed();
-                }
-                Ok(())
-            }
-            Ok(Step::Joined(mut place)) => {
-                // The join began under the name of the token of that time.
-                if self.is_renamed
-                    && let (Subscription::Typing(watching), Some(name)) =
-                        (&mut place, &self.identity.username)
-                {
-                    watching.rename(name);
-                }
-                self.places.joined(&topic, place);
-                Ok(())
-            }
-            Err(refusal) => {
-                let place = self.places.remove(&topic);
-                if self.dialect != Dialect::Multiplexed {
-                    return Err(closing(&refusal));
-                }
-                if let Some(Subscription::Joining(join)) = place {
-                    self.outbox.push(multiplex::error(&refusal, join.reference.as_ref(), None));
-                }
-                Ok(())
-            }
+            Ok(Step::Admitted(admission)) => self.admitted(topic, admission),
+            Ok(Step::Joined(subscription)) => self.joined(topic, subscription),
+            Err(refusal) => return self.refused(topic, &refusal),
         }
+        Ok(())
+    }
+
+    /// Answers a subscription that the service has admitted, and begins its replay.
+    fn admitted(&mut self, topic: Topic, admission: join::Admission) {
+        let (shared, view) = (self.shared.clone(), self.view(topic));
+        if let Some(Subscription::Joining(join)) = self.subscriptions.get_mut(&topic) {
+            join.is_admitted = true;
+            if let Some(reference) = &join.reference {
+                self.outbox.push(multiplex::ok(reference));
+            }
+            let start = join.start;
+            let joined = async move { join_topic(&shared, view, admission, start).await };
+            join.step = joined.map(|subscription| subscription.map(Step::Joined)).boxed();
+        }
+    }
+
+    fn joined(&mut self, topic: Topic, mut subscription: Subscription) {
+        // The join began with the name of an earlier token.
+        if self.is_renamed
+            && let (Subscription::Typing(membership), Some(name)) =
+                (&mut subscription, &self.identity.username)
+        {
+            membership.rename(name);
+        }
+        self.subscriptions.joined(&topic, subscription);
+    }
+
+    /// Ends a refused join: of a single socket, the socket as well.
+    fn refused(&mut self, topic: Topic, refusal: &Refusal) -> Result<(), Close> {
+        let subscription = self.subscriptions.remove(&topic);
+        if self.dialect != Dialect::Multiplexed {
+            return Err(close_code(refusal));
+        }
+        if let Some(Subscription::Joining(join)) = subscription {
+            self.outbox.push(multiplex::error(refusal, join.reference.as_ref(), None));
+        }
+        Ok(())
     }
 
     /// Ends a subscription on a multiplexed socket.
     fn unsubscribe(&mut self, topic: Topic) -> Result<(), Refusal> {
-        let place =
-            self.places.remove(&topic).ok_or_else(|| Refusal::new(Code::NotFound, "not subscribed"))?;
-        self.left(topic, &place);
-        // A subscription that ended before it was admitted is answered nevertheless.
-        if let Subscription::Joining(join) = &place
+        let subscription = self
+            .subscriptions
+            .remove(&topic)
+            .ok_or_else(|| Refusal::new(Code::NotFound, "not subscribed"))?;
+        self.end_typing(topic, &subscription);
+        // A subscription that ends before it is admitted still gets its answer.
+        if let Subscription::Joining(join) = &subscription
             && let (false, Some(reference)) = (join.is_admitted, &join.reference)
         {
             self.outbox.push(multiplex::ok(reference));
@@ -384,32 +383,21 @@ impl Session {
         Ok(())
     }
 
-    /// Tells typing-service of a typing socket that closes, if it was the user's last here.
-    fn left(&self, topic: Topic, place: &Subscription) {
-        let (Topic::Typing(conversation), Subscription::Typing(watching)) = (topic, place) else { return };
-        if watching.is_last() && (watching.told.is_some() || watching.is_typing()) {
-            let user = self.identity.user_id;
-            let input = self.shared.input(conversation, user, watching.username(), Keyboard::Left);
-            // Without room for it, the typing ends by itself.
-            self.shared.typing_inputs.publish(input).ok();
-        }
-    }
-
-    fn leave(&mut self) {
-        for (topic, place) in self.places.take() {
-            self.left(topic, &place);
+    fn end_subscriptions(&mut self) {
+        for (topic, subscription) in self.subscriptions.take() {
+            self.end_typing(topic, &subscription);
         }
     }
 }
 
-/// A socket was closed.
-pub fn count(close: Close) {
+/// Counts a socket that was closed.
+pub fn count_close(close: Close) {
     metrics::counter!("gateway_closes_total", "code" => close.code().to_string()).increment(1);
-    tracing::debug!(code = close.code(), "a socket was closed");
+    tracing::debug!(code = close.code(), "closed a socket");
 }
 
 fn expiry(shared: &Shared, identity: &Identity) -> Option<Instant> {
     let seconds = shared.verifier.lifetime(identity)?;
-    // A token for centuries ends later than any process.
+    // Bounded, because a token may be valid for centuries.
     Instant::now().checked_add(Duration::from_secs(seconds.min(u64::from(u32::MAX))))
 }

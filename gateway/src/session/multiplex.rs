@@ -94,7 +94,6 @@ impl Op {
                             .map(|frame| Self::Chat(conversation, frame))
                             .map_err(|bad| bad.refusal),
                         Topic::Log(LogKey::Inbox(_)) => InboxFrame::parse(data).map(Self::Inbox),
-                        Topic::Log(LogKey::Canary(_)) => Err(wrong("unknown \"channel\"")),
                         Topic::Typing(conversation) => {
                             TypingFrame::parse(data).map(|frame| Self::Typing(conversation, frame))
                         }

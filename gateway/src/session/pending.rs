@@ -1,7 +1,7 @@
-//! The commands of one client that services carry out: one after the other, so that its messages keep their order, while
-//! the socket goes on reading.
+//! The commands of a client that services carry out, one after the other, so that the client's messages keep their order. The
+//! socket goes on reading meanwhile.
 
-use super::Asked;
+use super::outcome::Outcome;
 use futures_util::future::BoxFuture;
 use std::{
     collections::VecDeque,
@@ -9,24 +9,24 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Commands that are pending at once. With that many, nothing more is read: a flood waits in its own TCP connection.
+/// Maximum number of pending commands. With that many, the session stops reading, so a flood waits in its own TCP connection.
 const PENDING: usize = 64;
 
-/// The commands that are not done yet. Boxed, as most sockets have none.
+/// The pending commands. Boxed, because most sockets have none.
 #[derive(Default)]
 pub struct Pending(Option<Box<Commands>>);
 
 #[derive(Default)]
 struct Commands {
-    /// Sends and markers.
+    /// Sends and read markers.
     queue: Lane,
-    /// Fresh tokens, which wait for no message.
+    /// Checks of fresh tokens, which wait for no send.
     tokens: Lane,
 }
 
-/// Commands that are carried out one after the other. The first one is being carried out.
+/// Commands that are carried out one after the other. The first one is in progress.
 #[derive(Default)]
-struct Lane(VecDeque<BoxFuture<'static, Asked>>);
+struct Lane(VecDeque<BoxFuture<'static, Outcome>>);
 
 impl Pending {
     /// Whether every command is done.
@@ -34,23 +34,23 @@ impl Pending {
         self.0.is_none()
     }
 
-    /// Whether no further command may be added.
+    /// Whether the bound is reached.
     pub fn is_full(&self) -> bool {
         self.0.as_ref().is_some_and(|commands| commands.queue.0.len() + commands.tokens.0.len() >= PENDING)
     }
 
-    /// Adds a command, which is carried out after those before it.
-    pub fn push(&mut self, command: BoxFuture<'static, Asked>) {
+    /// Adds a command, to be carried out after those before it.
+    pub fn push(&mut self, command: BoxFuture<'static, Outcome>) {
         self.0.get_or_insert_default().queue.0.push_back(command);
     }
 
     /// Adds the check of a fresh token, which waits only for the checks before it.
-    pub fn check_token(&mut self, check: BoxFuture<'static, Asked>) {
+    pub fn check_token(&mut self, check: BoxFuture<'static, Outcome>) {
         self.0.get_or_insert_default().tokens.0.push_back(check);
     }
 
-    /// Waits for the next command that is done.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Asked> {
+    /// Waits for the next outcome.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Some(commands) = &mut self.0 else { return Poll::Pending };
         let done = match commands.tokens.poll(cx) {
             Poll::Pending => commands.queue.poll(cx),
@@ -62,7 +62,7 @@ impl Pending {
         done
     }
 
-    /// Carries out the sends and markers of a client that has left: it sent them before it left.
+    /// Carries out the sends and read markers that a client sent before it left.
     pub async fn finish(self) {
         let Some(mut commands) = self.0 else { return };
         while !commands.queue.0.is_empty() {
@@ -72,7 +72,7 @@ impl Pending {
 }
 
 impl Lane {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Asked> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Some(first) = self.0.front_mut() else { return Poll::Pending };
         let done = first.as_mut().poll(cx);
         if done.is_ready() {
@@ -85,15 +85,17 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::tokens::Rejected, session::Reply};
+    use crate::{admission::tokens::Rejected, session::outcome::Reply};
     use futures_util::{FutureExt, future};
 
-    fn command(name: &'static str) -> Asked {
-        Asked::Token(Reply { reference: None, client_id: Some(name.to_owned()) }, Err(Rejected::Missing))
+    fn command(name: &'static str) -> Outcome {
+        Outcome::Token(Reply { reference: None, client_id: Some(name.to_owned()) }, Err(Rejected::Missing))
     }
 
     async fn next(pending: &mut Pending) -> String {
-        let Asked::Token(reply, _) = poll_fn(|cx| pending.poll(cx)).await else { panic!("another command") };
+        let Outcome::Token(reply, _) = poll_fn(|cx| pending.poll(cx)).await else {
+            panic!("another command")
+        };
         reply.client_id.unwrap()
     }
 

@@ -1,7 +1,10 @@
 //! The law of delivery: whatever comes in, and in whatever order, each socket is sent each entry once, in order.
 
 use super::*;
+use crate::websocket::outbox::Outbox;
+use contract::UserId;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn user(id: i64) -> UserId {
     UserId::new(id).unwrap()
@@ -58,7 +61,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn repair(log: &mut Log, until: Seq) {
-    if let Lack::Entries(after) = log.lack() {
+    if let Gap::Entries(after) = log.gap() {
         for seq in (after / 10 + 1)..=until {
             log.entry(entry(seq));
         }
@@ -115,11 +118,11 @@ fn a_hole_is_noticed_and_nothing_behind_it_is_told() {
     let mut log = Log::default();
     log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
     log.entry(entry(7));
-    assert_eq!((seqs(&outbox), log.lack()), (vec![], Lack::Entries(50)));
+    assert_eq!((seqs(&outbox), log.gap()), (vec![], Gap::Entries(50)));
     log.entry(entry(6));
-    assert_eq!((seqs(&outbox), log.lack()), (vec![6, 7], Lack::Nothing));
+    assert_eq!((seqs(&outbox), log.gap()), (vec![6, 7], Gap::None));
     log.head(9, None);
-    assert_eq!(log.lack(), Lack::Entries(70));
+    assert_eq!(log.gap(), Gap::Entries(70));
 }
 
 fn marker(seq: Seq) -> Marker {
@@ -149,9 +152,9 @@ fn a_marker_is_told_once_and_never_before_what_it_marks() {
     assert_eq!(told[0], "6");
     assert!(told[1].contains(r#""type":"read""#) && told[1].contains(r#""unread_count":0"#), "{}", told[1]);
     log.head(6, Some(100));
-    assert_eq!(log.lack(), Lack::Markers);
+    assert_eq!(log.gap(), Gap::Markers);
     log.markers_read(Vec::new());
-    assert_eq!(log.lack(), Lack::Nothing);
+    assert_eq!(log.gap(), Gap::None);
 }
 
 #[test]
@@ -354,7 +357,7 @@ fn a_read_that_overtakes_its_notifications_waits_for_them() {
     let mut log = Log::default();
     log.attach(socket, Head::default(), Vec::new(), false);
     log.note(Note::Inbox(inbox_read(2, 0), Some(ReadPlace { seq: 2, reads: 1 })));
-    assert_eq!((texts(&outbox).len(), log.lack()), (0, Lack::Entries(0)));
+    assert_eq!((texts(&outbox).len(), log.gap()), (0, Gap::Entries(0)));
     log.entry(entry(1));
     log.entry(entry(2));
     let told = texts(&outbox);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::nats::protocol;
-use crate::topic::LogKey;
+use crate::topic::{LogKey, Topic};
 use contract::ConversationId;
 use service::config;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 /// Two parts with topics, and what was heard.
 struct Ears {
     topics: Mutex<BTreeSet<i64>>,
-    heard: mpsc::Sender<(Topic, String)>,
+    heard: mpsc::Sender<(Subscriber, String)>,
 }
 
 impl Listener for Ears {
@@ -26,12 +26,12 @@ impl Listener for Ears {
 
     fn take(&self, message: &Message<'_>) {
         let said = String::from_utf8(message.payload.to_vec()).unwrap();
-        self.heard.try_send((Topic::of_sid(message.sid).unwrap(), said)).unwrap();
+        self.heard.try_send((Subscriber::of_sid(message.sid).unwrap(), said)).unwrap();
     }
 }
 
-fn topic(id: i64) -> Topic {
-    Topic::Log(LogKey::Conversation(ConversationId::new(id).unwrap()))
+fn topic(id: i64) -> Subscriber {
+    Topic::Log(LogKey::Conversation(ConversationId::new(id).unwrap())).into()
 }
 
 fn nats(url: String) -> config::Nats {
@@ -42,7 +42,7 @@ fn nats(url: String) -> config::Nats {
 struct Running {
     events: Events,
     ears: Arc<Ears>,
-    heard: mpsc::Receiver<(Topic, String)>,
+    heard: mpsc::Receiver<(Subscriber, String)>,
     ended: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -199,20 +199,20 @@ fn only_a_server_that_does_not_answer_is_silent() {
 }
 
 #[test]
-fn a_subscription_says_which_topic_it_is_for() {
+fn a_subscription_id_names_its_subscriber() {
     let id = ConversationId::new(42).unwrap();
-    let topics = [
+    let subscribers = [
         topic(42),
-        Topic::Log(LogKey::Inbox(contract::UserId::new(42).unwrap())),
-        Topic::Log(LogKey::Canary(u64::MAX)),
-        Topic::Typing(id),
+        Topic::Log(LogKey::Inbox(contract::UserId::new(42).unwrap())).into(),
+        Topic::Typing(id).into(),
+        Subscriber::Probe(u64::MAX),
     ];
-    for topic in topics {
-        let sid = Sid(topic).to_string();
+    for subscriber in subscribers {
+        let sid = subscriber.sid();
         let message = Message { subject: "", sid: &sid, headers: b"", payload: b"" };
-        assert_eq!(Topic::of_sid(message.sid), Some(topic));
+        assert_eq!(Subscriber::of_sid(message.sid), Some(subscriber));
     }
     for sid in ["", "é", "x1", "c", "c0", "c-1"] {
-        assert_eq!(Topic::of_sid(sid), None);
+        assert_eq!(Subscriber::of_sid(sid), None);
     }
 }

@@ -1,0 +1,24 @@
+//! The outcomes of commands, with the names that their answers carry.
+
+use crate::{
+    admission::tokens::{Identity, Rejected},
+    session::multiplex::Reference,
+    topic::Topic,
+};
+use contract::{Refusal, chat::Sent};
+
+/// The names that a client gave to a command; its answer carries them.
+pub struct Reply {
+    /// The `ref`, on a multiplexed socket.
+    pub reference: Option<Reference>,
+    /// The `client_id` of a send.
+    pub client_id: Option<String>,
+}
+
+/// The outcome of a command.
+pub enum Outcome {
+    /// The answer of a service.
+    Service(Reply, Topic, Result<Option<Sent>, Refusal>),
+    /// The check of a fresh token, for which a key had to be fetched.
+    Token(Reply, Result<Identity, Rejected>),
+}
