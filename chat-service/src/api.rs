@@ -1,14 +1,14 @@
-//! The questions that chat-service answers.
+//! Handlers of the requests that chat-service answers.
 
 use crate::{
     SERVICE,
     config::ConversationsBy,
-    error::{broken, failed, invalid, late},
+    error::{encoding_failed, failed, invalid, timed_out},
     joins::Joins,
     lanes::Lanes,
     outbox::Outbox,
     reports,
-    store::{self, Marked, Members, Named},
+    store::{self, DisplayName, MarkOutcome, Members},
 };
 use contract::chat::{
     Conversation, ConversationHead, CountUnread, CreateConversation, GetConversation, Heads, Invitee,
@@ -33,15 +33,14 @@ use std::{collections::BTreeMap, iter, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Packs that are worked on at once; more wait in NATS.
-const PACKS: usize = 64;
-/// Other questions of one kind that are worked on at once.
-const QUESTIONS: usize = 32;
+/// Batches in progress at once; more wait in NATS.
+const BATCHES: usize = 64;
+/// Other requests of one kind in progress at once; more wait in NATS.
+const REQUESTS: usize = 32;
 
-/// How long an answer may take: after that, whoever asked has asked again.
-const ANSWER: Duration = Duration::from_secs(6);
+/// Time limit of a request. After that, its sender has already repeated it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// What answers.
 pub struct Api {
     bus: Bus,
     pool: PgPool,
@@ -51,10 +50,10 @@ pub struct Api {
     conversations_by: ConversationsBy,
 }
 
-/// Listens to every question.
+/// Serves all requests.
 ///
 /// # Errors
-/// When NATS can't be asked.
+/// If subscribing to NATS fails.
 pub async fn serve(
     api: &Arc<Api>,
     bus: &Bus,
@@ -69,30 +68,31 @@ pub async fn serve(
             endpoints
                 .serve::<$request, _, _>($concurrency, move |request| {
                     let api = api.clone();
-                    async move { timeout(ANSWER, api.$method(request)).await.unwrap_or_else(|_| late()) }
+                    async move {
+                        timeout(REQUEST_TIMEOUT, api.$method(request)).await.unwrap_or_else(|_| timed_out())
+                    }
                 })
                 .await?;
         }};
     }
-    serve!(SendBatch, PACKS, pack);
-    serve!(SendOne, PACKS, send);
-    serve!(JoinBatch, QUESTIONS, enter);
-    serve!(PageMessages, QUESTIONS, page);
-    serve!(MarkRead, QUESTIONS, mark_read);
-    serve!(Heads, QUESTIONS, heads);
-    serve!(CreateConversation, QUESTIONS, create);
-    serve!(OpenConversation, QUESTIONS, open);
-    serve!(GetConversation, QUESTIONS, conversation);
-    serve!(ListConversations, QUESTIONS, list);
-    serve!(CountUnread, QUESTIONS, unread);
-    serve!(SetBlock, QUESTIONS, set_block);
-    serve!(ListBlocks, QUESTIONS, list_blocks);
-    serve!(MakeReport, QUESTIONS, report);
+    serve!(SendBatch, BATCHES, send_batch);
+    serve!(SendOne, BATCHES, send);
+    serve!(JoinBatch, REQUESTS, join_batch);
+    serve!(PageMessages, REQUESTS, page);
+    serve!(MarkRead, REQUESTS, mark_read);
+    serve!(Heads, REQUESTS, heads);
+    serve!(CreateConversation, REQUESTS, create);
+    serve!(OpenConversation, REQUESTS, open);
+    serve!(GetConversation, REQUESTS, conversation);
+    serve!(ListConversations, REQUESTS, list);
+    serve!(CountUnread, REQUESTS, unread);
+    serve!(SetBlock, REQUESTS, set_block);
+    serve!(ListBlocks, REQUESTS, list_blocks);
+    serve!(MakeReport, REQUESTS, report);
     Ok(endpoints)
 }
 
 impl Api {
-    /// What answers with these.
     pub const fn new(
         bus: Bus,
         pool: PgPool,
@@ -104,15 +104,16 @@ impl Api {
         Self { bus, pool, lanes, joins, outbox, conversations_by }
     }
 
-    async fn pack(&self, pack: SendBatch) -> Result<Vec<Sent>, Refusal> {
-        if pack.sends.len() > limits::BATCH_SENDS || pack.sends.iter().any(|send| send.client_id.is_none()) {
-            return Err(invalid("a pack holds a bounded number of sends, each with a client_id"));
+    async fn send_batch(&self, batch: SendBatch) -> Result<Vec<Sent>, Refusal> {
+        if batch.sends.len() > limits::BATCH_SENDS || batch.sends.iter().any(|send| send.client_id.is_none())
+        {
+            return Err(invalid("a batch has a limited number of sends, each with a client_id"));
         }
-        let spans: Vec<Span> = (0..pack.sends.len())
-            .map(|index| Span::under(pack.trace_of(index), SendBatch::SUBJECT, Kind::Server))
+        let spans: Vec<Span> = (0..batch.sends.len())
+            .map(|index| Span::under(batch.trace_of(index), SendBatch::SUBJECT, Kind::Server))
             .collect();
-        let deadlines = pack.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
-        let sends = pack.sends.into_iter().zip(spans).zip(deadlines);
+        let deadlines = batch.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
+        let sends = batch.sends.into_iter().zip(spans).zip(deadlines);
         Ok(join_all(sends.map(|((send, span), deadline)| self.lanes.store(send, span, deadline))).await)
     }
 
@@ -133,9 +134,9 @@ impl Api {
         }
     }
 
-    async fn enter(&self, JoinBatch { mut entries }: JoinBatch) -> Result<Vec<JoinReply>, Refusal> {
+    async fn join_batch(&self, JoinBatch { mut entries }: JoinBatch) -> Result<Vec<JoinReply>, Refusal> {
         if entries.len() > limits::BATCH_JOINS {
-            return Err(invalid("too many who want in at once"));
+            return Err(invalid("too many joins in one batch"));
         }
         for entry in &mut entries {
             entry.username = entry.username.as_deref().and_then(display_name);
@@ -143,18 +144,18 @@ impl Api {
         self.joins.admit(entries).await
     }
 
-    async fn page(&self, ask: PageMessages) -> Result<MessagePage, Refusal> {
-        // Before the items: where the page is empty, the log ended at this head.
-        let members = store::members(&self.pool, ask.conversation_id, ask.user_id)
+    async fn page(&self, request: PageMessages) -> Result<MessagePage, Refusal> {
+        // Read before the items: if the page is empty, the log ended at this head.
+        let members = store::members(&self.pool, request.conversation_id, request.user_id)
             .await
             .map_err(|error| failed("read a conversation's head", &error))?;
-        if let Some(user) = ask.user_id {
-            self.admit(&members, user, ask.username.as_deref(), ask.named_at).await?;
+        if let Some(user) = request.user_id {
+            self.admit(&members, user, request.username.as_deref(), request.named_at).await?;
         }
-        let limit = ask.limit.min(limits::PAGE_MAX);
+        let limit = request.limit.min(limits::PAGE_MAX);
         let mut items = Vec::new();
         if limit > 0 {
-            items = store::page(&self.pool, ask.conversation_id, ask.range, i64::from(limit) + 1)
+            items = store::page(&self.pool, request.conversation_id, request.range, i64::from(limit) + 1)
                 .await
                 .map_err(|error| failed("read a page", &error))?;
         }
@@ -163,15 +164,20 @@ impl Api {
         items.truncate(limit);
         for message in &mut items {
             message.is_read = members.is_read(message);
-            if ask.user_id.is_some_and(|user| user != message.sender_id) {
+            if request.user_id.is_some_and(|user| user != message.sender_id) {
                 message.client_id = None;
             }
         }
-        more |= fit(&mut items).map_err(|error| broken("measure a page", &error))?;
-        Ok(MessagePage { items, more, head: members.head(), markers: members.markers(ask.conversation_id) })
+        more |= fit(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
+        Ok(MessagePage {
+            items,
+            more,
+            head: members.head(),
+            markers: members.markers(request.conversation_id),
+        })
     }
 
-    /// Lets a participant in, and remembers the name in the token.
+    /// Checks that the user is a participant, and saves the name from the token if it is newer.
     async fn admit(
         &self,
         members: &Members,
@@ -179,72 +185,75 @@ impl Api {
         claimed: Option<&str>,
         named_at: Option<i64>,
     ) -> Result<(), Refusal> {
-        if !members.holds(user_id) {
+        if !members.contains(user_id) {
             return Err(Refusal::forbidden());
         }
         let named_at = named_at.unwrap_or_default();
         match claimed.and_then(display_name) {
-            Some(username) if members.is_news(user_id, &username, named_at) => {
-                let named = Named { user_id, username: &username, named_at };
-                let learned = store::learn_usernames(&self.pool, &[named]).await;
-                learned.map_err(|error| failed("remember a username", &error))
+            Some(username) if members.is_newer_name(user_id, &username, named_at) => {
+                let named = DisplayName { user_id, username: &username, named_at };
+                let saved = store::save_usernames(&self.pool, &[named]).await;
+                saved.map_err(|error| failed("save a username", &error))
             }
             _ => Ok(()),
         }
     }
 
-    async fn mark_read(&self, ask: MarkRead) -> Result<Marker, Refusal> {
-        let marked = store::mark_read(&self.pool, ask.conversation_id, ask.user_id, ask.message_id)
-            .await
-            .map_err(|error| failed("move a marker", &error))?;
+    async fn mark_read(&self, request: MarkRead) -> Result<Marker, Refusal> {
+        let marked =
+            store::mark_read(&self.pool, request.conversation_id, request.user_id, request.message_id)
+                .await
+                .map_err(|error| failed("move a marker", &error))?;
         match marked {
-            Marked::Forbidden => Err(Refusal::forbidden()),
-            Marked::NotFound => Err(Refusal::new(Code::NotFound, "no such message in this conversation")),
-            Marked::At(marker, None) => Ok(marker),
-            Marked::At(marker, Some(outbox_id)) => {
-                self.outbox.tell_read(outbox_id, marker).await;
+            MarkOutcome::Forbidden => Err(Refusal::forbidden()),
+            MarkOutcome::NotFound => {
+                Err(Refusal::new(Code::NotFound, "no such message in this conversation"))
+            }
+            MarkOutcome::At(marker, None) => Ok(marker),
+            MarkOutcome::At(marker, Some(outbox_id)) => {
+                self.outbox.publish_read(outbox_id, marker).await;
                 Ok(marker)
             }
         }
     }
 
-    async fn heads(&self, ask: Heads) -> Result<Vec<ConversationHead>, Refusal> {
-        if ask.conversations.len() > limits::HEADS_MAX {
-            return Err(invalid("too many conversations at once"));
+    async fn heads(&self, request: Heads) -> Result<Vec<ConversationHead>, Refusal> {
+        if request.conversations.len() > limits::HEADS_MAX {
+            return Err(invalid("too many conversations in one request"));
         }
-        let ids: Vec<i64> = ask.conversations.into_iter().map(ConversationId::get).collect();
+        let ids: Vec<i64> = request.conversations.into_iter().map(ConversationId::get).collect();
         store::heads(&self.pool, &ids).await.map_err(|error| failed("read heads", &error))
     }
 
     async fn create(&self, wanted: CreateConversation) -> Result<Conversation, Refusal> {
-        Ok(self.make(wanted).await?.conversation)
+        Ok(self.create_or_open(wanted).await?.conversation)
     }
 
     async fn open(&self, OpenConversation(wanted): OpenConversation) -> Result<Opened, Refusal> {
         if self.conversations_by == ConversationsBy::Backends {
             return Err(Refusal::new(
                 Code::Forbidden,
-                "conversations are started by the marketplace itself here",
+                "only the marketplace's backends start conversations here",
             ));
         }
         let others: Vec<UserId> = wanted.participants.iter().skip(1).map(|invitee| invitee.user_id).collect();
         if let Some(opener) = wanted.participants.first() {
             let blocked = store::is_blocked_by_any(&self.pool, opener.user_id, &others).await;
             if blocked.map_err(|error| failed("look for blocks", &error))? {
-                return Err(Refusal::new(Code::Blocked, "a participant does not take your messages"));
+                return Err(Refusal::new(Code::Blocked, "a participant doesn't accept your messages"));
             }
         }
-        self.make(wanted).await
+        self.create_or_open(wanted).await
     }
 
-    async fn make(&self, wanted: CreateConversation) -> Result<Opened, Refusal> {
+    async fn create_or_open(&self, wanted: CreateConversation) -> Result<Opened, Refusal> {
         let viewer = wanted.participants.first().map(|first| first.user_id);
-        let (wanted, people) = checked(wanted)?;
+        let (wanted, participants) = checked(wanted)?;
         let viewer = viewer.ok_or_else(|| invalid("participants are missing"))?;
-        let (users, usernames): (Vec<i64>, Vec<Option<String>>) = people.into_iter().unzip();
+        let (users, usernames): (Vec<i64>, Vec<Option<String>>) = participants.into_iter().unzip();
         let (id, created) = store::open_conversation(&self.pool, &users, &usernames, &wanted)
             .await
-            .map_err(|error| failed("make a conversation", &error))?;
+            .map_err(|error| failed("create a conversation", &error))?;
         let conversation = self.one(id, viewer).await?;
         Ok(Opened { conversation, created })
     }
@@ -256,21 +265,21 @@ impl Api {
         found.into_iter().next().ok_or_else(Refusal::forbidden)
     }
 
-    async fn conversation(&self, ask: GetConversation) -> Result<Conversation, Refusal> {
-        self.one(ask.conversation_id, ask.user_id).await
+    async fn conversation(&self, request: GetConversation) -> Result<Conversation, Refusal> {
+        self.one(request.conversation_id, request.user_id).await
     }
 
-    async fn list(&self, ask: ListConversations) -> Result<Page<Conversation>, Refusal> {
-        let limit = ask.limit.clamp(1, limits::PAGE_MAX);
-        let listed = store::list(&self.pool, ask.user_id, ask.range, i64::from(limit) + 1)
+    async fn list(&self, request: ListConversations) -> Result<Page<Conversation>, Refusal> {
+        let limit = request.limit.clamp(1, limits::PAGE_MAX);
+        let listed = store::list(&self.pool, request.user_id, request.range, i64::from(limit) + 1)
             .await
             .map_err(|error| failed("list conversations", &error))?;
         let listed = Page::of(listed, usize::from(limit), |listed| listed.cursor());
         let ids: Vec<i64> = listed.items.iter().map(|listed| listed.id).collect();
-        let mut items = store::conversations(&self.pool, &ids, ask.user_id)
+        let mut items = store::conversations(&self.pool, &ids, request.user_id)
             .await
             .map_err(|error| failed("read conversations", &error))?;
-        let cut = fit(&mut items).map_err(|error| broken("measure a page", &error))?;
+        let cut = fit(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
         let next = if cut {
             let last = items.last().map(|last| last.conversation_id.get());
             listed.items.iter().find(|listed| Some(listed.id) == last).map(|listed| listed.cursor())
@@ -280,10 +289,10 @@ impl Api {
         Ok(Page { next, items })
     }
 
-    async fn set_block(&self, ask: SetBlock) -> Result<(), Refusal> {
-        let SetBlock { user_id, blocked_id, blocked } = ask;
+    async fn set_block(&self, request: SetBlock) -> Result<(), Refusal> {
+        let SetBlock { user_id, blocked_id, blocked } = request;
         if user_id == blocked_id {
-            return Err(invalid("nobody blocks themselves"));
+            return Err(invalid("users can't block themselves"));
         }
         let set = async {
             if blocked {
@@ -294,79 +303,82 @@ impl Api {
             store::conversations_of_two(&self.pool, user_id, blocked_id).await
         };
         for conversation_id in set.await.map_err(|error| failed("set a block", &error))? {
-            // Soft state: a socket that joins later is told by its page.
+            // Soft state: a socket that joins later gets it with the reply to its join.
             if let Err(error) = self.bus.publish(&TypingBlock { conversation_id, user_id, blocked }).await {
-                tracing::warn!(error = format!("{error:#}"), "tell of a block");
+                tracing::warn!(error = format!("{error:#}"), "publish a block");
             }
         }
         Ok(())
     }
 
-    async fn list_blocks(&self, ask: ListBlocks) -> Result<Page<Participant>, Refusal> {
-        let limit = ask.limit.clamp(1, limits::PAGE_MAX);
-        let blocks = store::blocks(&self.pool, ask.user_id, ask.range, i64::from(limit) + 1)
+    async fn list_blocks(&self, request: ListBlocks) -> Result<Page<Participant>, Refusal> {
+        let limit = request.limit.clamp(1, limits::PAGE_MAX);
+        let blocks = store::blocks(&self.pool, request.user_id, request.range, i64::from(limit) + 1)
             .await
             .map_err(|error| failed("list blocks", &error))?;
         Ok(Page::of(blocks, usize::from(limit), |blocked| blocked.user_id.get()))
     }
 
-    async fn report(&self, ask: MakeReport) -> Result<Reported, Refusal> {
-        let reason = ask.reason.trim().to_owned();
+    async fn report(&self, request: MakeReport) -> Result<Reported, Refusal> {
+        let reason = request.reason.trim().to_owned();
         if reason.is_empty() || reason.chars().count() > limits::REASON_CHARS || reason.contains('\0') {
             let max = limits::REASON_CHARS;
-            return Err(invalid(format!("\"reason\" is 1 to {max} characters, without NUL")));
+            return Err(invalid(format!("\"reason\" must have 1 to {max} characters, without NUL")));
         }
-        let not_found = || Refusal::new(Code::NotFound, "no such message, for this user");
-        let (user_id, message) = match (ask.message_id, ask.user_id) {
+        let not_found = || Refusal::new(Code::NotFound, "no such message in this user's conversations");
+        let (user_id, message) = match (request.message_id, request.user_id) {
             (Some(message_id), None) => {
-                let message = store::reports::message_seen_by(&self.pool, message_id, ask.reporter_id).await;
+                let message =
+                    store::reports::message_seen_by(&self.pool, message_id, request.reporter_id).await;
                 let message =
                     message.map_err(|error| failed("read a message", &error))?.ok_or_else(not_found)?;
                 (message.sender_id, Some(Message { client_id: None, ..message }))
             }
             (None, Some(user_id)) => (user_id, None),
-            _ => return Err(invalid("a report names a \"message_id\" or a \"user_id\"")),
+            _ => return Err(invalid("a report needs either \"message_id\" or \"user_id\"")),
         };
         let (report_id, created_at) =
-            store::reports::report(&self.pool, ask.reporter_id, user_id, message.as_ref(), &reason)
+            store::reports::report(&self.pool, request.reporter_id, user_id, message.as_ref(), &reason)
                 .await
-                .map_err(|error| failed("keep a report", &error))?;
-        let reporter_id = ask.reporter_id;
+                .map_err(|error| failed("store a report", &error))?;
+        let reporter_id = request.reporter_id;
         let reported = Reported { report_id, reporter_id, user_id, message, reason, created_at };
-        reports::tell(&self.bus, &self.pool, &reported).await;
+        reports::publish(&self.bus, &self.pool, &reported).await;
         Ok(reported)
     }
 
-    async fn unread(&self, ask: CountUnread) -> Result<Unread, Refusal> {
-        store::unread(&self.pool, ask.user_id).await.map_err(|error| failed("count what is unread", &error))
+    async fn unread(&self, request: CountUnread) -> Result<Unread, Refusal> {
+        store::unread(&self.pool, request.user_id)
+            .await
+            .map_err(|error| failed("count unread messages", &error))
     }
 }
 
-/// Each person once, by id; with a name where one was given.
-type People = BTreeMap<i64, Option<String>>;
+/// The participants by id, each with the username that was given, if any.
+type Usernames = BTreeMap<i64, Option<String>>;
 
-fn checked(wanted: CreateConversation) -> Result<(CreateConversation, People), Refusal> {
+fn checked(wanted: CreateConversation) -> Result<(CreateConversation, Usernames), Refusal> {
     if wanted.participants.len() > 2 * limits::PARTICIPANTS_MAX {
-        return Err(invalid(format!("a conversation has at most {} people", limits::PARTICIPANTS_MAX)));
+        return Err(invalid(format!("a conversation has at most {} participants", limits::PARTICIPANTS_MAX)));
     }
-    let mut people = People::new();
+    let mut participants = Usernames::new();
     for Invitee { user_id, username: name } in &wanted.participants {
-        let known = people.entry(user_id.get()).or_default();
+        let known = participants.entry(user_id.get()).or_default();
         *known = name.as_deref().and_then(display_name).or(known.take());
     }
-    if !(limits::PARTICIPANTS_MIN..=limits::PARTICIPANTS_MAX).contains(&people.len()) {
+    if !(limits::PARTICIPANTS_MIN..=limits::PARTICIPANTS_MAX).contains(&participants.len()) {
         let (min, max) = (limits::PARTICIPANTS_MIN, limits::PARTICIPANTS_MAX);
-        return Err(invalid(format!("a conversation has {min} to {max} different people")));
+        return Err(invalid(format!("a conversation has {min} to {max} different participants")));
     }
     if wanted.listing_id.is_some_and(|listing| listing < 1) {
         return Err(invalid("\"listing_id\" must be a positive whole number"));
     }
     if wanted.title.as_ref().is_some_and(|title| title.contains('\0')) {
-        return Err(invalid("\"title\" holds a NUL character"));
+        return Err(invalid("\"title\" contains a NUL character"));
     }
     let title = wanted.title.as_deref().and_then(text::title);
     if title.as_ref().is_some_and(|title| title.chars().count() > limits::TITLE_CHARS) {
-        return Err(invalid(format!("\"title\" is at most {} characters", limits::TITLE_CHARS)));
+        return Err(invalid(format!("\"title\" has at most {} characters", limits::TITLE_CHARS)));
     }
-    Ok((CreateConversation { title, ..wanted }, people))
+    Ok((CreateConversation { title, ..wanted }, participants))
 }

@@ -4,26 +4,26 @@ use clap::{Parser, ValueEnum};
 use service::config::{Database, Nats, Telemetry};
 use std::net::SocketAddr;
 
-/// Keeps conversations: stores each message once, in order, and tells everyone concerned.
+/// The chat service: stores each message once, in order, and publishes it to gateways and notify-service.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Config {
-    /// NATS.
+    /// Connection to NATS.
     #[command(flatten)]
     pub nats: Nats,
-    /// Postgres.
+    /// Connection to Postgres.
     #[command(flatten)]
     pub database: Database,
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub telemetry: Telemetry,
-    /// Where /healthz, /readyz and /metrics are served
+    /// Address that serves /healthz, /readyz and /metrics
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9001")]
     pub admin_addr: SocketAddr,
     /// Who may start conversations: anyone with a token, or only backends over NATS
     #[arg(long, env = "CONVERSATIONS_BY", value_enum, default_value_t = ConversationsBy::Anyone)]
     pub conversations_by: ConversationsBy,
-    /// Batches of messages that are written at once, each over a connection of its own
+    /// Number of message batches written at the same time, each over its own connection
     #[arg(long, env = "CHAT_LANES", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub lanes: u8,
 }
@@ -39,6 +39,6 @@ impl AsRef<Telemetry> for Config {
 pub enum ConversationsBy {
     /// Every user with a token.
     Anyone,
-    /// Only backends, with `chat.conversations.create`.
+    /// Only backends, through `chat.conversations.create`.
     Backends,
 }

@@ -1,22 +1,22 @@
-//! The client's view of what went wrong: one refusal for each kind of error. The cause goes to the log.
+//! Refusals that clients receive, one for each kind of error. The cause is only logged.
 
 use contract::{Code, Refusal};
 use service::postgres;
 
-/// An answer that takes too long.
-pub fn late<T>() -> Result<T, Refusal> {
+/// The refusal of a request that exceeded its time limit.
+pub fn timed_out<T>() -> Result<T, Refusal> {
     metrics::counter!("chat_answers_late_total").increment(1);
     Err(Refusal::unavailable())
 }
 
-/// A request that makes no sense.
+/// The refusal of an invalid request.
 pub fn invalid(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidRequest, detail)
 }
 
-/// A query that failed.
-pub fn failed(doing: &'static str, error: &sqlx::Error) -> Refusal {
-    tracing::error!(error = service::bus::chain(error), "{doing}");
+/// The refusal of a request whose query failed.
+pub fn failed(operation: &'static str, error: &sqlx::Error) -> Refusal {
+    tracing::error!(error = service::bus::chain(error), "{operation}");
     if postgres::is_passing_error(error) {
         Refusal::unavailable()
     } else {
@@ -24,8 +24,8 @@ pub fn failed(doing: &'static str, error: &sqlx::Error) -> Refusal {
     }
 }
 
-/// A value that can't be encoded.
-pub fn broken(doing: &'static str, error: &serde_json::Error) -> Refusal {
-    tracing::error!(%error, "{doing}");
+/// The refusal of a request whose reply can't be encoded.
+pub fn encoding_failed(operation: &'static str, error: &serde_json::Error) -> Refusal {
+    tracing::error!(%error, "{operation}");
     Refusal::new(Code::Internal, "a fault of the server")
 }

@@ -1,8 +1,8 @@
-//! Users who join conversations: requests that arrive while Postgres answers others are answered together.
+//! Joins of conversations: requests that arrive while a query runs are combined into the next query.
 
 use crate::{
     error::failed,
-    store::{self, Members, Named},
+    store::{self, DisplayName, Members},
 };
 use contract::{
     Refusal,
@@ -15,45 +15,45 @@ use service::{
 use sqlx::{PgConnection, PgPool};
 use tokio_util::task::TaskTracker;
 
-/// Requests that wait; further ones wait in NATS.
+/// Capacity of the queue of requests; further ones wait in NATS.
 const WAITING: usize = 64;
-/// Requests that are answered together.
-const REQUESTS: usize = 8;
+/// Maximum number of requests in one query.
+const BATCH: usize = 8;
 
-type Reply = Result<Vec<JoinReply>, Refusal>;
+type Replies = Result<Vec<JoinReply>, Refusal>;
 
-/// The way in. Its task ends once every clone of this is gone and every request is answered.
+/// Handle of the task that answers joins. The task ends once every clone is dropped and every request is answered.
 #[derive(Clone)]
-pub struct Joins(Batcher<Vec<JoinRequest>, Reply>);
+pub struct Joins(Batcher<Vec<JoinRequest>, Replies>);
 
-/// Starts answering, over a connection of its own: one of Postgres' processes that has everything at hand.
+/// Starts the task, with its own connection: a Postgres process that serves only these queries keeps its caches warm.
 pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Joins {
-    let (requests, batches) = batcher(Limits::new(WAITING, REQUESTS, "chat_doors_full_total"));
+    let (requests, batches) = batcher(Limits::new(WAITING, BATCH, "chat_doors_full_total"));
     let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
-    // Only names are written, which are seen again: nobody waits for the disk.
+    // The only writes are usernames, which arrive again with the next join: a commit need not wait for the disk.
     let connection = Dedicated::new(options.options([("synchronous_commit", "off")]));
     tasks.spawn(run(batches, connection));
     Joins(requests)
 }
 
 impl Joins {
-    /// Decides for each entry whether the user may be on the conversation, and returns the state to start from.
+    /// Returns for each entry the state to start from, or a refusal if the user is not a participant.
     ///
     /// # Errors
-    /// If Postgres doesn't answer.
-    pub async fn admit(&self, entries: Vec<JoinRequest>) -> Reply {
+    /// If the query fails.
+    pub async fn admit(&self, entries: Vec<JoinRequest>) -> Replies {
         self.0.call(entries).await.unwrap_or_else(|_| Err(Refusal::unavailable()))
     }
 }
 
-async fn run(mut batches: Batches<Vec<JoinRequest>, Reply>, mut connection: Dedicated) {
+async fn run(mut batches: Batches<Vec<JoinRequest>, Replies>, mut connection: Dedicated) {
     while let Some(batch) = batches.next().await {
         let entries: Vec<&JoinRequest> = batch.iter().flat_map(|call| &call.request).collect();
         match connection.run(async |connection| admit(connection, &entries).await).await {
-            Ok(entered) => {
-                let mut entered = entered.into_iter();
+            Ok(replies) => {
+                let mut replies = replies.into_iter();
                 for call in batch {
-                    let own = entered.by_ref().take(call.request.len()).collect();
+                    let own = replies.by_ref().take(call.request.len()).collect();
                     call.reply(Ok(own));
                 }
             }
@@ -69,23 +69,27 @@ async fn run(mut batches: Batches<Vec<JoinRequest>, Reply>, mut connection: Dedi
 
 async fn admit(connection: &mut PgConnection, entries: &[&JoinRequest]) -> sqlx::Result<Vec<JoinReply>> {
     let members = store::members_of_each(&mut *connection, entries).await?;
-    let news: Vec<Named<'_>> = entries
+    let names: Vec<DisplayName<'_>> = entries
         .iter()
         .zip(&members)
         .filter_map(|(entry, members)| {
             let (user_id, username) = (entry.user_id, entry.username.as_deref()?);
             let named_at = entry.named_at.unwrap_or_default();
-            members.is_news(user_id, username, named_at).then_some(Named { user_id, username, named_at })
+            members.is_newer_name(user_id, username, named_at).then_some(DisplayName {
+                user_id,
+                username,
+                named_at,
+            })
         })
         .collect();
-    if !news.is_empty() {
-        store::learn_usernames(connection, &news).await?;
+    if !names.is_empty() {
+        store::save_usernames(connection, &names).await?;
     }
-    Ok(entries.iter().zip(&members).map(|(entry, members)| entered(entry, members)).collect())
+    Ok(entries.iter().zip(&members).map(|(entry, members)| join_reply(entry, members)).collect())
 }
 
-fn entered(entry: &JoinRequest, members: &Members) -> JoinReply {
-    if !members.holds(entry.user_id) {
+fn join_reply(entry: &JoinRequest, members: &Members) -> JoinReply {
+    if !members.contains(entry.user_id) {
         return JoinReply::Refused(Refusal::forbidden());
     }
     let name =

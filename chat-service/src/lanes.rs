@@ -1,8 +1,8 @@
-//! Writer lanes: the messages that arrive while one batch is committed are the next batch.
+//! Writer lanes: the messages that arrive while one batch is committed form the next batch.
 //!
-//! A conversation always takes the same lane of a replica, so that batches don't wait for each other's row locks. The
-//! order of messages doesn't depend on it: the row lock alone makes it, whichever lane or replica writes. A
-//! conversation that another transaction has locked leaves its lane until it is free again ([`detour`]).
+//! Within a replica, a conversation always uses the same lane, so that batches don't wait for each other's row locks.
+//! The order of messages doesn't depend on lanes: the row lock of the conversation alone determines it. A conversation
+//! that another transaction has locked leaves its lane until the lock is released ([`detour`]).
 
 mod detour;
 
@@ -27,26 +27,26 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Sends that wait in one lane; more wait in NATS, then at the gateways.
+/// Capacity of one lane's queue; further sends wait in NATS, then at the gateways.
 const WAITING: usize = 4 * limits::BATCH_SENDS;
-/// Messages of one batch.
+/// Maximum number of messages in one batch.
 const BATCH: usize = limits::BATCH_SENDS;
-/// How often a batch is tried before its senders get `unavailable`.
-const TRIES: usize = 3;
-/// How long a lane keeps its connection with nothing to write.
+/// Number of attempts to store a batch before its senders get `unavailable`.
+const ATTEMPTS: usize = 3;
+/// Time after which an idle lane closes its connection.
 const IDLE: Duration = Duration::from_secs(300);
 
 /// A message to store.
 struct Job {
     send: Send,
     deadline: Deadline,
-    /// The span that storing it belongs under.
+    /// Parent of the spans that storing it creates.
     span: Span,
 }
 
 type Call = batcher::Call<Job, Sent>;
 
-/// The way to the lanes. They end once every clone of this is gone and every message is answered.
+/// Handle of the lanes. They end once every clone is dropped and every message is answered.
 #[derive(Clone)]
 pub struct Lanes(Vec<Batcher<Job, Sent>>);
 
@@ -63,14 +63,14 @@ pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) 
 }
 
 impl Lanes {
-    /// Returns a function that counts the waiting messages, without keeping the lanes going.
+    /// Returns a function that counts the waiting messages. It doesn't keep the lanes running.
     pub fn depth(&self) -> impl Fn() -> usize + std::marker::Send + Sync + use<> {
         let lanes: Vec<_> = self.0.iter().map(Batcher::depth).collect();
         move || lanes.iter().map(|depth| depth()).sum()
     }
 
-    /// Stores a message that has a `client_id`, and returns the outcome once it is committed and on its way. Without a
-    /// deadline of its own, a message has [`limits::SEND_DEADLINE`].
+    /// Stores a message that has a `client_id`. Returns the outcome once the message is committed and its event is
+    /// published. The default deadline is [`limits::SEND_DEADLINE`] from now.
     pub async fn store(&self, send: Send, span: Span, deadline: Option<Deadline>) -> Sent {
         span.set("conversation.id", send.conversation_id.get());
         let deadline = deadline.unwrap_or_else(|| Deadline::after(limits::SEND_DEADLINE));
@@ -100,8 +100,8 @@ async fn run(mut batches: Batches<Job, Sent>, mut writer: Writer) {
     writer.connection.close().await;
 }
 
-/// Writes the batches of one lane, over a connection of its own: the pool hands out its connections in turn, and ten of
-/// Postgres' processes that each have to find everything anew cost twice as much as one.
+/// Writes the batches of one lane over its own connection. The pool hands out its connections in turn, and ten Postgres
+/// processes with cold caches cost twice as much as one with warm caches.
 struct Writer {
     connection: Dedicated,
     outbox: Outbox,
@@ -109,8 +109,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes a batch. If Postgres refuses something in it, its messages are written one by one; a conversation that is
-    /// locked, or slow, goes on by itself.
+    /// Writes a batch. If Postgres rejects it, its messages are written one by one. Conversations that are locked or
+    /// slow are written separately.
     async fn write(&mut self, jobs: Vec<Call>) {
         let commits: Vec<Span> = jobs
             .iter()
@@ -134,12 +134,12 @@ impl Writer {
             Err(error) if is_delayed(&error) => {
                 tracing::warn!(
                     error = service::bus::chain(&error),
-                    "a batch was delayed; writing each conversation by itself"
+                    "a lock delayed a batch; writing each of its conversations separately"
                 );
                 self.detour.start(jobs);
             }
             Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
-                tracing::warn!(%error, messages = jobs.len(), "a batch was refused; writing its messages one by one");
+                tracing::warn!(%error, messages = jobs.len(), "Postgres rejected a batch; writing its messages one by one");
                 for job in jobs {
                     Box::pin(self.write(vec![job])).await;
                 }
@@ -150,9 +150,9 @@ impl Writer {
 
     async fn store(&mut self, jobs: &[Call]) -> sqlx::Result<Batch> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
-        for _ in 1..TRIES {
+        for _ in 1..ATTEMPTS {
             match self.try_store(jobs).await {
-                // The commit may have happened all the same: then the next try finds every message stored.
+                // The commit may have succeeded anyway. Then the next attempt finds every message stored.
                 Err(error) if postgres::is_passing_error(&error) && !is_delayed(&error) => {
                     tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
                     backoff.wait().await;
@@ -169,14 +169,13 @@ impl Writer {
     }
 }
 
-/// Whether Postgres gave a statement up because something in it had to wait: a lock, or a deadlock. Other batches are
-/// not affected.
+/// Whether Postgres cancelled the statement because of a lock, a timeout or a deadlock. Other batches are not affected.
 fn is_delayed(error: &sqlx::Error) -> bool {
     const DELAYS: [&str; 3] = ["55P03", "57014", "40P01"]; // lock_not_available, query_canceled, deadlock_detected
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| DELAYS.contains(&&*code))
 }
 
-/// Answers the senders of messages that can't be stored.
+/// Refuses messages that can't be stored.
 fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
     tracing::error!(error = service::bus::chain(error), messages = jobs.len(), "store messages");
     metrics::counter!("chat_batches_failed_total").increment(1);
@@ -190,21 +189,22 @@ fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
     }
 }
 
-/// Publishes what a batch stored, and answers its senders; returns the messages whose conversations are locked.
+/// Publishes the messages of a stored batch and answers their senders. Returns the messages whose conversations are
+/// locked.
 async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call> {
     let (mut commit, mut busy) = (Commit::default(), Vec::new());
     let mut answers = Vec::with_capacity(jobs.len());
     for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
         let answer = match outcome {
-            Outcome::Stored(message, everyone) => {
+            Outcome::Stored(message, participants) => {
                 job.request.span.set("message.id", message.message_id.get());
-                commit.add(&message, everyone, &job.request.span);
+                commit.add(&message, participants, &job.request.span);
                 Sent::Stored(message)
             }
             Outcome::Repeated(message) => Sent::Repeated(message),
             Outcome::Forbidden => Sent::Refused(Refusal::forbidden()),
             Outcome::Blocked => {
-                Sent::Refused(Refusal::new(Code::Blocked, "this user does not take your messages"))
+                Sent::Refused(Refusal::new(Code::Blocked, "this user doesn't accept your messages"))
             }
             Outcome::Late => {
                 metrics::counter!("chat_sends_late_total").increment(1);
@@ -219,7 +219,7 @@ async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call> {
     }
     if let Some(outbox_id) = batch.outbox_id {
         metrics::counter!("chat_messages_total").increment(commit.len());
-        outbox.tell(outbox_id, commit).await;
+        outbox.publish(outbox_id, commit).await;
     }
     for (job, answer) in answers {
         job.reply(answer);

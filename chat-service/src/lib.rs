@@ -1,7 +1,7 @@
 //! Conversations: the only reader and writer of the chat tables.
 //!
-//! A message's way: `lanes` gather what arrives while a batch is under way, `store` commits a batch, `outbox`
-//! tells the gateways and notify-service, and only then the sender gets its answer.
+//! Path of a message: `lanes` queues the messages that arrive while a batch is in progress, `store` commits the next
+//! batch, and `outbox` publishes it to the gateways and notify-service. Only then the sender gets its reply.
 
 mod api;
 mod config;
@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// A chat service that listens on its admin port and does nothing else yet.
+/// A chat service that is bound to its admin port but doesn't run yet.
 pub struct ChatService {
     config: Config,
     admin: Admin,
@@ -33,21 +33,21 @@ impl ChatService {
     /// Listens on the admin port.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// If the address can't be bound.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown.clone()).await?;
         Ok(Self { config, admin, shutdown })
     }
 
-    /// Where `/readyz` is.
+    /// Address that serves `/readyz`.
     pub const fn admin_addr(&self) -> SocketAddr {
         self.admin.addr()
     }
 
-    /// Waits for NATS and Postgres, works until the token is cancelled, and finishes what it has taken.
+    /// Waits for NATS and Postgres, serves requests until the token is cancelled, and finishes those in progress.
     ///
     /// # Errors
-    /// When the configuration can't be used, or the NATS client has ended.
+    /// If the configuration is invalid, or the NATS client has ended.
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { config, admin, shutdown } = self;
         let Some(bus) = Bus::connect("chat-service", &config.nats, &shutdown).await? else { return Ok(()) };
@@ -64,22 +64,22 @@ impl ChatService {
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);
-        let pulse = outbox.pulse();
+        let outbox_health = outbox.health();
         let queues = telemetry::queues(&lanes, &outbox);
         let api =
             Arc::new(Api::new(bus.clone(), pool.clone(), lanes, joins, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
-        let answers = endpoints.pulse();
+        let endpoints_health = endpoints.pulse();
         admin.started(
             Checks::default()
                 .nats(&bus)
                 .postgres(&pool)
-                .with("outbox", move || std::future::ready(pulse.check()))
+                .with("outbox", move || std::future::ready(outbox_health.check()))
                 .with("endpoints", move || {
-                    let answers = answers.clone();
-                    async move { answers.check().await }
+                    let health = endpoints_health.clone();
+                    async move { health.check().await }
                 })
                 .measuring(queues),
         );
@@ -102,8 +102,8 @@ impl ChatService {
     }
 }
 
-/// How long a stop waits for what was taken.
+/// Time that a stop waits for requests in progress.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// The subject prefix of this service's name in `nats micro ls`.
+/// Name and description of this service in `nats micro ls`.
 const SERVICE: (&str, &str) = ("chat", "conversations: stores messages and keeps their order");

@@ -1,12 +1,13 @@
-//! Telling the others what was committed: at once in the ordinary case, after a crash by whichever replica finds it.
+//! Publishes commits: normally at once; after a failure, any replica publishes them from the outbox table.
 //!
-//! Gateways hear it over core NATS, which may lose it: they find the hole by `seq`. notify-service hears it over
-//! JetStream a moment later, of several commits together, as each publication there costs as much as a commit; an entry
-//! leaves the outbox only when JetStream has acknowledged that. Told twice does no harm.
+//! Gateways receive events over core NATS, which may lose them: gateways detect the gap by `seq`. notify-service
+//! receives log entries over JetStream a moment later. One entry covers several commits, because publishing to
+//! JetStream costs as much as a commit. A row leaves the outbox only after JetStream has acknowledged its entry.
+//! Publishing twice is harmless.
 
 use crate::{
     reports,
-    store::{self, Unsent},
+    store::{self, OutboxRow},
 };
 use anyhow::Context;
 use async_nats::jetstream::context::PublishAckFuture;
@@ -30,60 +31,60 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Entries that wait for JetStream; further ones stay in the table until they are stale.
+/// Maximum number of entries that wait for JetStream; further ones stay in the table until they are stale.
 const WAITING: usize = 1024;
-/// From one telling of JetStream to the next. One that comes alone goes at once; and what a burst of messages does to an
-/// inbox is mostly undone by the next message, which costs little where notify-service hears of both together.
-const EVERY: Duration = Duration::from_millis(200);
-/// Bytes of JSON that are told in one, at most, unless one commit alone has more: half of what NATS takes.
-const TOGETHER: usize = 512 * 1024;
-/// How old an entry is before someone else than its writer tells it.
+/// Minimum time between two publications to JetStream. A single commit is published at once. In a burst, each message
+/// mostly supersedes the notification of the one before, which costs little if notify-service receives both together.
+const LOG_INTERVAL: Duration = Duration::from_millis(200);
+/// Maximum size of an entry in bytes of JSON, unless a single commit is larger: half of the payload limit of NATS.
+const ENTRY_BYTES: usize = 512 * 1024;
+/// Age at which a row is stale, so that any replica may publish it.
 const STALE: Duration = Duration::from_secs(3);
-/// How often stale entries are looked for.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long one look may take; it goes on with the next.
-const HEAL: Duration = Duration::from_secs(8);
-/// Stale entries that are told together.
+/// Average time between two sweeps for stale rows.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit of a sweep. The next sweep continues.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(8);
+/// Maximum number of stale rows per transaction.
 const STALE_BATCH: i64 = 64;
 
-/// The way to the outbox. Cheap to clone; it ends once every clone is gone.
+/// Handle of the outbox. Cheap to clone; its task ends once every clone is dropped.
 #[derive(Clone)]
 pub struct Outbox {
     bus: Bus,
-    told: mpsc::Sender<Told>,
-    /// Unix seconds of the last look for stale entries.
-    looked: Arc<AtomicI64>,
+    pending: mpsc::Sender<Pending>,
+    /// Unix seconds of the last successful sweep.
+    swept_at: Arc<AtomicI64>,
 }
 
-/// Unix seconds of the last look for stale entries.
-pub struct Pulse(Arc<AtomicI64>);
+/// Unix seconds of the last successful sweep.
+pub struct OutboxHealth(Arc<AtomicI64>);
 
-/// What one commit has to tell.
+/// The events and log records of one commit.
 #[derive(Debug, Default)]
 pub struct Commit {
-    events: Vec<Telling>,
+    events: Vec<TracedEvent>,
     log: Vec<Stored>,
-    everyone: HashMap<ConversationId, Vec<UserId>>,
+    participants: HashMap<ConversationId, Vec<UserId>>,
 }
 
-/// An event, and the step of telling it.
-type Telling = (ChatEvent, Span);
+/// An event, and the span of its publication.
+type TracedEvent = (ChatEvent, Span);
 
-/// Entries of the outbox that the gateways were told, and JetStream is to be told as one.
+/// Rows of the outbox whose events are published to the gateways, and their common entry for JetStream.
 #[derive(Debug)]
-struct Told {
+struct Pending {
     outbox_ids: Vec<i64>,
     entry: LogEntry,
 }
 
 impl Commit {
-    /// Adds a message; the first of a conversation comes with everyone who is in it.
-    pub fn add(&mut self, message: &Message, everyone: Option<Vec<UserId>>, cause: &Span) {
+    /// Adds a message. The first message of a conversation comes with the conversation's participants.
+    pub fn add(&mut self, message: &Message, participants: Option<Vec<UserId>>, cause: &Span) {
         let conversation = message.conversation_id;
-        if let Some(everyone) = everyone {
-            self.everyone.insert(conversation, everyone);
+        if let Some(participants) = participants {
+            self.participants.insert(conversation, participants);
         }
-        let recipients = self.everyone.get(&conversation).into_iter().flatten().copied();
+        let recipients = self.participants.get(&conversation).into_iter().flatten().copied();
         let publish = cause.child("publish", Kind::Producer);
         self.log.push(Stored {
             conversation_id: conversation,
@@ -97,153 +98,163 @@ impl Commit {
         self.events.push((ChatEvent::Message(message.clone()), publish));
     }
 
-    /// How many messages.
+    /// Number of messages.
     pub fn len(&self) -> u64 {
         self.events.len() as u64
     }
 }
 
-/// Starts what empties the outbox.
+/// Starts the tasks that publish to JetStream and sweep the outbox table.
 pub fn start(bus: Bus, pool: PgPool, tasks: &TaskTracker, shutdown: CancellationToken) -> Outbox {
-    let (told, receiver) = mpsc::channel(WAITING);
-    let looked = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
-    tasks.spawn(log(bus.clone(), receiver, pool.clone()));
-    tasks.spawn(look(bus.clone(), pool, looked.clone(), shutdown));
-    Outbox { bus, told, looked }
+    let (pending, receiver) = mpsc::channel(WAITING);
+    let swept_at = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
+    tasks.spawn(publish_log(bus.clone(), receiver, pool.clone()));
+    tasks.spawn(sweep_repeatedly(bus.clone(), pool, swept_at.clone(), shutdown));
+    Outbox { bus, pending, swept_at }
 }
 
 impl Outbox {
-    /// Tells of stored messages.
-    pub async fn tell(&self, outbox_id: i64, commit: Commit) {
+    /// Publishes stored messages.
+    pub async fn publish(&self, outbox_id: i64, commit: Commit) {
         let Commit { events, log, .. } = commit;
-        self.tell_all(outbox_id, &events, LogEntry::Stored { messages: log }).await;
+        self.publish_commit(outbox_id, &events, LogEntry::Stored { messages: log }).await;
     }
 
-    /// Tells of a marker that moved.
-    pub async fn tell_read(&self, outbox_id: i64, marker: Marker) {
+    /// Publishes a marker that moved.
+    pub async fn publish_read(&self, outbox_id: i64, marker: Marker) {
         let publish = Span::under(trace::current(), "publish", Kind::Producer);
-        self.tell_all(outbox_id, &[(read_event(marker), publish)], read_entry(marker)).await;
+        self.publish_commit(outbox_id, &[(read_event(marker), publish)], read_entry(marker)).await;
     }
 
-    async fn tell_all(&self, outbox_id: i64, events: &[Telling], entry: LogEntry) {
+    async fn publish_commit(&self, outbox_id: i64, events: &[TracedEvent], entry: LogEntry) {
         if !self.bus.is_connected() {
-            return; // The entry stays, and is told once NATS is back.
+            return; // The row stays in the outbox and is published once NATS is back.
         }
         if let Err(error) = publish_events(&self.bus, events).await {
-            tracing::warn!(error = format!("{error:#}"), outbox_id, "tell of a commit; will be repeated");
+            tracing::warn!(error = format!("{error:#}"), outbox_id, "publish a commit; will be retried");
             return;
         }
-        // Full: JetStream is slow, which must not slow the chat. The entry stays, and is told again.
-        if self.told.try_send(Told { outbox_ids: vec![outbox_id], entry }).is_err() {
+        // If the channel is full, JetStream is slow, which must not slow down the chat. The row stays in the outbox and
+        // is published again later.
+        if self.pending.try_send(Pending { outbox_ids: vec![outbox_id], entry }).is_err() {
             metrics::counter!("chat_outbox_full_total").increment(1);
         }
     }
 
-    /// What says how many entries wait for JetStream, without keeping the outbox going.
+    /// Returns a function that counts the entries waiting for JetStream. It doesn't keep the outbox running.
     pub fn depth(&self) -> impl Fn() -> usize + Send + Sync + use<> {
-        let told = self.told.downgrade();
-        move || told.upgrade().map_or(0, |told| told.max_capacity() - told.capacity())
+        let pending = self.pending.downgrade();
+        move || pending.upgrade().map_or(0, |pending| pending.max_capacity() - pending.capacity())
     }
 
-    /// What says whether stale entries are still being looked for. Holding it doesn't keep the outbox going.
-    pub fn pulse(&self) -> Pulse {
-        Pulse(self.looked.clone())
+    /// Returns the health of the sweeps. It doesn't keep the outbox running.
+    pub fn health(&self) -> OutboxHealth {
+        OutboxHealth(self.swept_at.clone())
     }
 }
 
-impl Pulse {
-    /// Whether stale entries are still being looked for.
+impl OutboxHealth {
+    /// Checks that sweeps succeed.
     ///
     /// # Errors
-    /// When they aren't.
+    /// If no sweep has succeeded for 10 s.
     pub fn check(&self) -> anyhow::Result<()> {
         let idle = contract::Timestamp::now().unix() - self.0.load(Ordering::Relaxed);
-        anyhow::ensure!(idle < 10, "nobody has looked into the outbox for {idle} s");
+        anyhow::ensure!(idle < 10, "no successful sweep of the outbox for {idle} s");
         Ok(())
     }
 }
 
-/// What the conversation's sockets receive: their gateways say how much is unread.
+/// The event for the conversation's sockets. It has no unread count, because their gateways compute it.
 const fn read_event(marker: Marker) -> ChatEvent {
     ChatEvent::Read(Marker { unread_count: None, ..marker })
 }
 
-/// What the user's own sockets receive, wherever they are.
+/// The log entry from which all sockets of the user receive the marker.
 const fn read_entry(marker: Marker) -> LogEntry {
     let Marker { user_id, conversation_id, message_id, .. } = marker;
     LogEntry::Read { user_id, conversation_id, message_id, marker: Some(marker) }
 }
 
-async fn publish_events(bus: &Bus, events: &[Telling]) -> anyhow::Result<()> {
-    for (event, step) in events {
+async fn publish_events(bus: &Bus, events: &[TracedEvent]) -> anyhow::Result<()> {
+    for (event, span) in events {
         let payload = serde_json::to_vec(event).context("encode an event")?;
-        bus.publish_bytes(event.subject(), payload.into(), step.parent()).await?;
+        bus.publish_bytes(event.subject(), payload.into(), span.parent()).await?;
     }
     Ok(())
 }
 
-/// Over the connection of the events: whoever hears of this finds them on their way.
-async fn publish_entry(bus: &Bus, told: &Told) -> anyhow::Result<PublishAckFuture> {
-    let payload: Bytes = serde_json::to_vec(&told.entry).context("encode a log entry")?.into();
+/// Publishes on the connection of the events, so that a receiver of the entry finds them published too.
+async fn publish_entry(bus: &Bus, pending: &Pending) -> anyhow::Result<PublishAckFuture> {
+    let payload: Bytes = serde_json::to_vec(&pending.entry).context("encode a log entry")?.into();
     let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Nats-Msg-Id", told.message_id());
+    headers.insert("Nats-Msg-Id", pending.message_id());
     bus.jetstream()
-        .publish_with_headers(told.entry.subject(), headers, payload)
+        .publish_with_headers(pending.entry.subject(), headers, payload)
         .await
         .context("publish a log entry")
 }
 
-/// Tells JetStream, and takes the entries out of the table once it has them. What it didn't take stays, and is told again.
-async fn log(bus: Bus, mut told: mpsc::Receiver<Told>, pool: PgPool) {
+/// Publishes entries to JetStream and deletes their rows once they are acknowledged. Rows without an acknowledgement
+/// stay in the table and are published again.
+async fn publish_log(bus: Bus, mut receiver: mpsc::Receiver<Pending>, pool: PgPool) {
     let mut batch = Vec::with_capacity(WAITING);
-    while told.recv_many(&mut batch, WAITING).await > 0 {
+    while receiver.recv_many(&mut batch, WAITING).await > 0 {
         let mut published = Vec::new();
-        for told in together(batch.drain(..)) {
-            let ack = publish_entry(&bus, &told).await;
-            let ack = async { ack?.await.map(drop).context("JetStream did not take it") };
-            published.push((told.outbox_ids, ack));
+        for pending in merge(batch.drain(..)) {
+            let ack = publish_entry(&bus, &pending).await;
+            let ack = async { ack?.await.map(drop).context("no acknowledgement from JetStream") };
+            published.push((pending.outbox_ids, ack));
         }
         let done = acknowledged(published).await;
-        if let Err(error) = postgres::in_time(store::forget_sent(&pool, &done)).await {
-            tracing::warn!(error = service::bus::chain(&error), "empty the outbox; will be told again");
+        if let Err(error) = postgres::in_time(store::delete_outbox(&pool, &done)).await {
+            tracing::warn!(
+                error = service::bus::chain(&error),
+                "delete published rows of the outbox; they will be published again"
+            );
         }
-        let next = Instant::now() + EVERY;
-        while Instant::now() < next && told.len() < WAITING / 2 && !told.is_closed() {
-            tokio::time::sleep(EVERY / 8).await;
+        let next = Instant::now() + LOG_INTERVAL;
+        while Instant::now() < next && receiver.len() < WAITING / 2 && !receiver.is_closed() {
+            tokio::time::sleep(LOG_INTERVAL / 8).await;
         }
     }
 }
 
-/// Those that JetStream acknowledges. All are waited for at once, as each takes seconds where the acknowledgements are lost.
+/// Returns the rows that JetStream acknowledges. Awaits all acknowledgements at the same time, because each lost one
+/// takes seconds.
 async fn acknowledged(published: Vec<(Vec<i64>, impl Future<Output = anyhow::Result<()>>)>) -> Vec<i64> {
     let acknowledged = published.into_iter().map(async |(outbox_ids, ack)| match ack.await {
         Ok(()) => outbox_ids,
         Err(error) => {
             metrics::counter!("chat_outbox_unacknowledged_total").increment(outbox_ids.len() as u64);
-            tracing::warn!(error = format!("{error:#}"), ?outbox_ids, "tell JetStream; will be repeated");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                ?outbox_ids,
+                "publish to JetStream; will be retried"
+            );
             Vec::new()
         }
     });
     join_all(acknowledged).await.concat()
 }
 
-/// Puts stored messages together that came one after the other.
-fn together(told: impl IntoIterator<Item = Told>) -> Vec<Told> {
-    let mut all: Vec<Told> = Vec::new();
+/// Merges consecutive entries of stored messages.
+fn merge(pending: impl IntoIterator<Item = Pending>) -> Vec<Pending> {
+    let mut all: Vec<Pending> = Vec::new();
     let mut room = 0;
-    for mut next in told {
+    for mut next in pending {
         let size = next.bytes();
         match (all.last_mut(), &mut next) {
             (
-                Some(Told { outbox_ids, entry: LogEntry::Stored { messages } }),
-                Told { outbox_ids: more_ids, entry: LogEntry::Stored { messages: more } },
+                Some(Pending { outbox_ids, entry: LogEntry::Stored { messages } }),
+                Pending { outbox_ids: more_ids, entry: LogEntry::Stored { messages: more } },
             ) if size <= room => {
                 outbox_ids.append(more_ids);
                 messages.append(more);
                 room -= size;
             }
             _ => {
-                room = TOGETHER.saturating_sub(size);
+                room = ENTRY_BYTES.saturating_sub(size);
                 all.push(next);
             }
         }
@@ -251,9 +262,9 @@ fn together(told: impl IntoIterator<Item = Told>) -> Vec<Told> {
     all
 }
 
-impl Told {
-    /// What JetStream knows it by, when it is told it twice. Only of the same entries: where one is told again alone, it
-    /// must not count as told because others were.
+impl Pending {
+    /// Key by which JetStream drops a repeated entry. It identifies exactly these rows: if one row is published again
+    /// alone, JetStream must not drop it because of an entry with other rows.
     fn message_id(&self) -> String {
         match self.outbox_ids[..] {
             [first, .., last] => format!("outbox-{first}-{last}"),
@@ -261,7 +272,7 @@ impl Told {
         }
     }
 
-    /// Bytes of JSON, rather too many than too few.
+    /// Upper bound of the size in bytes of JSON.
     fn bytes(&self) -> usize {
         let stored = |stored: &Stored| {
             let username = service::bus::json_len(&stored.sender_username);
@@ -274,69 +285,70 @@ impl Told {
     }
 }
 
-/// Looks for entries that their writer left behind.
-async fn look(bus: Bus, pool: PgPool, looked: Arc<AtomicI64>, shutdown: CancellationToken) {
+/// Sweeps the outbox and the reports until the token is cancelled.
+async fn sweep_repeatedly(bus: Bus, pool: PgPool, swept_at: Arc<AtomicI64>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
+            () = tokio::time::sleep(SWEEP_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
             () = shutdown.cancelled() => return,
         }
-        let healing = async {
-            heal(&bus, &pool).await?;
-            reports::tell_left(&bus, &pool).await
+        let sweep = async {
+            sweep(&bus, &pool).await?;
+            reports::publish_stale(&bus, &pool).await
         };
-        let healed = tokio::time::timeout(HEAL, healing).await.context("it takes too long");
-        match healed.flatten() {
-            Ok(()) => looked.store(contract::Timestamp::now().unix(), Ordering::Relaxed),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "look into the outbox"),
+        let swept = tokio::time::timeout(SWEEP_TIMEOUT, sweep).await.context("the sweep timed out");
+        match swept.flatten() {
+            Ok(()) => swept_at.store(contract::Timestamp::now().unix(), Ordering::Relaxed),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "sweep the outbox"),
         }
     }
 }
 
-async fn heal(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
+/// Publishes stale rows of the outbox.
+async fn sweep(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
     metrics::gauge!("chat_outbox_age_seconds").set(store::outbox_age(pool).await?);
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
-        let stale = store::lock_unsent(&mut transaction, STALE.as_secs_f64(), STALE_BATCH).await?;
+        let stale = store::lock_stale(&mut transaction, STALE.as_secs_f64(), STALE_BATCH).await?;
         if stale.is_empty() {
             return Ok(());
         }
         let mut done = Vec::with_capacity(stale.len());
-        for unsent in &stale {
-            let (events, entry) = rebuild(pool, unsent).await?;
+        for row in &stale {
+            let (events, entry) = rebuild(pool, row).await?;
             publish_events(bus, &events).await?;
-            let told = Told { outbox_ids: vec![unsent.outbox_id], entry };
-            publish_entry(bus, &told).await?.await.context("JetStream did not take an entry")?;
-            done.push(unsent.outbox_id);
+            let pending = Pending { outbox_ids: vec![row.outbox_id], entry };
+            publish_entry(bus, &pending).await?.await.context("no acknowledgement from JetStream")?;
+            done.push(row.outbox_id);
         }
-        store::forget_sent(&mut *transaction, &done).await?;
+        store::delete_outbox(&mut *transaction, &done).await?;
         transaction.commit().await?;
         metrics::counter!("chat_outbox_healed_total").increment(done.len() as u64);
-        tracing::info!(entries = done.len(), "told what a writer had left behind");
+        tracing::info!(entries = done.len(), "published stale rows of the outbox");
     }
     Ok(())
 }
 
-/// What an entry has to tell, read from the tables.
-async fn rebuild(pool: &PgPool, unsent: &Unsent) -> anyhow::Result<(Vec<Telling>, LogEntry)> {
-    if let Some(reader) = unsent.reader {
-        let [conversation] = unsent.conversations[..] else {
-            anyhow::bail!("an entry of a reader names one message")
+/// Reads the events and the log entry of an outbox row from the tables.
+async fn rebuild(pool: &PgPool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEvent>, LogEntry)> {
+    if let Some(reader) = row.reader {
+        let [conversation] = row.conversations[..] else {
+            anyhow::bail!("the outbox row of a marker must have exactly one message")
         };
         let conversation = ConversationId::new(conversation)?;
         let reader = UserId::new(reader)?;
         let members = store::members(pool, conversation, None).await?;
         let mut markers = members.markers(conversation).into_iter();
-        let marker = markers.find(|marker| marker.user_id == reader).context("a reader has a marker")?;
-        // The marker may have moved on since: told as it is now, it is only newer.
+        let marker = markers.find(|marker| marker.user_id == reader).context("the reader has no marker")?;
+        // The marker may have moved on since then. Publishing the newer one is correct.
         let marker = Marker { unread_count: Some(members.head().seq - marker.seq), ..marker };
         return Ok((vec![(read_event(marker), Span::none())], read_entry(marker)));
     }
-    let mut everyone = store::everyone(pool, &unsent.conversations).await?;
+    let mut participants = store::participants(pool, &row.conversations).await?;
     let mut commit = Commit::default();
-    for message in store::messages(pool, &unsent.conversations, &unsent.messages).await? {
-        let people = everyone.remove(&message.conversation_id);
-        commit.add(&message, people, &Span::none());
+    for message in store::messages(pool, &row.conversations, &row.messages).await? {
+        let participants = participants.remove(&message.conversation_id);
+        commit.add(&message, participants, &Span::none());
     }
     Ok((commit.events, LogEntry::Stored { messages: commit.log }))
 }
@@ -347,8 +359,8 @@ mod tests {
     use contract::MessageId;
     use proptest::prelude::*;
 
-    fn told() -> impl Strategy<Value = Vec<Told>> {
-        // Of each entry, the recipients of each message; or a marker.
+    fn entries() -> impl Strategy<Value = Vec<Pending>> {
+        // For each entry, the number of recipients of each message; `None` for a marker.
         let entry = prop_oneof![
             9 => prop::collection::vec(0..3_000_usize, 1..4).prop_map(Some),
             1 => Just(None),
@@ -361,7 +373,7 @@ mod tests {
             };
             let (conversation_id, user) =
                 (ConversationId::new(i64::MAX).unwrap(), UserId::new(i64::MAX).unwrap());
-            let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Told {
+            let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Pending {
                 outbox_ids: vec![outbox_id],
                 entry: match recipients {
                     None => {
@@ -389,45 +401,45 @@ mod tests {
         })
     }
 
-    /// Every entry's name, and every message, in order.
-    fn flat(all: &[Told]) -> (Vec<i64>, Vec<MessageId>) {
-        let messages = |told: &Told| match &told.entry {
+    /// All outbox ids and all message ids, in order.
+    fn flat(all: &[Pending]) -> (Vec<i64>, Vec<MessageId>) {
+        let messages = |pending: &Pending| match &pending.entry {
             LogEntry::Stored { messages } => messages.iter().map(|stored| stored.message_id).collect(),
             LogEntry::Read { message_id, .. } => vec![*message_id],
         };
         (
-            all.iter().flat_map(|told| told.outbox_ids.clone()).collect(),
+            all.iter().flat_map(|pending| pending.outbox_ids.clone()).collect(),
             all.iter().flat_map(messages).collect(),
         )
     }
 
     proptest! {
         #[test]
-        fn what_is_told_together_is_what_was_to_be_told_in_its_order(told in told()) {
-            let before = flat(&told);
-            let all = together(told);
+        fn merging_keeps_all_messages_in_order(entries in entries()) {
+            let before = flat(&entries);
+            let all = merge(entries);
             prop_assert_eq!(flat(&all), before);
-            for told in &all {
-                let json = serde_json::to_vec(&told.entry).unwrap();
-                prop_assert!(json.len() <= told.bytes());
-                prop_assert!(told.outbox_ids.len() == 1 || told.bytes() <= TOGETHER);
+            for pending in &all {
+                let json = serde_json::to_vec(&pending.entry).unwrap();
+                prop_assert!(json.len() <= pending.bytes());
+                prop_assert!(pending.outbox_ids.len() == 1 || pending.bytes() <= ENTRY_BYTES);
             }
-            let ids: std::collections::HashSet<_> = all.iter().map(Told::message_id).collect();
+            let ids: std::collections::HashSet<_> = all.iter().map(Pending::message_id).collect();
             prop_assert_eq!(ids.len(), all.len());
         }
     }
 
     #[test]
-    fn small_commits_go_together() {
+    fn small_commits_are_merged() {
         let stored =
-            |outbox_id| Told { outbox_ids: vec![outbox_id], entry: LogEntry::Stored { messages: vec![] } };
-        let all = together((1..=50).map(stored));
+            |outbox_id| Pending { outbox_ids: vec![outbox_id], entry: LogEntry::Stored { messages: vec![] } };
+        let all = merge((1..=50).map(stored));
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].message_id(), "outbox-1-50");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn acknowledgements_that_are_lost_are_waited_for_at_once() {
+    async fn lost_acknowledgements_time_out_at_the_same_time() {
         let start = Instant::now();
         let ack = |outbox_id: i64| async move {
             if outbox_id % 2 == 0 {

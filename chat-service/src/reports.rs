@@ -1,4 +1,4 @@
-//! Telling those who moderate of reports: at once in the ordinary case, later by whichever replica finds one untold.
+//! Publishes reports for moderators: normally at once; after a failure, any replica publishes them from the table.
 
 use crate::store::reports as store;
 use anyhow::Context;
@@ -7,53 +7,54 @@ use service::{Bus, postgres};
 use sqlx::PgPool;
 use std::time::Duration;
 
-/// How long whoever reports waits for that; the report is kept already.
-const TELL: Duration = Duration::from_secs(2);
-/// How old a report is before someone else than its writer tells of it.
+/// Maximum time that a request waits for the publication. The report is already stored.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Age at which an unpublished report is stale, so that any replica may publish it.
 const STALE: Duration = Duration::from_secs(3);
-/// Reports that are told of together.
+/// Maximum number of stale reports per transaction.
 const BATCH: i64 = 64;
 
-/// Tells of a report that was just kept. What fails is done again by [`tell_left`].
-pub async fn tell(bus: &Bus, pool: &PgPool, reported: &Reported) {
+/// Publishes a report that was just stored. If that fails, [`publish_stale`] repeats it.
+pub async fn publish(bus: &Bus, pool: &PgPool, reported: &Reported) {
     let report_id = reported.report_id;
-    let published = tokio::time::timeout(TELL, publish(bus, reported)).await.context("it takes too long");
+    let published = tokio::time::timeout(PUBLISH_TIMEOUT, publish_to_stream(bus, reported)).await;
+    let published = published.context("the publication timed out");
     if let Err(error) = published.flatten() {
-        tracing::warn!(error = format!("{error:#}"), report_id, "publish a report; will be repeated");
+        tracing::warn!(error = format!("{error:#}"), report_id, "publish a report; will be retried");
         return;
     }
-    if let Err(error) = postgres::in_time(store::told(pool, &[report_id])).await {
+    if let Err(error) = postgres::in_time(store::mark_published(pool, &[report_id])).await {
         tracing::warn!(
             error = service::bus::chain(&error),
             report_id,
-            "note that a report is told; will be told again"
+            "mark a report as published; it will be published again"
         );
     }
 }
 
-/// Tells of reports that their writer has left behind.
+/// Publishes stale reports.
 ///
 /// # Errors
-/// When Postgres or JetStream does not do its part; the rest stays for the next time.
-pub async fn tell_left(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
+/// If Postgres or JetStream fails. The remaining reports stay for the next sweep.
+pub async fn publish_stale(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
-        let left = store::lock_untold(&mut transaction, STALE.as_secs_f64(), BATCH).await?;
-        if left.is_empty() {
+        let stale = store::lock_unpublished(&mut transaction, STALE.as_secs_f64(), BATCH).await?;
+        if stale.is_empty() {
             return Ok(());
         }
-        for reported in &left {
-            publish(bus, reported).await?;
+        for reported in &stale {
+            publish_to_stream(bus, reported).await?;
         }
-        let told: Vec<i64> = left.iter().map(|reported| reported.report_id).collect();
-        store::told(&mut *transaction, &told).await?;
+        let published: Vec<i64> = stale.iter().map(|reported| reported.report_id).collect();
+        store::mark_published(&mut *transaction, &published).await?;
         transaction.commit().await?;
-        tracing::info!(reports = told.len(), "told of reports that a writer had left behind");
+        tracing::info!(reports = published.len(), "published stale reports");
     }
     Ok(())
 }
 
-/// The same report within minutes is the same to JetStream; later, its `report_id` says so.
-async fn publish(bus: &Bus, reported: &Reported) -> anyhow::Result<()> {
+/// JetStream drops a report that is repeated within minutes. Later, consumers recognise a repeat by its `report_id`.
+async fn publish_to_stream(bus: &Bus, reported: &Reported) -> anyhow::Result<()> {
     bus.store(reported, &format!("report-{}", reported.report_id)).await
 }

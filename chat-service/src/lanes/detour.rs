@@ -1,5 +1,5 @@
-//! Conversations that can't be written to at the moment, because another transaction has locked them: each is written by
-//! itself, so that it delays no other, until nothing of it waits; then it goes back to its lane.
+//! Conversations that another transaction has locked: each is written separately, so that it delays no other, until
+//! none of its messages is pending. Then it returns to its lane.
 
 use super::{BATCH, Call, fail, finish, is_delayed};
 use crate::{outbox::Outbox, store};
@@ -14,9 +14,9 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-/// Messages that wait on the detours of one lane; further ones are refused.
+/// Maximum number of pending messages on the detours of one lane; further ones are refused.
 const WAITING: usize = super::WAITING;
-/// Detours of one lane that occupy Postgres at once.
+/// Maximum number of detours of one lane that write at the same time.
 const WRITERS: usize = 2;
 
 /// The detours of one lane.
@@ -30,9 +30,9 @@ pub(super) struct Detour {
 
 #[derive(Default)]
 struct Waiting {
-    /// The messages of each conversation that has a detour, in their order.
+    /// Messages of each conversation that has a detour, in order.
     jobs: HashMap<ConversationId, VecDeque<Call>>,
-    /// How many messages there are, including those that are being written.
+    /// Number of messages, including those that are being written.
     count: usize,
 }
 
@@ -42,7 +42,8 @@ impl Detour {
         Arc::new(Self { pool, outbox, tasks, writers, waiting: Mutex::default() })
     }
 
-    /// Takes the messages of conversations that have a detour, which must not be overtaken; returns the others.
+    /// Takes the messages of conversations that have a detour, so that they don't overtake earlier ones. Returns the
+    /// others.
     pub(super) fn filter(&self, jobs: Vec<Call>) -> Vec<Call> {
         let mut waiting = self.waiting();
         if waiting.jobs.is_empty() {
@@ -56,7 +57,7 @@ impl Detour {
         others
     }
 
-    /// Begins detours for the conversations of these messages.
+    /// Starts detours for the conversations of these messages.
     pub(super) fn start(self: &Arc<Self>, jobs: Vec<Call>) {
         let mut waiting = self.waiting();
         for job in jobs {
@@ -70,25 +71,25 @@ impl Detour {
         }
     }
 
-    /// Writes the messages of one conversation until none waits.
+    /// Writes the messages of one conversation until none is pending.
     async fn write(self: Arc<Self>, conversation: ConversationId) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let Ok(permit) = self.writers.acquire().await else { return };
             let jobs = self.waiting().next(conversation);
             let Some(jobs) = jobs else { return };
-            let left = self.write_batch(jobs).await;
+            let to_retry = self.write_batch(jobs).await;
             drop(permit);
-            if left.is_empty() {
+            if to_retry.is_empty() {
                 backoff.reset();
                 continue;
             }
-            self.waiting().put_back(conversation, left);
+            self.waiting().put_back(conversation, to_retry);
             backoff.wait().await;
         }
     }
 
-    /// Writes a batch; returns the messages that are to be tried again.
+    /// Writes a batch. Returns the messages to retry.
     async fn write_batch(&self, jobs: Vec<Call>) -> Vec<Call> {
         let (late, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.request.deadline.is_past());
         let answered = late.len();
@@ -97,7 +98,7 @@ impl Detour {
             job.reply(Sent::Refused(Refusal::unavailable()));
         }
         let (count, stored) = (jobs.len(), self.store(&jobs).await);
-        let left = match stored {
+        let to_retry = match stored {
             Ok(batch) => finish(&self.outbox, jobs, batch).await,
             Err(error) if is_delayed(&error) => jobs,
             Err(error) => {
@@ -105,8 +106,8 @@ impl Detour {
                 Vec::new()
             }
         };
-        self.waiting().count -= answered + count - left.len();
-        left
+        self.waiting().count -= answered + count - to_retry.len();
+        to_retry
     }
 
     async fn store(&self, jobs: &[Call]) -> sqlx::Result<store::Batch> {
@@ -132,7 +133,7 @@ impl Waiting {
         self.jobs.entry(job.request.send.conversation_id).or_default().push_back(job);
     }
 
-    /// The next messages of a conversation; `None`, and the end of its detour, if there are none.
+    /// Takes the next messages of a conversation. If there are none, ends its detour and returns `None`.
     fn next(&mut self, conversation: ConversationId) -> Option<Vec<Call>> {
         let jobs = self.jobs.get_mut(&conversation)?;
         if jobs.is_empty() {
@@ -142,9 +143,9 @@ impl Waiting {
         Some(jobs.drain(..jobs.len().min(BATCH)).collect())
     }
 
-    fn put_back(&mut self, conversation: ConversationId, left: Vec<Call>) {
+    fn put_back(&mut self, conversation: ConversationId, to_retry: Vec<Call>) {
         let jobs = self.jobs.entry(conversation).or_default();
-        for job in left.into_iter().rev() {
+        for job in to_retry.into_iter().rev() {
             jobs.push_front(job);
         }
     }

@@ -28,7 +28,7 @@ pub async fn is_blocked_by_any(
         .await
 }
 
-/// Blocks a user no longer.
+/// Unblocks a user.
 pub async fn unblock(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> sqlx::Result<()> {
     sqlx::query("delete from blocks where user_id = $1 and blocked_id = $2")
         .bind(user.get())
@@ -38,7 +38,7 @@ pub async fn unblock(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> 
     Ok(())
 }
 
-/// Whom a user blocks, by id: upwards after one, else downwards.
+/// Users that a user blocks, by id: ascending after an id, descending otherwise.
 pub async fn blocks(
     db: impl PgExecutor<'_>,
     user: UserId,
@@ -65,7 +65,7 @@ const BLOCKS_AFTER: &str = "select b.blocked_id, coalesce(u.username, 'user-' ||
     from blocks b left join users u on u.user_id = b.blocked_id
     where b.user_id = $1 and b.blocked_id > $2 order by b.blocked_id limit $3";
 
-/// The conversations in which a user is alone with another.
+/// The conversations whose only participants are these two users.
 pub async fn conversations_of_two(
     db: impl PgExecutor<'_>,
     user: UserId,

@@ -9,7 +9,7 @@ use contract::{
 use sqlx::{PgExecutor, PgPool, Row, postgres::PgRow};
 use std::collections::HashMap;
 
-/// The conversation of these people about this listing, and whether it is new. Both lists are sorted alike.
+/// Returns the conversation of these users about this listing, and whether it is new. Both lists have the same order.
 pub async fn open_conversation(
     pool: &PgPool,
     users: &[i64],
@@ -17,7 +17,7 @@ pub async fn open_conversation(
     wanted: &CreateConversation,
 ) -> sqlx::Result<(ConversationId, bool)> {
     let mut transaction = pool.begin().await?;
-    let made: Option<i64> = sqlx::query_scalar(
+    let created: Option<i64> = sqlx::query_scalar(
         "insert into conversations (listing_id, title, people)
          values ($1, $2, sha256(convert_to(format('%s|%s', $1, $3::bigint[]), 'UTF8')))
          on conflict (people) do nothing returning conversation_id",
@@ -27,7 +27,7 @@ pub async fn open_conversation(
     .bind(users)
     .fetch_optional(&mut *transaction)
     .await?;
-    let conversation: i64 = match made {
+    let conversation: i64 = match created {
         Some(conversation) => {
             sqlx::query(
                 "insert into participants (conversation_id, user_id) select $1, unnest($2::bigint[])",
@@ -59,20 +59,19 @@ pub async fn open_conversation(
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok((id(conversation)?, made.is_some()))
+    Ok((id(conversation)?, created.is_some()))
 }
 
-/// The place of a conversation in a list.
+/// The position of a conversation in a list.
 #[derive(Debug, Clone, Copy)]
 pub struct Listed {
-    /// The conversation.
     pub id: i64,
-    /// What lists are sorted by.
+    /// Sort key of lists.
     pub activity: i64,
 }
 
 impl Listed {
-    /// The cursor of what comes after this in a list.
+    /// The cursor of the next page, if this conversation is the last of a page.
     pub const fn cursor(self) -> i64 {
         -self.activity
     }
@@ -96,9 +95,9 @@ pub async fn list(
     rows.iter().map(listed).collect()
 }
 
-/// A cursor is a conversation of the user's, or the negative of an activity: unlike that of a conversation, which may
-/// have moved since, it stays where the page ended. Beyond a conversation that isn't the user's, as beyond one that
-/// doesn't exist, there is nothing.
+/// A cursor is either a conversation of the user or a negated activity. A conversation may have moved in the list since
+/// the last page; a negated activity stays where that page ended. A conversation of other users gives an empty page, as
+/// does one that doesn't exist.
 const LIST_BEFORE: &str = "select c.conversation_id, c.activity
     from participants p join conversations c on c.conversation_id = p.conversation_id
     where p.user_id = $1
@@ -117,7 +116,7 @@ const LIST_AFTER: &str = "select c.conversation_id, c.activity
       ) end
     order by c.activity limit $3";
 
-/// Conversations as a participant sees them, in the order of the ids; those that the user isn't in are left out.
+/// Conversations as a participant sees them, in the order of the ids, without those of other users.
 pub async fn conversations(pool: &PgPool, ids: &[i64], viewer: UserId) -> sqlx::Result<Vec<Conversation>> {
     let rows = sqlx::query(
         "select c.*, c.last_seq - v.read_seq as unread from conversations c
@@ -134,11 +133,11 @@ pub async fn conversations(pool: &PgPool, ids: &[i64], viewer: UserId) -> sqlx::
         rows.iter().map(|row| row.try_get("conversation_id")).collect::<sqlx::Result<_>>()?;
     let mut last: HashMap<i64, Message> =
         messages(pool, &mine, &last).await?.into_iter().map(|m| (m.conversation_id.get(), m)).collect();
-    let mut people = people(pool, &mine).await?;
+    let mut participants_of = participants_of_each(pool, &mine).await?;
     let mut found = HashMap::new();
     for row in &rows {
         let conversation: i64 = row.try_get("conversation_id")?;
-        let (participants, markers) = people.remove(&conversation).unwrap_or_default();
+        let (participants, markers) = participants_of.remove(&conversation).unwrap_or_default();
         let last_message = last.remove(&conversation).map(|message| {
             let others = markers.iter().filter(|(user, _)| *user != message.sender_id.get());
             let is_read = others.clone().all(|(_, read_seq)| *read_seq >= message.seq);
@@ -159,10 +158,13 @@ pub async fn conversations(pool: &PgPool, ids: &[i64], viewer: UserId) -> sqlx::
     Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
 }
 
-/// Names, and pairs of user and `read_seq`.
-type People = (Vec<Participant>, Vec<(i64, i64)>);
+/// Participants, and pairs of user and `read_seq`.
+type Participants = (Vec<Participant>, Vec<(i64, i64)>);
 
-async fn people(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<HashMap<i64, People>> {
+async fn participants_of_each(
+    db: impl PgExecutor<'_>,
+    conversations: &[i64],
+) -> sqlx::Result<HashMap<i64, Participants>> {
     let rows = sqlx::query(
         "select p.conversation_id, p.user_id, p.read_seq, coalesce(u.username, 'user-' || p.user_id) as username
          from participants p left join users u on u.user_id = p.user_id
@@ -171,12 +173,12 @@ async fn people(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<
     .bind(conversations)
     .fetch_all(db)
     .await?;
-    let mut people: HashMap<i64, People> = HashMap::new();
+    let mut found: HashMap<i64, Participants> = HashMap::new();
     for row in &rows {
         let user: i64 = row.try_get("user_id")?;
-        let (participants, markers) = people.entry(row.try_get("conversation_id")?).or_default();
+        let (participants, markers) = found.entry(row.try_get("conversation_id")?).or_default();
         participants.push(Participant { user_id: id(user)?, username: row.try_get("username")? });
         markers.push((user, row.try_get("read_seq")?));
     }
-    Ok(people)
+    Ok(found)
 }

@@ -1,17 +1,17 @@
-//! How far users have read, and where logs end.
+//! Read markers and heads of logs.
 
 use super::{id, timestamp};
 use contract::chat::{ConversationHead, Marker, Unread};
 use contract::{ConversationId, MessageId, Seq, UserId};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
-/// What moving a marker came to.
-pub enum Marked {
-    /// The marker is there now; with the name of its outbox entry, if it moved.
+/// Outcome of [`mark_read`].
+pub enum MarkOutcome {
+    /// The user's marker, and the id of its outbox row if it moved.
     At(Marker, Option<i64>),
-    /// The user isn't in the conversation, or there is none.
+    /// The user isn't a participant, or the conversation doesn't exist.
     Forbidden,
-    /// No such message in the conversation.
+    /// The conversation has no such message.
     NotFound,
 }
 
@@ -21,7 +21,7 @@ pub async fn mark_read(
     conversation: ConversationId,
     user: UserId,
     message: MessageId,
-) -> sqlx::Result<Marked> {
+) -> sqlx::Result<MarkOutcome> {
     let row = sqlx::query(
         "select m.*, c.last_seq from mark_read($1, $2, $3) m left join conversations c on c.conversation_id = $1",
     )
@@ -30,8 +30,8 @@ pub async fn mark_read(
         .bind(message.get())
         .fetch_optional(db)
         .await?;
-    let Some(row) = row else { return Ok(Marked::Forbidden) };
-    let Some(seq): Option<Seq> = row.try_get("seq")? else { return Ok(Marked::NotFound) };
+    let Some(row) = row else { return Ok(MarkOutcome::Forbidden) };
+    let Some(seq): Option<Seq> = row.try_get("seq")? else { return Ok(MarkOutcome::NotFound) };
     let last: Option<Seq> = row.try_get("last_seq")?;
     let marker = Marker {
         conversation_id: conversation,
@@ -42,10 +42,10 @@ pub async fn mark_read(
         unread_count: last.map(|last| (last - seq).max(0)),
         by_sending: false,
     };
-    Ok(Marked::At(marker, row.try_get("outbox_id")?))
+    Ok(MarkOutcome::At(marker, row.try_get("outbox_id")?))
 }
 
-/// Where logs end, and how far they are read.
+/// Heads and marker sums of conversations.
 pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<Vec<ConversationHead>> {
     let rows = sqlx::query(
         "select c.conversation_id, c.last_seq,
@@ -66,7 +66,7 @@ pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Resu
     rows.iter().map(head).collect()
 }
 
-/// What a user has not read.
+/// Numbers of a user's unread conversations and messages.
 pub async fn unread(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Unread> {
     let row = sqlx::query(
         "select count(*) filter (where c.last_seq > p.read_seq) as conversations,

@@ -10,7 +10,7 @@ use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
 
-/// A conversation's head, and everyone in it.
+/// A conversation's head and participants.
 #[derive(Default)]
 pub struct Members {
     head: Head,
@@ -50,16 +50,16 @@ impl Members {
     }
 
     /// Whether this user is in it.
-    pub fn holds(&self, user: UserId) -> bool {
+    pub fn contains(&self, user: UserId) -> bool {
         self.members.iter().any(|member| member.user_id == user)
     }
 
-    /// Whether there are two, one of whom the viewer blocks.
+    /// Whether the conversation has two participants and the viewer blocks the other.
     pub fn is_other_blocked(&self) -> bool {
         self.members.len() == 2 && self.members.iter().any(|member| member.is_blocked)
     }
 
-    /// The newer of the stored name of a user who is in it, and this one.
+    /// Returns the newer of a participant's stored name and the claimed one.
     pub fn newest_name<'a>(
         &'a self,
         user: UserId,
@@ -71,16 +71,15 @@ impl Members {
         if named_at >= member.named_at { claimed.or(stored) } else { stored.or(claimed) }
     }
 
-    /// Whether a name is to be remembered for a user who is in it: it is newer than the stored one, or it is as new and
-    /// another.
-    pub fn is_news(&self, user: UserId, username: &str, named_at: i64) -> bool {
+    /// Whether a participant's name should be saved: it is newer than the stored one, or different and of the same age.
+    pub fn is_newer_name(&self, user: UserId, username: &str, named_at: i64) -> bool {
         self.members.iter().find(|member| member.user_id == user).is_some_and(|member| {
             named_at > member.named_at
                 || named_at == member.named_at && member.username.as_deref() != Some(username)
         })
     }
 
-    /// Whether everyone but the sender has read a message.
+    /// Whether all participants except the sender have read a message.
     pub fn is_read(&self, message: &Message) -> bool {
         self.members
             .iter()
@@ -88,7 +87,7 @@ impl Members {
             .all(|member| member.read_seq >= message.seq)
     }
 
-    /// How far those have read who have read anything.
+    /// The markers of participants that have read anything.
     pub fn markers(&self, conversation: ConversationId) -> Vec<Marker> {
         let marker = |member: &Member| {
             Some(Marker {
@@ -105,7 +104,8 @@ impl Members {
     }
 }
 
-/// Head and members of a conversation, as a viewer sees them; without members, there is no such conversation.
+/// Head and participants of a conversation, as a viewer sees them. Without participants, the conversation doesn't
+/// exist.
 pub async fn members(
     db: impl PgExecutor<'_>,
     conversation: ConversationId,
@@ -129,7 +129,7 @@ pub async fn members(
     Ok(members)
 }
 
-/// Head and members of the conversation of each who wants in, as they see it. For a connection with
+/// For each join request, head and participants of its conversation as its user sees them. For a connection with
 /// [`postgres::PLANS`](service::postgres::PLANS).
 pub async fn members_of_each(
     db: impl PgExecutor<'_>,
@@ -159,18 +159,16 @@ pub async fn members_of_each(
     Ok(members)
 }
 
-/// A user's display name, and when the token that named it was issued (Unix seconds; 0 if that is unknown).
-pub struct Named<'a> {
-    /// The user.
+/// A user's display name.
+pub struct DisplayName<'a> {
     pub user_id: UserId,
-    /// The name.
     pub username: &'a str,
-    /// Its age.
+    /// Issue time of the token with this name, in Unix seconds; 0 if unknown.
     pub named_at: i64,
 }
 
-/// Remembers users' display names: of several names of one user the newest, of those that are as new the last.
-pub async fn learn_usernames(db: impl PgExecutor<'_>, names: &[Named<'_>]) -> sqlx::Result<()> {
+/// Saves users' display names. Of several names of a user, the newest is saved; of equally new ones, the last.
+pub async fn save_usernames(db: impl PgExecutor<'_>, names: &[DisplayName<'_>]) -> sqlx::Result<()> {
     sqlx::query(
         "insert into users as u (user_id, username, named_at)
          select distinct on (n.user_id) n.user_id, n.username, n.named_at
@@ -180,16 +178,16 @@ pub async fn learn_usernames(db: impl PgExecutor<'_>, names: &[Named<'_>]) -> sq
          where excluded.named_at > u.named_at
             or excluded.named_at = u.named_at and u.username <> excluded.username",
     )
-    .bind(names.iter().map(|named| named.user_id.get()).collect::<Vec<_>>())
-    .bind(names.iter().map(|named| named.username).collect::<Vec<_>>())
-    .bind(names.iter().map(|named| named.named_at).collect::<Vec<_>>())
+    .bind(names.iter().map(|name| name.user_id.get()).collect::<Vec<_>>())
+    .bind(names.iter().map(|name| name.username).collect::<Vec<_>>())
+    .bind(names.iter().map(|name| name.named_at).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Everyone in these conversations.
-pub async fn everyone(
+/// The participants of these conversations.
+pub async fn participants(
     db: impl PgExecutor<'_>,
     conversations: &[i64],
 ) -> sqlx::Result<HashMap<ConversationId, Vec<UserId>>> {

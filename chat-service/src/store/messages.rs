@@ -1,4 +1,4 @@
-//! Messages: storing batches of them, and reading pages.
+//! Messages: storing batches and reading pages.
 
 use super::{id, timestamp};
 use contract::{ConversationId, Deadline, UserId};
@@ -10,81 +10,83 @@ use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
 
-/// What became of one message of a batch.
+/// Outcome of one message of a batch.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is stored now. The first of its conversation in the batch brings along everyone who is in it.
+    /// The message is stored. The first message of each conversation in a batch comes with the participants.
     Stored(Message, Option<Vec<UserId>>),
-    /// It was stored before, as this.
+    /// The message was already stored, in this form.
     Repeated(Message),
-    /// The sender isn't in the conversation, or there is none.
+    /// The sender isn't a participant, or the conversation doesn't exist.
     Forbidden,
-    /// The other of two wants to hear nothing from the sender.
+    /// In a conversation of two, the other participant blocks the sender.
     Blocked,
-    /// Another transaction has locked its conversation; nothing is stored.
+    /// Another transaction has locked the conversation, so the message is not stored.
     Busy,
-    /// Its deadline has passed; nothing is stored.
+    /// The deadline has passed, so the message is not stored.
     Late,
 }
 
-/// What became of a batch.
+/// Outcome of a batch.
 #[derive(Debug)]
 pub struct Batch {
     /// In the order of the messages.
     pub outcomes: Vec<Outcome>,
-    /// What the outbox calls it, if anything was stored.
+    /// Id of the outbox row, if any message was stored.
     pub outbox_id: Option<i64>,
 }
 
-/// Stores messages, each before its deadline, in one commit. Doing it again is harmless: every send has a `client_id`.
+/// Stores messages, each before its deadline, in one commit. Repeating it is harmless, because each send has a
+/// `client_id`.
 ///
-/// With `wait`, waits for conversations that another transaction has locked; otherwise those are [`Outcome::Busy`].
+/// With `wait`, waits for conversations that another transaction has locked. Otherwise their messages are
+/// [`Outcome::Busy`].
 pub async fn store_messages(
     db: impl PgExecutor<'_>,
     sends: &[(&Send, Deadline)],
     wait: bool,
 ) -> sqlx::Result<Batch> {
     let mut firsts = HashMap::with_capacity(sends.len());
-    let mut asked: Vec<&Send> = Vec::with_capacity(sends.len());
+    let mut distinct: Vec<&Send> = Vec::with_capacity(sends.len());
     let mut deadlines: Vec<OffsetDateTime> = Vec::with_capacity(sends.len());
-    // Of each send, the place of the first one like it, and whether it is that.
-    let places: Vec<(usize, bool)> = sends
+    // For each send: the index of the first send with the same key, and whether it is that send.
+    let indexes: Vec<(usize, bool)> = sends
         .iter()
         .map(|&(send, deadline)| {
             let key = (send.conversation_id, send.sender_id, send.client_id.as_deref());
-            let place = *firsts.entry(key).or_insert(asked.len());
-            let is_first = place == asked.len();
+            let index = *firsts.entry(key).or_insert(distinct.len());
+            let is_first = index == distinct.len();
             if is_first {
-                asked.push(send);
-                deadlines.push(moment(deadline));
+                distinct.push(send);
+                deadlines.push(to_postgres(deadline));
             }
-            (place, is_first)
+            (index, is_first)
         })
         .collect();
-    let column = |of: fn(&Send) -> i64| asked.iter().map(|send| of(send)).collect::<Vec<i64>>();
+    let column = |of: fn(&Send) -> i64| distinct.iter().map(|send| of(send)).collect::<Vec<i64>>();
     let rows = sqlx::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(column(|send| send.conversation_id.get()))
         .bind(column(|send| send.sender_id.get()))
-        .bind(asked.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
-        .bind(asked.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
         .bind(deadlines)
         .bind(wait)
         .fetch_all(db)
         .await?;
-    if rows.len() != asked.len() {
-        return Err(sqlx::Error::Protocol(format!("{} answers for {} messages", rows.len(), asked.len())));
+    if rows.len() != distinct.len() {
+        return Err(sqlx::Error::Protocol(format!("{} rows for {} messages", rows.len(), distinct.len())));
     }
     let outbox_id = rows.first().map(|row| row.try_get("outbox_id")).transpose()?.flatten();
-    let outcome = |&(place, is_first): &(usize, bool)| {
-        let outcome = outcome(&rows[place], asked[place])?;
+    let outcome = |&(index, is_first): &(usize, bool)| {
+        let outcome = outcome(&rows[index], distinct[index])?;
         Ok(match outcome {
             Outcome::Stored(message, _) if !is_first => Outcome::Repeated(message),
             outcome => outcome,
         })
     };
-    let outcomes = places.iter().map(outcome).collect::<sqlx::Result<_>>()?;
+    let outcomes = indexes.iter().map(outcome).collect::<sqlx::Result<_>>()?;
     Ok(Batch { outcomes, outbox_id })
 }
 
@@ -111,12 +113,12 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
     if kind == "repeated" {
         return Ok(Outcome::Repeated(message));
     }
-    let everyone: Option<Vec<i64>> = row.try_get("recipients")?;
-    let everyone = everyone.map(|users| users.into_iter().map(id).collect()).transpose()?;
-    Ok(Outcome::Stored(message, everyone))
+    let participants: Option<Vec<i64>> = row.try_get("recipients")?;
+    let participants = participants.map(|users| users.into_iter().map(id).collect()).transpose()?;
+    Ok(Outcome::Stored(message, participants))
 }
 
-/// Messages of a conversation. `is_read` is left to [`Members::is_read`].
+/// Messages of a conversation. The caller sets `is_read` with [`Members::is_read`].
 pub async fn page(
     db: impl PgExecutor<'_>,
     conversation: ConversationId,
@@ -138,15 +140,15 @@ const PAGE_BEFORE: &str =
 const PAGE_AFTER: &str =
     "select * from messages where conversation_id = $1 and message_id > $2 order by message_id limit $3";
 
-/// Messages by their keys, in the order of ids.
+/// Messages by their keys, ordered by id.
 pub async fn messages(
     db: impl PgExecutor<'_>,
     conversations: &[i64],
     messages: &[i64],
 ) -> sqlx::Result<Vec<Message>> {
     let rows = sqlx::query(
-        // Compared as rows, the keys fit one index alone. Else Postgres might take the other one, where most conversations
-        // are short, and read the whole of one that isn't.
+        // Compared as rows, the keys match only one index. Otherwise, if most conversations are short, Postgres might
+        // use the other index and read all of a long conversation.
         "select m.* from unnest($1::bigint[], $2::bigint[]) as k (conversation_id, message_id)
          cross join lateral (
              select * from messages m
@@ -177,8 +179,8 @@ pub fn message(row: &PgRow) -> sqlx::Result<Message> {
     })
 }
 
-/// A deadline as Postgres knows it: later than any message for one that never passes.
-fn moment(deadline: Deadline) -> OffsetDateTime {
+/// Converts a deadline for Postgres. One that never passes becomes a time later than any message.
+fn to_postgres(deadline: Deadline) -> OffsetDateTime {
     let nanos = i128::from(deadline.unix_ms()) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH + time::Duration::days(365 * 1_000))

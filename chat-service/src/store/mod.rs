@@ -1,4 +1,4 @@
-//! Every query of the chat tables.
+//! All queries of the chat tables.
 
 mod blocks;
 mod conversations;
@@ -10,10 +10,10 @@ pub mod reports;
 
 pub use blocks::{block, blocks, conversations_of_two, is_blocked_by_any, unblock};
 pub use conversations::{conversations, list, open_conversation};
-pub use markers::{Marked, heads, mark_read, unread};
-pub use members::{Members, Named, everyone, learn_usernames, members, members_of_each};
+pub use markers::{MarkOutcome, heads, mark_read, unread};
+pub use members::{DisplayName, Members, members, members_of_each, participants, save_usernames};
 pub use messages::{Batch, Outcome, messages, page, store_messages};
-pub use outbox::{Unsent, forget_sent, lock_unsent, outbox_age};
+pub use outbox::{OutboxRow, delete_outbox, lock_stale, outbox_age};
 
 use contract::Timestamp;
 use sqlx::{Row, postgres::PgRow};

@@ -1,25 +1,23 @@
-//! The outbox: what is committed and perhaps not yet published.
+//! The outbox: commits that are perhaps not published yet.
 
 use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 
-/// One entry of the outbox.
-pub struct Unsent {
-    /// Its name.
+/// One row of the outbox.
+pub struct OutboxRow {
     pub outbox_id: i64,
     /// The conversation of each message.
     pub conversations: Vec<i64>,
-    /// The messages.
     pub messages: Vec<i64>,
-    /// Whose marker moved to the one message, unless the messages were stored.
+    /// The user whose marker moved to the only message; `None` if the row is of stored messages.
     pub reader: Option<i64>,
 }
 
-/// Locks some entries that nobody has sent for a while, and that no other replica is sending.
-pub async fn lock_unsent(
+/// Locks up to `limit` rows that are older than this and that no other replica is publishing.
+pub async fn lock_stale(
     db: &mut PgConnection,
     older_than_secs: f64,
     limit: i64,
-) -> sqlx::Result<Vec<Unsent>> {
+) -> sqlx::Result<Vec<OutboxRow>> {
     let rows = sqlx::query(
         "select id, conversation_ids, message_ids, reader from outbox
          where created_at < clock_timestamp() - make_interval(secs => $1)
@@ -29,24 +27,24 @@ pub async fn lock_unsent(
     .bind(limit)
     .fetch_all(db)
     .await?;
-    let unsent = |row: &PgRow| {
-        Ok(Unsent {
+    let outbox_row = |row: &PgRow| {
+        Ok(OutboxRow {
             outbox_id: row.try_get("id")?,
             conversations: row.try_get("conversation_ids")?,
             messages: row.try_get("message_ids")?,
             reader: row.try_get("reader")?,
         })
     };
-    rows.iter().map(unsent).collect()
+    rows.iter().map(outbox_row).collect()
 }
 
-/// Takes entries out of the outbox.
-pub async fn forget_sent(db: impl PgExecutor<'_>, outbox_ids: &[i64]) -> sqlx::Result<()> {
+/// Deletes published rows of the outbox.
+pub async fn delete_outbox(db: impl PgExecutor<'_>, outbox_ids: &[i64]) -> sqlx::Result<()> {
     sqlx::query("delete from outbox where id = any ($1)").bind(outbox_ids).execute(db).await?;
     Ok(())
 }
 
-/// Seconds since the oldest entry of the outbox was written; 0 when it is empty.
+/// Age of the oldest row of the outbox, in seconds; 0 if the outbox is empty.
 pub async fn outbox_age(db: impl PgExecutor<'_>) -> sqlx::Result<f64> {
     sqlx::query_scalar(
         "select coalesce(extract(epoch from clock_timestamp() - (

@@ -1,4 +1,4 @@
-//! What a page or a socket causes costs the same however much is stored: no query reads a big table from its start.
+//! The cost of queries doesn't grow with the stored data: no query scans a big table.
 
 use super::*;
 use contract::{
@@ -11,15 +11,15 @@ use sqlx::PgPool;
 use std::time::Duration;
 use testkit::{Reads, reads_at_most};
 
-/// As many conversations as it takes for the planner to prefer an index where one helps.
+/// Enough rows for the planner to prefer an index if one helps.
 const SEED: &[&str] = &[
     "insert into users select u, 'name-' || u from generate_series(1, 30000) u",
-    // User 1 is in twenty, everyone else in a few.
+    // User 1 is in twenty conversations, the others are in a few.
     "insert into conversations (people) select int8send(c) from generate_series(1, 40000) c",
     "insert into participants (conversation_id, user_id)
      select c, case when c <= 20 then 1 else c % 15000 + 2 end from generate_series(1, 40000) c
      union all select c, c % 13000 + 16000 from generate_series(1, 40000) c",
-    // A long one, and many short ones.
+    // One long conversation, and many short ones.
     "insert into messages select c, nextval('message_ids'), n, 1, 'name-1', 'hello', 'key-' || n, now()
      from (select 1 as c, generate_series(1, 5000) as n union all select generate_series(2, 15001), 1) m",
     "update conversations c set last_seq = m.seq, last_message_id = m.id, activity = m.id
@@ -33,26 +33,29 @@ const SEED: &[&str] = &[
     "vacuum analyze messages",
 ];
 
-/// What the queries are about: the longest conversation and two of those in it, and some others.
+/// Arguments of the queries.
 struct Sample {
-    place: ConversationId,
+    /// The longest conversation.
+    longest: ConversationId,
+    /// Two of its participants.
     one: UserId,
     other: UserId,
-    /// Messages of the conversation, from the middle on.
+    /// Messages from the middle of the longest conversation.
     some: Vec<i64>,
+    /// Several conversations.
     ids: Vec<i64>,
-    /// A conversation, and someone in it.
+    /// Conversations, each with a participant.
     senders: Vec<(i64, i64)>,
 }
 
 async fn sample(pool: &PgPool) -> sqlx::Result<Sample> {
-    let place: i64 = sqlx::query_scalar(
+    let longest: i64 = sqlx::query_scalar(
         "select conversation_id from conversations order by last_seq desc, conversation_id limit 1",
     )
     .fetch_one(pool)
     .await?;
     let list = async |query: &'static str| -> sqlx::Result<Vec<i64>> {
-        sqlx::query_scalar(query).bind(place).fetch_all(pool).await
+        sqlx::query_scalar(query).bind(longest).fetch_all(pool).await
     };
     let people =
         list("select user_id from participants where conversation_id = $1 order by user_id limit 2").await?;
@@ -64,27 +67,27 @@ async fn sample(pool: &PgPool) -> sqlx::Result<Sample> {
         "select conversation_id, min(user_id) from participants where conversation_id >= $1 group by 1 order by 1 limit 100",
     );
     Ok(Sample {
-        place: id(place)?,
+        longest: id(longest)?,
         one: id(people[0])?,
         other: id(people[1])?,
         some: all[all.len() / 2..].iter().take(50).copied().collect(),
         ids,
-        senders: senders.bind(place).fetch_all(pool).await?,
+        senders: senders.bind(longest).fetch_all(pool).await?,
     })
 }
 
-fn in_time(sends: &[Send], deadline: Deadline) -> Vec<(&Send, Deadline)> {
+fn with_deadline(sends: &[Send], deadline: Deadline) -> Vec<(&Send, Deadline)> {
     sends.iter().map(|send| (send, deadline)).collect()
 }
 
 #[tokio::test]
-async fn no_query_reads_more_where_more_is_stored() {
+async fn no_query_reads_more_rows_if_more_is_stored() {
     let reads = Reads::of("chat", &crate::MIGRATIONS, &[], SEED).await.unwrap();
     let pool = reads.pool();
-    let Sample { place, one, other, some, ids, senders } = sample(pool).await.unwrap();
+    let Sample { longest, one, other, some, ids, senders } = sample(pool).await.unwrap();
     let middle = some[0];
 
-    reads_at_most!(reads, 20, members(pool, place, Some(one)));
+    reads_at_most!(reads, 20, members(pool, longest, Some(one)));
     let entry = |id: &i64| JoinRequest {
         conversation_id: ConversationId::new(*id).unwrap(),
         user_id: one,
@@ -98,14 +101,14 @@ async fn no_query_reads_more_where_more_is_stored() {
     reads_at_most!(reads, 400, members_of_each(pool, &entries.iter().collect::<Vec<_>>()));
     sqlx::query("reset all").execute(pool).await.unwrap();
     for range in [Range::Newest, Range::Before(middle), Range::After(middle)] {
-        reads_at_most!(reads, 60, page(pool, place, range, 51));
+        reads_at_most!(reads, 60, page(pool, longest, range, 51));
     }
-    for range in [Range::Newest, Range::Before(place.get()), Range::After(place.get())] {
+    for range in [Range::Newest, Range::Before(longest.get()), Range::After(longest.get())] {
         reads_at_most!(reads, 60, list(pool, one, range, 50));
         reads_at_most!(reads, 60, blocks(pool, one, range, 50));
     }
-    reads_at_most!(reads, 110, messages(pool, &vec![place.get(); some.len()], &some));
-    reads_at_most!(reads, 200, everyone(pool, &ids));
+    reads_at_most!(reads, 110, messages(pool, &vec![longest.get(); some.len()], &some));
+    reads_at_most!(reads, 200, participants(pool, &ids));
     reads_at_most!(reads, 200, heads(pool, &ids));
     reads_at_most!(reads, 400, conversations(pool, &ids, one));
     reads_at_most!(reads, 60, unread(pool, one));
@@ -115,17 +118,17 @@ async fn no_query_reads_more_where_more_is_stored() {
     reads_at_most!(
         reads,
         20,
-        learn_usernames(
+        save_usernames(
             pool,
-            &[Named { user_id: one, username: &fastrand::u64(..).to_string(), named_at: 0 }]
+            &[DisplayName { user_id: one, username: &fastrand::u64(..).to_string(), named_at: 0 }]
         )
     );
     reads_at_most!(reads, 20, reports::report(pool, one, other, None, "spam"));
-    // A range of the table's pages, whatever its size.
+    // One range of the table's pages, regardless of the table's size.
     reads_at_most!(reads, 20_000, reports::message_seen_by(pool, MessageId::new(middle).unwrap(), one));
     let read = std::cell::Cell::new(0);
     let next = || MessageId::new(some[read.replace(read.get() + 1)]).unwrap();
-    reads_at_most!(reads, 20, mark_read(pool, place, one, next()));
+    reads_at_most!(reads, 20, mark_read(pool, longest, one, next()));
     let wanted = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
     reads_at_most!(reads, 20, open_conversation(pool, &people, &[None, None], &wanted));
@@ -141,23 +144,23 @@ async fn no_query_reads_more_where_more_is_stored() {
         senders.iter().map(send).collect()
     };
     for size in [1, 100] {
-        // Some for a message that is new, some more for one that is a repeat.
+        // Covers new messages and repeated ones, which read a few rows more.
         let rows = 30 * i64::try_from(size).unwrap();
         let new = || batch(fastrand::u64(1..));
         let deadline = Deadline::after(Duration::from_secs(3_600));
         for wait in [false, true] {
             reads_at_most!(reads, rows, async {
-                store_messages(pool, &in_time(&new()[..size], deadline), wait).await
+                store_messages(pool, &with_deadline(&new()[..size], deadline), wait).await
             });
             let again = batch(0);
-            let again = in_time(&again[..size], deadline);
+            let again = with_deadline(&again[..size], deadline);
             reads_at_most!(reads, rows, store_messages(pool, &again, wait));
         }
     }
 }
 
 #[tokio::test]
-async fn no_query_is_compiled() {
+async fn jit_compilation_is_off() {
     let database = testkit::TestDatabase::create().await.unwrap();
     let config = service::config::Database { database_url: database.url(), database_connections: 2 };
     let opened = postgres::open("chat", &crate::MIGRATIONS, &[], &config, &Default::default()).await;

@@ -1,4 +1,4 @@
-//! Reports, which are kept before anyone is told of them.
+//! Reports, which are stored before they are published.
 
 use super::{id, messages, messages::message, timestamp};
 use contract::chat::{Message, Reported};
@@ -6,7 +6,7 @@ use contract::{MessageId, Timestamp, UserId};
 use sqlx::{PgConnection, PgExecutor, Row};
 use std::collections::HashMap;
 
-/// A message by its id alone, if this user is in its conversation.
+/// A message by its id alone, if the user is a participant of its conversation.
 pub async fn message_seen_by(
     db: impl PgExecutor<'_>,
     message_id: MessageId,
@@ -24,7 +24,7 @@ pub async fn message_seen_by(
     row.as_ref().map(message).transpose()
 }
 
-/// Keeps a report, with the message as it stands.
+/// Stores a report, with a copy of the message.
 pub async fn report(
     db: impl PgExecutor<'_>,
     reporter: UserId,
@@ -47,8 +47,8 @@ pub async fn report(
     Ok((row.try_get("report_id")?, timestamp(&row, "created_at")?))
 }
 
-/// Locks some reports that nobody has told of for a while, and that no other replica is telling of.
-pub async fn lock_untold(
+/// Locks up to `limit` unpublished reports that are older than this and that no other replica is publishing.
+pub async fn lock_unpublished(
     db: &mut PgConnection,
     older_than_secs: f64,
     limit: i64,
@@ -89,8 +89,8 @@ pub async fn lock_untold(
         .collect()
 }
 
-/// Notes that JetStream has these reports.
-pub async fn told(db: impl PgExecutor<'_>, reports: &[i64]) -> sqlx::Result<()> {
+/// Marks reports as published to JetStream.
+pub async fn mark_published(db: impl PgExecutor<'_>, reports: &[i64]) -> sqlx::Result<()> {
     sqlx::query("update reports set told = true where report_id = any ($1)")
         .bind(reports)
         .execute(db)

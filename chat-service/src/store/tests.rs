@@ -1,4 +1,4 @@
-//! The laws of the log, on a real Postgres.
+//! Invariants of the log, tested on a real Postgres.
 
 use super::*;
 use contract::{
@@ -50,21 +50,21 @@ fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
     }
 }
 
-/// The sends, with a deadline that doesn't pass.
+/// The sends, each with a deadline that doesn't pass.
 fn in_time(sends: &[Send]) -> Vec<(&Send, Deadline)> {
     sends.iter().map(|send| (send, Deadline::after(Duration::from_secs(3_600)))).collect()
 }
 
-/// One message of a batch: which conversation, which sender (the last one is a stranger), which of a few keys.
+/// One message of a batch: index of the conversation, sender (4 is not a participant), key.
 type Line = (usize, i64, u8);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Two batches at once, over two connections.
+    /// Two concurrent batches, over two connections.
     Store(Vec<Line>, Vec<Line>),
     /// A batch that is rolled back.
     RollBack(Vec<Line>),
-    /// A user reads up to the message of this `seq`, or so.
+    /// A user reads up to the nth message of a conversation, if it exists.
     Read(usize, i64, usize),
 }
 
@@ -73,18 +73,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (lines(), lines()).prop_map(|(one, other)| Step::Store(one, other)),
         1 => lines().prop_map(Step::RollBack),
-        2 => (0_usize..3, 1_i64..=3, 0_usize..20).prop_map(|(place, user, nth)| Step::Read(place, user, nth)),
+        2 => (0_usize..3, 1_i64..=3, 0_usize..20)
+            .prop_map(|(conversation, user, nth)| Step::Read(conversation, user, nth)),
     ];
     proptest::collection::vec(step, 1..12)
 }
 
 async fn store(
     db: impl PgExecutor<'_>,
-    places: &[ConversationId; 3],
+    conversation_ids: &[ConversationId; 3],
     lines: &[Line],
 ) -> Vec<(Line, Outcome)> {
-    let sends: Vec<Send> =
-        lines.iter().map(|(place, sender, key)| send(places[*place], *sender, &key.to_string())).collect();
+    let sends: Vec<Send> = lines
+        .iter()
+        .map(|(conversation_id, sender, key)| {
+            send(conversation_ids[*conversation_id], *sender, &key.to_string())
+        })
+        .collect();
     if sends.is_empty() {
         return Vec::new();
     }
@@ -96,31 +101,31 @@ async fn store(
     lines.iter().copied().zip(batch.outcomes).collect()
 }
 
-async fn check(pool: &PgPool, place: ConversationId) {
-    let log = page(pool, place, Range::After(0), 1_000).await.unwrap();
+async fn check(pool: &PgPool, conversation_id: ConversationId) {
+    let log = page(pool, conversation_id, Range::After(0), 1_000).await.unwrap();
     let seqs: Vec<i64> = log.iter().map(|message| message.seq).collect();
     assert_eq!(
         seqs,
         (1..=i64::try_from(log.len()).unwrap()).collect::<Vec<_>>(),
-        "seq without a hole, by message_id"
+        "seq has no gap and grows with message_id"
     );
     let mut keys: Vec<_> = log.iter().map(|message| (message.sender_id, message.client_id.clone())).collect();
     keys.sort_unstable();
     keys.dedup();
-    assert_eq!(keys.len(), log.len(), "each key once");
-    let head = members(pool, place, None).await.unwrap().head();
+    assert_eq!(keys.len(), log.len(), "each key is stored once");
+    let head = members(pool, conversation_id, None).await.unwrap().head();
     assert_eq!(head.seq, seqs.last().copied().unwrap_or_default());
     for reader in 1..=3 {
-        let seen = conversations(pool, &[place.get()], user(reader)).await.unwrap();
+        let seen = conversations(pool, &[conversation_id.get()], user(reader)).await.unwrap();
         let marker: i64 = sqlx::query_scalar(
             "select read_seq from participants where conversation_id = $1 and user_id = $2",
         )
-        .bind(place.get())
+        .bind(conversation_id.get())
         .bind(reader)
         .fetch_one(pool)
         .await
         .unwrap();
-        assert_eq!(seen[0].unread_count, head.seq - marker, "unread is what is after the marker");
+        assert_eq!(seen[0].unread_count, head.seq - marker, "messages after the marker are unread");
         let own = log.iter().rev().find(|message| message.sender_id == user(reader));
         assert!(marker >= own.map_or(0, |message| message.seq), "sending moves the sender's marker");
     }
@@ -128,7 +133,7 @@ async fn check(pool: &PgPool, place: ConversationId) {
 
 async fn run(pool: &PgPool, steps: Vec<Step>) {
     let people = [1, 2, 3];
-    let places = [
+    let conversation_ids = [
         conversation(pool, &people).await,
         conversation(pool, &people).await,
         conversation(pool, &people).await,
@@ -136,43 +141,55 @@ async fn run(pool: &PgPool, steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Store(one, other) => {
-                let (one, other) = tokio::join!(store(pool, &places, &one), store(pool, &places, &other));
+                let (one, other) = tokio::join!(
+                    store(pool, &conversation_ids, &one),
+                    store(pool, &conversation_ids, &other)
+                );
                 for ((_, sender, _), outcome) in one.iter().chain(&other) {
                     assert_eq!(
                         matches!(outcome, Outcome::Forbidden),
                         *sender == 4,
-                        "only strangers are kept out"
+                        "only participants may send"
                     );
                 }
             }
             Step::RollBack(lines) => {
                 let mut transaction = pool.begin().await.unwrap();
-                store(&mut *transaction, &places, &lines).await;
+                store(&mut *transaction, &conversation_ids, &lines).await;
                 transaction.rollback().await.unwrap();
             }
-            Step::Read(place, reader, nth) => {
-                let log = page(pool, places[place], Range::After(0), 1_000).await.unwrap();
+            Step::Read(conversation_id, reader, nth) => {
+                let log =
+                    page(pool, conversation_ids[conversation_id], Range::After(0), 1_000).await.unwrap();
                 let Some(message) = log.get(nth) else { continue };
                 let before = sqlx::query_scalar::<_, i64>(
                     "select read_seq from participants where conversation_id = $1 and user_id = $2",
                 );
-                let before = before.bind(places[place].get()).bind(reader).fetch_one(pool).await.unwrap();
-                let marked = mark_read(pool, places[place], user(reader), message.message_id).await.unwrap();
-                let Marked::At(marker, outbox_id) = marked else {
-                    panic!("a participant and a message of theirs")
+                let before = before
+                    .bind(conversation_ids[conversation_id].get())
+                    .bind(reader)
+                    .fetch_one(pool)
+                    .await
+                    .unwrap();
+                let marked =
+                    mark_read(pool, conversation_ids[conversation_id], user(reader), message.message_id)
+                        .await
+                        .unwrap();
+                let MarkOutcome::At(marker, outbox_id) = marked else {
+                    panic!("the reader is a participant and the message exists")
                 };
-                assert_eq!(marker.seq, before.max(message.seq), "a marker moves forward only");
-                assert_eq!(outbox_id.is_some(), message.seq > before, "and is told of only when it moves");
+                assert_eq!(marker.seq, before.max(message.seq), "a marker only moves forward");
+                assert_eq!(outbox_id.is_some(), message.seq > before, "only a move is published");
             }
         }
     }
-    for place in places {
-        check(pool, place).await;
+    for conversation_id in conversation_ids {
+        check(pool, conversation_id).await;
     }
 }
 
 #[test]
-fn the_log_has_no_holes_and_no_repeats_whatever_is_written_at_once() {
+fn concurrent_writes_leave_no_gaps_and_no_repeats() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let database = runtime.block_on(database());
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
@@ -186,35 +203,35 @@ fn the_log_has_no_holes_and_no_repeats_whatever_is_written_at_once() {
 }
 
 #[tokio::test]
-async fn the_same_key_at_once_over_many_connections_is_one_message() {
+async fn concurrent_sends_with_the_same_key_store_one_message() {
     let database = database().await;
-    let place = conversation(&database.pool, &[1, 2]).await;
+    let conversation_id = conversation(&database.pool, &[1, 2]).await;
     let tries = (0..16).map(|_| async {
-        let same = [send(place, 1, "same"), send(place, 1, "same")];
+        let same = [send(conversation_id, 1, "same"), send(conversation_id, 1, "same")];
         store_messages(&database.pool, &in_time(&same), true).await.unwrap()
     });
     let batches = futures_util::future::join_all(tries).await;
     let outcomes = batches.iter().flat_map(|batch| &batch.outcomes);
     assert_eq!(outcomes.filter(|outcome| matches!(outcome, Outcome::Stored(..))).count(), 1);
-    assert_eq!(page(&database.pool, place, Range::Newest, 10).await.unwrap().len(), 1);
+    assert_eq!(page(&database.pool, conversation_id, Range::Newest, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn the_first_of_a_conversation_in_a_batch_brings_everyone_along() {
+async fn the_first_message_of_a_conversation_in_a_batch_comes_with_its_participants() {
     let database = database().await;
-    let place = conversation(&database.pool, &[1, 2, 3]).await;
-    let sends = [send(place, 1, "a"), send(place, 2, "b")];
+    let conversation_id = conversation(&database.pool, &[1, 2, 3]).await;
+    let sends = [send(conversation_id, 1, "a"), send(conversation_id, 2, "b")];
     let batch = store_messages(&database.pool, &in_time(&sends), false).await.unwrap();
-    let everyone = batch.outcomes.into_iter().map(|outcome| match outcome {
-        Outcome::Stored(_, everyone) => everyone,
+    let participants = batch.outcomes.into_iter().map(|outcome| match outcome {
+        Outcome::Stored(_, participants) => participants,
         other => panic!("{other:?}"),
     });
-    let everyone = everyone.collect::<Vec<_>>();
-    assert_eq!(everyone, [Some(vec![user(1), user(2), user(3)]), None]);
+    let participants = participants.collect::<Vec<_>>();
+    assert_eq!(participants, [Some(vec![user(1), user(2), user(3)]), None]);
 }
 
 #[tokio::test]
-async fn of_those_who_want_in_together_each_is_told_of_their_own_conversation() {
+async fn each_join_of_a_batch_gets_its_own_conversation() {
     let database = database().await;
     let (small, big) =
         (conversation(&database.pool, &[1, 2]).await, conversation(&database.pool, &[1, 2, 3]).await);
@@ -232,36 +249,36 @@ async fn of_those_who_want_in_together_each_is_told_of_their_own_conversation() 
     assert_eq!(together.len(), entries.len());
     for (JoinRequest { conversation_id, user_id, .. }, together) in entries.iter().zip(together) {
         let alone = members(&database.pool, *conversation_id, Some(*user_id)).await.unwrap();
-        let told = |members: &Members| {
+        let reply = |members: &Members| {
             let mut markers = members.markers(*conversation_id);
             markers.sort_by_key(|marker| marker.user_id);
-            (members.head(), members.holds(*user_id), members.is_other_blocked(), markers)
+            (members.head(), members.contains(*user_id), members.is_other_blocked(), markers)
         };
-        assert_eq!(told(&together), told(&alone), "user {user_id} of conversation {conversation_id}");
+        assert_eq!(reply(&together), reply(&alone), "user {user_id} of conversation {conversation_id}");
         let is_in = user_id.get() < if *conversation_id == big { 4 } else { 3 };
-        assert_eq!(together.holds(*user_id), is_in && *conversation_id != nowhere);
+        assert_eq!(together.contains(*user_id), is_in && *conversation_id != nowhere);
     }
 }
 
 #[tokio::test]
-async fn the_newest_of_a_users_names_is_remembered() {
+async fn the_newest_name_of_a_user_is_saved() {
     let database = database().await;
-    let place = conversation(&database.pool, &[1, 2]).await;
+    let conversation_id = conversation(&database.pool, &[1, 2]).await;
     let names = async || {
-        let members = members(&database.pool, place, None).await.unwrap();
+        let members = members(&database.pool, conversation_id, None).await.unwrap();
         [1, 2].map(|id| members.newest_name(user(id), None, 0).map(str::to_owned))
     };
     let expected = |one: &str, two: &str| [Some(one.to_owned()), Some(two.to_owned())];
-    let named = |id, username, named_at| Named { user_id: user(id), username, named_at };
-    // Of names that are as new, the last; as from tokens that don't say when they were issued.
-    let as_new = [named(2, "ben", 0), named(1, "ada", 0), named(2, "benno", 0)];
-    learn_usernames(&database.pool, &as_new).await.unwrap();
+    let name = |id, username, named_at| DisplayName { user_id: user(id), username, named_at };
+    // Of equally new names, the last is saved. Tokens without an issue time count as equally new.
+    let equally_new = [name(2, "ben", 0), name(1, "ada", 0), name(2, "benno", 0)];
+    save_usernames(&database.pool, &equally_new).await.unwrap();
     assert_eq!(names().await, expected("ada", "benno"));
-    learn_usernames(&database.pool, &[named(1, "Ann", 20), named(1, "Anna", 10)]).await.unwrap();
+    save_usernames(&database.pool, &[name(1, "Ann", 20), name(1, "Anna", 10)]).await.unwrap();
     assert_eq!(names().await, expected("Ann", "benno"));
-    learn_usernames(&database.pool, &[named(1, "Anna", 10)]).await.unwrap();
+    save_usernames(&database.pool, &[name(1, "Anna", 10)]).await.unwrap();
     assert_eq!(names().await, expected("Ann", "benno"));
-    // A send names its sender in the same way.
+    // The name in a send follows the same rule.
     for (key, name, named_at, shown) in [
         ("a", "Anne", 30, "Anne"),
         ("b", "Anna", 10, "Anne"),
@@ -271,7 +288,7 @@ async fn the_newest_of_a_users_names_is_remembered() {
         let send = Send {
             sender_username: Some(name.to_owned()),
             sender_named_at: Some(named_at),
-            ..send(place, 1, key)
+            ..send(conversation_id, 1, key)
         };
         let batch = store_messages(&database.pool, &in_time(&[send]), false).await.unwrap();
         let [Outcome::Stored(message, _)] = &batch.outcomes[..] else { panic!("{batch:?}") };
@@ -281,7 +298,7 @@ async fn the_newest_of_a_users_names_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_locked_conversation_is_busy_and_stores_nothing_while_others_do() {
+async fn a_locked_conversation_is_busy_and_others_are_stored() {
     let database = database().await;
     let (locked, free) =
         (conversation(&database.pool, &[1, 2]).await, conversation(&database.pool, &[1, 2]).await);
@@ -308,21 +325,21 @@ async fn a_locked_conversation_is_busy_and_stores_nothing_while_others_do() {
 #[tokio::test]
 async fn a_send_whose_deadline_has_passed_is_not_stored() {
     let database = database().await;
-    let place = conversation(&database.pool, &[1, 2]).await;
+    let conversation_id = conversation(&database.pool, &[1, 2]).await;
     let (late, in_time) = (Deadline::after(Duration::ZERO), Deadline::after(Duration::from_secs(3_600)));
-    let sends = [send(place, 1, "a"), send(place, 1, "b"), send(place, 2, "c")];
+    let sends = [send(conversation_id, 1, "a"), send(conversation_id, 1, "b"), send(conversation_id, 2, "c")];
     let sends = [(&sends[0], late), (&sends[1], in_time), (&sends[2], late)];
     let batch = store_messages(&database.pool, &sends, false).await.unwrap();
     let [Outcome::Late, Outcome::Stored(stored, _), Outcome::Late] = &batch.outcomes[..] else {
         panic!("{batch:?}")
     };
     assert_eq!(stored.seq, 1);
-    // What is stored already is repeated, however late.
+    // A message that is already stored is returned as repeated, however late its send is.
     let batch = store_messages(&database.pool, &[(sends[1].0, late)], false).await.unwrap();
     assert!(matches!(&batch.outcomes[..], [Outcome::Repeated(_)]), "{batch:?}");
 }
 
-/// Reads a user's whole list, two at a time, while before each page one of the conversations moves.
+/// Reads a user's whole list in pages of two. After each page, one of the conversations moves.
 async fn read_while_moving(pool: &PgPool, reader: UserId, moves: &[ConversationId]) -> Vec<i64> {
     let (mut range, mut read) = (Range::Newest, Vec::new());
     for number in 0.. {
@@ -352,7 +369,8 @@ fn pages_neither_repeat_nor_skip_conversations_that_did_not_move() {
                 for _ in 0..9 {
                     all.push(conversation(&database.pool, &[1, reader]).await);
                 }
-                let moves: Vec<ConversationId> = moves.iter().map(|place| all[*place]).collect();
+                let moves: Vec<ConversationId> =
+                    moves.iter().map(|conversation_id| all[*conversation_id]).collect();
                 let read = read_while_moving(&database.pool, user(reader), &moves).await;
                 let mut unmoved: Vec<i64> =
                     all.iter().filter(|id| !moves.contains(id)).map(|id| id.get()).collect();
@@ -371,7 +389,7 @@ fn pages_neither_repeat_nor_skip_conversations_that_did_not_move() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_postgres_ends_for_its_silence_may_be_done_again() {
+async fn an_idle_in_transaction_timeout_is_a_passing_error() {
     let database = database().await;
     let mut transaction = database.pool.begin().await.unwrap();
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *transaction).await.unwrap();
