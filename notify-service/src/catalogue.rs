@@ -1,4 +1,4 @@
-//! What notifications say: a catalogue of texts, one Project Fluent file for each language.
+//! The texts of notifications: a catalogue with one Project Fluent file for each language.
 
 use anyhow::{Context, bail};
 use contract::Lang;
@@ -16,20 +16,20 @@ use std::{
 };
 use unic_langid::LanguageIdentifier;
 
-/// The language that everything falls back to.
+/// The fallback language.
 pub const DEFAULT_LANGUAGE: &str = "fr";
-/// Characters of a title.
+/// Maximum number of characters in a title.
 pub const TITLE_CHARS: usize = 200;
-/// Characters of a text.
+/// Maximum number of characters in a message.
 pub const MESSAGE_CHARS: usize = 2_000;
 /// The type of notification that stands for messages of a conversation.
 pub const MESSAGE_RECEIVED: &str = "message_received";
-/// What a text of it may show.
+/// Parameters that its text may use.
 const MESSAGE_RECEIVED_PARAMETERS: [&str; 4] = ["sender_username", "count", "conversation_id", "message_id"];
 const BUILT_IN: [(&str, &str); 2] =
     [("fr", include_str!("../catalogue/fr.ftl")), ("en", include_str!("../catalogue/en.ftl"))];
 
-/// What a notification says.
+/// The text of a notification.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Text {
     /// At most [`TITLE_CHARS`] characters.
@@ -38,37 +38,37 @@ pub struct Text {
     pub message: String,
 }
 
-/// Why there is no text.
+/// The reason why a text can't be rendered.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoText {
-    /// The type is in no language.
+    /// No language has a text for the type.
     #[error("the catalogue has no text for this type")]
     UnknownType,
-    /// The text shows what is not there.
+    /// A parameter of the text is missing.
     #[error("the text of this type can't be made without \"{0}\" in \"data\"")]
     Missing(String),
 }
 
 /// The texts of all types in all languages.
 pub struct Catalogue {
-    /// By name; the default one is always there.
+    /// Languages by name, always with the default one.
     languages: BTreeMap<String, Language>,
 }
 
 /// The texts of one language.
 struct Language {
     bundle: FluentBundle<FluentResource>,
-    /// The messages in it, which the bundle does not tell.
+    /// Ids of its messages, which the bundle doesn't list.
     ids: BTreeSet<String>,
-    /// Those that show nothing of an event: their text is always the same.
+    /// Rendered texts of the messages without parameters.
     fixed: HashMap<String, Text>,
 }
 
 impl Catalogue {
-    /// The built-in texts, and before them those of a folder.
+    /// Loads the built-in texts and those of a folder, which override them.
     ///
     /// # Errors
-    /// When a file can't be read, isn't Fluent, or has a type without a title or message.
+    /// If a file can't be read, is not valid Fluent, or has a type without a title or message.
     pub fn load(folder: Option<&Path>) -> anyhow::Result<Self> {
         let mut files: Vec<(String, String)> =
             BUILT_IN.into_iter().map(|(lang, text)| (lang.to_owned(), text.to_owned())).collect();
@@ -80,7 +80,7 @@ impl Catalogue {
             add(&mut languages, &lang, text).with_context(|| format!("{lang}.ftl"))?;
         }
         for language in languages.values_mut() {
-            language.fix();
+            language.render_fixed();
         }
         let catalogue = Self { languages };
         catalogue.check_messages()?;
@@ -88,7 +88,7 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Which language of the catalogue serves who wants this one: itself, else the one without its region, else the
+    /// Returns the catalogue's best match for a language: the same language, else the one without its region, else the
     /// default.
     pub fn language(&self, wanted: Option<&str>) -> &str {
         let known = |lang: &str| self.languages.get_key_value(lang).map(|(lang, _)| lang.as_str());
@@ -98,13 +98,13 @@ impl Catalogue {
             .unwrap_or(DEFAULT_LANGUAGE)
     }
 
-    /// The text of a type in a language; where that language can't say it, in French, else in any.
+    /// Renders the text of a type in a language, or else in French, or else in any language.
     ///
     /// # Errors
-    /// Why the first language that knows the type can't say it.
+    /// The reason why the text of the first language that has the type can't be rendered.
     pub fn text(&self, kind: &str, lang: &str, parameters: &Map<String, Value>) -> Result<Text, NoText> {
         let id = fluent_id(kind);
-        let mut shown = None;
+        let mut prepared = None;
         let first = [lang, DEFAULT_LANGUAGE];
         let others = self.languages.keys().map(String::as_str);
         let mut failure = NoText::UnknownType;
@@ -112,7 +112,7 @@ impl Catalogue {
             if let Some(text) = language.fixed.get(&*id) {
                 return Ok(text.clone());
             }
-            match render(&language.bundle, &id, shown.get_or_insert_with(|| arguments(parameters))) {
+            match render(&language.bundle, &id, prepared.get_or_insert_with(|| arguments(parameters))) {
                 Ok(text) => return Ok(text),
                 Err(NoText::UnknownType) => {}
                 Err(missing) if failure == NoText::UnknownType => failure = missing,
@@ -122,7 +122,7 @@ impl Catalogue {
         Err(failure)
     }
 
-    /// Chat must never lack its text, whatever a folder says.
+    /// Checks that the text of chat messages can always be rendered, even if a folder overrides it.
     fn check_messages(&self) -> anyhow::Result<()> {
         let parameters = MESSAGE_RECEIVED_PARAMETERS.map(|name| (name.to_owned(), Value::from(1)));
         let parameters = Map::from_iter(parameters);
@@ -131,7 +131,7 @@ impl Catalogue {
             match render(&language.bundle, MESSAGE_RECEIVED, &arguments) {
                 Ok(_) | Err(NoText::UnknownType) => {}
                 Err(NoText::Missing(name)) => bail!(
-                    "{lang}.ftl: {MESSAGE_RECEIVED} shows {name}, but has only {}",
+                    "{lang}.ftl: {MESSAGE_RECEIVED} uses {name}, but its only parameters are {}",
                     MESSAGE_RECEIVED_PARAMETERS.join(", ")
                 ),
             }
@@ -144,12 +144,12 @@ impl Catalogue {
             tracing::warn!(
                 lang,
                 r#type = id,
-                "this language lacks a text that another has, which is shown instead"
+                "a text is missing in this language; the text of another language is used"
             );
         }
     }
 
-    /// The texts that a language lacks and another one has.
+    /// Texts that are missing in a language although another language has them.
     fn gaps(&self) -> Vec<(&str, &str)> {
         let all: BTreeSet<&String> = self.languages.values().flat_map(|language| &language.ids).collect();
         let mut gaps = Vec::new();
@@ -162,8 +162,8 @@ impl Catalogue {
 }
 
 impl Language {
-    /// Writes out what can be written without an event.
-    fn fix(&mut self) {
+    /// Renders the texts that have no parameters.
+    fn render_fixed(&mut self) {
         let nothing = FluentArgs::new();
         let texts = self.ids.iter().filter_map(|id| {
             let text = render(&self.bundle, id, &nothing).ok()?;
@@ -203,7 +203,7 @@ fn add(languages: &mut BTreeMap<String, Language>, lang: &str, text: String) -> 
     let identifier: LanguageIdentifier = lang.parse().context("not a language")?;
     let language = languages.entry(lang.to_owned()).or_insert_with(|| {
         let mut bundle = FluentBundle::new_concurrent(vec![identifier]);
-        // The texts are shown by themselves; marks around what they show would only be seen.
+        // Isolation marks around parameters would be visible in the texts.
         bundle.set_use_isolating(false);
         Language { bundle, ids: BTreeSet::new(), fixed: HashMap::new() }
     });
@@ -219,20 +219,20 @@ fn add(languages: &mut BTreeMap<String, Language>, lang: &str, text: String) -> 
     Ok(())
 }
 
-/// The message that starts on a line: in a file without errors, only they start with a letter.
+/// The id of the message that starts on a line. In a valid file, only messages start with a letter.
 fn message_id(line: &str) -> Option<&str> {
     let (id, _) = line.split_once('=')?;
     id.starts_with(|first: char| first.is_ascii_alphabetic()).then(|| id.trim_end())
 }
 
-/// Fluent's identifiers have no dots.
+/// Identifiers in Fluent have no dots.
 fn fluent_id(kind: &str) -> Cow<'_, str> {
     if kind.contains('.') { Cow::Owned(kind.replace('.', "-")) } else { Cow::Borrowed(kind) }
 }
 
-/// Numbers and texts; other values can't be shown.
+/// The numbers and strings among the parameters. Other values can't be rendered.
 fn arguments(parameters: &Map<String, Value>) -> FluentArgs<'_> {
-    /// Beyond it, Fluent's numbers lose digits.
+    /// Beyond this, numbers in Fluent lose digits.
     const EXACT: u64 = 1 << 53;
     let mut arguments = FluentArgs::with_capacity(parameters.len());
     for (name, value) in parameters {
@@ -270,7 +270,7 @@ fn render(
     }
 }
 
-/// What a parameter makes too long ends with an ellipsis.
+/// Truncates a text that parameters make too long, with an ellipsis at the end.
 fn cut(mut text: String, chars: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(chars) {
         let last = text[..end].char_indices().next_back().map_or(0, |(at, _)| at);
@@ -292,7 +292,7 @@ mod tests {
         }
     }
 
-    fn said(catalogue: &Catalogue, kind: &str, lang: &str, data: Value) -> (String, String) {
+    fn rendered(catalogue: &Catalogue, kind: &str, lang: &str, data: Value) -> (String, String) {
         let text = catalogue.text(kind, lang, &object(data)).unwrap();
         (text.title, text.message)
     }
@@ -307,35 +307,35 @@ mod tests {
 
     fn error(files: &[(&str, &str)]) -> String {
         let folder = folder(files);
-        format!("{:#}", Catalogue::load(Some(folder.path())).err().expect("was taken"))
+        format!("{:#}", Catalogue::load(Some(folder.path())).err().expect("the folder is invalid"))
     }
 
     #[test]
-    fn the_texts_are_those_of_the_contract() {
+    fn built_in_texts_match_the_contract() {
         let catalogue = Catalogue::load(None).unwrap();
         let pair = |title: &str, message: &str| (title.to_owned(), message.to_owned());
         let john = json!({"sender_username": "john_doe", "count": 1});
         assert_eq!(
-            said(&catalogue, "message_received", "fr", john.clone()),
+            rendered(&catalogue, "message_received", "fr", john.clone()),
             pair("Nouveau message", "john_doe a envoyé un message")
         );
         assert_eq!(
-            said(&catalogue, "message_received", "en", john),
+            rendered(&catalogue, "message_received", "en", john),
             pair("New message", "john_doe sent a message")
         );
         assert_eq!(
-            said(&catalogue, "payment_completed", "fr", json!({})),
+            rendered(&catalogue, "payment_completed", "fr", json!({})),
             pair("Paiement confirmé", "Votre paiement a été traité")
         );
         assert_eq!(
-            said(&catalogue, "listing_published", "fr", json!({})),
+            rendered(&catalogue, "listing_published", "fr", json!({})),
             pair("Annonce publiée", "Votre annonce est maintenant visible")
         );
         assert!(catalogue.gaps().is_empty());
     }
 
     #[test]
-    fn an_unknown_language_is_french() {
+    fn unknown_languages_fall_back_to_french() {
         let catalogue = Catalogue::load(None).unwrap();
         for (wanted, served) in
             [(None, "fr"), (Some("en"), "en"), (Some("en-us"), "en"), (Some("de"), "fr"), (Some(""), "fr")]
@@ -345,14 +345,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_type_is_a_new_entry() {
+    fn a_folder_can_add_a_type() {
         let folder = folder(&[(
             "fr.ftl",
             "offers = { $count ->\n    [one] Une offre\n   *[other] { $count } offres\n }\n    .message = Pour { $listing }\n",
         )]);
         let catalogue = Catalogue::load(Some(folder.path())).unwrap();
         let offers =
-            |count: i64| said(&catalogue, "offers", "en", json!({"count": count, "listing": "Vélo"}));
+            |count: i64| rendered(&catalogue, "offers", "en", json!({"count": count, "listing": "Vélo"}));
         assert_eq!(offers(1).0, "Une offre");
         assert_eq!(offers(3), ("3 offres".to_owned(), "Pour Vélo".to_owned()));
         assert_eq!(catalogue.gaps(), [("en", "offers")]);
@@ -362,29 +362,29 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_goes_before_the_built_in_texts_and_a_broken_one_is_refused() {
+    fn a_folder_overrides_built_in_texts_and_an_invalid_one_is_refused() {
         let text = "payment_completed = Payé\n    .message = Merci\n";
         let changed = folder(&[("fr.ftl", text), ("README.md", "not a catalogue")]);
         let catalogue = Catalogue::load(Some(changed.path())).unwrap();
-        assert_eq!(said(&catalogue, "payment_completed", "fr", json!({})).0, "Payé");
-        assert_eq!(said(&catalogue, "listing_published", "fr", json!({})).0, "Annonce publiée");
+        assert_eq!(rendered(&catalogue, "payment_completed", "fr", json!({})).0, "Payé");
+        assert_eq!(rendered(&catalogue, "listing_published", "fr", json!({})).0, "Annonce publiée");
 
         assert!(error(&[("fr.ftl", "a = b\n    .message = c\n???\n")]).contains("fr.ftl: line 3"));
         assert!(error(&[("fr.ftl", "a = b\n")]).contains("a has no title or no .message"));
         assert!(error(&[("french.ftl", "")]).contains("not named after a language"));
         let chat = "message_received = { $nobody }\n    .message = x\n";
-        assert!(error(&[("en.ftl", chat)]).contains("message_received shows nobody"));
+        assert!(error(&[("en.ftl", chat)]).contains("message_received uses nobody"));
     }
 
     #[test]
-    fn numbers_are_shown_as_they_were_published() {
+    fn numbers_are_rendered_as_published() {
         let folder = folder(&[("fr.ftl", "n = { $n }\n    .message = { $n }\n")]);
         let catalogue = Catalogue::load(Some(folder.path())).unwrap();
         for number in ["0", "-7", "12.5", "9007199254740993", "9223372036854775807"] {
             let data = serde_json::from_str(&format!(r#"{{"n":{number}}}"#)).unwrap();
-            assert_eq!(said(&catalogue, "n", "fr", data).0, number);
+            assert_eq!(rendered(&catalogue, "n", "fr", data).0, number);
         }
-        let long = said(&catalogue, "n", "fr", json!({"n": "é".repeat(5_000)}));
+        let long = rendered(&catalogue, "n", "fr", json!({"n": "é".repeat(5_000)}));
         assert_eq!((long.0.chars().count(), long.1.chars().count()), (TITLE_CHARS, MESSAGE_CHARS));
         assert!(long.0.ends_with("é…"));
     }

@@ -1,30 +1,30 @@
-//! Configuration.
+//! The configuration of notify-service.
 
 use clap::Parser;
 use service::config::{Database, Nats, Telemetry};
 use std::{net::SocketAddr, path::PathBuf};
 
-/// Keeps each user's inbox: what other backends and the chat publish becomes notifications.
+/// The notify service: turns events of backends and chat messages into notifications in users' inboxes.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "notify-service", version)]
 pub struct Config {
-    /// NATS.
+    /// Connection to NATS.
     #[command(flatten)]
     pub nats: Nats,
-    /// Postgres.
+    /// Connection to Postgres.
     #[command(flatten)]
     pub database: Database,
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub telemetry: Telemetry,
-    /// Where /healthz, /readyz and /metrics are
+    /// Address that serves /healthz, /readyz and /metrics
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9002")]
     pub admin_addr: SocketAddr,
-    /// Days for which a notification is kept, read or not
+    /// Days for which notifications are kept, whether read or unread
     #[arg(long, env = "NOTIFICATION_RETENTION_DAYS", default_value = "180", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub notification_retention_days: u32,
-    /// Folder with texts of notifications, one file for each language (fr.ftl), that go before the built-in ones;
-    /// read again on SIGHUP
+    /// Folder of notification texts, one file for each language (fr.ftl), that override the built-in texts; reloaded on
+    /// SIGHUP
     #[arg(long, env = "CATALOGUE_DIR")]
     pub catalogue_dir: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What other backends publish on `events.>`: a plain object, or a CloudEvent around it.
+//! Events that other backends publish on `events.>`: plain objects, or CloudEvents that contain one.
 
 use crate::catalogue::{Catalogue, MESSAGE_CHARS, TITLE_CHARS, Text};
 use async_nats::HeaderMap;
@@ -10,16 +10,16 @@ use contract::{
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-/// Bytes of an event's body.
+/// Maximum size of an event's body in bytes.
 pub const BODY_BYTES: usize = 64 * 1024;
-/// Bytes of what an event is known by.
+/// Maximum size of an event's id in bytes.
 pub const EVENT_ID_BYTES: usize = 256;
-/// Bytes of a CloudEvent's source. With the id it must fit into an index of Postgres.
+/// Maximum size of a CloudEvent's source in bytes. Together with the id it must fit into an index of Postgres.
 pub const SOURCE_BYTES: usize = 1024;
-/// Bytes of a type.
+/// Maximum size of a type in bytes.
 pub const TYPE_BYTES: usize = 128;
 
-/// Why an event can't be used, for the person who looks at the dead letter.
+/// Reason why an event is invalid, for the operator who inspects the dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unusable(pub String);
@@ -30,51 +30,51 @@ impl From<&str> for Unusable {
     }
 }
 
-/// What NATS has delivered.
+/// A message as NATS delivers it.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
-    /// Where it was published.
+    /// Subject of the message.
     pub subject: &'a str,
-    /// With which headers.
+    /// Headers of the message.
     pub headers: Option<&'a HeaderMap>,
-    /// The body.
+    /// Body of the message.
     pub payload: &'a [u8],
-    /// Names it, where the publisher didn't: the same for each delivery of it, and of nothing else.
+    /// Unique identifier of the message, the same for each delivery; used if the publisher gave none.
     pub place: &'a str,
 }
 
-/// A notification to be, for each of its users.
+/// A parsed event, which becomes a notification for each of its users.
 #[derive(Debug)]
 pub struct Notice {
-    /// Its type.
+    /// Type of the event.
     pub kind: String,
-    /// What it is known by when it comes again.
+    /// Idempotency key, by which a repeated event is recognised.
     pub key: String,
-    /// As published.
+    /// The `data` of the event, as published.
     pub data: Box<RawValue>,
-    /// The same, for the texts.
+    /// The parsed `data`, as parameters of the texts.
     pub parameters: Map<String, Value>,
-    /// The language of [`Notice::text`].
+    /// Language of [`Notice::text`].
     pub lang: String,
-    /// What it says in that language.
+    /// Title and message in that language.
     pub text: Text,
-    /// Whether users of other languages are told in theirs.
+    /// Whether users of other languages get the text in their own language.
     pub translated: bool,
-    /// What it says in every language.
+    /// Texts of the event itself, the same for all languages.
     pub own: OwnText,
 }
 
-/// What the event says itself.
+/// Texts that an event brings, which override those of the catalogue.
 #[derive(Debug, Default)]
 pub struct OwnText {
-    /// Instead of the catalogue's.
+    /// Title of the event.
     pub title: Option<String>,
-    /// Instead of the catalogue's.
+    /// Message of the event.
     pub message: Option<String>,
 }
 
 impl OwnText {
-    /// The catalogue's text, but for what the event says itself.
+    /// Returns the catalogue's text, overridden by the event's own texts.
     pub fn over(&self, text: Text) -> Text {
         Text {
             title: self.title.clone().unwrap_or(text.title),
@@ -83,10 +83,10 @@ impl OwnText {
     }
 }
 
-/// Reads an event: whom it notifies, and of what.
+/// Parses an event. Returns the users to notify and the content of the notification.
 ///
 /// # Errors
-/// Why it can't be used.
+/// The reason why the event is invalid.
 pub fn parse(delivery: Delivery<'_>, catalogue: &Catalogue) -> Result<(Vec<UserId>, Notice), Unusable> {
     let text = body(delivery.payload)?;
     let envelope = envelope(&delivery, text)?;
@@ -105,13 +105,13 @@ pub fn parse(delivery: Delivery<'_>, catalogue: &Catalogue) -> Result<(Vec<UserI
     let wanted = body.lang.as_deref().and_then(Lang::accepted);
     let lang = catalogue.language(wanted.as_ref().map(Lang::as_str)).to_owned();
     let complete = own.title.is_some() && own.message.is_some();
-    let said = if complete { Text::default() } else { catalogue_text(catalogue, &kind, &lang, &parameters)? };
-    let text = own.over(said);
+    let text = if complete { Text::default() } else { catalogue_text(catalogue, &kind, &lang, &parameters)? };
+    let text = own.over(text);
     let translated = wanted.is_none() && !complete;
     Ok((users, Notice { kind, key, data, parameters, lang, text, translated, own }))
 }
 
-/// The body as text that is safe to parse.
+/// Checks that a body is safe to parse, and returns it as text.
 fn body(payload: &[u8]) -> Result<&str, Unusable> {
     if payload.is_empty() {
         return Err("the body is empty".into());
@@ -123,7 +123,7 @@ fn body(payload: &[u8]) -> Result<&str, Unusable> {
     if frames::depth_exceeds(text, limits::JSON_DEPTH) {
         return Err(Unusable(format!("the body is nested deeper than {} levels", limits::JSON_DEPTH)));
     }
-    // serde would take an array for the object as well.
+    // serde would also accept an array as the object.
     match text.trim_ascii_start().as_bytes().first() {
         Some(b'{') => Ok(text),
         _ => match serde_json::from_str::<Value>(text) {
@@ -133,7 +133,7 @@ fn body(payload: &[u8]) -> Result<&str, Unusable> {
     }
 }
 
-/// A CloudEvent's own part, and the plain event in it.
+/// The attributes of a CloudEvent, and the plain event that it contains.
 struct Envelope<'a> {
     id: Option<String>,
     source: Option<String>,
@@ -141,7 +141,7 @@ struct Envelope<'a> {
     body: &'a str,
 }
 
-/// Takes a CloudEvent apart (<https://github.com/cloudevents/spec>, NATS protocol binding); a plain event is its own body.
+/// Unwraps a CloudEvent (<https://github.com/cloudevents/spec>, NATS protocol binding). A plain event is its own body.
 fn envelope<'a>(delivery: &Delivery<'_>, text: &'a str) -> Result<Envelope<'a>, Unusable> {
     #[derive(Deserialize)]
     struct Structured<'a> {
@@ -152,20 +152,20 @@ fn envelope<'a>(delivery: &Delivery<'_>, text: &'a str) -> Result<Envelope<'a>, 
         #[serde(borrow)]
         data: Option<&'a RawValue>,
     }
-    let said = header(delivery.headers, "Content-Type").is_some_and(|kind| {
+    let declared = header(delivery.headers, "Content-Type").is_some_and(|kind| {
         kind.get(..CLOUD_EVENT.len()).is_some_and(|start| start.eq_ignore_ascii_case(CLOUD_EVENT))
     });
-    // The key may be anywhere in the text; only then is a second look worth its cost.
-    if said || text.contains("\"specversion\"") {
+    // Parsing the text a second time is worth its cost only if it contains the key.
+    if declared || text.contains("\"specversion\"") {
         match serde_json::from_str::<Structured<'_>>(text) {
-            Ok(event) if said || event.specversion.is_some() => {
+            Ok(event) if declared || event.specversion.is_some() => {
                 let body = event.data.map(RawValue::get).filter(|data| data.starts_with('{'));
                 let body = body.ok_or_else(|| Unusable::from("the CloudEvent has no object as \"data\""))?;
                 return Ok(Envelope { id: event.id, source: event.source, kind: event.r#type, body });
             }
-            // Somewhere inside the data of a plain event.
+            // The key is inside the data of a plain event.
             Ok(_) => {}
-            Err(error) => return Err(not_json(text, &error, "the CloudEvent can't be read")),
+            Err(error) => return Err(not_json(text, &error, "the CloudEvent can't be parsed")),
         }
     }
     let (id, source) = (header(delivery.headers, "ce-id"), header(delivery.headers, "ce-source"));
@@ -174,7 +174,7 @@ fn envelope<'a>(delivery: &Delivery<'_>, text: &'a str) -> Result<Envelope<'a>, 
 
 const CLOUD_EVENT: &str = "application/cloudevents";
 
-/// A header, whatever the case of its name; `None` where it says nothing.
+/// The trimmed value of a header, whose name is matched without case. `None` if it is missing or blank.
 pub fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
     let is_named = |known: &str| known.eq_ignore_ascii_case(name);
     let (_, values) = headers?.iter().find(|(known, _)| is_named(known.as_ref()))?;
@@ -182,8 +182,8 @@ pub fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
     (!value.trim().is_empty()).then(|| value.trim().to_owned())
 }
 
-/// The subject is what permissions apply to, so it alone says the type: an event that states another one, wherever, was
-/// published in the wrong place.
+/// Permissions apply to subjects, so the subject alone determines the type. An event that states another type, in its
+/// headers or its body, was published on the wrong subject.
 fn check_stated(
     kind: &str,
     delivery: &Delivery<'_>,
@@ -209,14 +209,14 @@ fn check_stated(
     }
 }
 
-/// A type is what may follow `events.` in a subject.
+/// A type must be valid after `events.` in a subject.
 fn check_type(kind: &str) -> Result<(), Unusable> {
     let wrong = |char: char| char.is_whitespace() || char.is_control() || matches!(char, '*' | '>');
     if kind.len() > TYPE_BYTES {
         return Err(Unusable(format!("the type is longer than {TYPE_BYTES} bytes")));
     }
     if kind.split('.').any(|token| token.is_empty() || token.contains(wrong)) {
-        return Err("the type holds a character that no subject may have".into());
+        return Err("the type contains a character that is not allowed in a subject".into());
     }
     if RESERVED_TYPES.contains(&kind) {
         return Err(Unusable(format!("the type {kind} is reserved")));
@@ -224,9 +224,9 @@ fn check_type(kind: &str) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// What the event is known by when it comes again: its `event_id`, else its source and id as a CloudEvent, else what a
-/// replay says of it, else its `Nats-Msg-Id`, else its place. Each kind has a prefix of its own, so that none is taken for
-/// another; a `Nats-Msg-Id` stands for an `event_id`.
+/// The idempotency key of an event: its `event_id`, else the source and id of a CloudEvent, else the key in the header
+/// of a replay, else its `Nats-Msg-Id`, else its place. Each kind has its own prefix, so that keys of different kinds
+/// never collide; a `Nats-Msg-Id` counts as an `event_id`.
 fn key(
     delivery: &Delivery<'_>,
     id: Option<String>,
@@ -236,7 +236,7 @@ fn key(
         return Ok(format!("id:{}", event_id(id)?));
     }
     if let Some((source, id)) = cloud {
-        // No CloudEvent is without a source; what is all but that keeps the key that it had before sources counted.
+        // Valid CloudEvents have a source. Without one, the key is that of releases that ignored the source.
         let Some(source) = source.filter(|source| !source.is_empty()) else {
             return Ok(format!("id:{}", event_id(id)?));
         };
@@ -244,7 +244,7 @@ fn key(
             return Err(Unusable(format!("the CloudEvent's source is longer than {SOURCE_BYTES} bytes")));
         }
         no_nul("source", &source)?;
-        // With its length, no other source and id make the same text.
+        // The length makes the concatenation of source and id unambiguous.
         return Ok(format!("ce:{}:{source}{}", source.len(), event_id(id)?));
     }
     if let Some(key) = header(delivery.headers, REPLAY_OF_HEADER)
@@ -289,18 +289,18 @@ fn data(raw: Option<Box<RawValue>>) -> Result<(Box<RawValue>, Map<String, Value>
     if !raw.get().starts_with('{') {
         return Err("\"data\" is not an object".into());
     }
-    // Unlike what takes it as it is, this finds broken characters and numbers that no reader can take.
+    // Unlike `RawValue`, this detects invalid characters and numbers out of range.
     let parameters: Map<String, Value> = serde_json::from_str(raw.get())
-        .map_err(|_| Unusable::from("\"data\" holds a broken character or a number out of range"))?;
+        .map_err(|_| Unusable::from("\"data\" contains an invalid character or a number out of range"))?;
     if raw.get().contains("\\u0000")
         && parameters.iter().any(|(key, value)| key.contains('\0') || has_nul(value))
     {
-        return Err("\"data\" holds a NUL character".into());
+        return Err("\"data\" contains a NUL character".into());
     }
     Ok((raw, parameters))
 }
 
-/// `{}`.
+/// The JSON object `{}`.
 pub fn empty_object() -> Box<RawValue> {
     RawValue::from_string("{}".to_owned()).expect("this is JSON")
 }
@@ -326,7 +326,7 @@ fn own_text(name: &str, text: String, chars: usize) -> Result<String, Unusable> 
 }
 
 fn no_nul(name: &str, text: &str) -> Result<(), Unusable> {
-    if text.contains('\0') { Err(Unusable(format!("{name:?} holds a NUL character"))) } else { Ok(()) }
+    if text.contains('\0') { Err(Unusable(format!("{name:?} contains a NUL character"))) } else { Ok(()) }
 }
 
 fn catalogue_text(
@@ -344,7 +344,7 @@ fn catalogue_text(
     })
 }
 
-/// Says in words why a body isn't an event. Only bad ones are parsed twice.
+/// Explains why a body isn't an event. Only invalid bodies are parsed twice.
 fn explain(text: &str, error: &serde_json::Error) -> Unusable {
     let Ok(Value::Object(body)) = serde_json::from_str(text) else {
         return not_json(text, error, "the body is not an event");
@@ -359,7 +359,7 @@ fn explain(text: &str, error: &serde_json::Error) -> Unusable {
     }
     for name in ["event_id", "title", "message", "lang"] {
         if given(name).is_some_and(|value| !value.is_string()) {
-            return Unusable(format!("{name:?} is not a text"));
+            return Unusable(format!("{name:?} is not a string"));
         }
     }
     not_json(text, error, "the body is not an event")

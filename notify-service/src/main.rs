@@ -1,4 +1,4 @@
-//! Keeps each user's inbox: what other backends and the chat publish becomes notifications.
+//! The notify service's process.
 
 use notify_service::{Config, NotifyService};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The JetStream streams and consumers that this service lives on.
+//! The JetStream streams and consumers of this service.
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 /// The name of our consumer on each stream. All replicas share it.
 pub const CONSUMER: &str = "notify";
-/// After this long without a word from us, a message goes to another replica.
+/// Time without an acknowledgement after which NATS redelivers a message to another replica.
 pub const ACK_WAIT: Duration = Duration::from_secs(15);
-/// Bytes of a message: NATS' own limit, less what a dead letter says besides it.
+/// Maximum size of a message in bytes: the limit of NATS less the headers that a dead letter adds.
 const MESSAGE_BYTES: i32 = 1024 * 1024 - 8 * 1024;
 const GIB: i64 = 1024 * 1024 * 1024;
 
-/// What other backends publish. An event leaves it once it is a notification or a dead letter; it takes no more when it
-/// is full, as an event that was acknowledged must not be pushed out unseen. Hence no age limit, either.
+/// The stream of other backends' events. An event leaves it once it is a notification or a dead letter. A full stream
+/// refuses new events, and there is no age limit, because an acknowledged event must not be discarded unprocessed.
 pub fn events() -> Config {
     Config {
         name: contract::streams::EVENTS_STREAM.to_owned(),
@@ -31,8 +31,8 @@ pub fn events() -> Config {
     }
 }
 
-/// What can't be used. Someone should look within a month; a flood of it pushes out the oldest, so that it never keeps
-/// good events waiting.
+/// The stream of dead letters. Operators should inspect them within a month. A flood of them discards the oldest, so
+/// that it never blocks valid events.
 pub fn deadletters() -> Config {
     Config {
         name: contract::streams::DEADLETTERS_STREAM.to_owned(),
@@ -42,7 +42,8 @@ pub fn deadletters() -> Config {
         discard: DiscardPolicy::Old,
         max_age: Duration::from_secs(30 * 24 * 3_600),
         max_bytes: GIB,
-        // Who has stored a dead letter may end before the event is let go of, and the next one may start late.
+        // A replica may end after it stored a dead letter and before it acknowledged the event, and the next replica
+        // may start late.
         duplicate_window: Duration::from_secs(3_600),
         ..Config::default()
     }
@@ -66,7 +67,7 @@ impl Source {
         }
     }
 
-    /// The stream, as it is made where it is missing.
+    /// Configuration with which the stream is created if it is missing.
     pub fn stream(self) -> Config {
         match self {
             Self::Events => events(),
@@ -75,7 +76,7 @@ impl Source {
     }
 }
 
-/// Our consumer: redelivers for as long as it takes, and holds back when too much is under way.
+/// Configuration of our consumer: it redelivers without limit, and pauses if too many messages are unacknowledged.
 pub fn consumer() -> pull::Config {
     pull::Config {
         durable_name: Some(CONSUMER.to_owned()),

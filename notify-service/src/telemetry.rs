@@ -1,31 +1,37 @@
-//! What is measured.
+//! The metrics of this service.
 
 use service::metrics::Metric;
 
-/// Each metric of this service.
+/// All metrics with their descriptions.
 pub const METRICS: &[Metric] = &[
-    Metric::histogram("batch_messages", "Messages of a stream that were taken together."),
-    Metric::counter("batch_retries_total", "Batches given back to NATS, as Postgres did not store them.")
+    Metric::histogram("batch_messages", "Messages per batch of a stream."),
+    Metric::counter("batch_retries_total", "Batches returned to NATS because Postgres did not store them.")
         .by("stream", &["EVENTS", "CHAT"]),
     Metric::counter(
         "batches_too_slow_total",
-        "Transactions that took too long, and were done in halves or waited.",
+        "Transactions that took too long; their batch was split, or a single message deferred.",
     )
     .by("stream", &["EVENTS", "CHAT"]),
-    Metric::counter("events_set_aside_total", "Messages that took too long alone, and come again later.")
+    Metric::counter("events_set_aside_total", "Messages deferred because they took too long alone.")
         .by("stream", &["EVENTS", "CHAT"]),
-    Metric::gauge("consumer_lag", "Messages of a stream that are not done: not delivered yet, or under way."),
+    Metric::gauge("consumer_lag", "Messages of a stream that are not delivered yet or not acknowledged."),
     Metric::counter(
         "notifications_total",
-        "Notifications: stored, repeated (the event came again), superseded.",
+        "Notifications by outcome: stored, repeated (the event was delivered again) or superseded.",
     )
     .by("outcome", &["stored", "repeated", "superseded"]),
-    Metric::counter("notifications_removed_total", "Notifications removed as older than the retention."),
+    Metric::counter(
+        "notifications_removed_total",
+        "Notifications removed because they were older than the retention time.",
+    ),
     Metric::counter(
         "stranded_messages_total",
-        "Messages that NATS brought back and gives to nobody, done again.",
+        "Acknowledged messages that reappeared in a stream after a crash of NATS, and were processed again.",
     )
     .by("stream", &["EVENTS", "CHAT"]),
-    Metric::counter("deadletters_total", "Events that can't be used, kept as dead letters."),
-    Metric::counter("deadletters_truncated_total", "Dead letters that don't hold all of their event."),
+    Metric::counter("deadletters_total", "Invalid events, stored as dead letters."),
+    Metric::counter(
+        "deadletters_truncated_total",
+        "Dead letters truncated because their event was too large.",
+    ),
 ];
