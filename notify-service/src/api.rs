@@ -1,7 +1,7 @@
-//! What gateways ask.
+//! Handlers of the gateways' requests.
 
 use crate::inboxes::{Inboxes, StoreError};
-use crate::store::{self, Part};
+use crate::store::{self, PageQuery};
 use contract::{
     Code, Lang, Page, Refusal, UserId, limits,
     log::{Head, Range},
@@ -13,63 +13,63 @@ use contract::{
 use service::{Endpoints, bus::PAYLOAD_BYTES, bus::chain};
 use std::collections::BTreeMap;
 
-/// Answers of each kind that are under way at once.
+/// Requests of each kind in progress at once.
 const CONCURRENCY: usize = 32;
-/// Bytes of a page, with room for what is around its items.
+/// Maximum size of a page's items in bytes. The rest of the payload is for the other fields.
 const PAGE_BYTES: usize = PAYLOAD_BYTES - 8 * 1024;
 
-/// Listens to what is asked.
+/// Serves all requests.
 ///
 /// # Errors
-/// When NATS can't be asked.
+/// If subscribing to NATS fails.
 pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<()> {
     let (pages, marks, heads, languages) =
         (inboxes.clone(), inboxes.clone(), inboxes.clone(), inboxes.clone());
     endpoints
-        .serve::<PageNotifications, _, _>(CONCURRENCY, move |question| {
+        .serve::<PageNotifications, _, _>(CONCURRENCY, move |request| {
             let inboxes = pages.clone();
-            async move { page(&inboxes, question).await }
+            async move { page(&inboxes, request).await }
         })
         .await?;
     endpoints
-        .serve::<MarkNotification, _, _>(CONCURRENCY, move |question| {
+        .serve::<MarkNotification, _, _>(CONCURRENCY, move |request| {
             let inboxes = marks.clone();
-            async move { mark(&inboxes, question).await }
+            async move { mark(&inboxes, request).await }
         })
         .await?;
     endpoints
-        .serve::<RememberLanguages, _, _>(CONCURRENCY, move |question| {
+        .serve::<RememberLanguages, _, _>(CONCURRENCY, move |request| {
             let inboxes = languages.clone();
-            async move { remember(&inboxes, question).await }
+            async move { save_languages(&inboxes, request).await }
         })
         .await?;
     endpoints
-        .serve::<InboxHeads, _, _>(CONCURRENCY, move |question| {
+        .serve::<InboxHeads, _, _>(CONCURRENCY, move |request| {
             let inboxes = heads.clone();
-            async move { inbox_heads(&inboxes, question).await }
+            async move { inbox_heads(&inboxes, request).await }
         })
         .await
 }
 
-async fn page(inboxes: &Inboxes, question: PageNotifications) -> Result<NotificationPage, Refusal> {
-    let user = question.user_id;
-    let part = Part {
+async fn page(inboxes: &Inboxes, request: PageNotifications) -> Result<NotificationPage, Refusal> {
+    let user = request.user_id;
+    let query = PageQuery {
         user,
-        unread: question.unread,
-        limit: question.limit.min(limits::PAGE_MAX),
+        unread: request.unread,
+        limit: request.limit.min(limits::PAGE_MAX),
         bytes: i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX),
     };
     let read = async || {
-        // The items before the head, which is never older than they are.
-        let (items, more) = match question.range {
-            _ if part.limit == 0 => (Vec::new(), false),
-            Range::Newest => store::page_before(inboxes.pool(), i64::MAX, part).await?,
-            Range::Before(id) => store::page_before(inboxes.pool(), id, part).await?,
-            Range::After(id) => store::page_after(inboxes.pool(), id, part).await?,
+        // The items are read before the head, so that the head is never older than they are.
+        let (items, more) = match request.range {
+            _ if query.limit == 0 => (Vec::new(), false),
+            Range::Newest => store::page_before(inboxes.pool(), i64::MAX, query).await?,
+            Range::Before(id) => store::page_before(inboxes.pool(), id, query).await?,
+            Range::After(id) => store::page_after(inboxes.pool(), id, query).await?,
         };
         Ok((items, more, store::inbox(inboxes.pool(), user).await?.unwrap_or_default()))
     };
-    let (mut items, more, inbox) = inboxes.steady(read).await.map_err(|error| refusal(&error))?;
+    let (mut items, more, inbox) = inboxes.with_retry(read).await.map_err(|error| refusal(&error))?;
     for item in &mut items {
         item.unread_count = inbox.unread_count;
     }
@@ -85,40 +85,40 @@ async fn page(inboxes: &Inboxes, question: PageNotifications) -> Result<Notifica
     })
 }
 
-async fn remember(inboxes: &Inboxes, question: RememberLanguages) -> Result<(), Refusal> {
-    if question.seen.len() > limits::LANGUAGES_MAX {
+async fn save_languages(inboxes: &Inboxes, request: RememberLanguages) -> Result<(), Refusal> {
+    if request.seen.len() > limits::LANGUAGES_MAX {
         let detail = format!("at most {} users", limits::LANGUAGES_MAX);
         return Err(Refusal::new(Code::InvalidRequest, detail));
     }
-    let seen: BTreeMap<UserId, Lang> = question.seen.into_iter().collect();
-    let stored = inboxes.steady(async || Ok(store::remember_languages(inboxes.pool(), &seen).await?)).await;
+    let seen: BTreeMap<UserId, Lang> = request.seen.into_iter().collect();
+    let stored = inboxes.with_retry(async || Ok(store::save_languages(inboxes.pool(), &seen).await?)).await;
     stored.map_err(|error| refusal(&error))
 }
 
-async fn mark(inboxes: &Inboxes, question: MarkNotification) -> Result<Option<InboxRead>, Refusal> {
-    inboxes.mark(&question).await.map_err(|error| refusal(&error))
+async fn mark(inboxes: &Inboxes, request: MarkNotification) -> Result<Option<InboxRead>, Refusal> {
+    inboxes.mark(&request).await.map_err(|error| refusal(&error))
 }
 
-async fn inbox_heads(inboxes: &Inboxes, question: InboxHeads) -> Result<Vec<InboxHead>, Refusal> {
-    if question.users.len() > limits::HEADS_MAX {
+async fn inbox_heads(inboxes: &Inboxes, request: InboxHeads) -> Result<Vec<InboxHead>, Refusal> {
+    if request.users.len() > limits::HEADS_MAX {
         let detail = format!("at most {} users", limits::HEADS_MAX);
         return Err(Refusal::new(Code::InvalidRequest, detail));
     }
-    let users: Vec<i64> = question.users.iter().map(|user| user.get()).collect();
-    let heads = inboxes.steady(async || Ok(store::heads(inboxes.pool(), &users).await?)).await;
+    let users: Vec<i64> = request.users.iter().map(|user| user.get()).collect();
+    let heads = inboxes.with_retry(async || Ok(store::heads(inboxes.pool(), &users).await?)).await;
     heads.map_err(|error| refusal(&error))
 }
 
-/// What a client is told of an error. The cause goes to the log only.
+/// The refusal that a client receives for an error. The cause is only logged.
 fn refusal(error: &StoreError) -> Refusal {
     match error {
         StoreError::NotFound => Refusal::new(Code::NotFound, "no such notification"),
         error if error.is_passing() => {
-            tracing::warn!(error = chain(error), "a question waits for Postgres");
+            tracing::warn!(error = chain(error), "a request failed because Postgres is unavailable");
             Refusal::unavailable()
         }
         error => {
-            tracing::error!(error = chain(error), "a question can't be answered");
+            tracing::error!(error = chain(error), "a request failed");
             Refusal::new(Code::Internal, "a fault of the server")
         }
     }

@@ -1,12 +1,12 @@
-//! Takes batches from a stream, and lets go of a message only once it is stored or a dead letter.
+//! Consumes a stream in batches. A message is acknowledged only once it is stored or a dead letter.
 
 use crate::{
-    consumer_health::Pulse,
+    consumer_health::ConsumerHealth,
     deadletter::{self, Headers, Letter},
     event::{Delivery, Unusable},
-    fetch::{self, Intake, ack, ack_all},
+    fetch::{self, Fetcher, ack, ack_all},
     inboxes::{BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of},
-    message_ops::{Undone, ops, place},
+    message_ops::{ProcessingError, ops, place},
     plan::Op,
     rescue::{self, Rescue},
     streams::{ACK_WAIT, Source},
@@ -24,61 +24,55 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How long a dead letter that could not be stored waits, and a message whose store failed at most.
-const RETRY_AT_MOST: Duration = Duration::from_secs(5);
-/// How long a message waits at most that takes too long alone; the first time [`RETRY_AT_MOST`], then twice as long each.
-const ASIDE_AT_MOST: Duration = Duration::from_secs(120);
-/// Messages that are known to take too long alone. Of more, some are forgotten, and found again.
-const ASIDE: usize = 1_000;
+/// Delay before a dead letter that could not be stored is retried, and maximum delay after Postgres failed.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// Maximum delay of a message that takes too long alone. The first delay is [`MAX_RETRY_DELAY`]; each retry doubles it.
+const MAX_SLOW_DELAY: Duration = Duration::from_secs(120);
+/// Maximum number of messages known to take too long alone. Beyond it, all are forgotten and found again.
+const MAX_SLOW: usize = 1_000;
 
 /// Consumes one stream.
 pub struct Consumer {
-    /// Which.
     pub source: Source,
-    /// NATS.
     pub bus: Bus,
-    /// Where it goes.
     pub inboxes: Inboxes,
-    /// Whether it moves.
-    pub pulse: Arc<Pulse>,
-    /// Stops it.
+    pub health: Arc<ConsumerHealth>,
     pub shutdown: CancellationToken,
     rescue: Rescue,
-    /// The places of messages that took too long alone: each is stored by itself, after the others.
-    aside: Mutex<HashSet<String>>,
+    /// The places of messages that took too long alone: each is stored separately, after the others.
+    slow: Mutex<HashSet<String>>,
 }
 
-/// A message that can be used.
+/// A valid message.
 struct Work {
     message: Message,
     place: String,
     ops: Vec<Op>,
-    /// The steps of what is traced in it, which end with it.
-    _steps: Vec<Span>,
+    /// The spans of the traced parts of the message, which end when it is dropped.
+    _spans: Vec<Span>,
 }
 
 impl Consumer {
-    /// Of a stream that nothing was consumed of yet.
     pub fn new(
         source: Source,
         bus: &Bus,
         inboxes: Inboxes,
-        pulse: Arc<Pulse>,
+        health: Arc<ConsumerHealth>,
         shutdown: CancellationToken,
     ) -> Self {
         let rescue = Rescue::new(source, bus.clone(), inboxes.clone());
-        Self { source, bus: bus.clone(), inboxes, pulse, shutdown, rescue, aside: Mutex::default() }
+        Self { source, bus: bus.clone(), inboxes, health, shutdown, rescue, slow: Mutex::default() }
     }
 
-    /// Runs until the token is cancelled; the batch in hand is finished.
+    /// Runs until the token is cancelled. The batch in progress is finished.
     pub async fn run(self) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_AT_MOST);
+        let mut backoff = Backoff::new(Duration::from_millis(100), MAX_RETRY_DELAY);
         while !self.shutdown.is_cancelled() {
             let Err(error) = self.consume(&mut backoff).await else { return };
             if self.shutdown.is_cancelled() {
                 return;
             }
-            self.pulse.failed(&format!("{error:#}"));
+            self.health.failed(&format!("{error:#}"));
             tracing::warn!(
                 stream = self.source.name(),
                 error = format!("{error:#}"),
@@ -91,134 +85,138 @@ impl Consumer {
         }
     }
 
-    /// Consumes until the token is cancelled, or NATS says why that can't go on.
+    /// Consumes until the token is cancelled or NATS fails.
     async fn consume(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
         let mut doubts = self.bus.doubts();
         service::streams::ensure(&self.bus, self.source.stream(), &self.shutdown).await;
         let consumer = fetch::consumer(&self.bus, self.source).await?;
         let stuck = unreadable::sweep(&self.bus, self.source, &consumer).await;
-        if let Some(places) = stuck.context("look for what can't be read")? {
+        if let Some(places) = stuck.context("look for unreadable messages")? {
             self.rescue.around(places).await?;
         }
-        let mut intake = Intake::open(&self.bus, &consumer).await?;
-        let mut rescues = tokio::time::interval(rescue::EVERY);
+        let mut fetcher = Fetcher::open(&self.bus, &consumer).await?;
+        let mut rescues = tokio::time::interval(rescue::INTERVAL);
         rescues.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                batch = intake.batch() => self.work(batch?, &mut intake, backoff).await,
+                batch = fetcher.batch() => self.work(batch?, &mut fetcher, backoff).await,
                 _ = rescues.tick() => match self.rescue.run().await {
                     Ok(false) => {}
                     Ok(true) => rescues.reset_immediately(),
                     Err(error) => tracing::warn!(
                         stream = self.source.name(),
                         error = format!("{error:#}"),
-                        "messages that count as done may be left; looking again later"
+                        "the rescue of acknowledged messages failed; will be retried"
                     ),
                 },
                 _ = doubts.changed() => {
-                    let rest = intake.rest();
-                    self.work(rest, &mut intake, backoff).await;
+                    let rest = fetcher.rest();
+                    self.work(rest, &mut fetcher, backoff).await;
                     bail!("the connection to NATS was lost");
                 }
                 () = self.shutdown.cancelled() => break,
             }
         }
-        self.leave(intake).await;
+        self.leave(fetcher).await;
         Ok(())
     }
 
-    async fn work(&self, batch: Vec<Message>, intake: &mut Intake, backoff: &mut Backoff) {
+    async fn work(&self, batch: Vec<Message>, fetcher: &mut Fetcher, backoff: &mut Backoff) {
         metrics::histogram!("batch_messages", "stream" => self.source.name()).record(batch.len() as f64);
-        match self.handle(batch, intake).await {
+        match self.handle(batch, fetcher).await {
             None => {
                 backoff.reset();
-                self.pulse.worked();
+                self.health.succeeded();
             }
-            Some((error, undone)) => self.retry_later(error, undone, intake, backoff.delay()).await,
+            Some((error, undone)) => self.retry_later(error, undone, fetcher, backoff.delay()).await,
         }
     }
 
-    /// What was delivered and not taken goes to another replica, soon: it would come back to us if it was given back
-    /// before NATS knows that we have left.
-    async fn leave(&self, mut intake: Intake) {
+    /// Returns delivered messages to NATS for another replica. They get a short delay: NATS would deliver them to this
+    /// consumer again if they were returned before NATS knows that it has left.
+    async fn leave(&self, mut fetcher: Fetcher) {
         const SOON: Duration = Duration::from_millis(100);
         const ROUNDS: usize = 16;
-        let mut rest = intake.rest();
-        // What is more than may be held comes to another replica a little later.
+        let mut rest = fetcher.rest();
+        // Messages beyond the bounds of the queue reach another replica a little later.
         for _ in 0..ROUNDS {
-            // What NATS has sent until then is here after that; it may be at sending more.
+            // After a round trip, all messages that NATS had sent by then have arrived. It may still be sending more.
             if let Err(error) = self.bus.round_trip().await {
-                tracing::debug!(error = format!("{error:#}"), "what NATS has delivered is not all here");
+                tracing::debug!(error = format!("{error:#}"), "some delivered messages may not have arrived");
                 break;
             }
-            let more = intake.rest();
+            let more = fetcher.rest();
             if more.is_empty() {
                 break;
             }
             rest.extend(more);
         }
-        drop(intake);
+        drop(fetcher);
         ack_all(rest.iter().collect(), AckKind::Nak(Some(SOON))).await;
     }
 
-    /// Stores a batch. What could not be stored for reasons of ours comes back with the first of them.
-    async fn handle(&self, batch: Vec<Message>, intake: &mut Intake) -> Option<(StoreError, Vec<Message>)> {
+    /// Stores a batch. If that fails because of Postgres, returns the first error and all messages that are not stored.
+    async fn handle(&self, batch: Vec<Message>, fetcher: &mut Fetcher) -> Option<(StoreError, Vec<Message>)> {
         let catalogue = self.inboxes.catalogue();
         let (mut works, mut unusable) = (Vec::new(), Vec::new());
         for message in batch {
             let place = place_of(&message);
             let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
             let delivery = Delivery { subject, headers, payload: &message.payload, place: &place };
-            let step = self.source.step(delivery);
-            match ops(self.source, delivery, &catalogue, step.parent()) {
-                Ok((ops, mut steps)) => {
-                    steps.push(step);
-                    works.push(Work { message, place, ops, _steps: steps });
+            let span = self.source.span(delivery);
+            match ops(self.source, delivery, &catalogue, span.parent()) {
+                Ok((ops, mut spans)) => {
+                    spans.push(span);
+                    works.push(Work { message, place, ops, _spans: spans });
                 }
-                Err(reason) => unusable.push((message, place, reason, step)),
+                Err(reason) => unusable.push((message, place, reason, span)),
             }
         }
-        let buried = join_all(unusable.iter().map(|(message, place, reason, step)| {
-            step.failed("unusable");
-            step.clone().within(self.bury(message, place, reason))
+        let dead_letters = join_all(unusable.iter().map(|(message, place, reason, span)| {
+            span.failed("unusable");
+            span.clone().within(self.store_dead_letter(message, place, reason))
         }));
-        let (failed, _) = tokio::join!(self.store(works, intake), buried);
+        let (failed, _) = tokio::join!(self.store(works, fetcher), dead_letters);
         failed
     }
 
-    /// Stores what can be used, several messages in a transaction; in halves where Postgres doesn't take something of it, or
-    /// takes too long, until that is found, so that it keeps nobody waiting.
-    async fn store(&self, works: Vec<Work>, intake: &mut Intake) -> Option<(StoreError, Vec<Message>)> {
-        let mut packs = packs(self.aside_last(works));
-        while let Some(pack) = packs.pop_front() {
-            match self.store_pack(&pack, &packs, intake).await {
+    /// Stores valid messages, several in each transaction. If Postgres rejects a batch or takes too long, splits the
+    /// batch in halves until the message that causes it is found, so that it doesn't delay the others.
+    async fn store(&self, works: Vec<Work>, fetcher: &mut Fetcher) -> Option<(StoreError, Vec<Message>)> {
+        let mut queue = transactions(self.split_slow(works));
+        while let Some(transaction) = queue.pop_front() {
+            match self.store_transaction(&transaction, &queue, fetcher).await {
                 Ok(()) => {
-                    self.no_longer_aside(&pack);
-                    ack_all(messages(&pack), AckKind::Ack).await;
+                    self.forget_slow(&transaction);
+                    ack_all(messages(&transaction), AckKind::Ack).await;
                 }
-                Err(Undone::Unusable(reason)) if pack.len() == 1 => {
-                    self.bury(&pack[0].message, &pack[0].place, &reason).await;
+                Err(ProcessingError::Unusable(reason)) if transaction.len() == 1 => {
+                    self.store_dead_letter(&transaction[0].message, &transaction[0].place, &reason).await;
                 }
-                Err(Undone::Unusable(reason)) => {
-                    tracing::debug!(%reason, "a batch is stored in halves");
-                    halve(pack, &mut packs);
+                Err(ProcessingError::Unusable(reason)) => {
+                    tracing::debug!(%reason, "Postgres rejected a batch; storing its halves");
+                    halve(transaction, &mut queue);
                 }
-                Err(Undone::Waits(error)) if error.is_slow() && self.inboxes.answers().await => {
+                Err(ProcessingError::Retry(error))
+                    if error.is_slow() && self.inboxes.is_responsive().await =>
+                {
                     metrics::counter!("batches_too_slow_total", "stream" => self.source.name()).increment(1);
-                    if pack.len() > 1 {
-                        halve(pack, &mut packs);
+                    if transaction.len() > 1 {
+                        halve(transaction, &mut queue);
                     } else {
-                        // The others of its kind would take as long.
-                        let is_known = |pack: &Vec<Work>| pack.iter().all(|work| self.is_aside(&work.place));
-                        let (known, rest): (VecDeque<_>, VecDeque<_>) = packs.into_iter().partition(is_known);
-                        packs = rest;
-                        for work in std::iter::once(pack).chain(known).flatten() {
-                            self.set_aside(&work, &error).await;
+                        // The other messages known to be slow would take as long.
+                        let is_known = |transaction: &Vec<Work>| {
+                            transaction.iter().all(|work| self.is_slow(&work.place))
+                        };
+                        let (known, rest): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(is_known);
+                        queue = rest;
+                        for work in std::iter::once(transaction).chain(known).flatten() {
+                            self.defer(&work, &error).await;
                         }
                     }
                 }
-                Err(Undone::Waits(error)) => {
-                    let undone = pack.into_iter().chain(packs.into_iter().flatten());
+                Err(ProcessingError::Retry(error)) => {
+                    let undone = transaction.into_iter().chain(queue.into_iter().flatten());
                     return Some((error, undone.map(|work| work.message).collect()));
                 }
             }
@@ -226,18 +224,18 @@ impl Consumer {
         None
     }
 
-    /// Stores what goes into one transaction. While it takes its time, NATS is told that all of it is still ours.
-    async fn store_pack(
+    /// Stores one transaction. While it runs, sends progress acknowledgements, so that NATS doesn't redeliver.
+    async fn store_transaction(
         &self,
-        pack: &[Work],
+        transaction: &[Work],
         waiting: &VecDeque<Vec<Work>>,
-        intake: &mut Intake,
-    ) -> Result<(), Undone> {
-        let ops: Vec<Op> = pack.iter().flat_map(|work| work.ops.iter().cloned()).collect();
+        fetcher: &mut Fetcher,
+    ) -> Result<(), ProcessingError> {
+        let ops: Vec<Op> = transaction.iter().flat_map(|work| work.ops.iter().cloned()).collect();
         let store = async {
             match self.inboxes.apply(&ops).await {
-                Err(error) if error.is_slow() && pack.len() == 1 && ops.len() > 1 => {
-                    if self.inboxes.answers().await {
+                Err(error) if error.is_slow() && transaction.len() == 1 && ops.len() > 1 => {
+                    if self.inboxes.is_responsive().await {
                         self.inboxes.apply_slowly(&ops).await
                     } else {
                         Err(error)
@@ -251,55 +249,59 @@ impl Consumer {
         tick.reset();
         loop {
             tokio::select! {
-                done = &mut store => return done.map_err(Undone::from),
+                done = &mut store => return done.map_err(ProcessingError::from),
                 _ = tick.tick() => {
-                    let ours = messages(pack).into_iter().chain(waiting.iter().flat_map(|pack| messages(pack)));
+                    let ours = messages(transaction).into_iter().chain(waiting.iter().flat_map(|transaction| messages(transaction)));
                     ack_all(ours.collect(), AckKind::Progress).await;
-                    intake.hold().await;
+                    fetcher.acknowledge_progress().await;
                 }
             }
         }
     }
 
-    /// It takes too long alone, as when another has the inbox locked: it comes again, later each time, and what is behind it
-    /// goes on.
-    async fn set_aside(&self, work: &Work, error: &StoreError) {
-        let tries = work.message.info().map_or(1, |info| info.delivered).clamp(1, 10);
-        let delay = RETRY_AT_MOST.saturating_mul(1 << (tries - 1)).min(ASIDE_AT_MOST);
-        tracing::warn!(place = work.place, error = chain(error), "an event takes too long, and waits");
+    /// Defers a message that takes too long alone, for example because another transaction has locked the inbox. NATS
+    /// redelivers it with growing delays, and the messages behind it are not delayed.
+    async fn defer(&self, work: &Work, error: &StoreError) {
+        let attempts = work.message.info().map_or(1, |info| info.delivered).clamp(1, 10);
+        let delay = MAX_RETRY_DELAY.saturating_mul(1 << (attempts - 1)).min(MAX_SLOW_DELAY);
+        tracing::warn!(
+            place = work.place,
+            error = chain(error),
+            "an event takes too long to store; deferred"
+        );
         metrics::counter!("events_set_aside_total", "stream" => self.source.name()).increment(1);
         {
-            let mut aside = self.aside();
-            if aside.len() >= ASIDE {
-                aside.clear();
+            let mut slow = self.slow();
+            if slow.len() >= MAX_SLOW {
+                slow.clear();
             }
-            aside.insert(work.place.clone());
+            slow.insert(work.place.clone());
         }
         ack(&work.message, AckKind::Nak(Some(delay))).await;
     }
 
-    /// The same, with what took too long before at the end.
-    fn aside_last(&self, works: Vec<Work>) -> (Vec<Work>, Vec<Work>) {
-        works.into_iter().partition(|work| !self.is_aside(&work.place))
+    /// Separates the messages that took too long before.
+    fn split_slow(&self, works: Vec<Work>) -> (Vec<Work>, Vec<Work>) {
+        works.into_iter().partition(|work| !self.is_slow(&work.place))
     }
 
-    fn no_longer_aside(&self, done: &[Work]) {
-        let mut aside = self.aside();
-        if !aside.is_empty() {
-            aside.retain(|place| done.iter().all(|work| work.place != *place));
+    fn forget_slow(&self, done: &[Work]) {
+        let mut slow = self.slow();
+        if !slow.is_empty() {
+            slow.retain(|place| done.iter().all(|work| work.place != *place));
         }
     }
 
-    fn is_aside(&self, place: &str) -> bool {
-        self.aside().contains(place)
+    fn is_slow(&self, place: &str) -> bool {
+        self.slow().contains(place)
     }
 
-    fn aside(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slow(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a dead letter of it; only then is it terminated.
-    async fn bury(&self, message: &Message, place: &str, reason: &Unusable) {
+    /// Stores a message as a dead letter. Only then terminates its delivery.
+    async fn store_dead_letter(&self, message: &Message, place: &str, reason: &Unusable) {
         let letter = Letter {
             subject: message.subject.as_str(),
             headers: Headers::Read(message.headers.as_ref()),
@@ -307,33 +309,41 @@ impl Consumer {
             place,
             reason: &reason.0,
         };
-        match deadletter::keep(&self.bus, letter).await {
+        match deadletter::store(&self.bus, letter).await {
             Ok(()) => ack(message, AckKind::Term).await,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), place, "a dead letter is not stored yet");
-                ack(message, AckKind::Nak(Some(RETRY_AT_MOST))).await;
+                tracing::warn!(error = format!("{error:#}"), place, "store a dead letter; will be retried");
+                ack(message, AckKind::Nak(Some(MAX_RETRY_DELAY))).await;
             }
         }
     }
 
-    /// Postgres did not do it: NATS delivers it again after a while, to us or to another replica.
+    /// Postgres failed: NATS redelivers the messages after a delay, to this replica or to another one.
     async fn retry_later(
         &self,
         error: StoreError,
         mut undone: Vec<Message>,
-        intake: &mut Intake,
+        fetcher: &mut Fetcher,
         delay: Duration,
     ) {
-        let why = chain(&error);
-        self.pulse.failed(&why);
+        let reason = chain(&error);
+        self.health.failed(&reason);
         metrics::counter!("batch_retries_total", "stream" => self.source.name()).increment(1);
         if error.is_passing() {
-            tracing::warn!(stream = self.source.name(), error = why, "events wait for Postgres");
+            tracing::warn!(
+                stream = self.source.name(),
+                error = reason,
+                "Postgres is unavailable; events will be retried"
+            );
         } else {
-            tracing::error!(stream = self.source.name(), error = why, "events can't be stored, and wait");
+            tracing::error!(
+                stream = self.source.name(),
+                error = reason,
+                "events can't be stored; will be retried"
+            );
         }
-        // What came behind waits as well, or it would overtake.
-        undone.extend(intake.rest());
+        // Later messages wait as well, so that they don't overtake these.
+        undone.extend(fetcher.rest());
         ack_all(undone.iter().collect(), AckKind::Nak(Some(delay))).await;
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
@@ -342,34 +352,34 @@ impl Consumer {
     }
 }
 
-fn messages(pack: &[Work]) -> Vec<&Message> {
-    pack.iter().map(|work| &work.message).collect()
+fn messages(transaction: &[Work]) -> Vec<&Message> {
+    transaction.iter().map(|work| &work.message).collect()
 }
 
-/// In halves, both before what else waits.
-fn halve(mut pack: Vec<Work>, packs: &mut VecDeque<Vec<Work>>) {
-    packs.push_front(pack.split_off(pack.len() / 2));
-    packs.push_front(pack);
+/// Splits a transaction in halves and puts both at the front of the queue.
+fn halve(mut transaction: Vec<Work>, queue: &mut VecDeque<Vec<Work>>) {
+    queue.push_front(transaction.split_off(transaction.len() / 2));
+    queue.push_front(transaction);
 }
 
-/// What goes into one transaction each: one message at least, and each of the second ones by itself.
-fn packs((works, alone): (Vec<Work>, Vec<Work>)) -> VecDeque<Vec<Work>> {
-    let mut packs: VecDeque<Vec<Work>> = VecDeque::new();
+/// Groups messages into transactions. Each has at least one message; slow messages get one each.
+fn transactions((works, slow): (Vec<Work>, Vec<Work>)) -> VecDeque<Vec<Work>> {
+    let mut queue: VecDeque<Vec<Work>> = VecDeque::new();
     let (mut room, mut bytes_room) = (0, 0);
     for work in works {
         let bytes: usize = work.ops.iter().map(bytes_of).sum();
-        if packs.is_empty() || work.ops.len() > room || bytes > bytes_room {
+        if queue.is_empty() || work.ops.len() > room || bytes > bytes_room {
             (room, bytes_room) = (OPS_PER_TRANSACTION, BYTES_PER_TRANSACTION);
-            packs.push_back(Vec::new());
+            queue.push_back(Vec::new());
         }
         room = room.saturating_sub(work.ops.len());
         bytes_room = bytes_room.saturating_sub(bytes);
-        if let Some(pack) = packs.back_mut() {
-            pack.push(work);
+        if let Some(transaction) = queue.back_mut() {
+            transaction.push(work);
         }
     }
-    packs.extend(alone.into_iter().map(|work| vec![work]));
-    packs
+    queue.extend(slow.into_iter().map(|work| vec![work]));
+    queue
 }
 
 fn place_of(message: &Message) -> String {

@@ -1,4 +1,4 @@
-//! Whether a consumer moves, for `/readyz` and `/metrics`.
+//! Whether a consumer makes progress, for `/readyz` and `/metrics`.
 
 use crate::streams::{CONSUMER, Source};
 use anyhow::bail;
@@ -10,80 +10,83 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often NATS is asked what waits.
-const EVERY: Duration = Duration::from_secs(5);
-/// Nothing done for this long, while something waits, is standing still.
-const STILL: Duration = Duration::from_secs(30);
+/// Time between two requests for the consumer info.
+const INFO_INTERVAL: Duration = Duration::from_secs(5);
+/// Time without progress or without consumer info after which a consumer is unhealthy.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is known of a consumer.
-pub struct Pulse {
+/// Health of a consumer.
+pub struct ConsumerHealth {
     source: Source,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Why the last batch failed, if it did.
+    /// Error of the last batch, if it failed.
     failure: Option<String>,
-    /// When there was last nothing to do, or something was done.
-    moved: Instant,
-    /// When NATS last said what waits.
-    told: Instant,
+    /// Time at which a batch was last completed, or no message was pending.
+    progressed_at: Instant,
+    /// Time of the last consumer info.
+    info_at: Instant,
 }
 
-impl Pulse {
-    /// Of a consumer that starts now.
+impl ConsumerHealth {
+    /// The health of a consumer that starts now.
     pub fn new(source: Source) -> Self {
         let now = Instant::now();
-        Self { source, state: Mutex::new(State { failure: None, moved: now, told: now }) }
+        Self { source, state: Mutex::new(State { failure: None, progressed_at: now, info_at: now }) }
     }
 
-    /// A batch is done.
-    pub fn worked(&self) {
+    /// Records that a batch was completed.
+    pub fn succeeded(&self) {
         self.change(|state| {
             state.failure = None;
-            state.moved = Instant::now();
+            state.progressed_at = Instant::now();
         });
     }
 
-    /// A batch, or the taking of one, failed.
-    pub fn failed(&self, why: &str) {
-        self.change(|state| state.failure = Some(why.to_owned()));
+    /// Records that fetching or storing a batch failed.
+    pub fn failed(&self, error: &str) {
+        self.change(|state| state.failure = Some(error.to_owned()));
     }
 
-    /// Whether it moves.
+    /// Checks that the consumer makes progress.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason if it doesn't.
     pub fn check(&self) -> anyhow::Result<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(failure) = &state.failure {
             bail!("{failure}");
         }
-        if state.told.elapsed() > STILL {
-            bail!("NATS has not said for {} s what waits", state.told.elapsed().as_secs());
+        if state.info_at.elapsed() > STALL_TIMEOUT {
+            bail!("no consumer info from NATS for {} s", state.info_at.elapsed().as_secs());
         }
-        if state.moved.elapsed() > STILL {
-            bail!("nothing was done for {} s, and something waits", state.moved.elapsed().as_secs());
+        if state.progressed_at.elapsed() > STALL_TIMEOUT {
+            bail!(
+                "no progress for {} s although messages are pending",
+                state.progressed_at.elapsed().as_secs()
+            );
         }
         Ok(())
     }
 
-    /// Asks NATS what waits, again and again, until the token is cancelled.
+    /// Requests the consumer info repeatedly until the token is cancelled.
     pub async fn watch(&self, bus: &Bus, shutdown: CancellationToken) {
-        let mut tick = tokio::time::interval(EVERY);
+        let mut tick = tokio::time::interval(INFO_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            let Ok(waiting) = waiting(bus, self.source).await else { continue };
-            metrics::gauge!("consumer_lag", "stream" => self.source.name()).set(waiting as f64);
+            let Ok(lag) = lag(bus, self.source).await else { continue };
+            metrics::gauge!("consumer_lag", "stream" => self.source.name()).set(lag as f64);
             self.change(|state| {
-                state.told = Instant::now();
-                if waiting == 0 {
+                state.info_at = Instant::now();
+                if lag == 0 {
                     state.failure = None;
-                    state.moved = state.told;
+                    state.progressed_at = state.info_at;
                 }
             });
         }
@@ -94,8 +97,8 @@ impl Pulse {
     }
 }
 
-/// Messages that are not done: not delivered yet, or not acknowledged.
-async fn waiting(bus: &Bus, source: Source) -> anyhow::Result<u64> {
+/// Number of messages that are not delivered yet or not acknowledged.
+async fn lag(bus: &Bus, source: Source) -> anyhow::Result<u64> {
     let consumer = bus
         .jetstream()
         .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(

@@ -1,4 +1,4 @@
-//! What can't be used is kept where someone sees it and may publish it again.
+//! Dead letters: invalid messages, kept so that an operator can inspect and republish them.
 
 use crate::streams;
 use anyhow::Context;
@@ -16,62 +16,59 @@ use contract::{
 };
 use service::Bus;
 
-/// Bytes of all headers of a message in a stream: JetStream takes less than 64 KiB.
+/// Maximum size of all headers of a message in bytes: JetStream accepts less than 64 KiB.
 const HEADERS_BYTES: usize = 65_535;
-/// Bytes of a reason.
+/// Maximum size of a reason in bytes.
 const REASON_BYTES: usize = 2_000;
-/// Bytes of the type in a dead letter's subject: no event with a longer one can be used.
+/// Maximum size of the type in a dead letter's subject, in bytes. Events with a longer type are invalid.
 const TYPE_BYTES: usize = crate::event::TYPE_BYTES;
-/// Headers begin and end with this.
+/// Size of a header block without headers.
 const EMPTY_HEADERS: usize = "NATS/1.0\r\n\r\n".len();
 
-/// A message that can't be used.
+/// An invalid message.
 pub struct Letter<'a> {
-    /// Where it was published.
     pub subject: &'a str,
-    /// With which headers.
     pub headers: Headers<'a>,
-    /// The body.
     pub body: Bytes,
-    /// Names it, the same for each delivery of it.
+    /// Identifier of the message, the same for each delivery.
     pub place: &'a str,
-    /// Why it can't be used.
+    /// Reason why the message is invalid.
     pub reason: &'a str,
 }
 
 /// The headers of a message.
 pub enum Headers<'a> {
-    /// As they were read; there may be none.
+    /// Parsed headers, if there are any.
     Read(Option<&'a HeaderMap>),
-    /// They can't be read: base64 of their bytes.
+    /// Base64 of headers that can't be parsed.
     Unreadable(&'a str),
 }
 
-/// Keeps a message as a dead letter: its body byte for byte, its headers, its subject, and why; of what is too large, as
-/// much as fits, and a note of what was cut. Twice is once.
+/// Stores a message as a dead letter: its unchanged body, its headers, its subject and the reason. If it is too large,
+/// parts are truncated and a header names them. Repeating this stores one dead letter.
 ///
 /// # Errors
-/// When JetStream has not confirmed it: the message must be kept.
-pub async fn keep(bus: &Bus, letter: Letter<'_>) -> anyhow::Result<()> {
+/// If JetStream has not confirmed it. Then the message must be kept.
+pub async fn store(bus: &Bus, letter: Letter<'_>) -> anyhow::Result<()> {
     let most = bus.client().max_payload();
     if let Err(error) = publish(bus, &letter, most).await {
-        // The stream may be gone, or may take less than NATS itself.
+        // The stream may be missing, or may have a lower limit than NATS itself.
         let stream = service::streams::open(bus, streams::deadletters()).await;
-        let stream = stream.with_context(|| format!("{error:#}; make the stream of dead letters"))?;
+        let stream = stream.with_context(|| format!("{error:#}; open the stream of dead letters"))?;
         let most = usize::try_from(stream.cached_info().config.max_message_size)
             .map_or(most, |limit| if limit == 0 { most } else { limit.min(most) });
         publish(bus, &letter, most).await?;
     }
     let Letter { subject, place, reason, .. } = letter;
     metrics::counter!("deadletters_total").increment(1);
-    tracing::warn!(subject, place, reason, "an event can't be used: it is a dead letter now");
+    tracing::warn!(subject, place, reason, "an event is invalid; stored as a dead letter");
     Ok(())
 }
 
 async fn publish(bus: &Bus, letter: &Letter<'_>, most: usize) -> anyhow::Result<()> {
     let (headers, body) = contents(letter, most);
     let is_truncated = headers.get(TRUNCATED_HEADER).is_some();
-    let confirmed = bus.jetstream().publish_with_headers(buried_at(letter.subject), headers, body).await;
+    let confirmed = bus.jetstream().publish_with_headers(subject_of(letter.subject), headers, body).await;
     confirmed.context("publish a dead letter")?.await.context("confirm a dead letter")?;
     if is_truncated {
         metrics::counter!("deadletters_truncated_total").increment(1);
@@ -79,10 +76,10 @@ async fn publish(bus: &Bus, letter: &Letter<'_>, most: usize) -> anyhow::Result<
     Ok(())
 }
 
-/// `deadletters.<type>`.
-fn buried_at(original: &str) -> String {
+/// The subject of a dead letter: `deadletters.<type>`.
+fn subject_of(original: &str) -> String {
     let kind = original.strip_prefix(EVENTS_PREFIX).unwrap_or(original);
-    // NATS has stored it under this subject; only what a stricter server would not take is replaced.
+    // NATS accepted the original subject. Only characters that a stricter server would refuse are replaced.
     let kind: String = kind
         .chars()
         .map(|char| if char.is_control() || "*> \t".contains(char) { '_' } else { char })
@@ -90,7 +87,8 @@ fn buried_at(original: &str) -> String {
     format!("{DEADLETTERS_PREFIX}{}", first_bytes(&kind, TYPE_BYTES).trim_end_matches('.'))
 }
 
-/// What a dead letter consists of that may take so many bytes altogether. Ours come first, as without them it is of no use.
+/// The headers and the body of a dead letter of limited size. Our own headers have priority, because a dead letter is
+/// useless without them.
 fn contents(letter: &Letter<'_>, most: usize) -> (HeaderMap, Bytes) {
     let subject = one_line(letter.subject);
     let mut own = vec![
@@ -106,7 +104,7 @@ fn contents(letter: &Letter<'_>, most: usize) -> (HeaderMap, Bytes) {
     let mut bytes = EMPTY_HEADERS + line_bytes(TRUNCATED_HEADER, "subject,headers,body");
     for (name, value) in own {
         bytes += line_bytes(name, &value);
-        headers.insert(name, whole(&value));
+        headers.insert(name, header_value(&value));
     }
     let room = HEADERS_BYTES.min(most).saturating_sub(bytes);
     let (taken, all) = match letter.headers {
@@ -126,8 +124,8 @@ fn contents(letter: &Letter<'_>, most: usize) -> (HeaderMap, Bytes) {
     (headers, letter.body.slice(..letter.body.len().min(room)))
 }
 
-/// The original's headers, small ones first, as far as there is room: how many bytes, and whether that is all. What NATS or
-/// we would act upon, such as `Nats-Msg-Id`, is kept as `Original-…`.
+/// Copies the original headers that fit, small ones first. Returns their size and whether all fit. Headers with a
+/// meaning for NATS or for us, such as `Nats-Msg-Id`, are renamed to `Original-…`.
 fn take_headers(headers: &mut HeaderMap, original: Option<&HeaderMap>, room: usize) -> (usize, bool) {
     let (mut taken, mut all) = (0, true);
     let values = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
@@ -151,34 +149,34 @@ fn take_headers(headers: &mut HeaderMap, original: Option<&HeaderMap>, room: usi
     (taken, all)
 }
 
-/// Headers that can't be read, in base64, as far as there is room: how many bytes, and whether that is all.
+/// Copies as much of unreadable headers, in base64, as fits. Returns their size and whether all fit.
 fn take_unreadable(headers: &mut HeaderMap, base64: &str, room: usize) -> (usize, bool) {
     let room = room.saturating_sub(line_bytes(UNREADABLE_HEADERS_HEADER, ""));
     // Four digits are three bytes.
     let kept = if base64.len() > room { first_bytes(base64, room / 4 * 4) } else { base64 };
     if !kept.is_empty() {
-        headers.insert(UNREADABLE_HEADERS_HEADER, whole(kept));
+        headers.insert(UNREADABLE_HEADERS_HEADER, header_value(kept));
     }
     (line_bytes(UNREADABLE_HEADERS_HEADER, kept), kept.len() == base64.len())
 }
 
-/// Bytes of one header on the wire.
+/// Size of one header on the wire, in bytes.
 const fn line_bytes(name: &str, value: &str) -> usize {
     name.len() + ": ".len() + value.len() + "\r\n".len()
 }
 
-/// At most so many bytes of a text.
+/// The start of a text, of at most `most` bytes.
 fn first_bytes(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
-/// A header's value: a line break would end it.
+/// Replaces control characters, because a line break would end a header's value.
 fn one_line(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
 
-/// A header's value that holds no line break.
-fn whole(text: &str) -> HeaderValue {
+/// The header value of a text without line breaks.
+fn header_value(text: &str) -> HeaderValue {
     text.parse().unwrap_or_default()
 }
 
@@ -188,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_nats_would_act_upon_is_kept_under_another_name() {
+    fn headers_with_a_meaning_for_nats_are_renamed() {
         let mut original = HeaderMap::new();
         original.insert("Nats-Msg-Id", "m1");
         original.insert("nats-expected-stream", "EVENTS");
@@ -218,7 +216,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_dead_letter_fits_whatever_its_event_is(
+        fn a_dead_letter_of_any_event_fits(
             subject in "events\\.[a-zé]{1,3000}", reason in "\\PC{0,3000}",
             names in proptest::collection::vec(("[A-Z][a-z]{0,20}|Nats-[a-z]{1,9}", 0..70_000_usize), 0..6),
             unreadable in proptest::option::of(0..90_000_usize), body in 0..1_100_000_usize, most in 20_000..1_048_576_usize,
@@ -253,11 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn the_subject_is_the_types() {
-        assert_eq!(buried_at(&format!("events.{}", "k".repeat(4_000))).len(), "deadletters.".len() + 128);
-        assert_eq!(buried_at("events.payment_completed"), "deadletters.payment_completed");
-        assert_eq!(buried_at("events.a.b"), "deadletters.a.b");
-        assert_eq!(buried_at("chat.log"), "deadletters.chat.log");
-        assert_eq!(buried_at("events.*"), "deadletters._");
+    fn the_subject_contains_the_type() {
+        assert_eq!(subject_of(&format!("events.{}", "k".repeat(4_000))).len(), "deadletters.".len() + 128);
+        assert_eq!(subject_of("events.payment_completed"), "deadletters.payment_completed");
+        assert_eq!(subject_of("events.a.b"), "deadletters.a.b");
+        assert_eq!(subject_of("chat.log"), "deadletters.chat.log");
+        assert_eq!(subject_of("events.*"), "deadletters._");
     }
 }

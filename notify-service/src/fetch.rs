@@ -1,4 +1,4 @@
-//! What NATS delivers to a consumer, in batches that grow with what comes in.
+//! Fetches the messages of a consumer, in batches that grow with the load.
 
 use crate::streams::{self, CONSUMER, Source};
 use anyhow::Context;
@@ -10,47 +10,48 @@ use futures_util::{FutureExt, StreamExt};
 use service::Bus;
 use std::{collections::VecDeque, time::Duration};
 
-/// Messages of a batch, and messages that are asked for at once: the next ones come while a batch is stored.
+/// Maximum number of messages in a batch and in a pull request: the next ones arrive while a batch is stored.
 const BATCH: usize = 500;
-/// Bytes of a batch, unless one message alone has more: an event that is read takes many times its bytes.
+/// Maximum size of a batch in bytes, unless a single message is larger. A parsed event takes many times its size.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes that are asked for at once, and bytes that are held: what can't be used may have a MiB each.
+/// Maximum size of a pull request and of the queue, in bytes. Invalid messages can have up to 1 MiB each.
 const BYTES: usize = 16 * 1024 * 1024;
-/// From so many on, more are on their way: they are waited for, as a transaction costs more than a message.
+/// Number of messages from which on more are expected soon. Waiting for them pays, because a transaction costs more
+/// than a message.
 const BUSY: usize = 32;
-/// How long.
-const GATHER: Duration = Duration::from_millis(20);
-/// Messages that are held while a batch takes its time.
-const HELD: usize = 2 * BATCH;
+/// Time to wait for more messages.
+const BATCH_DELAY: Duration = Duration::from_millis(20);
+/// Maximum number of queued messages while a slow batch is stored.
+const QUEUE: usize = 2 * BATCH;
 
-/// A consumer of ours, as NATS knows it.
+/// Our durable consumer on a stream.
 pub type StreamConsumer = jetstream::consumer::Consumer<pull::Config>;
 
-/// The messages of one consumer.
-pub struct Intake {
+/// Fetches the messages of one consumer.
+pub struct Fetcher {
     stream: pull::Stream,
-    held: VecDeque<Message>,
-    held_bytes: usize,
-    /// Why there won't be any more, once what is held is done.
+    queue: VecDeque<Message>,
+    queue_bytes: usize,
+    /// Error that ended the stream, to be returned once the queue is empty.
     failure: Option<MessagesError>,
 }
 
-/// Our consumer on a stream that is there; made where it is missing.
+/// Opens our consumer on an existing stream. Creates it if it is missing.
 ///
 /// # Errors
-/// When NATS doesn't answer.
+/// If NATS doesn't answer.
 pub async fn consumer(bus: &Bus, source: Source) -> anyhow::Result<StreamConsumer> {
     let stream = bus.jetstream().get_stream(source.name()).await.context("open the stream")?;
     stream.get_or_create_consumer(CONSUMER, streams::consumer()).await.context("open the consumer")
 }
 
-impl Intake {
-    /// Begins to take what our consumer has.
+impl Fetcher {
+    /// Starts to fetch the messages of our consumer.
     ///
     /// # Errors
-    /// When NATS doesn't answer.
+    /// If NATS doesn't answer.
     pub async fn open(bus: &Bus, consumer: &StreamConsumer) -> anyhow::Result<Self> {
-        // NATS gives nothing to who asks for fewer bytes than the next message has.
+        // NATS delivers nothing if the requested bytes are fewer than those of the next message.
         let bytes = BYTES.max(2 * bus.client().max_payload());
         let messages = consumer
             .stream()
@@ -60,83 +61,83 @@ impl Intake {
             .heartbeat(Duration::from_secs(5))
             .messages();
         let stream = messages.await.context("pull from the consumer")?;
-        Ok(Self { stream, held: VecDeque::new(), held_bytes: 0, failure: None })
+        Ok(Self { stream, queue: VecDeque::new(), queue_bytes: 0, failure: None })
     }
 
-    /// A message, what else is there, and, where that is much, what comes in a moment. Nothing is lost where this is
-    /// dropped before it is ready.
+    /// Waits for a message and returns it with all others that have arrived. If they are many, first waits a moment for
+    /// more. Cancel safe.
     ///
     /// # Errors
-    /// When NATS says that there won't be any more.
+    /// If the stream of messages has ended.
     pub async fn batch(&mut self) -> anyhow::Result<Vec<Message>> {
-        if self.held.is_empty() {
+        if self.queue.is_empty() {
             if let Some(failure) = self.failure.take() {
                 return Err(failure).context("pull from the consumer");
             }
             let first = self.stream.next().await.context("the consumer has ended")?;
-            self.hold_one(first.context("pull from the consumer")?);
+            self.push(first.context("pull from the consumer")?);
         }
         self.fill(BATCH);
-        if (BUSY..BATCH).contains(&self.held.len()) {
-            tokio::time::sleep(GATHER).await;
+        if (BUSY..BATCH).contains(&self.queue.len()) {
+            tokio::time::sleep(BATCH_DELAY).await;
             self.fill(BATCH);
         }
         Ok(self.take(BATCH, BATCH_BYTES))
     }
 
-    /// Tells NATS of everything that was delivered that we are still at it.
-    pub async fn hold(&mut self) {
-        self.fill(HELD);
-        ack_all(self.held.iter().collect(), AckKind::Progress).await;
+    /// Sends a progress acknowledgement for each queued message.
+    pub async fn acknowledge_progress(&mut self) {
+        self.fill(QUEUE);
+        ack_all(self.queue.iter().collect(), AckKind::Progress).await;
     }
 
-    /// What was delivered, as much as may be held at once.
+    /// Takes all messages that were delivered, up to the bounds of the queue.
     pub fn rest(&mut self) -> Vec<Message> {
         self.fill(usize::MAX);
         self.take(usize::MAX, usize::MAX)
     }
 
-    /// Takes what has been delivered, until it is so many. Without the budget by which tokio would say that nothing is
-    /// there after the 128th.
+    /// Queues delivered messages up to a maximum number. Runs without tokio's budget, which would make the stream
+    /// pending after 128 messages.
     fn fill(&mut self, most: usize) {
-        while self.failure.is_none() && self.held.len() < most && self.held_bytes < BYTES {
+        while self.failure.is_none() && self.queue.len() < most && self.queue_bytes < BYTES {
             match tokio::task::unconstrained(self.stream.next()).now_or_never() {
-                Some(Some(Ok(message))) => self.hold_one(message),
+                Some(Some(Ok(message))) => self.push(message),
                 Some(Some(Err(error))) => self.failure = Some(error),
                 Some(None) | None => return,
             }
         }
     }
 
-    fn hold_one(&mut self, message: Message) {
-        self.held_bytes += message.length;
-        self.held.push_back(message);
+    fn push(&mut self, message: Message) {
+        self.queue_bytes += message.length;
+        self.queue.push_back(message);
     }
 
-    /// The first ones that are held: one at least, if there is one.
+    /// Takes the first messages of the queue within these bounds, and at least one if there is any.
     fn take(&mut self, most: usize, bytes: usize) -> Vec<Message> {
         let (mut taken, mut taken_bytes) = (Vec::new(), 0);
         while taken.len() < most
-            && let Some(next) = self.held.front()
+            && let Some(next) = self.queue.front()
             && (taken.is_empty() || taken_bytes + next.length <= bytes)
-            && let Some(message) = self.held.pop_front()
+            && let Some(message) = self.queue.pop_front()
         {
             taken_bytes += message.length;
             taken.push(message);
         }
-        self.held_bytes -= taken_bytes;
+        self.queue_bytes -= taken_bytes;
         taken
     }
 }
 
-/// An acknowledgement that gets lost is no harm: what is delivered again changes nothing.
+/// Acknowledges a message. A lost acknowledgement is harmless, because a redelivery changes nothing.
 pub async fn ack(message: &Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
-        tracing::debug!(%error, "an acknowledgement was not sent");
+        tracing::debug!(%error, "send an acknowledgement");
     }
 }
 
-/// The same word for several.
+/// Sends the same acknowledgement for several messages.
 pub async fn ack_all(messages: Vec<&Message>, kind: AckKind) {
     for message in messages {
         ack(message, kind).await;

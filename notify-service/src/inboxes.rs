@@ -1,8 +1,8 @@
-//! Changes inboxes: each change is one transaction that holds the inbox locked, and is told to the gateways after its
+//! Changes inboxes. Each change is one transaction that locks the inbox, and is published to the gateways after its
 //! commit.
 
 use crate::catalogue::Catalogue;
-use crate::plan::{Changes, Inbox, Known, LastRead, Moved, Op, Plan, Told, What};
+use crate::plan::{Changes, Inbox, InboxUpdate, Known, LastRead, Moved, Op, OpKind, Plan};
 use crate::store;
 use contract::{
     NotificationId, TraceParent, UserId,
@@ -16,37 +16,38 @@ use sqlx::{PgConnection, PgPool, PgTransaction};
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
-/// Notifications that one transaction stores at most.
+/// Maximum number of operations in one transaction.
 pub const OPS_PER_TRANSACTION: usize = 4_000;
-/// Bytes that one transaction stores at most, unless one notification alone has more. Several copies of them are in memory.
+/// Maximum number of bytes that one transaction stores, unless a single notification is larger. Several copies of them
+/// are in memory.
 pub const BYTES_PER_TRANSACTION: usize = 4 * 1024 * 1024;
-/// Notifications that are stored together of an event that took too long as a whole.
+/// Operations per transaction for an event that took too long as a whole.
 const OPS_OF_A_SLOW_EVENT: usize = 50;
-/// Settings of a connection that stores batches. Postgres gives up by itself what it would be left alone with, and a lock
-/// that someone else holds for long is found before the rest of the batch has waited for long.
-const IMPATIENT: [(&str, &str); 2] = [("statement_timeout", "7000"), ("lock_timeout", "2000")];
-/// How long Postgres may take to say that it is there.
-const ANSWER: Duration = Duration::from_secs(1);
-/// A transaction that takes longer is given up: what it waits for does not answer.
-const TRANSACTION: Duration = Duration::from_secs(8);
+/// Settings of a connection that stores batches. Postgres cancels statements that we would no longer wait for, and a
+/// lock that another transaction holds for long is detected before the rest of the batch has waited for long.
+const WRITER_SETTINGS: [(&str, &str); 2] = [("statement_timeout", "7000"), ("lock_timeout", "2000")];
+/// Time limit of the query that checks whether Postgres responds.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit of a transaction.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The inboxes of all users.
 #[derive(Clone)]
 pub struct Inboxes {
     pool: PgPool,
-    /// The pool of the whole process, by which it shows whether Postgres answers at all.
+    /// The pool of the whole process, used to check whether Postgres responds.
     shared: PgPool,
     bus: Bus,
     catalogue: watch::Receiver<Arc<Catalogue>>,
-    /// Connections of the pool that may turn out to be broken one after the other.
+    /// Maximum number of attempts: each connection of the pool may be broken.
     attempts: u32,
 }
 
-/// Why an inbox was not changed.
+/// The reason why an inbox was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres refused it or broke off.
-    #[error("Postgres")]
+    /// The query or the connection failed.
+    #[error("Postgres query failed")]
     Sql(#[from] sqlx::Error),
     /// Postgres took too long.
     #[error("Postgres does not answer")]
@@ -57,14 +58,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether what was to be stored is at fault, and not Postgres, its connection or its schema: data exceptions,
-    /// constraints, and what is too large (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+    /// Whether the data is the cause, not Postgres, its connection or its schema: data exceptions, constraint
+    /// violations and exceeded limits (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
     pub fn is_data(&self) -> bool {
         let Self::Sql(sqlx::Error::Database(error)) = self else { return false };
         error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
     }
 
-    /// Whether the connection broke: the next one may be whole.
+    /// Whether the connection is broken. Another one may work.
     fn is_broken_connection(&self) -> bool {
         match self {
             Self::Sql(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed) => true,
@@ -75,11 +76,11 @@ impl StoreError {
         }
     }
 
-    /// Whether it took too long: less at once, or others, may be stored meanwhile.
+    /// Whether a time limit was exceeded. A smaller batch, or other messages, may succeed.
     pub fn is_slow(&self) -> bool {
         match self {
             Self::TimedOut => true,
-            // Of a lock, or of a statement.
+            // lock_not_available, query_canceled
             Self::Sql(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| ["55P03", "57014"].contains(&code.as_ref()))
             }
@@ -87,7 +88,7 @@ impl StoreError {
         }
     }
 
-    /// Whether doing it again may help.
+    /// Whether a retry may succeed.
     pub fn is_passing(&self) -> bool {
         match self {
             _ if self.is_slow() => true,
@@ -99,39 +100,40 @@ impl StoreError {
 }
 
 impl Inboxes {
-    /// The inboxes in this database, told about on this bus.
+    /// The inboxes in this database, with changes published on this bus.
     pub fn new(pool: PgPool, bus: Bus, catalogue: watch::Receiver<Arc<Catalogue>>) -> Self {
         let attempts = pool.options().get_max_connections() + 1;
         Self { shared: pool.clone(), pool, bus, catalogue, attempts }
     }
 
-    /// The same with a connection of its own, for who stores one batch after the other: the pool hands out its
-    /// connections in turn, and ten of Postgres' processes that each have to find everything anew cost half as much again.
+    /// The same with its own connection, for a consumer that stores batch after batch. The pool hands out its
+    /// connections in turn, and ten Postgres processes with cold caches cost half as much again.
     pub fn with_own_connection(&self) -> Self {
         let options = self.pool.options().clone().max_connections(1);
-        let pool = options.connect_lazy_with(self.pool.connect_options().as_ref().clone().options(IMPATIENT));
+        let pool =
+            options.connect_lazy_with(self.pool.connect_options().as_ref().clone().options(WRITER_SETTINGS));
         let own = Self::new(pool, self.bus.clone(), self.catalogue.clone());
         Self { shared: self.pool.clone(), ..own }
     }
 
-    /// The texts, as they are now.
+    /// The current catalogue.
     pub fn catalogue(&self) -> Arc<Catalogue> {
         self.catalogue.borrow().clone()
     }
 
-    /// The database, for what only reads.
+    /// The database, for reading.
     pub const fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Does all of this, in this order, and tells what came of it. Doing it again changes nothing, so after an error
-    /// part of it may be done.
+    /// Applies operations in order and publishes the resulting events. After an error, some operations may have been
+    /// applied. Applying them again changes nothing.
     ///
     /// # Errors
-    /// The first one.
+    /// The first error.
     pub async fn apply(&self, ops: &[Op]) -> Result<(), StoreError> {
         for ops in transactions(ops) {
-            let changes = self.steady(async || self.store(ops).await).await?;
+            let changes = self.with_retry(async || self.store(ops).await).await?;
             metrics::counter!("notifications_total", "outcome" => "stored")
                 .increment(changes.added.len() as u64);
             metrics::counter!("notifications_total", "outcome" => "repeated")
@@ -139,60 +141,62 @@ impl Inboxes {
             metrics::counter!("notifications_total", "outcome" => "superseded")
                 .increment(changes.superseded as u64);
             let mut causes = changes.causes.iter().peekable();
-            for (index, told) in changes.told.iter().enumerate() {
-                let cause = causes.next_if(|(told, _)| *told == index).map(|(_, cause)| *cause);
-                self.tell(told, cause).await;
+            for (index, update) in changes.updates.iter().enumerate() {
+                let cause = causes.next_if(|(update, _)| *update == index).map(|(_, cause)| *cause);
+                self.publish(update, cause).await;
             }
         }
         Ok(())
     }
 
-    /// The same for an event that took too long as a whole: a few users at a time, and the others where some can't be
-    /// served for now.
+    /// Like [`Inboxes::apply`], for an event that took too long as a whole: applies a few operations at a time, and
+    /// continues after those that take too long.
     ///
     /// # Errors
-    /// The last one, with what takes too long; the first one of another kind.
+    /// The first error that is not a timeout, else the last timeout.
     pub async fn apply_slowly(&self, ops: &[Op]) -> Result<(), StoreError> {
         let mut last = Ok(());
         for ops in ops.chunks(OPS_OF_A_SLOW_EVENT) {
             match self.apply(ops).await {
-                Err(error) if error.is_slow() && self.answers().await => last = Err(error),
+                Err(error) if error.is_slow() && self.is_responsive().await => last = Err(error),
                 done => done?,
             }
         }
         last
     }
 
-    /// Whether Postgres does anything at all.
-    pub async fn answers(&self) -> bool {
-        timeout(ANSWER, sqlx::query("select 1").execute(&self.shared)).await.is_ok_and(|done| done.is_ok())
+    /// Whether Postgres responds at all.
+    pub async fn is_responsive(&self) -> bool {
+        timeout(PROBE_TIMEOUT, sqlx::query("select 1").execute(&self.shared))
+            .await
+            .is_ok_and(|done| done.is_ok())
     }
 
-    /// Marks one or all of a user's notifications as read; `None` in an empty inbox.
+    /// Marks one or all of a user's notifications as read. Returns `None` if the inbox is empty.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when it isn't the user's.
-    pub async fn mark(&self, question: &MarkNotification) -> Result<Option<InboxRead>, StoreError> {
-        let (read, place) = self.steady(async || self.mark_stored(question).await).await?;
+    /// [`StoreError::NotFound`] if the user has no such notification.
+    pub async fn mark(&self, request: &MarkNotification) -> Result<Option<InboxRead>, StoreError> {
+        let (read, place) = self.with_retry(async || self.mark_stored(request).await).await?;
         if let (Some(read), Some(_)) = (read, place) {
-            let told = Told { user: question.user_id, event: InboxEvent::Read(read), place };
-            self.tell(&told, trace::current()).await;
+            let update = InboxUpdate { user: request.user_id, event: InboxEvent::Read(read), place };
+            self.publish(&update, trace::current()).await;
         }
         Ok(read)
     }
 
-    /// Tries again at once while it is only that a connection was broken: after Postgres comes back, each connection of
-    /// the pool still has to find that out.
+    /// Runs a query or transaction with a time limit, and retries at once after a broken connection: after a restart of
+    /// Postgres, all connections of the pool are broken.
     ///
     /// # Errors
-    /// The last one.
-    pub async fn steady<T, F: Future<Output = Result<T, StoreError>>>(
+    /// The error of the last attempt.
+    pub async fn with_retry<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
-        again: impl Fn() -> F,
+        operation: impl Fn() -> F,
     ) -> Result<T, StoreError> {
         let mut attempt = 1;
         loop {
-            match timeout(TRANSACTION, again()).await.unwrap_or(Err(StoreError::TimedOut)) {
+            match timeout(TRANSACTION_TIMEOUT, operation()).await.unwrap_or(Err(StoreError::TimedOut)) {
                 Err(error) if error.is_broken_connection() && attempt < self.attempts => {
                     metrics::counter!("postgres_broken_connections_total").increment(1);
                     attempt += 1;
@@ -202,18 +206,18 @@ impl Inboxes {
         }
     }
 
-    async fn tell(&self, told: &Told, cause: Option<TraceParent>) {
-        let step = Span::under(cause, "publish", Kind::Producer);
-        if let Err(error) = self.publish(told, step.parent()).await {
-            // It is stored; gateways find what they miss by its seq.
-            tracing::warn!(error = format!("{error:#}"), "a notification was not told");
+    async fn publish(&self, update: &InboxUpdate, cause: Option<TraceParent>) {
+        let span = Span::under(cause, "publish", Kind::Producer);
+        if let Err(error) = self.try_publish(update, span.parent()).await {
+            // The change is stored. Gateways detect the gap by its seq.
+            tracing::warn!(error = format!("{error:#}"), "publish a change of an inbox");
         }
     }
 
-    async fn publish(&self, told: &Told, parent: Option<TraceParent>) -> anyhow::Result<()> {
-        let json = serde_json::to_vec(&told.event)?.into();
-        let subject = InboxEvent::subject_of(told.user);
-        let Some(place) = told.place else { return self.bus.publish_bytes(subject, json, parent).await };
+    async fn try_publish(&self, update: &InboxUpdate, parent: Option<TraceParent>) -> anyhow::Result<()> {
+        let json = serde_json::to_vec(&update.event)?.into();
+        let subject = InboxEvent::subject_of(update.user);
+        let Some(place) = update.place else { return self.bus.publish_bytes(subject, json, parent).await };
         let mut headers = trace::headers(parent).unwrap_or_default();
         headers.insert(INBOX_PLACE_HEADER, place.to_string());
         Ok(self.bus.client().publish_with_headers(subject, headers, json).await?)
@@ -229,7 +233,7 @@ impl Inboxes {
         let notifications = ops.iter().filter(|op| op.key().is_some()).count();
         let (at, ids) = store::next_ids(&mut tx, notifications).await?;
         let changes = Plan::new(&catalogue, at.into(), ids, known).run(ops);
-        // What was unread first: at most one unread notification may stand for a conversation.
+        // Older notifications become read first: a conversation may have at most one unread notification.
         if !changes.read.is_empty() {
             store::mark(&mut tx, &changes.read, at).await?;
         }
@@ -248,26 +252,26 @@ impl Inboxes {
 
     async fn mark_stored(
         &self,
-        question: &MarkNotification,
+        request: &MarkNotification,
     ) -> Result<(Option<InboxRead>, Option<ReadPlace>), StoreError> {
-        let user = question.user_id;
+        let user = request.user_id;
         let mut tx = self.pool.begin().await?;
         let inbox = store::lock_inboxes(&mut tx, &[user.get()]).await?.remove(&user).unwrap_or_default();
         let Some(last) = NotificationId::new(inbox.last_id).ok() else {
-            return if question.notification_id.is_some() {
+            return if request.notification_id.is_some() {
                 Err(StoreError::NotFound)
             } else {
                 Ok((None, None))
             };
         };
-        let (at, marked) = match question.notification_id {
+        let (at, marked) = match request.notification_id {
             Some(id) => match store::mark_one(&mut tx, user, id).await? {
                 Some(at) => (at, 1),
                 None => (store::read_at(&mut tx, user, id).await?.ok_or(StoreError::NotFound)?, 0),
             },
             None => store::mark_all(&mut tx, user).await?,
         };
-        let (id, all) = (question.notification_id.unwrap_or(last), question.notification_id.is_none());
+        let (id, all) = (request.notification_id.unwrap_or(last), request.notification_id.is_none());
         let (unread_count, last_read) = (inbox.unread_count - marked, Some(LastRead { id, at, all }));
         let inbox = Inbox { unread_count, last_read, reads: inbox.reads + 1, ..inbox };
         let (read, place) = (inbox.read(), (marked > 0).then(|| inbox.read_place()));
@@ -278,7 +282,7 @@ impl Inboxes {
         Ok((read, place))
     }
 
-    /// Locks these users' inboxes, making those that are missing.
+    /// Locks these users' inboxes. Creates those that are missing.
     async fn lock(
         &self,
         users: &[i64],
@@ -289,26 +293,26 @@ impl Inboxes {
             if inboxes.len() == users.len() {
                 return Ok((tx, inboxes));
             }
-            // Not while holding locks on the others, or two replicas might wait for each other in a circle.
+            // Releases the locks before it creates inboxes, because two replicas might otherwise deadlock.
             tx.rollback().await?;
             store::add_inboxes(&self.pool, users).await?;
         }
     }
 }
 
-/// Bytes that an operation stores, rather too many than too few.
+/// Upper bound of the bytes that an operation stores.
 pub fn bytes_of(op: &Op) -> usize {
     const ROW: usize = 500;
-    match &op.what {
-        What::Notice(notice) => {
+    match &op.kind {
+        OpKind::Notice(notice) => {
             let texts = notice.text.title.len() + notice.text.message.len() + notice.key.len();
             ROW + texts + notice.data.get().len()
         }
-        What::Message(_) | What::Read(_) => ROW,
+        OpKind::Message(_) | OpKind::Read(_) => ROW,
     }
 }
 
-/// What goes into one transaction each, in order: bounded in number and in bytes.
+/// Splits operations into transactions, in order and bounded in number and bytes.
 fn transactions(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
     std::iter::from_fn(move || {
         let (mut count, mut bytes) = (0, 0);
@@ -325,7 +329,7 @@ fn transactions(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
     })
 }
 
-/// All that the operations build on, read while the inboxes are locked.
+/// Reads the state that the operations depend on. The inboxes are locked.
 async fn known(
     tx: &mut PgConnection,
     ops: &[Op],
@@ -339,29 +343,29 @@ async fn known(
     if conversations.is_empty() {
         return Ok(Known { inboxes, repeated, ..Known::default() });
     }
-    let standing = store::standing(tx, &users, &conversations).await?;
+    let unread = store::unread_of_conversations(tx, &users, &conversations).await?;
     let markers = store::markers(tx, &users, &conversations).await?;
-    Ok(Known { inboxes, standing, markers, repeated })
+    Ok(Known { inboxes, unread, markers, repeated })
 }
 
-/// What an entry of the chat's log does to inboxes. The steps of the messages that are traced come with it.
+/// The operations of a log entry of chat-service, and the spans of its traced messages.
 pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
     use contract::chat::LogEntry;
     match entry {
         LogEntry::Read { user_id, conversation_id, message_id, marker } => {
             let (seq, marker) = (marker.map(|marker| marker.seq), marker.map(Box::new));
             let moved = Moved { conversation: conversation_id, message: message_id, seq, marker };
-            (vec![Op { user: user_id, what: What::Read(moved), cause: None }], vec![])
+            (vec![Op { user: user_id, kind: OpKind::Read(moved), cause: None }], vec![])
         }
         LogEntry::Stored { messages } => {
-            let mut steps = Vec::new();
+            let mut spans = Vec::new();
             let ops = messages.into_iter().flat_map(|message| {
-                let step = Span::under(message.traceparent, "consume", Kind::Consumer);
-                let cause = step.parent();
-                steps.extend(cause.map(|_| step));
+                let span = Span::under(message.traceparent, "consume", Kind::Consumer);
+                let cause = span.parent();
+                spans.extend(cause.map(|_| span));
                 message_ops(message, cause)
             });
-            (ops.collect(), steps)
+            (ops.collect(), spans)
         }
     }
 }
@@ -369,7 +373,7 @@ pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
 fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> impl Iterator<Item = Op> {
     let (conversation, seq) = (message.conversation_id, message.seq);
     let moved = Moved { conversation, message: message.message_id, seq, marker: None };
-    let sent = Op { user: message.sender_id, what: What::Read(moved), cause };
+    let sent = Op { user: message.sender_id, kind: OpKind::Read(moved), cause };
     let received = Arc::new(crate::plan::Received {
         key: format!("msg:{}", message.message_id),
         conversation,
@@ -378,8 +382,8 @@ fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> i
         sender_username: message.sender_username,
     });
     let recipients = message.recipients.into_iter().filter(move |user| *user != message.sender_id);
-    let told = recipients.map(move |user| Op { user, what: What::Message(received.clone()), cause });
-    std::iter::once(sent).chain(told)
+    let received = recipients.map(move |user| Op { user, kind: OpKind::Message(received.clone()), cause });
+    std::iter::once(sent).chain(received)
 }
 
 #[cfg(test)]
@@ -393,7 +397,7 @@ mod tests {
         let (payload, subject) = (body.as_bytes(), "events.payment_completed");
         let delivery = Delivery { subject, headers: None, payload, place: "" };
         let (users, notice) = parse(delivery, &Catalogue::load(None).unwrap()).unwrap();
-        Op { user: users[0], what: What::Notice(Arc::new(notice)), cause: None }
+        Op { user: users[0], kind: OpKind::Notice(Arc::new(notice)), cause: None }
     }
 
     proptest! {

@@ -1,7 +1,7 @@
-//! Keeps each user's inbox: what other backends and the chat publish becomes notifications.
+//! Users' inboxes: events of other backends and chat messages become notifications.
 //!
-//! An event that JetStream has acknowledged becomes one notification of each of its users, or one dead letter. An inbox
-//! is a log like a conversation: its `seq` has no hole, whichever replica writes it.
+//! An event that JetStream has acknowledged becomes one notification for each of its users, or one dead letter. An
+//! inbox is a log like a conversation: its `seq` has no gaps, even if several replicas write it.
 
 mod api;
 pub mod catalogue;
@@ -27,7 +27,7 @@ pub use config::Config;
 use anyhow::Context;
 use catalogue::Catalogue;
 use consumer::Consumer;
-use consumer_health::Pulse;
+use consumer_health::ConsumerHealth;
 use inboxes::Inboxes;
 use service::{Admin, Bus, Endpoints, admin::Checks, postgres};
 use sqlx::migrate::Migrator;
@@ -41,10 +41,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
-/// What was taken is finished in this time after a stop.
+/// Time that a stop waits for batches in progress.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// notify-service, bound to its admin port.
+/// A notify-service that is bound to its admin port but doesn't run yet.
 pub struct NotifyService {
     config: Config,
     catalogue: watch::Sender<Arc<Catalogue>>,
@@ -52,10 +52,10 @@ pub struct NotifyService {
 }
 
 impl NotifyService {
-    /// Reads the catalogue and listens on the admin port. Nothing is connected yet.
+    /// Loads the catalogue and listens on the admin port. Doesn't connect to other servers yet.
     ///
     /// # Errors
-    /// When either can't be done.
+    /// If either fails.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let catalogue =
             Catalogue::load(config.catalogue_dir.as_deref()).context("configuration: CATALOGUE_DIR")?;
@@ -64,15 +64,15 @@ impl NotifyService {
         Ok(Self { config, catalogue, admin })
     }
 
-    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    /// Address that serves `/healthz`, `/readyz` and `/metrics`.
     pub const fn admin_addr(&self) -> SocketAddr {
         self.admin.addr()
     }
 
-    /// Waits for NATS and Postgres, then works until the token is cancelled; what was taken is finished.
+    /// Waits for NATS and Postgres, consumes and serves until the token is cancelled, and finishes batches in progress.
     ///
     /// # Errors
-    /// When the configuration can't be used.
+    /// If the configuration is invalid, or the NATS client has ended.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         let Some(bus) = Bus::connect("notify-service", &self.config.nats, &shutdown).await? else {
@@ -92,8 +92,8 @@ impl NotifyService {
         let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
         let mut checks = Checks::default().nats(&bus).postgres(&pool);
         for source in [Source::Events, Source::Chat] {
-            let pulse = consume(source, &bus, &inboxes, &tasks, &shutdown);
-            checks = checks.with(source.name(), move || std::future::ready(pulse.check()));
+            let health = consume(source, &bus, &inboxes, &tasks, &shutdown);
+            checks = checks.with(source.name(), move || std::future::ready(health.check()));
         }
         let days = self.config.notification_retention_days;
         tasks.spawn(retention::run(inboxes.clone(), days, shutdown.clone()));
@@ -103,10 +103,10 @@ impl NotifyService {
         let endpoints =
             Endpoints::new(&bus, "notify-service", description, tasks.clone(), shutdown.clone()).await?;
         api::serve(&endpoints, &inboxes).await?;
-        let answers = endpoints.pulse();
+        let endpoints_health = endpoints.pulse();
         self.admin.started(checks.with("endpoints", move || {
-            let answers = answers.clone();
-            async move { answers.check().await }
+            let health = endpoints_health.clone();
+            async move { health.check().await }
         }));
         tracing::info!("ready");
         let ended = tokio::select! {
@@ -116,7 +116,10 @@ impl NotifyService {
         shutdown.cancel();
         tasks.close();
         if timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = tasks.len(), "some work did not end in time; NATS will deliver it again");
+            tracing::warn!(
+                tasks = tasks.len(),
+                "some tasks did not end in time; NATS will redeliver their messages"
+            );
         }
         bus.close().await;
         pool.close().await;
@@ -124,23 +127,24 @@ impl NotifyService {
     }
 }
 
-/// Starts to consume a stream, and to watch that.
+/// Starts to consume a stream and to monitor the consumer.
 fn consume(
     source: Source,
     bus: &Bus,
     inboxes: &Inboxes,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> Arc<Pulse> {
-    let pulse = Arc::new(Pulse::new(source));
-    let consumer = Consumer::new(source, bus, inboxes.with_own_connection(), pulse.clone(), shutdown.clone());
+) -> Arc<ConsumerHealth> {
+    let health = Arc::new(ConsumerHealth::new(source));
+    let consumer =
+        Consumer::new(source, bus, inboxes.with_own_connection(), health.clone(), shutdown.clone());
     tasks.spawn(consumer.run());
-    let (watched, bus, shutdown) = (pulse.clone(), bus.clone(), shutdown.clone());
+    let (watched, bus, shutdown) = (health.clone(), bus.clone(), shutdown.clone());
     tasks.spawn(async move { watched.watch(&bus, shutdown).await });
-    pulse
+    health
 }
 
-/// Reads the catalogue again on SIGHUP. One that can't be used changes nothing.
+/// Reloads the catalogue on SIGHUP. If it is invalid, the old one stays.
 async fn reload(
     mut hangup: Signal,
     folder: Option<PathBuf>,
@@ -155,10 +159,10 @@ async fn reload(
         match Catalogue::load(folder.as_deref()) {
             Ok(fresh) => {
                 catalogue.send_replace(Arc::new(fresh));
-                tracing::info!("the catalogue is read again");
+                tracing::info!("reloaded the catalogue");
             }
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "the catalogue stays as it was");
+                tracing::error!(error = format!("{error:#}"), "reload the catalogue; the old one stays");
             }
         }
     }

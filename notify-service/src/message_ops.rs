@@ -1,10 +1,10 @@
-//! What a message of a stream does to inboxes, and the name by which it is known for ever.
+//! The operations that a message of a stream performs on inboxes, and its permanent identifier.
 
 use crate::{
     catalogue::Catalogue,
     event::{self, Delivery, Unusable},
     inboxes::{StoreError, chat_ops},
-    plan::{Op, What},
+    plan::{Op, OpKind},
     streams::Source,
 };
 use contract::TraceParent;
@@ -12,48 +12,48 @@ use service::{Span, bus::chain, trace::Kind};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-/// Why a message is not done.
-pub enum Undone {
-    /// It can't be used.
+/// The reason why a message was not processed.
+pub enum ProcessingError {
+    /// The message is invalid.
     Unusable(Unusable),
-    /// For reasons of ours: it will be.
-    Waits(StoreError),
+    /// Storing failed; to be retried.
+    Retry(StoreError),
 }
 
-impl From<StoreError> for Undone {
+impl From<StoreError> for ProcessingError {
     fn from(error: StoreError) -> Self {
         if error.is_data() {
             return Self::Unusable(Unusable(format!("it can't be stored: {}", chain(&error))));
         }
-        Self::Waits(error)
+        Self::Retry(error)
     }
 }
 
-/// What names a message for ever: also when its stream is made anew and counts from 1 again.
+/// The permanent identifier of a message. The time keeps it unique even if the stream is recreated and counts from 1.
 pub fn place(stream: &str, seq: u64, stored_at: OffsetDateTime) -> String {
     format!("{stream}:{seq}:{}", stored_at.unix_timestamp_nanos())
 }
 
 impl Source {
-    /// The step of consuming an event; what a chat's entry holds has steps of its own.
-    pub fn step(self, delivery: Delivery<'_>) -> Span {
+    /// The span of consuming an event. A log entry of the chat has no span, because each of its messages has its own.
+    pub fn span(self, delivery: Delivery<'_>) -> Span {
         match self {
             Self::Events => {
-                let step = Span::caused_by(delivery.headers, "consume", Kind::Consumer);
-                if step.is_recorded() {
-                    step.set("messaging.destination.name", delivery.subject.to_owned());
+                let span = Span::caused_by(delivery.headers, "consume", Kind::Consumer);
+                if span.is_recorded() {
+                    span.set("messaging.destination.name", delivery.subject.to_owned());
                 }
-                step
+                span
             }
             Self::Chat => Span::none(),
         }
     }
 }
 
-/// What a message does to inboxes, with the steps of what is traced in it.
+/// Returns the operations of a message, and the spans of its traced parts.
 ///
 /// # Errors
-/// Why it can't be used.
+/// The reason why the message is invalid.
 pub fn ops(
     source: Source,
     delivery: Delivery<'_>,
@@ -64,7 +64,7 @@ pub fn ops(
         Source::Events => {
             let (users, notice) = event::parse(delivery, catalogue)?;
             let notice = Arc::new(notice);
-            let op = |user| Op { user, what: What::Notice(notice.clone()), cause };
+            let op = |user| Op { user, kind: OpKind::Notice(notice.clone()), cause };
             Ok((users.into_iter().map(op).collect(), vec![]))
         }
         Source::Chat => serde_json::from_slice(delivery.payload)

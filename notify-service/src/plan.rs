@@ -1,4 +1,4 @@
-//! What a batch does to the inboxes that it holds locked: arithmetic only, no I/O.
+//! Computes the changes of a batch to the inboxes that it has locked, without I/O.
 
 use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, Text};
 use crate::event::Notice;
@@ -11,20 +11,18 @@ use serde_json::{Map, Value, json, value::RawValue};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// One thing to do to one user's inbox. Doing it again changes nothing.
+/// One operation on one user's inbox. Repeating it changes nothing.
 #[derive(Debug, Clone)]
 pub struct Op {
-    /// Whose.
     pub user: UserId,
-    /// What.
-    pub what: What,
-    /// The step that it belongs under, if it is traced.
+    pub kind: OpKind,
+    /// Parent span, if the operation is traced.
     pub cause: Option<TraceParent>,
 }
 
-/// What is done to an inbox.
+/// The kind of an operation.
 #[derive(Debug, Clone)]
-pub enum What {
+pub enum OpKind {
     /// An event of another backend.
     Notice(Arc<Notice>),
     /// A message that the user has received.
@@ -36,47 +34,43 @@ pub enum What {
 /// A marker that moved.
 #[derive(Debug, Clone)]
 pub struct Moved {
-    /// Where.
     pub conversation: ConversationId,
-    /// Up to this message.
+    /// The last message that was read.
     pub message: MessageId,
-    /// Its place in the conversation, where chat-service says it.
+    /// Its `seq`, if chat-service sent it.
     pub seq: Option<Seq>,
-    /// The marker as chat-service published it; `None` where it moved because the user sent that message.
+    /// The marker as chat-service published it; `None` if it moved because the user sent the message.
     pub marker: Option<Box<Marker>>,
 }
 
-/// A message, as its recipients are told of it.
+/// A message that a user has received.
 #[derive(Debug)]
 pub struct Received {
-    /// What it is known by when it comes again.
+    /// Idempotency key.
     pub key: String,
-    /// Where.
     pub conversation: ConversationId,
-    /// Which.
     pub message: MessageId,
-    /// Its place in the conversation, where chat-service says it.
+    /// Its `seq`, if chat-service sent it.
     pub seq: Option<Seq>,
-    /// Whose.
     pub sender_username: String,
 }
 
 impl Op {
-    /// What it is known by when it comes again, unless it makes no notification.
+    /// The idempotency key; `None` if the operation creates no notification.
     pub fn key(&self) -> Option<&str> {
-        match &self.what {
-            What::Notice(notice) => Some(&notice.key),
-            What::Message(message) => Some(&message.key),
-            What::Read(..) => None,
+        match &self.kind {
+            OpKind::Notice(notice) => Some(&notice.key),
+            OpKind::Message(message) => Some(&message.key),
+            OpKind::Read(..) => None,
         }
     }
 
-    /// The conversation that it is about.
+    /// The conversation that it concerns.
     pub fn conversation(&self) -> Option<ConversationId> {
-        match &self.what {
-            What::Notice(_) => None,
-            What::Message(message) => Some(message.conversation),
-            What::Read(moved) => Some(moved.conversation),
+        match &self.kind {
+            OpKind::Notice(_) => None,
+            OpKind::Message(message) => Some(message.conversation),
+            OpKind::Read(moved) => Some(moved.conversation),
         }
     }
 }
@@ -84,43 +78,40 @@ impl Op {
 /// A user's inbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inbox {
-    /// The last `seq`; 0 when it is empty.
+    /// The last `seq`; 0 if the inbox is empty.
     pub last_seq: Seq,
-    /// The last notification's id; 0 when it is empty.
+    /// The id of the last notification; 0 if the inbox is empty.
     pub last_id: i64,
-    /// How many are unread.
     pub unread_count: i64,
-    /// How often something in it was read.
+    /// Number of times that notifications were marked as read.
     pub reads: i64,
-    /// How often a marker of the user moved, as the user's sockets were told.
+    /// Number of the user's marker moves that were published to the user's sockets.
     pub moves: i64,
-    /// The last one of these.
+    /// The last of these markers.
     pub last_moved: Option<Marker>,
-    /// The language last seen.
+    /// The user's last known language.
     pub lang: Option<String>,
-    /// What was read last.
+    /// The last time that notifications were marked as read.
     pub last_read: Option<LastRead>,
 }
 
-/// What was read last in an inbox, as its sockets were told.
+/// The last time that notifications of an inbox were marked as read, as published to its sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastRead {
-    /// The notification.
     pub id: NotificationId,
-    /// When.
     pub at: Timestamp,
-    /// Whether all up to it were read.
+    /// Whether all notifications up to this one were read.
     pub all: bool,
 }
 
 impl Inbox {
-    /// The frame for what was read last, with the count of now.
+    /// The frame of the last read, with the current unread count.
     pub fn read(&self) -> Option<InboxRead> {
         let LastRead { id, at, all } = self.last_read?;
         Some(InboxRead { notification_id: id, read_at: at, unread_count: self.unread_count, all })
     }
 
-    /// Where that frame stands among the inbox's changes.
+    /// The position of that frame among the inbox's changes.
     pub const fn read_place(&self) -> ReadPlace {
         ReadPlace { seq: self.last_seq, reads: self.reads }
     }
@@ -129,135 +120,134 @@ impl Inbox {
 /// How far a user has read a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
-    /// Up to this message; 0: nothing.
+    /// The last message that was read; 0 if none.
     pub message: i64,
-    /// Its place in the conversation, where it is known.
+    /// Its `seq`, if known.
     pub seq: Option<Seq>,
 }
 
-/// The unread notification that stands for a conversation.
+/// The unread `message_received` of a conversation.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing {
-    /// Its id.
+pub struct UnreadMessages {
+    /// The id of the notification.
     pub id: NotificationId,
-    /// Its newest message.
+    /// The newest message.
     pub message: i64,
-    /// The place of that in the conversation, where it is known.
+    /// Its `seq`, if known.
     pub seq: Option<Seq>,
-    /// How many messages were unread then.
+    /// Number of unread messages when the notification was created.
     pub count: i64,
-    /// Its place in [`Changes::added`], if it is new.
+    /// Index in [`Changes::added`], if the notification is new.
     pub added: Option<usize>,
 }
 
-/// What is known before a batch, all of it read while the inboxes were locked.
+/// The state before a batch, read while the inboxes are locked.
 #[derive(Default)]
 pub struct Known {
-    /// The inboxes of all its users.
+    /// The inboxes of all users of the batch.
     pub inboxes: HashMap<UserId, Inbox>,
-    /// What stands for the conversations that it is about.
-    pub standing: HashMap<(UserId, ConversationId), Standing>,
-    /// How far they are read.
+    /// The unread notifications of the conversations of the batch.
+    pub unread: HashMap<(UserId, ConversationId), UnreadMessages>,
+    /// The markers of these conversations.
     pub markers: HashMap<(UserId, ConversationId), Reached>,
-    /// The notifications that some of its events have made before.
+    /// Notifications that events of the batch have already created.
     pub repeated: HashMap<(UserId, String), Notification>,
 }
 
-/// What a `message_received` stands for.
+/// The messages that a `message_received` covers.
 #[derive(Debug, Clone, Copy)]
-pub struct StandsFor {
-    /// The conversation.
+pub struct MessageSummary {
     pub conversation: ConversationId,
-    /// Its newest message.
+    /// The newest message.
     pub message: i64,
-    /// The place of that in the conversation, where it is known.
+    /// Its `seq`, if known.
     pub seq: Option<Seq>,
-    /// How many messages were unread then.
+    /// Number of unread messages when the notification was created.
     pub count: i64,
 }
 
-/// What a user's sockets receive.
+/// An event for a user's sockets.
 #[derive(Debug)]
-pub struct Told {
-    /// Whose.
+pub struct InboxUpdate {
     pub user: UserId,
-    /// What.
     pub event: InboxEvent,
-    /// Where it stands, for [`InboxEvent::Read`].
+    /// Position of an [`InboxEvent::Read`] among the inbox's changes.
     pub place: Option<ReadPlace>,
 }
 
 /// A notification to store.
 #[derive(Debug)]
 pub struct Added {
-    /// Whose.
     pub user: UserId,
-    /// What the user is shown.
+    /// The notification as clients receive it.
     pub shown: Notification,
     /// [`Op::key`].
     pub key: String,
-    /// With a `message_received`.
-    pub stands_for: Option<StandsFor>,
-    /// Whether something later in the same batch has made it read.
+    /// The messages that a `message_received` covers.
+    pub summary: Option<MessageSummary>,
+    /// Whether a later operation of the same batch has marked it as read.
     pub read: bool,
 }
 
-/// What a batch changes.
+/// The changes of a batch.
 #[derive(Default)]
 pub struct Changes {
     /// New notifications, by id.
     pub added: Vec<Added>,
-    /// Older ones that become read.
+    /// Older notifications that become read.
     pub read: Vec<(UserId, NotificationId)>,
     /// Markers that move.
     pub markers: HashMap<(UserId, ConversationId), Reached>,
-    /// What becomes of the inboxes that change.
+    /// New states of the inboxes that change.
     pub inboxes: HashMap<UserId, Inbox>,
-    /// What is told, in this order, once all that is committed.
-    pub told: Vec<Told>,
-    /// Of those that are traced: each one's index, growing, and the step that it belongs under.
+    /// Events to publish after the commit, in this order.
+    pub updates: Vec<InboxUpdate>,
+    /// For each traced event: its index in `updates`, ascending, and its parent span.
     pub causes: Vec<(usize, TraceParent)>,
-    /// How many events had made their notification before.
+    /// Number of operations whose notification already existed.
     pub repeated: usize,
-    /// How many notifications were superseded.
+    /// Number of superseded notifications.
     pub superseded: usize,
 }
 
-/// Works out a batch.
+/// Computes the changes of a batch.
 pub struct Plan<'a> {
     catalogue: &'a Catalogue,
     at: Timestamp,
     ids: std::vec::IntoIter<NotificationId>,
     known: Known,
     seen: HashSet<(UserId, String)>,
-    /// Markers that the users' own sockets receive, the last one of each conversation.
+    /// Markers for the users' own sockets, the last one of each conversation.
     moved: HashMap<(UserId, ConversationId), Marker>,
     changes: Changes,
 }
 
 impl<'a> Plan<'a> {
-    /// Starts from what is known, with one id for each notification that there may be, in ascending order.
+    /// Creates a plan from the state before the batch. There is one id for each possible notification, in ascending
+    /// order.
     pub fn new(catalogue: &'a Catalogue, at: Timestamp, ids: Vec<NotificationId>, known: Known) -> Self {
         let (seen, moved, changes) = Default::default();
         Self { catalogue, at, ids: ids.into_iter(), known, seen, moved, changes }
     }
 
-    /// What the operations change, done one after the other.
+    /// Returns the changes of these operations, applied in order.
     pub fn run(mut self, ops: &[Op]) -> Changes {
         for op in ops {
-            let before = self.changes.told.len();
-            match &op.what {
-                What::Notice(notice) => self.notice(op.user, notice),
-                What::Message(message) => self.message(op.user, message),
-                What::Read(moved) => self.read(op.user, moved),
+            let before = self.changes.updates.len();
+            match &op.kind {
+                OpKind::Notice(notice) => self.notice(op.user, notice),
+                OpKind::Message(message) => self.message(op.user, message),
+                OpKind::Read(moved) => self.read(op.user, moved),
             }
             if let Some(cause) = op.cause {
-                self.changes.causes.extend((before..self.changes.told.len()).map(|told| (told, cause)));
+                self.changes
+                    .causes
+                    .extend((before..self.changes.updates.len()).map(|update| (update, cause)));
             }
         }
         for ((user, _), marker) in std::mem::take(&mut self.moved) {
             let event = InboxEvent::marker(marker, self.inbox(user).moves);
-            self.changes.told.push(Told { user, event, place: None });
+            self.changes.updates.push(InboxUpdate { user, event, place: None });
         }
         self.changes
     }
@@ -267,11 +257,11 @@ impl<'a> Plan<'a> {
             return;
         }
         let text = self.notice_text(user, notice);
-        let shown = Shown { kind: &notice.kind, text, data: notice.data.clone(), replaces: None };
-        self.add(user, shown, notice.key.clone(), None);
+        let content = Content { kind: &notice.kind, text, data: notice.data.clone(), replaces: None };
+        self.add(user, content, notice.key.clone(), None);
     }
 
-    /// In the user's own language, where the event leaves that open.
+    /// The text in the user's language, unless the event determines the language.
     fn notice_text(&self, user: UserId, notice: &Notice) -> Text {
         let lang = self.language(user);
         if !notice.translated || lang == notice.lang {
@@ -288,17 +278,17 @@ impl<'a> Plan<'a> {
         if self.is_repeated(user, &received.key) || self.marker(place) >= received.message.get() {
             return;
         }
-        let old = self.known.standing.get(&place).copied();
+        let old = self.known.unread.get(&place).copied();
         if let Some(old) = old {
             self.mark(user, old);
             self.changes.superseded += 1;
         }
-        // Replicas may take entries of the log out of turn: a notification never goes back to an older message.
+        // Replicas may process log entries out of order: a notification never returns to an older message.
         let (message, seq) = match old {
             Some(old) if old.message > received.message.get() => (old.message, old.seq),
             _ => (received.message.get(), received.seq),
         };
-        let count = self.unread(place, received, seq, old);
+        let count = self.count_unread(place, received, seq, old);
         let sender = &received.sender_username;
         let parameters: Map<String, Value> = Map::from_iter([
             ("sender_username".to_owned(), json!(sender)),
@@ -306,7 +296,7 @@ impl<'a> Plan<'a> {
             ("conversation_id".to_owned(), json!(received.conversation)),
             ("message_id".to_owned(), json!(message)),
         ]);
-        // The catalogue was not taken unless it has this text.
+        // Loading a catalogue fails if it can't render this text.
         let text = self
             .catalogue
             .text(MESSAGE_RECEIVED, self.language(user), &parameters)
@@ -316,29 +306,28 @@ impl<'a> Plan<'a> {
             received.conversation
         );
         let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
-        let shown = Shown { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
+        let content = Content { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
         let added = self.changes.added.len();
-        let stands_for = StandsFor { conversation: received.conversation, message, seq, count };
-        if let Some(id) = self.add(user, shown, received.key.clone(), Some(stands_for)) {
-            self.known.standing.insert(place, Standing { id, message, seq, count, added: Some(added) });
+        let summary = MessageSummary { conversation: received.conversation, message, seq, count };
+        if let Some(id) = self.add(user, content, received.key.clone(), Some(summary)) {
+            self.known.unread.insert(place, UnreadMessages { id, message, seq, count, added: Some(added) });
         }
         if let (Some(marker), Some(seq)) = (self.moved.get_mut(&place), received.seq) {
             marker.unread_count = marker.unread_count.max(Some(seq - marker.seq));
         }
     }
 
-    /// How many of a conversation's messages a user has not read, with the newest one at `seq`: the messages after the
-    /// user's marker. Where that isn't known (it was set by an earlier release, or by an import), they are counted from
-    /// what stands for them.
-    fn unread(
+    /// Counts a conversation's unread messages up to `seq`: those after the user's marker. If the `seq` of the marker
+    /// isn't known, because an earlier release or an import set it, adds 1 to the count of the unread notification.
+    fn count_unread(
         &mut self,
         place: (UserId, ConversationId),
         received: &Received,
         seq: Option<Seq>,
-        old: Option<Standing>,
+        old: Option<UnreadMessages>,
     ) -> i64 {
         if received.seq == Some(1) && !self.known.markers.contains_key(&place) {
-            // Nobody has read anything before the first message: from now on it is known.
+            // Before the first message, nothing was read. From now on, the seq of the marker is known.
             let nothing = Reached { message: 0, seq: Some(0) };
             self.known.markers.insert(place, nothing);
             self.changes.markers.insert(place, nothing);
@@ -354,8 +343,8 @@ impl<'a> Plan<'a> {
         let place = (user, moved.conversation);
         let (before, message) = (self.marker(place), moved.message.get());
         if before <= message {
-            // Also where it is there already: who stored it may have ended before it told anyone.
-            self.tell_marker(place, moved);
+            // Also if it is already there: the replica that stored it may have ended before it published the marker.
+            self.publish_marker(place, moved);
         }
         if before >= message {
             return;
@@ -363,24 +352,24 @@ impl<'a> Plan<'a> {
         let reached = Reached { message, seq: moved.seq };
         self.known.markers.insert(place, reached);
         self.changes.markers.insert(place, reached);
-        let Some(standing) = self.known.standing.get(&place).copied() else { return };
-        if standing.message > message {
+        let Some(unread) = self.known.unread.get(&place).copied() else { return };
+        if unread.message > message {
             return;
         }
-        self.known.standing.remove(&place);
-        self.mark(user, standing);
+        self.known.unread.remove(&place);
+        self.mark(user, unread);
         let at = self.at;
         let inbox = self.inbox_mut(user);
-        inbox.last_read = Some(LastRead { id: standing.id, at, all: false });
+        inbox.last_read = Some(LastRead { id: unread.id, at, all: false });
         inbox.reads += 1;
         let (read, place) = (inbox.read(), Some(inbox.read_place()));
-        let told = read.map(|read| Told { user, event: InboxEvent::Read(read), place });
-        self.changes.told.extend(told);
+        let update = read.map(|read| InboxUpdate { user, event: InboxEvent::Read(read), place });
+        self.changes.updates.extend(update);
     }
 
-    /// The user's own sockets receive the new marker: the others' devices show how much is unread. One that moved by
-    /// sending only where something was unread before: it changes nothing else.
-    fn tell_marker(&mut self, place: (UserId, ConversationId), moved: &Moved) {
+    /// Publishes a new marker to the user's own sockets, so that the user's other devices show the unread count. A
+    /// marker that moved by sending is published only if there were unread messages; otherwise it changes nothing.
+    fn publish_marker(&mut self, place: (UserId, ConversationId), moved: &Moved) {
         let (user_id, conversation_id) = place;
         let marker = match (&moved.marker, moved.seq) {
             (Some(marker), _) => Marker { by_sending: false, ..**marker },
@@ -399,27 +388,31 @@ impl<'a> Plan<'a> {
         if self.marker(place) < moved.message.get() {
             let inbox = self.inbox_mut(user_id);
             inbox.moves += 1;
-            // What is unread when a gateway asks is not known here.
+            // The unread count at the time of a gateway's request is not known here.
             inbox.last_moved = Some(Marker { unread_count: None, ..marker });
         }
     }
 
-    /// Whether something was unread right before the user's own message.
+    /// Whether there were unread messages right before the user's own message.
     fn had_unread(&self, place: (UserId, ConversationId), message: i64, seq: Seq) -> bool {
         match self.known.markers.get(&place) {
             Some(reached) if reached.message >= message => false,
             Some(Reached { seq: Some(read), .. }) => *read < seq - 1,
-            _ => self.known.standing.contains_key(&place),
+            _ => self.known.unread.contains_key(&place),
         }
     }
 
-    /// Whether an event has made its notification before. One of an earlier batch is told again, as that batch may
-    /// have been committed by a process that ended before it told anyone; who knows it drops it.
+    /// Whether an event has already created its notification. A notification of an earlier batch is published again,
+    /// because the process that committed the batch may have ended before it published. Receivers drop repeats.
     fn is_repeated(&mut self, user: UserId, key: &str) -> bool {
         let named = (user, key.to_owned());
         if let Some(mut shown) = self.known.repeated.remove(&named) {
             shown.unread_count = self.inbox(user).unread_count;
-            self.changes.told.push(Told { user, event: InboxEvent::Notification(shown), place: None });
+            self.changes.updates.push(InboxUpdate {
+                user,
+                event: InboxEvent::Notification(shown),
+                place: None,
+            });
             self.changes.repeated += 1;
             self.seen.insert(named);
             return true;
@@ -430,9 +423,9 @@ impl<'a> Plan<'a> {
     fn add(
         &mut self,
         user: UserId,
-        shown: Shown<'_>,
+        content: Content<'_>,
         key: String,
-        stands_for: Option<StandsFor>,
+        summary: Option<MessageSummary>,
     ) -> Option<NotificationId> {
         let id = self.ids.next()?;
         let at = self.at;
@@ -441,28 +434,28 @@ impl<'a> Plan<'a> {
         inbox.last_id = id.get();
         inbox.unread_count += 1;
         let shown = Notification {
-            kind: shown.kind.to_owned(),
+            kind: content.kind.to_owned(),
             notification_id: id,
             seq: inbox.last_seq,
-            title: shown.text.title,
-            message: shown.text.message,
-            data: shown.data,
+            title: content.text.title,
+            message: content.text.message,
+            data: content.data,
             created_at: at,
             is_read: false,
             unread_count: inbox.unread_count,
-            replaces: shown.replaces,
+            replaces: content.replaces,
         };
         let event = InboxEvent::Notification(shown.clone());
-        self.changes.told.push(Told { user, event, place: None });
-        self.changes.added.push(Added { user, shown, key, stands_for, read: false });
+        self.changes.updates.push(InboxUpdate { user, event, place: None });
+        self.changes.added.push(Added { user, shown, key, summary, read: false });
         Some(id)
     }
 
-    /// An unread notification becomes read.
-    fn mark(&mut self, user: UserId, standing: Standing) {
-        match standing.added.and_then(|index| self.changes.added.get_mut(index)) {
+    /// Marks an unread notification as read.
+    fn mark(&mut self, user: UserId, unread: UnreadMessages) {
+        match unread.added.and_then(|index| self.changes.added.get_mut(index)) {
             Some(added) => added.read = true,
-            None => self.changes.read.push((user, standing.id)),
+            None => self.changes.read.push((user, unread.id)),
         }
         self.inbox_mut(user).unread_count -= 1;
     }
@@ -487,8 +480,8 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// What a notification is made of, but for its place in the inbox.
-struct Shown<'a> {
+/// The content of a notification, without its position in the inbox.
+struct Content<'a> {
     kind: &'a str,
     text: Text,
     data: Box<RawValue>,

@@ -1,5 +1,5 @@
-//! Messages of a stream as JetStream's own API shows them: no consumer is asked, and headers come as base64, so that
-//! any bytes can be looked at.
+//! Messages of a stream as JetStream's own API returns them: without a consumer, and with headers in base64, so that
+//! they may contain any bytes.
 
 use crate::streams::Source;
 use anyhow::Context;
@@ -12,44 +12,42 @@ const NO_MESSAGE: u64 = 10037;
 
 #[derive(Deserialize)]
 struct Found {
-    message: Stored,
+    message: RawMessage,
 }
 
 /// A message in a stream.
 #[derive(Deserialize)]
-pub struct Stored {
-    /// Where it was published.
+pub struct RawMessage {
     pub subject: String,
-    /// Its place.
     pub seq: u64,
-    /// Base64 of its headers, all in one.
+    /// Base64 of the whole header block.
     #[serde(default)]
     pub hdrs: String,
-    /// Base64 of its body.
+    /// Base64 of the body.
     #[serde(default)]
     pub data: String,
-    /// When it was stored, as RFC 3339.
+    /// Time of storage, as RFC 3339.
     pub time: String,
 }
 
-/// The first message of a stream from a place on.
+/// The first message of a stream from a sequence on.
 ///
 /// # Errors
-/// When NATS doesn't answer.
-pub async fn first_from(bus: &Bus, source: Source, seq: u64) -> anyhow::Result<Option<Stored>> {
-    let question = serde_json::json!({"seq": seq, "next_by_subj": ">"});
+/// If NATS doesn't response.
+pub async fn first_from(bus: &Bus, source: Source, seq: u64) -> anyhow::Result<Option<RawMessage>> {
+    let request = serde_json::json!({"seq": seq, "next_by_subj": ">"});
     let subject = format!("STREAM.MSG.GET.{}", source.name());
-    let answer: Response<Found> =
-        bus.jetstream().request(subject, &question).await.context("ask for a message")?;
-    match answer {
+    let response: Response<Found> =
+        bus.jetstream().request(subject, &request).await.context("request a message")?;
+    match response {
         Response::Ok(found) => Ok(Some(found.message)),
         Response::Err { error } if error.error_code().0 == NO_MESSAGE => Ok(None),
-        Response::Err { error } => Err(error).context("ask for a message"),
+        Response::Err { error } => Err(error).context("request a message"),
     }
 }
 
-/// Base64 as Go writes it. `None` if it isn't.
-pub fn base64(text: &str) -> Option<Vec<u8>> {
+/// Decodes base64 as Go writes it. `None` if it is invalid.
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
         b'a'..=b'z' => Some(byte - b'a' + 26),
@@ -74,12 +72,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_read() {
+    fn base64_is_decoded() {
         for (text, bytes) in
             [("", &b""[..]), ("YQ==", b"a"), ("YWI=", b"ab"), ("YWJj", b"abc"), ("/+8=", b"\xff\xef")]
         {
-            assert_eq!(base64(text).as_deref(), Some(bytes));
+            assert_eq!(decode_base64(text).as_deref(), Some(bytes));
         }
-        assert_eq!(base64("a b"), None);
+        assert_eq!(decode_base64("a b"), None);
     }
 }

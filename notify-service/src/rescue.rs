@@ -1,15 +1,15 @@
-//! Messages that are in their stream although the consumer knows them as done: nobody is ever given them again.
+//! Rescues messages that are in their stream although they count as acknowledged: NATS never delivers them again.
 //!
-//! A nats-server that was killed comes back with a message it had removed, or had not yet handed out when it lost its
-//! last writes, below the place up to which its consumer has acknowledged everything. It would take the stream's room
-//! for ever, and an event might wait in it unseen. What it stands for is done like that of any other message, as twice
-//! is once, and then it is deleted.
+//! A nats-server that was killed may restart with such a message below the consumer's ack floor: one that it had
+//! already removed, or one that it had not yet delivered when it lost its last writes. The message would occupy the
+//! stream forever, and its event might never be processed. A rescue processes it like any other message, which is safe
+//! because repeating changes nothing, and then deletes it.
 
 use crate::{
     deadletter::{self, Headers, Letter},
     event::Delivery,
     inboxes::Inboxes,
-    message_ops::{Undone, ops, place},
+    message_ops::{ProcessingError, ops, place},
     raw_message,
     streams::{CONSUMER, Source},
     unreadable,
@@ -23,37 +23,36 @@ use std::{
     time::Duration,
 };
 
-/// How often it is looked for.
-pub const EVERY: Duration = Duration::from_secs(30);
-/// Messages that are done in one go, so that the others don't wait for long.
+/// Time between two rescues.
+pub const INTERVAL: Duration = Duration::from_secs(30);
+/// Maximum number of messages per run, so that regular messages don't wait for long.
 const STEP: usize = 100;
-/// Messages that can't be done, until the others are left for the next time.
+/// Number of failures after which the remaining messages are left for the next run.
 const FAILURES: usize = 10;
 
-/// Looks for such messages of one stream.
+/// Finds and processes such messages of one stream.
 pub struct Rescue {
     source: Source,
     bus: Bus,
     inboxes: Inboxes,
-    /// The sequence at which the next look begins.
+    /// The sequence at which the next run starts.
     next: AtomicU64,
 }
 
 impl Rescue {
-    /// Has looked at nothing yet.
     pub const fn new(source: Source, bus: Bus, inboxes: Inboxes) -> Self {
         Self { source, bus, inboxes, next: AtomicU64::new(1) }
     }
 
-    /// Does what stranded messages stand for, and deletes them. Whether there may be more. The next look begins behind one
-    /// that can't be done for now, and the first one again after the last.
+    /// Processes and deletes such messages. Returns whether there may be more. After a message that fails, the next run
+    /// starts behind it; after the last message, at the start of the stream.
     ///
     /// # Errors
-    /// When NATS or Postgres doesn't do its part: they are still there.
+    /// If NATS or Postgres fails. The remaining messages are still in the stream.
     pub async fn run(&self) -> anyhow::Result<bool> {
         let stream = self.bus.jetstream().get_stream_no_info(self.source.name()).await;
         let stream = stream.context("open the stream")?;
-        let consumer = stream.consumer_info(CONSUMER).await.context("ask for the consumer")?;
+        let consumer = stream.consumer_info(CONSUMER).await.context("request the consumer info")?;
         for _ in 0..STEP {
             let next = self.next.load(Ordering::Relaxed);
             let stored = raw_message::first_from(&self.bus, self.source, next).await?;
@@ -66,30 +65,30 @@ impl Rescue {
             tracing::warn!(
                 stream = self.source.name(),
                 seq = stored.seq,
-                "a message is left that counts as done: it is done again"
+                "processing a message that is in the stream although it was acknowledged"
             );
             metrics::counter!("stranded_messages_total", "stream" => self.source.name()).increment(1);
             if unreadable::is_readable(&stored) {
                 self.rescue_one(&stream, stored.seq).await?;
             } else {
-                unreadable::bury(&self.bus, self.source, &stored).await?;
+                unreadable::store_dead_letter(&self.bus, self.source, &stored).await?;
             }
         }
         Ok(true)
     }
 
-    /// Does what messages stand for that were delivered around one that can't be read, nor kept as a dead letter, and deletes
-    /// them: they would be lost with the connection each time that it is delivered.
+    /// Processes and deletes the messages around one that can't be parsed nor stored as a dead letter. They would be
+    /// lost with the connection each time NATS delivers that message.
     ///
     /// # Errors
-    /// When NATS doesn't answer.
-    pub async fn around(&self, places: RangeInclusive<u64>) -> anyhow::Result<()> {
+    /// If NATS doesn't answer.
+    pub async fn around(&self, seqs: RangeInclusive<u64>) -> anyhow::Result<()> {
         let stream = self.bus.jetstream().get_stream_no_info(self.source.name()).await;
         let stream = stream.context("open the stream")?;
-        let (mut next, mut failures) = (*places.start(), 0);
+        let (mut next, mut failures) = (*seqs.start(), 0);
         while failures < FAILURES
             && let Some(stored) = raw_message::first_from(&self.bus, self.source, next).await?
-            && stored.seq <= *places.end()
+            && stored.seq <= *seqs.end()
         {
             next = stored.seq + 1;
             if unreadable::is_readable(&stored)
@@ -97,7 +96,12 @@ impl Rescue {
             {
                 failures += 1;
                 let (stream, error) = (self.source.name(), format!("{error:#}"));
-                tracing::warn!(stream, seq = stored.seq, error, "a message waits for one that can't be read");
+                tracing::warn!(
+                    stream,
+                    seq = stored.seq,
+                    error,
+                    "process a message next to an unreadable one; will be retried"
+                );
             }
         }
         Ok(())
@@ -108,22 +112,22 @@ impl Rescue {
         let place = place(self.source.name(), seq, stored.time);
         let (subject, headers) = (stored.subject.as_str(), Some(&stored.headers));
         let delivery = Delivery { subject, headers, payload: &stored.payload, place: &place };
-        let step = self.source.step(delivery);
-        let done = match ops(self.source, delivery, &self.inboxes.catalogue(), step.parent()) {
-            Ok((ops, _steps)) => self.inboxes.apply(&ops).await.map_err(Undone::from),
-            Err(reason) => Err(Undone::Unusable(reason)),
+        let span = self.source.span(delivery);
+        let done = match ops(self.source, delivery, &self.inboxes.catalogue(), span.parent()) {
+            Ok((ops, _spans)) => self.inboxes.apply(&ops).await.map_err(ProcessingError::from),
+            Err(reason) => Err(ProcessingError::Unusable(reason)),
         };
         match done {
             Ok(()) => {}
-            Err(Undone::Unusable(reason)) => {
-                step.failed("unusable");
+            Err(ProcessingError::Unusable(reason)) => {
+                span.failed("unusable");
                 let (headers, reason) = (Headers::Read(headers), &reason.0);
                 let letter = Letter { subject, headers, body: stored.payload.clone(), place: &place, reason };
-                deadletter::keep(&self.bus, letter).await?;
+                deadletter::store(&self.bus, letter).await?;
             }
-            Err(Undone::Waits(error)) => return Err(error).context("store what was left"),
+            Err(ProcessingError::Retry(error)) => return Err(error).context("store a rescued message"),
         }
-        stream.delete_message(seq).await.context("delete what is done now")?;
+        stream.delete_message(seq).await.context("delete a rescued message")?;
         Ok(())
     }
 }

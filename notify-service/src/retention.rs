@@ -1,4 +1,4 @@
-//! Removes old notifications, a few at a time.
+//! Removes old notifications in small batches.
 
 use crate::inboxes::{Inboxes, StoreError};
 use crate::store;
@@ -6,24 +6,24 @@ use service::bus::chain;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Notifications that are removed in one transaction.
-const STEP: i64 = 1_000;
-/// From one step to the next, so that nobody waits for long.
+/// Maximum number of notifications removed in one transaction.
+const BATCH: i64 = 1_000;
+/// Pause between two batches, so that other transactions don't wait for long.
 const PAUSE: Duration = Duration::from_millis(200);
-/// From one look to the next when nothing was left.
-const EVERY: Duration = Duration::from_secs(600);
+/// Time until the next check after the last batch.
+const INTERVAL: Duration = Duration::from_secs(600);
 
-/// Removes what is older than so many days, read or not, until the token is cancelled.
+/// Removes notifications that are older than this, whether read or unread, until the token is cancelled.
 pub async fn run(inboxes: Inboxes, days: u32, shutdown: CancellationToken) {
     let days = i32::try_from(days).unwrap_or(i32::MAX);
     loop {
-        let pause = match inboxes.steady(async || step(&inboxes, days).await).await {
+        let pause = match inboxes.with_retry(async || remove_batch(&inboxes, days).await).await {
             Ok(removed) => {
                 metrics::counter!("notifications_removed_total").increment(removed);
-                if removed == 0 { EVERY } else { PAUSE }
+                if removed == 0 { INTERVAL } else { PAUSE }
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "old notifications are not removed yet");
+                tracing::warn!(error = chain(&error), "remove old notifications; will be retried");
                 Duration::from_secs(30)
             }
         };
@@ -34,13 +34,13 @@ pub async fn run(inboxes: Inboxes, days: u32, shutdown: CancellationToken) {
     }
 }
 
-/// One step; 0 when nothing is left, or another replica does it.
-async fn step(inboxes: &Inboxes, days: i32) -> Result<u64, StoreError> {
+/// Removes one batch. Returns 0 if no old notification is left or another replica is removing them.
+async fn remove_batch(inboxes: &Inboxes, days: i32) -> Result<u64, StoreError> {
     let mut tx = inboxes.pool().begin().await?;
     if !store::lock_retention(&mut tx).await? {
         return Ok(0);
     }
-    let old = store::old(&mut tx, days, STEP).await?;
+    let old = store::old_notifications(&mut tx, days, BATCH).await?;
     if old.is_empty() {
         return Ok(0);
     }
@@ -48,7 +48,7 @@ async fn step(inboxes: &Inboxes, days: i32) -> Result<u64, StoreError> {
     users.sort_unstable();
     users.dedup();
     store::lock_inboxes(&mut tx, &users).await?;
-    let removed = store::remove(&mut tx, &old).await?;
+    let removed = store::remove_notifications(&mut tx, &old).await?;
     tx.commit().await?;
     Ok(removed)
 }

@@ -1,4 +1,4 @@
-//! The laws of [`super::Plan`].
+//! Invariants of [`super::Plan`].
 
 use super::*;
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ fn event(id: i64, key: &str) -> Op {
         place: "",
     };
     let (_, notice) = crate::event::parse(delivery, &Catalogue::load(None).unwrap()).unwrap();
-    Op { user: user(id), what: What::Notice(Arc::new(notice)), cause: None }
+    Op { user: user(id), kind: OpKind::Notice(Arc::new(notice)), cause: None }
 }
 
 fn message(id: i64, place: i64, message: i64) -> Op {
@@ -37,13 +37,13 @@ fn message_at(id: i64, place: i64, message: i64, seq: Option<Seq>) -> Op {
         seq,
         sender_username: "ada".to_owned(),
     };
-    Op { user: user(id), what: What::Message(Arc::new(received)), cause: None }
+    Op { user: user(id), kind: OpKind::Message(Arc::new(received)), cause: None }
 }
 
 fn read(id: i64, place: i64, message: i64) -> Op {
     let (conversation, message) = (conversation(place), MessageId::new(message).unwrap());
     let moved = Moved { conversation, message, seq: None, marker: None };
-    Op { user: user(id), what: What::Read(moved), cause: None }
+    Op { user: user(id), kind: OpKind::Read(moved), cause: None }
 }
 
 fn marker(id: i64, place: i64, seq: Seq, unread: i64) -> Marker {
@@ -58,35 +58,35 @@ fn marker(id: i64, place: i64, seq: Seq, unread: i64) -> Marker {
     }
 }
 
-/// A marker that moved, by reading or, with nothing that says it, by sending.
+/// A marker that moved: with a marker by reading, without one by sending.
 fn moved(id: i64, place: i64, seq: Seq, marker: Option<Marker>) -> Op {
     let (conversation, message) = (conversation(place), MessageId::new(10 * seq).unwrap());
     let moved = Moved { conversation, message, seq: Some(seq), marker: marker.map(Box::new) };
-    Op { user: user(id), what: What::Read(moved), cause: None }
+    Op { user: user(id), kind: OpKind::Read(moved), cause: None }
 }
 
-/// The markers that a user's sockets receive: `seq` and what is unread.
-fn markers(told: &[Told]) -> Vec<(Seq, i64)> {
-    let marker = |told: &Told| match &told.event {
+/// The markers for a user's sockets: `seq` and unread count.
+fn markers(updates: &[InboxUpdate]) -> Vec<(Seq, i64)> {
+    let marker = |update: &InboxUpdate| match &update.event {
         InboxEvent::Marker(own) => Some((own.marker.seq, own.marker.unread_count.unwrap())),
         _ => None,
     };
-    told.iter().filter_map(marker).collect()
+    updates.iter().filter_map(marker).collect()
 }
 
-/// What `message_received` say of how much is unread.
-fn counts(told: &[Told]) -> Vec<i64> {
-    let count = |told: &Told| match &told.event {
+/// The counts of unread messages in `message_received`.
+fn counts(updates: &[InboxUpdate]) -> Vec<i64> {
+    let count = |update: &InboxUpdate| match &update.event {
         InboxEvent::Notification(shown) => {
             let data: Value = serde_json::from_str(shown.data.get()).unwrap();
             data["count"].as_i64()
         }
         _ => None,
     };
-    told.iter().filter_map(count).collect()
+    updates.iter().filter_map(count).collect()
 }
 
-/// The tables, as plain as can be.
+/// A minimal in-memory model of the tables.
 #[derive(Default)]
 struct Table {
     inboxes: HashMap<UserId, Inbox>,
@@ -96,32 +96,33 @@ struct Table {
 }
 
 impl Table {
-    fn apply(&mut self, catalogue: &Catalogue, ops: &[Op]) -> Vec<Told> {
+    fn apply(&mut self, catalogue: &Catalogue, ops: &[Op]) -> Vec<InboxUpdate> {
         let ids = (1..=ops.len() as i64).map(|n| NotificationId::new(self.next_id + n).unwrap()).collect();
         self.next_id += ops.len() as i64;
         let mut known =
             Known { inboxes: self.inboxes.clone(), markers: self.markers.clone(), ..Known::default() };
         for row in &self.rows {
             known.repeated.insert((row.user, row.key.clone()), row.shown.clone());
-            if let (Some(StandsFor { conversation, message, seq, count }), false) = (row.stands_for, row.read)
+            if let (Some(MessageSummary { conversation, message, seq, count }), false) =
+                (row.summary, row.read)
             {
                 let id = row.shown.notification_id;
-                let standing = Standing { id, message, seq, count, added: None };
-                let old = known.standing.insert((row.user, conversation), standing);
-                assert!(old.is_none(), "two unread notifications stand for a conversation");
+                let unread = UnreadMessages { id, message, seq, count, added: None };
+                let old = known.unread.insert((row.user, conversation), unread);
+                assert!(old.is_none(), "a conversation has two unread notifications");
             }
         }
         let changes = Plan::new(catalogue, Timestamp::now(), ids, known).run(ops);
         for (user, id) in changes.read {
             let found = self.rows.iter_mut().find(|row| row.user == user && row.shown.notification_id == id);
-            let row = found.expect("what is read is there");
-            assert!(!row.read, "what is read was unread");
+            let row = found.expect("the notification exists");
+            assert!(!row.read, "the notification was unread");
             row.read = true;
         }
         self.rows.extend(changes.added);
         self.markers.extend(changes.markers);
         self.inboxes.extend(changes.inboxes);
-        changes.told
+        changes.updates
     }
 
     /// As `Inboxes::mark` does.
@@ -136,9 +137,9 @@ impl Table {
         for (id, inbox) in &self.inboxes {
             let rows: Vec<&Added> = self.rows.iter().filter(|row| row.user == *id).collect();
             let unread = rows.iter().filter(|row| !row.read).count() as i64;
-            assert_eq!(inbox.unread_count, unread, "the count of {id} is exact");
+            assert_eq!(inbox.unread_count, unread, "the unread count of {id} is exact");
             let seqs: Vec<i64> = rows.iter().map(|row| row.shown.seq).collect();
-            assert_eq!(seqs, (1..=inbox.last_seq).collect::<Vec<_>>(), "no hole in the seq of {id}");
+            assert_eq!(seqs, (1..=inbox.last_seq).collect::<Vec<_>>(), "the seq of {id} has no gap");
             assert!(rows.is_sorted_by_key(|row| row.shown.notification_id), "ids grow with seq");
         }
     }
@@ -153,7 +154,7 @@ enum Step {
 fn op() -> impl Strategy<Value = Op> {
     let event = (1..=USERS, 0..6_i64).prop_map(|(id, key)| event(id, &key.to_string()));
     let message = (1..=USERS, 1..3_i64, 1..12_i64).prop_map(|(id, place, number)| {
-        // A message is in one conversation only.
+        // Each message belongs to one conversation.
         message(id, place, number * 2 + place)
     });
     let read = (1..=USERS, 1..3_i64, 1..30_i64).prop_map(|(id, place, number)| read(id, place, number));
@@ -169,7 +170,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn counts_are_exact_and_seqs_whole_whatever_happens(steps in proptest::collection::vec(step(), 1..20)) {
+    fn counts_are_exact_and_seqs_have_no_gaps(steps in proptest::collection::vec(step(), 1..20)) {
         let catalogue = Catalogue::load(None).unwrap();
         let mut table = Table::default();
         for step in steps {
@@ -187,21 +188,21 @@ proptest! {
     }
 
     #[test]
-    fn one_batch_or_many_end_alike(ops in proptest::collection::vec(op(), 1..20)) {
+    fn one_batch_and_many_have_the_same_result(ops in proptest::collection::vec(op(), 1..20)) {
         let catalogue = Catalogue::load(None).unwrap();
         let (mut at_once, mut singly) = (Table::default(), Table::default());
-        let told = at_once.apply(&catalogue, &ops);
-        let mut told_singly = Vec::new();
+        let updates = at_once.apply(&catalogue, &ops);
+        let mut updates_singly = Vec::new();
         for op in &ops {
-            told_singly.extend(singly.apply(&catalogue, std::slice::from_ref(op)));
+            updates_singly.extend(singly.apply(&catalogue, std::slice::from_ref(op)));
         }
         prop_assert_eq!(&at_once.inboxes.keys().len(), &singly.inboxes.keys().len());
         for (id, inbox) in &at_once.inboxes {
             let other = &singly.inboxes[id];
             prop_assert_eq!((inbox.last_seq, inbox.unread_count), (other.last_seq, other.unread_count));
         }
-        // Repeats within a batch need not be told twice.
-        prop_assert!(told.len() <= told_singly.len());
+        // Repeats within a batch need not be published twice.
+        prop_assert!(updates.len() <= updates_singly.len());
     }
 }
 
@@ -209,17 +210,18 @@ proptest! {
 fn a_later_message_supersedes_an_unread_one() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
-    let told =
+    let updates =
         table.apply(&catalogue, &[message(1, 7, 10), message(1, 7, 11), read(1, 7, 11), message(1, 7, 12)]);
-    let json: Vec<String> = told.iter().map(|told| serde_json::to_string(&told.event).unwrap()).collect();
-    for (said, expected) in json.iter().zip([
+    let json: Vec<String> =
+        updates.iter().map(|update| serde_json::to_string(&update.event).unwrap()).collect();
+    for (event, expected) in json.iter().zip([
         &["\"seq\":1", "\"unread_count\":1", "\"count\":1", "\"is_read\":false"][..],
         &["\"seq\":2", "\"unread_count\":1", "\"count\":2", "\"replaces\":1"],
         &["\"type\":\"read\"", "\"notification_id\":2", "\"unread_count\":0"],
         &["\"seq\":3", "\"unread_count\":1", "\"count\":1", "\"message_id\":12"],
     ]) {
         for part in expected {
-            assert!(said.contains(part), "{said} lacks {part}");
+            assert!(event.contains(part), "no {part} in {event}");
         }
     }
     assert!(!json[3].contains("replaces"));
@@ -227,15 +229,15 @@ fn a_later_message_supersedes_an_unread_one() {
 }
 
 #[test]
-fn entries_out_of_turn_end_alike() {
+fn the_order_of_log_entries_does_not_matter() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
     table.apply(&catalogue, &[message(1, 7, 11)]);
-    let told =
+    let updates =
         table.apply(&catalogue, &[message(1, 7, 10), read(1, 7, 12), message(1, 7, 12), read(1, 7, 9)]);
-    assert_eq!(told.len(), 2, "message 12 and the old marker tell nothing");
+    assert_eq!(updates.len(), 2, "message 12 and the old marker change nothing");
     assert_eq!(table.inboxes[&user(1)].unread_count, 0);
-    let InboxEvent::Notification(late) = &told[0].event else { panic!("a notification") };
+    let InboxEvent::Notification(late) = &updates[0].event else { panic!("a notification") };
     assert_eq!(late.data.get(), r#"{"conversation_id":7,"message_id":11,"count":2}"#);
 }
 
@@ -257,51 +259,51 @@ proptest! {
                 ops.push(moved(1, 7, read, Some(marker(1, 7, read, last - read))));
             }
         }
-        let told: Vec<Told> = if together {
+        let updates: Vec<InboxUpdate> = if together {
             table.apply(&catalogue, &ops)
         } else {
             ops.iter().flat_map(|op| table.apply(&catalogue, std::slice::from_ref(op))).collect()
         };
-        prop_assert_eq!(counts(&told), expected);
+        prop_assert_eq!(counts(&updates), expected);
         if read > 0 {
-            let (seq, unread) = *markers(&told).last().unwrap();
+            let (seq, unread) = *markers(&updates).last().unwrap();
             prop_assert_eq!(seq, read);
             prop_assert!(unread <= last - read && (!together || unread == last - read));
         }
-        // Every read has a place of its own, after the one before.
-        let places: Vec<_> = told.iter().filter_map(|told| told.place).collect();
+        // Each read has its own position, after the previous one.
+        let places: Vec<_> = updates.iter().filter_map(|update| update.place).collect();
         prop_assert!(places.is_sorted() && places.iter().map(|place| place.reads).eq(1..=places.len() as i64));
         table.check();
     }
 }
 
 #[test]
-fn what_was_read_before_it_was_counted_is_counted_from_what_stands() {
+fn without_the_seq_of_a_marker_counts_continue_from_the_unread_notification() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
-    // A conversation of an earlier release, or of an import: how far it was read is not known.
-    let told =
+    // A conversation of an earlier release or of an import: the seq of its marker is not known.
+    let updates =
         table.apply(&catalogue, &[message_at(1, 7, 5_000, Some(500)), message_at(1, 7, 5_010, Some(501))]);
-    assert_eq!(counts(&told), [1, 2]);
-    let told = table.apply(&catalogue, &[moved(1, 7, 501, Some(marker(1, 7, 501, 0)))]);
-    assert_eq!(markers(&told), [(501, 0)]);
+    assert_eq!(counts(&updates), [1, 2]);
+    let updates = table.apply(&catalogue, &[moved(1, 7, 501, Some(marker(1, 7, 501, 0)))]);
+    assert_eq!(markers(&updates), [(501, 0)]);
     assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 5_030, Some(503))])), [2]);
 }
 
 #[test]
-fn an_own_message_moves_the_marker_on_other_devices_where_something_was_unread() {
+fn an_own_message_publishes_the_marker_if_messages_were_unread() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
     table.apply(&catalogue, &[message_at(1, 7, 10, Some(1))]);
     table.mark_all(user(1));
-    let told = table.apply(&catalogue, &[moved(1, 7, 2, None), message_at(1, 7, 30, Some(3))]);
-    assert_eq!(markers(&told), [(2, 1)], "what came behind it in the same batch is unread");
+    let updates = table.apply(&catalogue, &[moved(1, 7, 2, None), message_at(1, 7, 30, Some(3))]);
+    assert_eq!(markers(&updates), [(2, 1)], "later messages of the same batch are unread");
     assert_eq!(markers(&table.apply(&catalogue, &[moved(1, 7, 4, None), moved(1, 7, 5, None)])), [(4, 0)]);
     assert!(markers(&table.apply(&catalogue, &[moved(1, 7, 6, None), moved(1, 7, 4, None)])).is_empty());
-    // Redelivered, as who stored it may have ended before it told anyone.
+    // A redelivery: the replica that stored it may have ended before it published.
     let read = [moved(2, 7, 6, Some(marker(2, 7, 6, 0)))];
     assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
     assert_eq!(table.inboxes[&user(2)].moves, 1);
     assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
-    assert_eq!(table.inboxes[&user(2)].moves, 1, "which is the same move");
+    assert_eq!(table.inboxes[&user(2)].moves, 1, "a redelivery is the same move");
 }

@@ -1,12 +1,11 @@
-//! What a page, a socket or an event causes costs the same however much is stored: no query reads a big table from its
-//! start.
+//! The cost of queries doesn't grow with the stored data: no query scans a big table.
 
 use super::*;
 use crate::{
     catalogue::Catalogue,
     event::Notice,
     inboxes::Inboxes,
-    plan::{Moved, Op, Received, What},
+    plan::{Moved, Op, OpKind, Received},
 };
 use contract::{MessageId, notify::MarkNotification};
 use service::{Bus, config};
@@ -15,12 +14,12 @@ use testkit::{NatsServer, Reads, reads_at_most};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// As much as it takes for the planner to prefer an index where one helps.
+/// Enough rows for the planner to prefer an index if one helps.
 const SEED: &[&str] = &[
     "insert into inboxes (user_id, last_seq, last_id, unread_count)
      select u, case when u = 1 then 5000 else 3 end, 1000000, case when u = 1 then 500 else 1 end
      from generate_series(1, 40000) u",
-    // A long one, of which a tenth is unread and some is old, and many short ones.
+    // One long inbox, of which a tenth is unread and some is old, and many short ones.
     "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, conversation_id,
         message_id, message_count, created_at, read_at)
      select u, nextval('notification_ids'), n, 'payment_completed', 'title', 'message', '{}', 'key-' || n,
@@ -36,7 +35,7 @@ const SEED: &[&str] = &[
     "vacuum analyze markers",
 ];
 
-/// The user of the longest inbox, and ids in it from the middle on.
+/// The user of the longest inbox, and the ids in its second half.
 async fn sample(reads: &Reads) -> sqlx::Result<(UserId, Vec<i64>)> {
     let longest = "select user_id from inboxes order by last_seq desc, user_id limit 1";
     let user: i64 = sqlx::query_scalar(longest).fetch_one(reads.pool()).await?;
@@ -46,7 +45,7 @@ async fn sample(reads: &Reads) -> sqlx::Result<(UserId, Vec<i64>)> {
 }
 
 #[tokio::test]
-async fn no_query_reads_more_where_more_is_stored() {
+async fn no_query_reads_more_rows_if_more_is_stored() {
     let reads = Reads::of("notify", &crate::MIGRATIONS, &service::postgres::PLANS, SEED).await.unwrap();
     let pool = reads.pool();
     let (one, ids) = sample(&reads).await.unwrap();
@@ -59,10 +58,10 @@ async fn no_query_reads_more_where_more_is_stored() {
     let users = &users;
 
     for unread in [false, true] {
-        let part = Part { user: one, unread, limit: 50, bytes: 1 << 20 };
-        reads_at_most!(reads, 60, page_before(pool, i64::MAX, part));
-        reads_at_most!(reads, 60, page_before(pool, ids[0], part));
-        reads_at_most!(reads, 60, page_after(pool, ids[0], part));
+        let bounds = PageQuery { user: one, unread, limit: 50, bytes: 1 << 20 };
+        reads_at_most!(reads, 60, page_before(pool, i64::MAX, bounds));
+        reads_at_most!(reads, 60, page_before(pool, ids[0], bounds));
+        reads_at_most!(reads, 60, page_after(pool, ids[0], bounds));
     }
     reads_at_most!(reads, 2, inbox(pool, one));
     for size in [1, 500] {
@@ -77,21 +76,21 @@ async fn no_query_reads_more_where_more_is_stored() {
             let lang = langs[turn.get() % 2].clone();
             users[..size].iter().map(|user| (UserId::new(*user).unwrap(), lang.clone())).collect()
         };
-        reads_at_most!(reads, 3 * size as i64, remember_languages(pool, &seen()));
+        reads_at_most!(reads, 3 * size as i64, save_languages(pool, &seen()));
     }
 
-    // What events, messages and markers cause, all queries of a batch together.
+    // Events, messages and markers: all queries of a batch together.
     let nats = NatsServer::start().await.unwrap();
     let nats_config = config::Nats { nats_url: nats.url(), nats_creds: None };
     let bus = Bus::connect("test", &nats_config, &CancellationToken::new()).await.unwrap().unwrap();
     let (_catalogue, texts) = watch::channel(Arc::new(Catalogue::load(None).unwrap()));
     let inboxes = &Inboxes::new(pool.clone(), bus, texts);
-    let op = |user: i64, what: What| Op { user: UserId::new(user).unwrap(), what, cause: None };
+    let op = |user: i64, kind: OpKind| Op { user: UserId::new(user).unwrap(), kind, cause: None };
     for size in [1, 100, 2_000] {
-        // Locking, repeats, what stands, markers, what becomes read, what is new, the inboxes: a few rows each.
+        // Locks, repeats, unread notifications, markers, reads, inserts and inboxes: a few rows each.
         let rows = 12 * i64::try_from(size).unwrap();
         let notices = |key: u64| -> Vec<Op> {
-            users[..size].iter().map(|user| op(*user, What::Notice(Arc::new(notice(key))))).collect()
+            users[..size].iter().map(|user| op(*user, OpKind::Notice(Arc::new(notice(key))))).collect()
         };
         reads_at_most!(reads, rows, inboxes.apply(&notices(fastrand::u64(1..))));
         let again = notices(0);
@@ -109,7 +108,7 @@ async fn no_query_reads_more_where_more_is_stored() {
                 let conversation = ConversationId::new(*user).unwrap();
                 let message_id = MessageId::new(read).unwrap();
                 let moved = Moved { conversation, message: message_id, seq: Some(read), marker: None };
-                [op(*user, received(*user, message)), op(*user, What::Read(moved))]
+                [op(*user, received(*user, message)), op(*user, OpKind::Read(moved))]
             });
             ops.collect()
         };
@@ -122,14 +121,14 @@ async fn no_query_reads_more_where_more_is_stored() {
     };
     let mark = || one_of(Some(ids[next.replace(next.get() + 1)]));
     reads_at_most!(reads, 10, inboxes.mark(&mark()));
-    // As many as are unread, the first time.
+    // The first time, reads all unread notifications.
     reads_at_most!(reads, 1_010, inboxes.mark(&one_of(None)));
 
-    // Each is found, and then removed.
+    // Finds each notification and then removes it.
     reads_at_most!(reads, 120, async {
         let mut tx = pool.begin().await?;
-        let old = old(&mut tx, 180, 50).await?;
-        remove(&mut tx, &old).await?;
+        let old = old_notifications(&mut tx, 180, 50).await?;
+        remove_notifications(&mut tx, &old).await?;
         tx.rollback().await
     });
 }
@@ -145,9 +144,9 @@ fn notice(key: u64) -> Notice {
     crate::event::parse(delivery, &Catalogue::load(None).unwrap()).unwrap().1
 }
 
-/// A message of the user's own conversation.
-fn received(user: i64, message: i64) -> What {
-    What::Message(Arc::new(Received {
+/// A message of the conversation with the same number as the user.
+fn received(user: i64, message: i64) -> OpKind {
+    OpKind::Message(Arc::new(Received {
         key: format!("msg:{message}"),
         conversation: ConversationId::new(user).unwrap(),
         message: MessageId::new(message).unwrap(),

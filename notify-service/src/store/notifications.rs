@@ -1,0 +1,348 @@
+//! The queries of notifications.
+
+use super::{place, valid};
+use crate::plan::{Added, MessageSummary, UnreadMessages};
+use contract::{ConversationId, NotificationId, Seq, Timestamp, UserId, notify::Notification};
+use serde_json::value::RawValue;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+use std::collections::HashMap;
+use time::OffsetDateTime;
+
+/// A stored notification.
+#[derive(FromRow)]
+struct Row {
+    notification_id: i64,
+    seq: Seq,
+    r#type: String,
+    title: String,
+    message: String,
+    data: String,
+    created_at: OffsetDateTime,
+    is_read: bool,
+    replaces: Option<i64>,
+}
+
+impl Row {
+    fn into_notification(self, unread_count: i64) -> sqlx::Result<Notification> {
+        Ok(Notification {
+            kind: self.r#type,
+            notification_id: valid(NotificationId::new(self.notification_id))?,
+            seq: self.seq,
+            title: self.title,
+            message: self.message,
+            data: RawValue::from_string(self.data).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            created_at: self.created_at.into(),
+            is_read: self.is_read,
+            unread_count,
+            replaces: self.replaces.map(|id| valid(NotificationId::new(id))).transpose()?,
+        })
+    }
+}
+
+/// Notifications that these events have already created for these users, with an `unread_count` of 0.
+pub async fn repeated(
+    db: &mut PgConnection,
+    users: &[i64],
+    keys: &[&str],
+) -> sqlx::Result<HashMap<(UserId, String), Notification>> {
+    #[derive(FromRow)]
+    struct Repeated {
+        user_id: i64,
+        event_key: String,
+        #[sqlx(flatten)]
+        row: Row,
+    }
+    let rows: Vec<Repeated> = sqlx::query_as(
+        "select user_id, event_key, notification_id, seq, type, title, message, data, created_at,
+            read_at is not null as is_read, replaces
+        from unnest($1::bigint[], $2::text[]) as event (user_id, event_key)
+        join notifications using (user_id, event_key)",
+    )
+    .bind(users)
+    .bind(keys)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|found| {
+            Ok(((valid(UserId::new(found.user_id))?, found.event_key), found.row.into_notification(0)?))
+        })
+        .collect()
+}
+
+/// The unread notifications of these users' conversations.
+pub async fn unread_of_conversations(
+    db: &mut PgConnection,
+    users: &[i64],
+    conversations: &[i64],
+) -> sqlx::Result<HashMap<(UserId, ConversationId), UnreadMessages>> {
+    let rows: Vec<(i64, i64, i64, i64, Option<Seq>, i64)> = sqlx::query_as(
+        "select user_id, conversation_id, notification_id, coalesce(message_id, 0), message_seq,
+            coalesce(message_count, 0)
+        from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
+        join notifications using (user_id, conversation_id)
+        where read_at is null and conversation_id is not null",
+    )
+    .bind(users)
+    .bind(conversations)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|(user, conversation, id, message, seq, count)| {
+            let id = valid(NotificationId::new(id))?;
+            Ok((place(user, conversation)?, UnreadMessages { id, message, seq, count, added: None }))
+        })
+        .collect()
+}
+
+/// The current time, and new notification ids in ascending order.
+pub async fn next_ids(
+    db: &mut PgConnection,
+    count: usize,
+) -> sqlx::Result<(OffsetDateTime, Vec<NotificationId>)> {
+    // Not now(): the transaction may have started long before it got the locks.
+    let (at, mut ids): (OffsetDateTime, Vec<i64>) = sqlx::query_as(
+        "select clock_timestamp(), array(select nextval('notification_ids') from generate_series(1, $1))",
+    )
+    .bind(i64::try_from(count).unwrap_or(i64::MAX))
+    .fetch_one(db)
+    .await?;
+    ids.sort_unstable();
+    let ids = ids.into_iter().map(|id| valid(NotificationId::new(id))).collect::<sqlx::Result<_>>()?;
+    Ok((at, ids))
+}
+
+/// Inserts notifications.
+pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) -> sqlx::Result<()> {
+    fn column<'a, T>(added: &'a [Added], value: impl Fn(&'a Added) -> T) -> Vec<T> {
+        added.iter().map(value).collect()
+    }
+    sqlx::query(
+        "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_seq, message_count, created_at, read_at)
+        select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_seq, message_count, $15, case when is_read then $15 end
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bool[])
+        as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_seq, message_count, is_read)",
+    )
+    .bind(column(added, |added| added.user.get()))
+    .bind(column(added, |added| added.shown.notification_id.get()))
+    .bind(column(added, |added| added.shown.seq))
+    .bind(column(added, |added| added.shown.kind.as_str()))
+    .bind(column(added, |added| added.shown.title.as_str()))
+    .bind(column(added, |added| added.shown.message.as_str()))
+    .bind(column(added, |added| added.shown.data.get()))
+    .bind(column(added, |added| added.key.as_str()))
+    .bind(column(added, |added| added.shown.replaces.map(NotificationId::get)))
+    .bind(column(added, |added| added.summary.map(|MessageSummary { conversation, .. }| conversation.get())))
+    .bind(column(added, |added| added.summary.map(|summary| summary.message)))
+    .bind(column(added, |added| added.summary.and_then(|summary| summary.seq)))
+    .bind(column(added, |added| added.summary.map(|summary| summary.count)))
+    .bind(column(added, |added| added.read))
+    .bind(at)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Marks notifications as read.
+pub async fn mark(
+    db: &mut PgConnection,
+    read: &[(UserId, NotificationId)],
+    at: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let (users, ids): (Vec<i64>, Vec<i64>) = read.iter().map(|(user, id)| (user.get(), id.get())).unzip();
+    sqlx::query(
+        "update notifications set read_at = $3 from unnest($1::bigint[], $2::bigint[]) as read (user_id, id)
+        where notifications.user_id = read.user_id and notification_id = read.id and read_at is null",
+    )
+    .bind(users)
+    .bind(ids)
+    .bind(at)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Marks one notification of a user as read and returns the time. `None` if it isn't an unread notification of the
+/// user.
+pub async fn mark_one(
+    db: &mut PgConnection,
+    user: UserId,
+    id: NotificationId,
+) -> sqlx::Result<Option<Timestamp>> {
+    let at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "update notifications set read_at = clock_timestamp()
+        where user_id = $1 and notification_id = $2 and read_at is null returning read_at",
+    )
+    .bind(user.get())
+    .bind(id.get())
+    .fetch_optional(db)
+    .await?;
+    Ok(at.map(Timestamp::from))
+}
+
+/// The time at which a notification of a user was read. `None` if it is unread or not the user's.
+pub async fn read_at(
+    db: &mut PgConnection,
+    user: UserId,
+    id: NotificationId,
+) -> sqlx::Result<Option<Timestamp>> {
+    let at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "select read_at from notifications
+        where user_id = $1 and notification_id = $2 and read_at is not null",
+    )
+    .bind(user.get())
+    .bind(id.get())
+    .fetch_optional(db)
+    .await?;
+    Ok(at.map(Timestamp::from))
+}
+
+/// Marks all notifications of a user as read. Returns the time, and the number of notifications that were unread.
+pub async fn mark_all(db: &mut PgConnection, user: UserId) -> sqlx::Result<(Timestamp, i64)> {
+    let (at, count): (OffsetDateTime, i64) = sqlx::query_as(
+        "with moment as (select clock_timestamp() as at),
+        marked as (update notifications set read_at = moment.at from moment
+            where user_id = $1 and read_at is null returning 1)
+        select moment.at, (select count(*) from marked) from moment",
+    )
+    .bind(user.get())
+    .fetch_one(db)
+    .await?;
+    Ok((at.into(), count))
+}
+
+/// The bounds of a page of an inbox. A page has at least one notification if there is any.
+#[derive(Debug, Clone, Copy)]
+pub struct PageQuery {
+    pub user: UserId,
+    /// Whether the page has only unread notifications.
+    pub unread: bool,
+    /// Maximum number of notifications.
+    pub limit: u16,
+    /// Maximum size in bytes of JSON, compared with an upper estimate.
+    pub bytes: i64,
+}
+
+/// One of the four queries of a page. The innermost query reads the index. The next one adds up sizes without fetching
+/// out-of-line values. A text may grow sixfold in JSON.
+macro_rules! page {
+    ($beyond:literal, $order:literal, $unread:literal) => {
+        concat!(
+            "select * from (
+                select *, count(*) over () as rows,
+                    sum(400 + octet_length(data) + 6 * (octet_length(title) + octet_length(message)))
+                        over (order by notification_id ",
+            $order,
+            ") as bytes,
+                    row_number() over (order by notification_id ",
+            $order,
+            ") as place
+                from (
+                    select notification_id, seq, type, title, message, data, created_at,
+                        read_at is not null as is_read, replaces
+                    from notifications where user_id = $1 and notification_id ",
+            $beyond,
+            " $2 ",
+            $unread,
+            "
+                    order by notification_id ",
+            $order,
+            " limit $3 + 1
+                ) as page
+            ) as page where place <= $3 and (bytes <= $4 or place = 1) order by place"
+        )
+    };
+}
+
+async fn page(
+    db: impl PgExecutor<'_>,
+    query: &'static str,
+    beyond: i64,
+    bounds: PageQuery,
+) -> sqlx::Result<(Vec<Notification>, bool)> {
+    #[derive(FromRow)]
+    struct Placed {
+        rows: i64,
+        #[sqlx(flatten)]
+        row: Row,
+    }
+    let rows: Vec<Placed> = sqlx::query_as(query)
+        .bind(bounds.user.get())
+        .bind(beyond)
+        .bind(i64::from(bounds.limit))
+        .bind(bounds.bytes)
+        .fetch_all(db)
+        .await?;
+    let more = rows.first().is_some_and(|first| first.rows > i64::try_from(rows.len()).unwrap_or(i64::MAX));
+    let items =
+        rows.into_iter().map(|placed| placed.row.into_notification(0)).collect::<sqlx::Result<_>>()?;
+    Ok((items, more))
+}
+
+/// Notifications before an id, newest first, with an `unread_count` of 0; and whether there are more.
+pub async fn page_before(
+    db: impl PgExecutor<'_>,
+    before: i64,
+    bounds: PageQuery,
+) -> sqlx::Result<(Vec<Notification>, bool)> {
+    let query =
+        if bounds.unread { page!("<", "desc", "and read_at is null") } else { page!("<", "desc", "") };
+    page(db, query, before, bounds).await
+}
+
+/// Notifications after an id, oldest first, with an `unread_count` of 0; and whether there are more.
+pub async fn page_after(
+    db: impl PgExecutor<'_>,
+    after: i64,
+    bounds: PageQuery,
+) -> sqlx::Result<(Vec<Notification>, bool)> {
+    let query = if bounds.unread { page!(">", "asc", "and read_at is null") } else { page!(">", "asc", "") };
+    page(db, query, after, bounds).await
+}
+
+/// Tries to take the lock with which one replica at a time removes old notifications, until the transaction ends.
+pub async fn lock_retention(db: &mut PgConnection) -> sqlx::Result<bool> {
+    /// An arbitrary key that only this service uses.
+    const KEY: i64 = 0x6e6f_7469_6679;
+    sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(KEY).fetch_one(db).await
+}
+
+/// The oldest notifications among those older than `days`: user and id.
+pub async fn old_notifications(
+    db: &mut PgConnection,
+    days: i32,
+    limit: i64,
+) -> sqlx::Result<Vec<(i64, i64)>> {
+    sqlx::query_as(
+        "select user_id, notification_id from notifications
+        where created_at < now() - make_interval(days => $1) order by created_at limit $2",
+    )
+    .bind(days)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Removes notifications of locked inboxes and corrects the inboxes' unread counts.
+pub async fn remove_notifications(db: &mut PgConnection, old: &[(i64, i64)]) -> sqlx::Result<u64> {
+    let (users, ids): (Vec<i64>, Vec<i64>) = old.iter().copied().unzip();
+    let removed: i64 = sqlx::query_scalar(
+        "with removed as (
+            delete from notifications using unnest($1::bigint[], $2::bigint[]) as old (user_id, id)
+            where notifications.user_id = old.user_id and notification_id = old.id
+            returning notifications.user_id, read_at is null as unread
+        ), counted as (
+            update inboxes set unread_count = unread_count - missing.unread
+            from (select user_id, count(*) as unread from removed where unread group by user_id) as missing
+            where inboxes.user_id = missing.user_id
+        ) select count(*) from removed",
+    )
+    .bind(users)
+    .bind(ids)
+    .fetch_one(db)
+    .await?;
+    Ok(u64::try_from(removed).unwrap_or(0))
+}
