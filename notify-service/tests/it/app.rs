@@ -1,4 +1,4 @@
-//! A notify-service with NATS and Postgres of its own, and words to talk to it.
+//! A notify-service with its own NATS and Postgres, and a client for tests.
 
 use async_nats::{HeaderMap, jetstream};
 use contract::{
@@ -20,18 +20,18 @@ use testkit::{NatsServer, TestDatabase};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything takes, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any operation takes, even on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits for something, but not for ever.
+/// Waits for a future, with a time limit.
 pub async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
-/// Asks again and again until it is so.
-pub async fn eventually(what: &str, mut fact: impl AsyncFnMut() -> bool) {
+/// Polls a condition until it holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     within(what, async {
-        while !fact().await {
+        while !condition().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -50,7 +50,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts one; it may still wait for NATS and Postgres.
+    /// Starts a replica, which may still wait for NATS and Postgres.
     pub async fn start(config: Config) -> Self {
         let shutdown = CancellationToken::new();
         let service = NotifyService::bind(config, shutdown.clone()).await.unwrap();
@@ -65,12 +65,12 @@ impl Replica {
         within("the service to stop", self.task).await.unwrap().unwrap();
     }
 
-    /// How it ends by itself.
+    /// Waits until it ends by itself, and returns the result.
     pub async fn ended(self) -> anyhow::Result<()> {
         within("the service to end", self.task).await.unwrap()
     }
 
-    /// What `/readyz` says.
+    /// The response of `/readyz`.
     pub async fn readyz(&self) -> (bool, String) {
         get(self.admin, "/readyz").await
     }
@@ -80,17 +80,17 @@ impl Replica {
     }
 }
 
-/// The plainest HTTP client: whether it is a 200, and all that was said.
+/// A minimal HTTP client: returns whether the status is 200, and the whole response.
 pub async fn get(addr: SocketAddr, path: &str) -> (bool, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    within("an HTTP answer", stream.read_to_string(&mut answer)).await.unwrap();
-    (answer.starts_with("HTTP/1.1 200"), answer)
+    let mut response = String::new();
+    within("an HTTP response", stream.read_to_string(&mut response)).await.unwrap();
+    (response.starts_with("HTTP/1.1 200"), response)
 }
 
-/// Settings for a test, all explicit.
+/// A configuration for tests, with every field explicit.
 pub fn config(nats: &str, database: &str) -> Config {
     Config {
         nats: config::Nats { nats_url: nats.to_owned(), nats_creds: None },
@@ -121,7 +121,7 @@ impl Client {
         Self { jetstream: bus.jetstream().clone(), bus, pool }
     }
 
-    /// Publishes an event, and waits until JetStream has it.
+    /// Publishes an event and waits for the acknowledgement of JetStream.
     pub async fn event(&self, kind: &str, body: impl Into<Vec<u8>>) {
         self.event_with(kind, &[], body).await;
     }
@@ -136,7 +136,7 @@ impl Client {
         within("JetStream", sent.unwrap().into_future()).await.unwrap();
     }
 
-    /// Publishes what chat-service would.
+    /// Publishes a log entry as chat-service does.
     pub async fn log(&self, entry: &LogEntry) {
         let json = serde_json::to_vec(entry).unwrap();
         let sent = self.jetstream.publish("chat.log", json.into()).await.unwrap();
@@ -148,7 +148,7 @@ impl Client {
         self.message_at(conversation, message, None, from, to).await;
     }
 
-    /// The same, with its place in the conversation.
+    /// The same, with the message's `seq`.
     pub async fn message_at(&self, conversation: i64, message: i64, seq: Option<i64>, from: i64, to: &[i64]) {
         let stored = Stored {
             conversation_id: ConversationId::new(conversation).unwrap(),
@@ -162,14 +162,14 @@ impl Client {
         self.log(&LogEntry::Stored { messages: vec![stored] }).await;
     }
 
-    /// A marker that moves.
+    /// Publishes a marker that moved.
     pub async fn marker(&self, conversation: i64, id: i64, message: i64) {
         let conversation_id = ConversationId::new(conversation).unwrap();
         let message_id = MessageId::new(message).unwrap();
         self.log(&LogEntry::Read { user_id: user(id), conversation_id, message_id, marker: None }).await;
     }
 
-    /// Waits until nothing waits any more.
+    /// Waits until all messages are processed.
     pub async fn is_settled(&self) {
         for stream in [EVENTS_STREAM, contract::streams::CHAT_STREAM] {
             eventually(&format!("{stream} to be empty"), async || {
@@ -182,14 +182,14 @@ impl Client {
         }
     }
 
-    /// What a user's sockets would be told from now on.
+    /// Subscribes to the events for a user's sockets.
     pub async fn watch(&self, id: i64) -> Watch {
         let subscriber = self.bus.subscribe(InboxEvent::subject_of(user(id))).await.unwrap();
         self.bus.client().flush().await.unwrap();
         Watch(subscriber)
     }
 
-    /// The dead letters, once there are so many.
+    /// Waits for this number of dead letters, and returns them.
     pub async fn dead_letters(&self, count: usize) -> Vec<jetstream::Message> {
         let stream = self.jetstream.get_stream(DEADLETTERS_STREAM).await.unwrap();
         let config = jetstream::consumer::pull::Config::default();
@@ -202,19 +202,19 @@ impl Client {
         letters
     }
 
-    pub async fn ask<R: Request>(&self, question: &R) -> Result<R::Reply, RequestError> {
-        self.bus.request_until(question, PATIENCE).await
+    pub async fn request<R: Request>(&self, request: &R) -> Result<R::Reply, RequestError> {
+        self.bus.request_until(request, TIMEOUT).await
     }
 
-    /// These users were seen with these languages.
+    /// Reports the languages of users.
     pub async fn seen_with(&self, seen: &[(i64, &str)]) {
         let seen = seen.iter().map(|(id, tag)| (user(*id), Lang::parse(tag).unwrap())).collect();
-        self.ask(&RememberLanguages { seen }).await.unwrap();
+        self.request(&RememberLanguages { seen }).await.unwrap();
     }
 
     pub async fn page(&self, id: i64, range: Range, limit: u16) -> NotificationPage {
-        let question = PageNotifications { user_id: user(id), range, limit, unread: false };
-        self.ask(&question).await.unwrap()
+        let request = PageNotifications { user_id: user(id), range, limit, unread: false };
+        self.request(&request).await.unwrap()
     }
 
     /// All of an inbox, oldest first.
@@ -236,14 +236,14 @@ impl Client {
         id: i64,
         notification: NotificationId,
     ) -> Result<Option<InboxRead>, RequestError> {
-        self.ask(&MarkNotification { user_id: user(id), notification_id: Some(notification) }).await
+        self.request(&MarkNotification { user_id: user(id), notification_id: Some(notification) }).await
     }
 
     pub async fn read_all(&self, id: i64) -> Option<InboxRead> {
-        self.ask(&MarkNotification { user_id: user(id), notification_id: None }).await.unwrap()
+        self.request(&MarkNotification { user_id: user(id), notification_id: None }).await.unwrap()
     }
 
-    /// Checks all inboxes by their rows: counts exact, `seq` without a hole, ids in its order.
+    /// Checks the rows of all inboxes: counts are exact, `seq` has no gaps, and ids grow with `seq`.
     pub async fn check_inboxes(&self) {
         let wrong: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
             "select user_id, unread_count, last_seq, count(notification_id) from inboxes
@@ -267,7 +267,7 @@ impl Client {
         assert_eq!(crossed, 0, "ids grow with seq");
     }
 
-    /// How many notifications there are.
+    /// Number of notifications.
     pub async fn rows(&self) -> i64 {
         sqlx::query_scalar("select count(*) from notifications").fetch_one(&self.pool).await.unwrap()
     }
@@ -293,12 +293,12 @@ impl Watch {
     }
 }
 
-/// One replica, ready.
+/// An environment with one replica that is ready.
 pub struct App {
     pub replica: Option<Replica>,
     pub client: Client,
     pub config: Config,
-    // After what uses them.
+    // Dropped after the fields that use them.
     _database: TestDatabase,
     pub nats: NatsServer,
 }

@@ -1,10 +1,10 @@
-//! What takes long, or is large, or is taken away, costs the others little.
+//! Slow inboxes, slow batches and deleted streams don't block other work.
 
 use crate::app::{App, eventually};
 use contract::streams::EVENTS_STREAM;
 
 #[tokio::test]
-async fn an_inbox_that_is_locked_keeps_no_other_waiting() {
+async fn a_locked_inbox_does_not_delay_others() {
     let app = App::spawn().await;
     app.event("payment_completed", r#"{"user_ids":[1,2]}"#).await;
     app.is_settled().await;
@@ -26,7 +26,7 @@ async fn an_inbox_that_is_locked_keeps_no_other_waiting() {
 async fn a_batch_that_takes_too_long_is_halved() {
     let mut app = App::spawn().await;
     app.stop().await;
-    // Each notification takes its time: all in one transaction take more than one may.
+    // Each insert is slow: all in one transaction exceed the time limit.
     sqlx::raw_sql(
         "create function slow() returns trigger language plpgsql as $$
         begin perform pg_sleep(0.1); return new; end $$;
@@ -45,7 +45,7 @@ async fn a_batch_that_takes_too_long_is_halved() {
 }
 
 #[tokio::test]
-async fn streams_and_consumers_that_are_deleted_come_back() {
+async fn deleted_streams_and_consumers_are_recreated() {
     let app = App::spawn().await;
     let mut count = 0;
     for what in ["streams", "consumers"] {

@@ -1,4 +1,4 @@
-//! What the chat's log does to inboxes.
+//! Effects of chat messages and markers on inboxes.
 
 use crate::app::App;
 use contract::log::Range;
@@ -13,7 +13,7 @@ async fn a_message_notifies_its_recipients_and_not_its_sender() {
     assert_eq!(shown.message, "user-1 a envoyé un message");
     assert_eq!(shown.data.get(), r#"{"conversation_id":7,"message_id":10,"count":1}"#);
     app.event("payment_completed", r#"{"user_id":1}"#).await;
-    assert_eq!(ada.shown().await.kind, "payment_completed", "the sender is told nothing before");
+    assert_eq!(ada.shown().await.kind, "payment_completed", "the sender's first event is not of the message");
     app.is_settled().await;
     assert_eq!(app.rows().await, 3);
 }
@@ -31,11 +31,11 @@ async fn a_later_message_supersedes_and_the_marker_clears() {
     app.message(8, 12, 1, &[2]).await;
     assert_eq!((watch.shown().await.unread_count, app.inbox(2).await[0].is_read), (2, true));
 
-    app.marker(7, 2, 10).await; // Not far enough.
+    app.marker(7, 2, 10).await; // Before the newest message.
     app.marker(7, 2, 11).await;
     let read = watch.read().await;
     assert_eq!((read.notification_id, read.unread_count, read.all), (second.notification_id, 1, false));
-    app.message(8, 13, 2, &[1]).await; // One's own message says that one has read.
+    app.message(8, 13, 2, &[1]).await; // Sending a message marks the conversation as read.
     assert_eq!(watch.read().await.unread_count, 0);
     app.message(7, 14, 1, &[2]).await;
     let fresh = watch.shown().await;
@@ -46,7 +46,7 @@ async fn a_later_message_supersedes_and_the_marker_clears() {
 }
 
 #[tokio::test]
-async fn a_message_that_was_read_already_notifies_nobody() {
+async fn a_message_before_the_marker_does_not_notify() {
     let app = App::spawn().await;
     app.marker(7, 2, 20).await;
     app.is_settled().await;
@@ -73,13 +73,13 @@ async fn a_notification_that_was_read_is_not_superseded() {
     assert_eq!(app.read_all(2).await.unwrap().notification_id, second.notification_id);
     let read = watch.read().await;
     assert_eq!((read.all, read.unread_count), (true, 0));
-    app.marker(7, 2, 11).await; // Nothing is left to clear.
+    app.marker(7, 2, 11).await; // Nothing is unread.
     app.is_settled().await;
     app.check_inboxes().await;
 }
 
 #[tokio::test]
-async fn an_entry_that_is_none_is_a_dead_letter() {
+async fn an_invalid_log_entry_is_a_dead_letter() {
     let app = App::spawn().await;
     app.jetstream.publish("chat.log", "nonsense".into()).await.unwrap().await.unwrap();
     app.message(7, 10, 1, &[2]).await;
@@ -93,7 +93,7 @@ async fn an_entry_that_is_none_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_release_does_meanwhile_makes_no_count_wrong() {
+async fn counts_are_right_while_an_earlier_release_runs() {
     let app = App::spawn().await;
     let count = async |message: i64| {
         let newest = &app.page(2, Range::Newest, 1).await.page.items[0];
@@ -106,7 +106,7 @@ async fn what_an_earlier_release_does_meanwhile_makes_no_count_wrong() {
     }
     app.is_settled().await;
     assert_eq!(count(30).await, 3);
-    // It moves the marker to the third message, and knows nothing of places.
+    // The earlier release moves the marker to the third message, without its seq.
     sqlx::query(
         "insert into markers (user_id, conversation_id, message_id) values (2, 7, 30)
         on conflict (user_id, conversation_id) do update set message_id = 30",
@@ -118,7 +118,7 @@ async fn what_an_earlier_release_does_meanwhile_makes_no_count_wrong() {
     app.message_at(7, 40, Some(4), 1, &[2]).await;
     app.is_settled().await;
     assert_eq!(count(40).await, 1);
-    app.message(7, 50, 1, &[2]).await; // From a chat-service that doesn't say it.
+    app.message(7, 50, 1, &[2]).await; // From a chat-service that doesn't send the seq.
     app.is_settled().await;
     assert_eq!(count(50).await, 2);
     app.check_inboxes().await;

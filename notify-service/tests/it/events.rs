@@ -1,4 +1,4 @@
-//! What other backends publish.
+//! Events of other backends.
 
 use crate::app::{App, eventually, within};
 use contract::log::Range;
@@ -19,7 +19,7 @@ async fn an_event_becomes_the_notification_of_the_contract() {
 }
 
 #[tokio::test]
-async fn many_users_are_notified_each_in_their_language() {
+async fn many_users_are_notified_in_their_own_languages() {
     let app = App::spawn().await;
     app.seen_with(&[(2, "en-GB")]).await;
     let users: Vec<i64> = (1..=1_000).collect();
@@ -57,12 +57,12 @@ async fn an_event_with_the_same_id_notifies_a_user_once() {
 }
 
 #[tokio::test]
-async fn a_redelivered_event_notifies_once_and_is_told_again() {
+async fn a_redelivered_event_notifies_once_and_is_published_again() {
     let mut app = App::spawn().await;
     app.stop().await;
     app.event("payment_completed", r#"{"user_id":1}"#).await;
     app.message(7, 10, 2, &[1]).await;
-    // The state of NATS in which the service had stored them, but its acknowledgements never arrived.
+    // A copy of NATS from before the acknowledgements, to which it is reset after the service has stored the events.
     app.nats.kill().await;
     let kept = tempfile::tempdir().unwrap();
     copy(app.nats.folder(), kept.path());
@@ -79,21 +79,21 @@ async fn a_redelivered_event_notifies_once_and_is_told_again() {
     app.start().await;
     let mut seqs = [watch.shown().await.seq, watch.shown().await.seq];
     seqs.sort_unstable();
-    assert_eq!(seqs, [1, 2], "both are told again");
+    assert_eq!(seqs, [1, 2], "both are published again");
     app.is_settled().await;
     assert_eq!(app.rows().await, 2);
     app.check_inboxes().await;
 }
 
 #[tokio::test]
-async fn what_a_killed_nats_server_brings_back_does_not_stay() {
+async fn messages_that_reappear_after_nats_was_killed_are_processed() {
     let mut app = App::spawn().await;
     app.stop().await;
     app.event("payment_completed", r#"{"user_id":1}"#).await;
     app.event("payment_completed", "not json").await;
     app.message(7, 10, 2, &[1]).await;
     publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", br#"{"user_id":3}"#).await;
-    // The messages as they are now come back, although their consumers have acknowledged them.
+    // A copy of the messages, which is restored after the consumers have acknowledged them.
     app.nats.kill().await;
     let kept = tempfile::tempdir().unwrap();
     let streams = app.nats.folder().join("data/jetstream/$G/streams");
@@ -104,7 +104,7 @@ async fn what_a_killed_nats_server_brings_back_does_not_stay() {
     app.start().await;
     app.is_settled().await;
     app.stop().await;
-    // In its own way: what its consumers know is on the disk then.
+    // A clean shutdown, so that the state of the consumers is on disk.
     app.nats.shut_down(std::time::Duration::from_secs(20)).await;
     for stream in [EVENTS_STREAM, "CHAT"] {
         let messages = streams.join(stream).join("msgs");
@@ -113,7 +113,8 @@ async fn what_a_killed_nats_server_brings_back_does_not_stay() {
     }
     app.nats.restart().await.unwrap();
     eventually("our connection", async || app.bus.round_trip().await.is_ok()).await;
-    // As if the first had never been done: NATS may have lost its last writes, and begun anew below what it knew as done.
+    // As if the first event had never been processed: NATS may have lost its last writes, and reused sequences below
+    // the ack floor.
     sqlx::query("delete from notifications where type = 'payment_completed'")
         .execute(&app.pool)
         .await
@@ -122,12 +123,16 @@ async fn what_a_killed_nats_server_brings_back_does_not_stay() {
         let mut stream = app.jetstream.get_stream(name).await.unwrap();
         let consumer = stream.consumer_info("notify").await.unwrap();
         let waits = consumer.num_pending + consumer.num_ack_pending as u64;
-        assert_eq!((stream.info().await.unwrap().state.messages, waits), (left, 0), "{name}: stranded");
+        assert_eq!(
+            (stream.info().await.unwrap().state.messages, waits),
+            (left, 0),
+            "{name}: in the stream, but not pending"
+        );
     }
     app.start().await;
     app.is_settled().await;
     let kinds: Vec<String> = app.inbox(1).await.into_iter().map(|shown| shown.kind).collect();
-    assert_eq!(kinds, ["message_received", "payment_completed"], "what was there is there once");
+    assert_eq!(kinds, ["message_received", "payment_completed"], "existing notifications are not repeated");
     app.dead_letters(2).await;
     let (_, metrics) = crate::app::get(app.replica.as_ref().unwrap().admin, "/metrics").await;
     assert!(metrics.contains("stranded_messages_total"), "{metrics}");
@@ -146,7 +151,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_one_dead_letter_as_it_was() {
+async fn an_invalid_event_is_one_unchanged_dead_letter() {
     let app = App::spawn().await;
     let good = |n: i64| format!(r#"{{"user_id":1,"event_id":"good-{n}"}}"#);
     let many: Vec<i64> = (1..=1_500).collect();
@@ -197,9 +202,9 @@ async fn what_cannot_be_used_is_one_dead_letter_as_it_was() {
 }
 
 #[tokio::test]
-async fn what_only_postgres_refuses_is_a_dead_letter_and_keeps_nobody_waiting() {
+async fn an_event_that_postgres_rejects_is_a_dead_letter_and_delays_no_other() {
     let mut app = App::spawn().await;
-    // A rule that parsing knows nothing of.
+    // A constraint that parsing doesn't check.
     sqlx::query("alter table notifications add check (title <> 'poison')").execute(&app.pool).await.unwrap();
     app.stop().await;
     app.event("a", r#"{"user_id":1,"title":"first","message":"m"}"#).await;
@@ -208,7 +213,7 @@ async fn what_only_postgres_refuses_is_a_dead_letter_and_keeps_nobody_waiting() 
     app.start().await;
     app.is_settled().await;
     let mut titles: Vec<String> = app.inbox(1).await.into_iter().map(|shown| shown.title).collect();
-    titles.sort_unstable(); // What waited for Postgres meanwhile has no order.
+    titles.sort_unstable(); // Retried events have no order.
     assert_eq!(titles, ["first", "last"]);
     let letters = app.dead_letters(1).await;
     assert!(letters[0].headers.as_ref().unwrap().get("Reason").unwrap().as_str().contains("can't be stored"));
@@ -216,7 +221,7 @@ async fn what_only_postgres_refuses_is_a_dead_letter_and_keeps_nobody_waiting() 
 }
 
 #[tokio::test]
-async fn the_streams_are_made_and_what_an_operator_changed_stays() {
+async fn streams_are_created_and_changes_of_operators_are_kept() {
     let mut app = App::spawn().await;
     app.stop().await;
     let mut config = app.jetstream.get_stream(EVENTS_STREAM).await.unwrap().cached_info().config.clone();
@@ -230,7 +235,7 @@ async fn the_streams_are_made_and_what_an_operator_changed_stays() {
 }
 
 #[tokio::test]
-async fn old_notifications_go_and_the_counts_stay_exact() {
+async fn old_notifications_are_removed_and_counts_stay_exact() {
     let mut app = App::spawn().await;
     for n in 1..=5 {
         app.event("payment_completed", format!(r#"{{"user_ids":[1,2],"event_id":"{n}"}}"#)).await;
@@ -253,14 +258,14 @@ async fn old_notifications_go_and_the_counts_stay_exact() {
     assert_eq!(app.page(1, Range::Newest, 1).await.page.items[0].seq, 6);
 }
 
-/// Publishes with headers that no client library would send.
+/// Publishes with headers that client libraries don't send.
 async fn publish_raw(app: &App, headers: &[u8], body: &[u8]) {
     let sent = app.nats.publish_raw(None, "events.payment_completed", headers, body);
     within("JetStream", sent).await.unwrap();
 }
 
 #[tokio::test]
-async fn headers_that_break_the_connection_are_a_dead_letter_too() {
+async fn headers_that_break_the_connection_are_dead_letters() {
     let app = App::spawn().await;
     let body = br#"{"user_id":1}"#;
     publish_raw(&app, b"NATS/1.0\r\nX-Name: Ren\xe9\r\n\r\n", body).await;
@@ -279,7 +284,7 @@ async fn headers_that_break_the_connection_are_a_dead_letter_too() {
 }
 
 #[tokio::test]
-async fn headers_that_end_the_client_end_the_process_and_the_next_one_goes_on() {
+async fn headers_that_end_the_client_end_the_process_and_the_next_one_continues() {
     let mut app = App::spawn().await;
     publish_raw(&app, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", br#"{"user_id":1}"#).await;
     app.event("payment_completed", r#"{"user_id":2}"#).await;
@@ -292,7 +297,7 @@ async fn headers_that_end_the_client_end_the_process_and_the_next_one_goes_on() 
 }
 
 #[tokio::test]
-async fn the_catalogue_is_read_again_on_sighup_unless_it_is_broken() {
+async fn the_catalogue_is_reloaded_on_sighup_if_it_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     let write = |text: &str| std::fs::write(folder.path().join("fr.ftl"), text).unwrap();
     write("offer_made = Offre\n    .message = Une offre de { $amount } €\n");
@@ -312,12 +317,12 @@ async fn the_catalogue_is_read_again_on_sighup_unless_it_is_broken() {
 
     write("offer_made = Offre\n    .message = { $amount } € pour vous\n");
     hang_up();
-    // A signal is not answered: asked until it shows.
-    let mut said = String::new();
+    // A signal has no acknowledgement: polls until the new text appears.
+    let mut text = String::new();
     eventually("the new text", async || {
         app.event("offer_made", r#"{"user_id":1,"data":{"amount":14}}"#).await;
-        said = watch.shown().await.message;
-        said == "14 € pour vous"
+        text = watch.shown().await.message;
+        text == "14 € pour vous"
     })
     .await;
     app.event("offer_made", r#"{"user_id":1}"#).await;

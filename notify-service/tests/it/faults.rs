@@ -1,4 +1,4 @@
-//! What breaks comes back, and nothing is lost or doubled for it.
+//! Faults of NATS, Postgres and replicas: nothing is lost or duplicated.
 
 use crate::app::{App, Client, Replica, config, eventually, user, within};
 use contract::log::Range;
@@ -6,7 +6,8 @@ use futures_util::future::join_all;
 use testkit::{NatsServer, Postgres};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Events for users 1 to 10, and messages to them from others, as who writes has read what came before.
+/// Publishes events for users 1 to 10, and messages to them from other users, because sending would mark messages as
+/// read.
 async fn publish(client: &Client, from: i64, count: i64) {
     for n in from..from + count {
         let users = [n % 10 + 1, (n + 3) % 10 + 1];
@@ -16,7 +17,7 @@ async fn publish(client: &Client, from: i64, count: i64) {
 }
 
 #[tokio::test]
-async fn replicas_share_the_work_and_keep_each_seq_whole() {
+async fn replicas_share_the_work_and_leave_no_gap_in_seq() {
     let app = App::spawn().await;
     let other = Replica::start(app.config.clone()).await;
     other.is_ready().await;
@@ -28,16 +29,16 @@ async fn replicas_share_the_work_and_keep_each_seq_whole() {
 }
 
 #[tokio::test]
-async fn a_replica_that_vanishes_leaves_its_work_to_the_others() {
+async fn other_replicas_take_over_the_work_of_a_killed_one() {
     let mut app = App::spawn().await;
     app.stop().await;
     publish(&app, 0, 150).await;
-    // In a runtime of its own, which takes everything of it along, as kill -9 does.
+    // In its own runtime, whose shutdown ends all its tasks, as kill -9 does.
     let settings = app.config.clone();
     let pool = app.pool.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(async move { drop(Replica::start(settings).await) });
-    eventually("it to be at work", async || {
+    eventually("the replica to store events", async || {
         let started = sqlx::query_scalar::<_, bool>("select exists (select from notifications)");
         started.fetch_one(&pool).await.unwrap_or(false)
     })
@@ -50,7 +51,7 @@ async fn a_replica_that_vanishes_leaves_its_work_to_the_others() {
 }
 
 #[tokio::test]
-async fn postgres_that_dies_and_comes_back_loses_and_doubles_nothing() {
+async fn a_restart_of_postgres_loses_and_duplicates_nothing() {
     let (nats, mut postgres) = (NatsServer::start().await.unwrap(), Postgres::start().await.unwrap());
     let database = postgres.url("postgres");
     let replica = Replica::start(config(&nats.url(), &database)).await;
@@ -60,9 +61,9 @@ async fn postgres_that_dies_and_comes_back_loses_and_doubles_nothing() {
     for round in 1..=2 {
         postgres.kill().await;
         publish(&client, round * 50, 50).await;
-        eventually("/readyz to say so", async || !replica.readyz().await.0).await;
-        let question = contract::notify::InboxHeads { users: vec![user(1)] };
-        assert!(client.bus.request(&question, std::time::Duration::from_secs(10)).await.is_err());
+        eventually("/readyz to fail", async || !replica.readyz().await.0).await;
+        let request = contract::notify::InboxHeads { users: vec![user(1)] };
+        assert!(client.bus.request(&request, std::time::Duration::from_secs(10)).await.is_err());
         postgres.restart().await.unwrap();
     }
     client.is_settled().await;
@@ -75,7 +76,7 @@ async fn postgres_that_dies_and_comes_back_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn postgres_that_freezes_is_noticed_and_waited_for() {
+async fn a_frozen_postgres_is_detected_and_events_are_retried() {
     let (nats, postgres) = (NatsServer::start().await.unwrap(), Postgres::start().await.unwrap());
     let database = postgres.url("postgres");
     let replica = Replica::start(config(&nats.url(), &database)).await;
@@ -84,8 +85,7 @@ async fn postgres_that_freezes_is_noticed_and_waited_for() {
     publish(&client, 0, 20).await;
     postgres.stop();
     publish(&client, 20, 20).await;
-    eventually("a batch to be given up", async || replica.readyz().await.1.contains("EVENTS: Postgres"))
-        .await;
+    eventually("a batch to fail", async || replica.readyz().await.1.contains("EVENTS: Postgres")).await;
     postgres.cont();
     client.is_settled().await;
     assert_eq!(client.rows().await, 160);
@@ -94,8 +94,8 @@ async fn postgres_that_freezes_is_noticed_and_waited_for() {
     replica.stop().await;
 }
 
-/// A way to Postgres on which the connections that there are can fall silent: nothing comes through, nothing ends.
-async fn way_to(target: String) -> (String, tokio::sync::watch::Sender<bool>) {
+/// A proxy for Postgres that can silence its existing connections: they transfer nothing and don't close.
+async fn proxy(target: String) -> (String, tokio::sync::watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (host, rest) = target.split_once('@').unwrap().1.split_once('/').unwrap();
     let host = host.to_owned();
@@ -120,11 +120,11 @@ async fn way_to(target: String) -> (String, tokio::sync::watch::Sender<bool>) {
 }
 
 #[tokio::test]
-async fn a_connection_that_falls_silent_does_not_keep_its_place() {
+async fn a_silent_connection_is_replaced() {
     let (nats, postgres) = (NatsServer::start().await.unwrap(), Postgres::start().await.unwrap());
     let database = postgres.url("postgres");
-    let (way, silent) = way_to(database.clone()).await;
-    let mut settings = config(&nats.url(), &way);
+    let (proxied, silent) = proxy(database.clone()).await;
+    let mut settings = config(&nats.url(), &proxied);
     settings.database.database_connections = 1;
     let replica = Replica::start(settings).await;
     replica.is_ready().await;
@@ -140,7 +140,7 @@ async fn a_connection_that_falls_silent_does_not_keep_its_place() {
 }
 
 #[tokio::test]
-async fn nats_that_dies_and_comes_back_loses_and_doubles_nothing() {
+async fn a_restart_of_nats_loses_and_duplicates_nothing() {
     let mut app = App::spawn().await;
     for round in 0..3 {
         publish(&app.client, round * 60, 60).await;
@@ -155,32 +155,32 @@ async fn nats_that_dies_and_comes_back_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_service_that_starts_first_waits_and_says_so() {
+async fn a_service_that_starts_before_nats_waits_and_is_not_ready() {
     let (mut nats, database) =
         (NatsServer::start().await.unwrap(), testkit::TestDatabase::create().await.unwrap());
     let settings = config(&nats.url(), &database.url());
     nats.kill().await;
     let replica = Replica::start(settings.clone()).await;
-    let (ready, said) = replica.readyz().await;
-    assert!(!ready && said.ends_with("starting\n"), "{said}");
+    let (ready, response) = replica.readyz().await;
+    assert!(!ready && response.ends_with("starting\n"), "{response}");
     assert!(crate::app::get(replica.admin, "/healthz").await.0);
     nats.restart().await.unwrap();
     replica.is_ready().await;
     replica.stop().await;
 
-    // One that is stopped while it still waits stops at once.
+    // A service that is stopped while it waits stops at once.
     nats.kill().await;
     Replica::start(settings).await.stop().await;
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_was_taken() {
+async fn a_stop_finishes_batches_in_progress() {
     let mut app = App::spawn().await;
     publish(&app, 0, 100).await;
     app.stop().await;
     app.check_inboxes().await;
     app.start().await;
-    // What was given back comes at once, not after the time for an answer.
+    // Returned messages are redelivered at once, not after the ack wait.
     let began = tokio::time::Instant::now();
     app.is_settled().await;
     assert!(began.elapsed() < std::time::Duration::from_secs(10));
@@ -189,7 +189,7 @@ async fn a_stop_finishes_what_was_taken() {
 }
 
 #[tokio::test]
-async fn counts_are_exact_after_anything_in_any_order() {
+async fn counts_are_exact_after_random_operations() {
     let app = App::spawn().await;
     let other = Replica::start(app.config.clone()).await;
     other.is_ready().await;
@@ -197,7 +197,7 @@ async fn counts_are_exact_after_anything_in_any_order() {
         let mut random = fastrand::Rng::with_seed(seed);
         for n in 0..60 {
             let (id, place) = (random.i64(1..=3), random.i64(1..=2));
-            // Unique, and of one conversation.
+            // Each message is unique and belongs to one conversation.
             let message = (n * 8 + i64::try_from(seed).unwrap()) * 2 + place;
             match random.u8(0..8) {
                 0 | 1 => app.event("payment_completed", format!(r#"{{"user_id":{id}}}"#)).await,
@@ -213,7 +213,7 @@ async fn counts_are_exact_after_anything_in_any_order() {
             }
         }
     };
-    within("all of them", join_all((0..4).map(actor))).await;
+    within("all actors", join_all((0..4).map(actor))).await;
     app.is_settled().await;
     app.check_inboxes().await;
     let twice: i64 = sqlx::query_scalar(

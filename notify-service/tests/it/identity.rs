@@ -1,4 +1,4 @@
-//! What an event is known by, and of which type it is.
+//! Idempotency keys and types of events.
 
 use crate::app::App;
 
@@ -14,7 +14,7 @@ async fn cloud_events_of_two_sources_with_one_id_both_notify() {
     app.event("payment_completed", cloud("1", "/billing", "payment_completed", 7)).await;
     app.event("listing_published", cloud("1", "/listings", "listing_published", 7)).await;
     app.event("payment_completed", cloud("1", "/billing", "payment_completed", 7)).await;
-    // The same in binary form, and a plain event that happens to have the same id.
+    // The same event in binary form, and a plain event with the same id.
     let headers = [
         ("ce-specversion", "1.0"),
         ("ce-id", "1"),
@@ -37,7 +37,7 @@ async fn a_redelivery_across_an_update_notifies_once() {
     app.event("payment_completed", r#"{"user_id":1,"event_id":"e1"}"#).await;
     app.event_with("payment_completed", &[("Nats-Msg-Id", "m1")], r#"{"user_id":1}"#).await;
     app.is_settled().await;
-    // As the last release has stored them.
+    // The keys are those of the previous release.
     let keys: Vec<String> = sqlx::query_scalar("select event_key from notifications order by seq")
         .fetch_all(&app.pool)
         .await
@@ -55,7 +55,7 @@ async fn an_event_that_states_another_type_is_a_dead_letter() {
     app.event("payment_completed", r#"{"user_id":1,"type":"listing_published"}"#).await;
     let both = [("ce-type", "listing_published")];
     app.event_with("payment_completed", &both, cloud("2", "/a", "payment_completed", 1)).await;
-    // The same type is no other.
+    // Stating the same type is valid.
     app.event("payment_completed", r#"{"user_id":2,"type":"payment_completed"}"#).await;
     app.event_with("payment_completed", &[("ce-type", "payment_completed")], r#"{"user_id":2}"#).await;
     app.event("payment_completed", cloud("3", "/a", "payment_completed", 2)).await;

@@ -1,12 +1,12 @@
-//! notify-service through its doors: NATS, its admin port, and the rows that it leaves.
+//! Black-box tests of notify-service: through NATS, its admin port and its tables.
 
-#![allow(clippy::unwrap_used, reason = "a helper of tests may fail as a test does")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic, as tests do")]
 
+mod api;
 mod app;
 mod bounds;
 mod chat;
+mod dead_letters;
 mod events;
 mod faults;
 mod identity;
-mod letters;
-mod questions;

@@ -1,4 +1,4 @@
-//! What gateways ask.
+//! Requests of gateways.
 
 use crate::app::{App, user};
 use contract::{
@@ -18,7 +18,7 @@ async fn with_notifications(count: i64) -> App {
 }
 
 #[tokio::test]
-async fn pages_lead_through_the_inbox_in_both_directions() {
+async fn pages_cover_the_inbox_in_both_directions() {
     let app = with_notifications(7).await;
     let ids: Vec<i64> = app.inbox(1).await.iter().map(|shown| shown.notification_id.get()).collect();
     let seqs = async |range, limit| {
@@ -40,7 +40,7 @@ async fn pages_lead_through_the_inbox_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_page_ends_where_it_would_be_too_large() {
+async fn a_page_ends_before_it_is_too_large() {
     let app = App::spawn().await;
     for n in 0..40 {
         let data = serde_json::json!({"n": n, "fill": "x".repeat(60 * 1024)});
@@ -49,47 +49,51 @@ async fn a_page_ends_where_it_would_be_too_large() {
     app.is_settled().await;
     let page = app.page(1, Range::Newest, 200).await.page;
     assert!((5..20).contains(&page.items.len()) && page.next.is_some(), "{} items", page.items.len());
-    assert_eq!(app.inbox(1).await.len(), 40, "the pages together hold all");
+    assert_eq!(app.inbox(1).await.len(), 40, "the pages together are complete");
 }
 
 #[tokio::test]
-async fn what_was_read_is_counted_told_and_listed_once() {
+async fn a_read_notification_is_counted_and_published_once() {
     let app = with_notifications(4).await;
     let mut watch = app.watch(1).await;
     let ids: Vec<NotificationId> = app.inbox(1).await.iter().map(|shown| shown.notification_id).collect();
     let read = app.read(1, ids[1]).await.unwrap().unwrap();
     assert_eq!((read.notification_id, read.unread_count, read.all), (ids[1], 3, false));
     assert_eq!(watch.read().await, read);
-    let head = app.ask(&InboxHeads { users: vec![user(1)] }).await.unwrap()[0];
+    let head = app.request(&InboxHeads { users: vec![user(1)] }).await.unwrap()[0];
     assert_eq!((head.last_read, app.page(1, Range::Newest, 0).await.last_read), (Some(read), Some(read)));
-    assert_eq!(app.read(1, ids[1]).await.unwrap().unwrap(), read, "again is the same, and told nobody");
+    assert_eq!(
+        app.read(1, ids[1]).await.unwrap().unwrap(),
+        read,
+        "repeating it gives the same reply and publishes nothing"
+    );
 
     let unread = PageNotifications { user_id: user(1), range: Range::Newest, limit: 50, unread: true };
     let listed = async || -> Vec<i64> {
-        let page = app.ask(&unread).await.unwrap();
+        let page = app.request(&unread).await.unwrap();
         page.page.items.iter().map(|shown| shown.seq).collect()
     };
     assert_eq!(listed().await, [4, 3, 1]);
     let all = app.read_all(1).await.unwrap();
     assert_eq!((all.notification_id, all.unread_count, all.all), (ids[3], 0, true));
-    assert_eq!(watch.read().await, all, "nothing was told in between");
+    assert_eq!(watch.read().await, all, "nothing was published in between");
     assert_eq!(app.page(1, Range::Newest, 0).await.last_read, Some(all));
     assert!(listed().await.is_empty());
     assert_eq!(app.read_all(1).await.unwrap().unread_count, 0);
     assert!(app.read_all(99).await.is_none(), "an empty inbox");
     app.event("payment_completed", r#"{"user_id":1}"#).await;
-    assert_eq!(watch.shown().await.unread_count, 1, "reading all again told nobody");
+    assert_eq!(watch.shown().await.unread_count, 1, "reading all again publishes nothing");
     app.check_inboxes().await;
 }
 
 #[tokio::test]
-async fn nobody_reads_another_users_notification() {
+async fn users_cannot_mark_notifications_of_others() {
     let app = with_notifications(1).await;
     let id = app.inbox(1).await[0].notification_id;
     app.event("payment_completed", r#"{"user_id":2}"#).await;
     app.is_settled().await;
-    for (who, which) in [(2, id), (99, id), (1, NotificationId::new(i64::MAX).unwrap())] {
-        match app.read(who, which).await {
+    for (reader, notification) in [(2, id), (99, id), (1, NotificationId::new(i64::MAX).unwrap())] {
+        match app.read(reader, notification).await {
             Err(RequestError::Refused(refusal)) => assert_eq!(refusal.code, Code::NotFound),
             other => panic!("{other:?}"),
         }
@@ -98,7 +102,7 @@ async fn nobody_reads_another_users_notification() {
 }
 
 #[tokio::test]
-async fn the_language_last_seen_counts_for_what_comes() {
+async fn new_notifications_use_the_last_known_language() {
     let app = App::spawn().await;
     app.seen_with(&[(1, "en"), (2, "de"), (1, "fr"), (3, "en-US")]).await;
     app.event("payment_completed", r#"{"user_ids":[1,2,3,4]}"#).await;
@@ -112,10 +116,10 @@ async fn the_language_last_seen_counts_for_what_comes() {
     }
     let (fr, en) = ("Paiement confirmé", "Payment confirmed");
     assert_eq!(titles, [vec![fr], vec![fr], vec![en, fr], vec![fr, en]], "a notification's text is fixed");
-    // A flood, and what is no language, change nothing.
+    // Too many users, or an invalid language, change nothing.
     let many = RememberLanguages { seen: vec![(user(1), Lang::parse("en").unwrap()); 501] };
     assert!(
-        matches!(app.ask(&many).await, Err(RequestError::Refused(refusal)) if refusal.code == Code::InvalidRequest)
+        matches!(app.request(&many).await, Err(RequestError::Refused(refusal)) if refusal.code == Code::InvalidRequest)
     );
     let wrong =
         app.bus.client().request("notify.languages", r#"{"seen":[[1,"<b>en</b>"]]}"#.into()).await.unwrap();
@@ -126,44 +130,44 @@ async fn the_language_last_seen_counts_for_what_comes() {
 }
 
 #[tokio::test]
-async fn the_service_is_there_for_nats_micro() {
+async fn the_service_supports_nats_micro() {
     let app = with_notifications(1).await;
     app.page(1, Range::Newest, 1).await;
     assert!(app.bus.client().request("notify.heads", "no JSON".into()).await.is_ok());
-    let ask = async |what: &str| -> serde_json::Value {
-        let answer = app.bus.client().request(format!("$SRV.{what}.notify-service"), "".into()).await;
-        serde_json::from_slice(&answer.unwrap().payload).unwrap()
+    let request = async |verb: &str| -> serde_json::Value {
+        let reply = app.bus.client().request(format!("$SRV.{verb}.notify-service"), "".into()).await;
+        serde_json::from_slice(&reply.unwrap().payload).unwrap()
     };
-    assert_eq!(ask("PING").await["name"], "notify-service");
-    let subjects = |answer: &serde_json::Value| -> Vec<String> {
-        let endpoints = answer["endpoints"].as_array().unwrap();
+    assert_eq!(request("PING").await["name"], "notify-service");
+    let subjects = |reply: &serde_json::Value| -> Vec<String> {
+        let endpoints = reply["endpoints"].as_array().unwrap();
         endpoints.iter().map(|endpoint| endpoint["subject"].as_str().unwrap().to_owned()).collect()
     };
     let ours = ["notify.heads", "notify.languages", "notify.notifications.page", "notify.notifications.read"];
-    let mut named = subjects(&ask("INFO").await);
+    let mut named = subjects(&request("INFO").await);
     named.sort_unstable();
-    // Besides, a process asks itself on a subject of its own whether its endpoints move.
+    // In addition, each process checks its endpoints by requests to itself, on its own subject.
     assert!(named.remove(0).starts_with("_INBOX.notify-service."));
     assert_eq!(named, ours);
-    let stats = ask("STATS").await;
-    let of = |subject: &str| {
+    let stats = request("STATS").await;
+    let counts = |subject: &str| {
         let at = subjects(&stats).iter().position(|known| known == subject).unwrap();
         let endpoint = &stats["endpoints"][at];
         (endpoint["num_requests"].as_u64(), endpoint["num_errors"].as_u64())
     };
-    assert_eq!(of("notify.notifications.page"), (Some(1), Some(0)));
-    assert_eq!(of("notify.heads"), (Some(1), Some(1)));
+    assert_eq!(counts("notify.notifications.page"), (Some(1), Some(0)));
+    assert_eq!(counts("notify.heads"), (Some(1), Some(1)));
 }
 
 #[tokio::test]
-async fn heads_are_told_of_many_inboxes_at_once() {
+async fn one_request_returns_the_heads_of_many_inboxes() {
     let app = with_notifications(3).await;
     app.page(5, Range::Newest, 0).await;
-    let heads = app.ask(&InboxHeads { users: vec![user(1), user(2), user(5)] }).await.unwrap();
+    let heads = app.request(&InboxHeads { users: vec![user(1), user(2), user(5)] }).await.unwrap();
     assert_eq!(heads.len(), 1);
     assert_eq!((heads[0].user_id, heads[0].seq, heads[0].unread_count), (user(1), 3, 3));
     let many = InboxHeads { users: (1..=501).map(user).collect() };
-    match app.ask(&many).await {
+    match app.request(&many).await {
         Err(RequestError::Refused(refusal)) => assert_eq!(refusal.code, Code::InvalidRequest),
         other => panic!("{other:?}"),
     }

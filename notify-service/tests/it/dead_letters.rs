@@ -1,4 +1,4 @@
-//! Dead letters of what is large, strange or published while their stream is not there.
+//! Dead letters of large events, of unreadable headers, and without their stream.
 
 use crate::app::{App, eventually, within};
 use async_nats::jetstream;
@@ -13,18 +13,18 @@ async fn publish_raw(app: &App, headers: &[u8], body: &[u8]) {
     within("JetStream", sent).await.unwrap();
 }
 
-/// A good event, and its notification: what came before stops nobody.
-async fn a_good_event_passes(app: &App, user: i64) {
+/// Publishes a valid event and waits for its notification: earlier events don't block it.
+async fn a_valid_event_passes(app: &App, user: i64) {
     app.event("payment_completed", format!(r#"{{"user_id":{user}}}"#)).await;
     eventually("the notification", async || app.inbox(user).await.len() == 1).await;
 }
 
 #[tokio::test]
-async fn large_unreadable_headers_are_a_dead_letter_and_stop_nobody() {
+async fn large_unreadable_headers_are_a_dead_letter_and_block_no_other() {
     let app = App::spawn().await;
     let headers = format!("NATS/1.0\r\nA b: {}\r\n\r\n", "x".repeat(50_000));
     publish_raw(&app, headers.as_bytes(), br#"{"user_id":1}"#).await;
-    a_good_event_passes(&app, 2).await;
+    a_valid_event_passes(&app, 2).await;
     app.is_settled().await;
     let letter = &app.dead_letters(1).await[0];
     assert_eq!(&letter.payload[..], br#"{"user_id":1}"#);
@@ -39,7 +39,7 @@ async fn large_readable_headers_are_a_dead_letter_with_those_that_fit() {
     let large = "x".repeat(65_400);
     let headers = [("X-Large", large.as_str()), ("X-Trace", "t1"), ("Nats-Msg-Id", "m1")];
     app.event_with("payment_completed", &headers, "not json").await;
-    a_good_event_passes(&app, 2).await;
+    a_valid_event_passes(&app, 2).await;
     app.is_settled().await;
     let letter = &app.dead_letters(1).await[0];
     assert_eq!(&letter.payload[..], b"not json");
@@ -52,7 +52,7 @@ async fn large_readable_headers_are_a_dead_letter_with_those_that_fit() {
 #[tokio::test]
 async fn a_body_that_leaves_no_room_is_a_truncated_dead_letter() {
     let app = App::spawn().await;
-    // The events' own stream takes a little less; this one takes what NATS does.
+    // The stream of events has a lower limit; this one has the limit of NATS.
     let body = "x".repeat(1024 * 1024);
     app.jetstream.publish("chat.log", body.clone().into()).await.unwrap().await.unwrap();
     app.message(7, 10, 1, &[2]).await;
@@ -64,7 +64,7 @@ async fn a_body_that_leaves_no_room_is_a_truncated_dead_letter() {
 }
 
 #[tokio::test]
-async fn what_fits_into_a_dead_letter_is_whole_in_it() {
+async fn an_event_that_fits_into_a_dead_letter_is_not_truncated() {
     let app = App::spawn().await;
     let large = "x".repeat(40_000);
     app.event_with("payment_completed", &[("X-Large", &large)], "y".repeat(900_000)).await;
@@ -75,11 +75,11 @@ async fn what_fits_into_a_dead_letter_is_whole_in_it() {
 }
 
 #[tokio::test]
-async fn the_longest_subject_is_whole_in_its_dead_letter() {
+async fn the_longest_subject_is_not_truncated() {
     let app = App::spawn().await;
     let kind = "k".repeat(3_900);
     app.event(&kind, r#"{"user_id":1,"title":"T","message":"M"}"#).await;
-    a_good_event_passes(&app, 2).await;
+    a_valid_event_passes(&app, 2).await;
     app.is_settled().await;
     let letter = &app.dead_letters(1).await[0];
     assert_eq!(header(letter, "Original-Subject"), Some(format!("events.{kind}")));
@@ -87,21 +87,21 @@ async fn the_longest_subject_is_whole_in_its_dead_letter() {
 }
 
 #[tokio::test]
-async fn the_stream_of_dead_letters_is_made_again_when_it_is_missing() {
+async fn a_missing_stream_of_dead_letters_is_recreated() {
     let app = App::spawn().await;
     app.jetstream.delete_stream(DEADLETTERS_STREAM).await.unwrap();
     app.event("payment_completed", "not json").await;
     publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", br#"{"user_id":1}"#).await;
-    a_good_event_passes(&app, 2).await;
+    a_valid_event_passes(&app, 2).await;
     app.is_settled().await;
     app.dead_letters(2).await;
-    // Also where nothing is to be kept.
+    // Also without a dead letter.
     app.jetstream.delete_stream(DEADLETTERS_STREAM).await.unwrap();
     eventually("the stream", async || app.jetstream.get_stream(DEADLETTERS_STREAM).await.is_ok()).await;
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_not_taken_stops_nobody() {
+async fn a_dead_letter_that_jetstream_refuses_blocks_no_other_event() {
     let app = App::spawn().await;
     let stream = app.jetstream.get_stream(DEADLETTERS_STREAM).await.unwrap();
     let config = stream.cached_info().config.clone();
@@ -109,14 +109,14 @@ async fn a_dead_letter_that_is_not_taken_stops_nobody() {
     app.jetstream.update_stream(narrow).await.unwrap();
     publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", br#"{"user_id":1}"#).await;
     app.event("payment_completed", "not json").await;
-    a_good_event_passes(&app, 2).await;
+    a_valid_event_passes(&app, 2).await;
     app.jetstream.update_stream(config).await.unwrap();
     app.is_settled().await;
     app.dead_letters(2).await;
 }
 
 #[tokio::test]
-async fn a_stream_with_a_limit_of_its_own_gets_what_fits() {
+async fn dead_letters_respect_the_size_limit_of_their_stream() {
     let app = App::spawn().await;
     let stream = app.jetstream.get_stream(DEADLETTERS_STREAM).await.unwrap();
     let config = jetstream::stream::Config { max_message_size: 2_000, ..stream.cached_info().config.clone() };
@@ -129,11 +129,11 @@ async fn a_stream_with_a_limit_of_its_own_gets_what_fits() {
 }
 
 #[tokio::test]
-async fn a_large_body_with_unreadable_headers_is_whole_in_its_dead_letter() {
+async fn a_large_body_with_unreadable_headers_is_not_truncated() {
     let app = App::spawn().await;
     let body = "y".repeat(1_000_000);
     publish_raw(&app, b"NATS/1.0\r\nX Name: a\r\n\r\n", body.as_bytes()).await;
-    a_good_event_passes(&app, 2).await;
+    a_valid_event_passes(&app, 2).await;
     app.is_settled().await;
     let letter = &app.dead_letters(1).await[0];
     assert_eq!((letter.payload.len(), header(letter, "Truncated")), (1_000_000, None));
