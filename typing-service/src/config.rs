@@ -1,27 +1,28 @@
-//! What an operator may choose.
+//! The configuration of typing-service.
 
 use clap::Parser;
 use contract::limits::TYPING_TTL;
 use service::config::{Nats, Telemetry};
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
-/// typing-service: who is typing where. Keeps everything in memory; any number of replicas may run.
+/// The typing service: tracks which users are typing in which conversations. Its state is in memory; any number of
+/// replicas may run.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "typing-service", version)]
 pub struct Config {
-    /// How to reach NATS.
+    /// Connection to NATS.
     #[command(flatten)]
     pub nats: Nats,
-    /// What is logged, and how.
+    /// Logs and traces.
     #[command(flatten)]
     pub telemetry: Telemetry,
-    /// Address of /healthz, /readyz and /metrics
+    /// Address that serves /healthz, /readyz and /metrics
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9003")]
     pub admin_addr: SocketAddr,
-    /// People who may type at once, about 400 bytes each; those beyond are not shown
+    /// Maximum number of users typing at once, about 400 bytes each; further users are not shown
     #[arg(long, env = "TYPISTS_MAX", default_value = "100000")]
     pub typists_max: NonZeroUsize,
-    /// From a user's last `true` until the typing is over. Not an operator's choice, as gateways count on it too.
+    /// Time from a user's last input until typing ends. Operators can't change it, because gateways depend on it too.
     #[arg(skip = TYPING_TTL)]
     pub ttl: Duration,
 }

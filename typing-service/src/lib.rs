@@ -1,8 +1,7 @@
-//! typing-service: who is typing where.
+//! typing-service: tracks which users are typing in which conversations.
 //!
-//! Soft state in memory, in any number of replicas of which none is special: [`typists`] says how they agree.
-//! A replica that starts knows nothing; it learns from the renewals of the others, and gateways forget by themselves
-//! whoever is not renewed.
+//! Its soft state is in memory, in any number of equal replicas; [`typists`] describes how they agree. A replica starts
+//! without state and learns from the renewals of the others. Gateways expire typists that are not renewed.
 
 mod config;
 mod telemetry;
@@ -32,44 +31,44 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use typists::{Announcement, Kind, Rules, Typists};
 
-/// The queue group in which the replicas share the inputs.
+/// Queue group in which the replicas share the inputs.
 const GROUP: &str = "typing";
-/// Questions of who types that one replica answers at once.
-const CONCURRENT_ANSWERS: usize = 64;
-/// How long any one thing may take at the end.
+/// Maximum number of requests in progress at once.
+const CONCURRENT_REQUESTS: usize = 64;
+/// Time limit of each step of a stop.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long an announcement may wait for its place in the queue to NATS; after that it is no news.
-const ANNOUNCE: Duration = Duration::from_secs(1);
-/// How long the loop may take to say that it runs.
-const ALIVE: Duration = Duration::from_secs(2);
+/// Maximum time that an announcement waits for space in the queue to NATS. After that, it is obsolete.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit of the loop's reply to a health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A replica that has its admin port, and no more yet.
+/// A replica that is bound to its admin port but doesn't run yet.
 pub struct TypingService {
     config: Config,
     admin: Admin,
 }
 
 impl TypingService {
-    /// Opens the admin port.
+    /// Listens on the admin port.
     ///
     /// # Errors
-    /// When it can't be had.
+    /// If the address can't be bound.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown).await?;
-        tracing::info!(admin = %admin.addr(), "typing-service starts");
+        tracing::info!(admin = %admin.addr(), "typing-service is starting");
         Ok(Self { config, admin })
     }
 
-    /// Where the admin port is.
+    /// Address of the admin port.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin.addr()
     }
 
-    /// Waits for NATS, then serves until the token is cancelled and what was taken by then is done. Dropped before,
-    /// it stops at once, as if killed.
+    /// Waits for NATS, then serves until the token is cancelled, and finishes the inputs and requests in progress. If
+    /// dropped earlier, it stops at once, as if killed.
     ///
     /// # Errors
-    /// When the configuration can't be used, or NATS has closed the connection for good.
+    /// If the configuration is invalid, or the NATS client has ended.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Some(bus) = Bus::connect("typing-service", &self.config.nats, &shutdown).await? else {
             return Ok(());
@@ -77,16 +76,16 @@ impl TypingService {
         let rules =
             Rules { ttl: self.config.ttl, capacity: self.config.typists_max.get(), ..Rules::default() };
         let typists = Shared::new(Typists::new(rules, Instant::now()));
-        // Before the inputs: whoever takes one should know what the others do.
+        // Subscribes to events before inputs: a replica that receives inputs should know the state of the others.
         let events = bus.subscribe(<TypingEvent as contract::Event>::PATTERN.to_owned()).await?;
         let inputs = bus.share::<TypingInputs>(GROUP).await?;
         let stop = shutdown.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         let endpoints = serve(&bus, &typists, &tasks, stop).await?;
-        let (alive, beats) = mpsc::channel(8);
-        self.admin.started(checks(&bus, &endpoints, alive));
-        tracing::info!("typing-service serves");
+        let (beat_sender, beats) = mpsc::channel(8);
+        self.admin.started(checks(&bus, &endpoints, beat_sender));
+        tracing::info!("typing-service is up");
 
         let doubts = bus.doubts();
         let replica = Replica {
@@ -98,14 +97,14 @@ impl TypingService {
             beats,
             doubts,
             ttl: rules.ttl,
-            stale: rules.heard(),
+            remote_ttl: rules.remote_ttl(),
         };
         let ended = replica.run(&shutdown).await;
         tasks.close();
         if timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!("some answers were not given in time");
+            tracing::warn!("some requests did not finish in time");
         }
-        drop(endpoints); // Not before: it would drop the requests that have arrived.
+        drop(endpoints); // Only now, because this drops requests that have arrived.
         bus.close().await;
         ended
     }
@@ -117,43 +116,51 @@ async fn serve(
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> anyhow::Result<Endpoints> {
-    let endpoints = Endpoints::new(bus, "typing", "who is typing where", tasks.clone(), stop).await?;
+    let endpoints = Endpoints::new(
+        bus,
+        "typing",
+        "tracks which users are typing in which conversations",
+        tasks.clone(),
+        stop,
+    )
+    .await?;
     let typists = typists.clone();
     endpoints
-        .serve(CONCURRENT_ANSWERS, move |question: WhoTypes| {
-            let who = typists.lock().who(question.conversation_id, Instant::now());
+        .serve(CONCURRENT_REQUESTS, move |request: WhoTypes| {
+            let events = typists.lock().typing_in(request.conversation_id, Instant::now());
             let dated = |(event, age)| TypingEvent { at_ms: Some(wire::at_ms(age)), ..event };
-            let who = who.into_iter().map(dated).collect();
-            async move { Ok(who) }
+            let events = events.into_iter().map(dated).collect();
+            async move { Ok(events) }
         })
         .await?;
     Ok(endpoints)
 }
 
+/// Replies to a health check of the loop.
 type Beat = oneshot::Sender<()>;
 
-fn checks(bus: &Bus, endpoints: &Endpoints, alive: mpsc::Sender<Beat>) -> Checks {
-    let answers = endpoints.pulse();
+fn checks(bus: &Bus, endpoints: &Endpoints, beats: mpsc::Sender<Beat>) -> Checks {
+    let endpoints_health = endpoints.pulse();
     Checks::default()
         .nats(bus)
         .with("endpoints", move || {
-            let answers = answers.clone();
-            async move { answers.check().await }
+            let health = endpoints_health.clone();
+            async move { health.check().await }
         })
         .with("loop", move || {
-            let alive = alive.clone();
+            let beats = beats.clone();
             async move {
-                let asked = async {
-                    let (beat, beaten) = oneshot::channel();
-                    alive.send(beat).await?;
-                    Ok(beaten.await?)
+                let check = async {
+                    let (beat, reply) = oneshot::channel();
+                    beats.send(beat).await?;
+                    Ok(reply.await?)
                 };
-                timeout(ALIVE, asked).await.context("the loop does not answer in time")?
+                timeout(HEALTH_TIMEOUT, check).await.context("the loop does not respond in time")?
             }
         })
 }
 
-/// The typists, shared by the loop and the answers. The lock is held for single operations only.
+/// The typists, shared by the loop and the request handlers. The lock is held only for single operations.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<Typists>>);
 
@@ -167,7 +174,7 @@ impl Shared {
     }
 }
 
-/// The loop that takes inputs, listens to the other replicas, and watches the deadlines.
+/// The loop that processes inputs, events of other replicas, and deadlines.
 struct Replica {
     bus: Bus,
     name: String,
@@ -176,13 +183,13 @@ struct Replica {
     inputs: Subscriber,
     beats: mpsc::Receiver<Beat>,
     doubts: watch::Receiver<u64>,
-    /// An input of this age is over.
+    /// Age from which on an input is stale.
     ttl: Duration,
-    /// An input of this age is over for the other replicas, too.
-    stale: Duration,
+    /// Age from which on an event of another replica is stale.
+    remote_ttl: Duration,
 }
 
-enum Happened {
+enum Wake {
     Input(Option<Message>),
     Event(Option<Message>),
     Due,
@@ -196,33 +203,33 @@ impl Replica {
         loop {
             let due = self.due();
             // Every branch is cancel safe: losing the race loses no message.
-            let happened = tokio::select! {
-                input = self.inputs.next() => Happened::Input(input),
-                event = self.events.next() => Happened::Event(event),
-                () = due => Happened::Due,
-                Ok(()) = self.doubts.changed() => Happened::Doubt,
-                Some(beat) = self.beats.recv() => Happened::Beat(beat),
-                () = shutdown.cancelled() => Happened::Shutdown,
+            let wake = tokio::select! {
+                input = self.inputs.next() => Wake::Input(input),
+                event = self.events.next() => Wake::Event(event),
+                () = due => Wake::Due,
+                Ok(()) = self.doubts.changed() => Wake::Doubt,
+                Some(beat) = self.beats.recv() => Wake::Beat(beat),
+                () = shutdown.cancelled() => Wake::Shutdown,
             };
-            match happened {
-                Happened::Input(Some(message)) => self.inputs(&message).await,
-                Happened::Event(Some(message)) => self.heard(&message).await,
-                Happened::Input(None) | Happened::Event(None) => {
-                    anyhow::bail!("NATS closed the connection for good")
+            match wake {
+                Wake::Input(Some(message)) => self.inputs(&message).await,
+                Wake::Event(Some(message)) => self.event(&message).await,
+                Wake::Input(None) | Wake::Event(None) => {
+                    anyhow::bail!("the NATS client has ended")
                 }
-                Happened::Due => self.expire().await,
-                Happened::Doubt => self.typists.lock().doubt(Instant::now()),
-                // Whoever asked may have gone.
-                Happened::Beat(beat) => _ = beat.send(()),
-                Happened::Shutdown => break,
+                Wake::Due => self.expire().await,
+                Wake::Doubt => self.typists.lock().doubt(Instant::now()),
+                // The check may have timed out.
+                Wake::Beat(beat) => _ = beat.send(()),
+                Wake::Shutdown => break,
             }
         }
         self.drain().await;
         Ok(())
     }
 
-    /// Waits until time alone brings something about. Not while NATS is away: nobody could be told, and what is told
-    /// late may no longer be true. [`Bus::doubts`] wakes the loop when it is back.
+    /// Waits until the next deadline. Never ready while NATS is disconnected: nothing could be published, and a late
+    /// announcement may be wrong. [`Bus::doubts`] wakes the loop once NATS is back.
     fn due(&self) -> impl Future<Output = ()> + use<> {
         let due = self.typists.lock().due().filter(|_| self.bus.is_connected());
         async move {
@@ -251,7 +258,7 @@ impl Replica {
         self.measure();
     }
 
-    async fn heard(&mut self, message: &Message) {
+    async fn event(&mut self, message: &Message) {
         if wire::is_from(message, &self.name) {
             return;
         }
@@ -260,10 +267,10 @@ impl Replica {
             Err(error) => return unreadable("event", &error),
         };
         let note = wire::note(message, &event);
-        if event.is_typing && note.age + note.late >= self.stale {
+        if event.is_typing && note.age + note.late >= self.remote_ttl {
             return stale("event");
         }
-        let announcement = self.typists.lock().heard(event, &note, Instant::now());
+        let announcement = self.typists.lock().apply_remote(event, &note, Instant::now());
         self.announce(announcement).await;
         self.measure();
     }
@@ -286,12 +293,12 @@ impl Replica {
             Kind::Renewal => "renewal",
             Kind::End => "end",
         };
-        let published = timeout(ANNOUNCE, wire::publish(&self.bus, &self.name, &announcement)).await;
+        let published = timeout(PUBLISH_TIMEOUT, wire::publish(&self.bus, &self.name, &announcement)).await;
         match published.context("the queue to NATS is full").flatten() {
             Ok(()) => metrics::counter!("typing_events_total", "kind" => kind).increment(1),
             Err(error) => {
                 metrics::counter!("typing_unpublished_total").increment(1);
-                tracing::warn!(error = format!("{error:#}"), "a typing event is lost");
+                tracing::warn!(error = format!("{error:#}"), "publish a typing event; it is lost");
             }
         }
     }
@@ -307,7 +314,7 @@ impl Replica {
         }
     }
 
-    /// Takes no more inputs, and does those that are here already. Whoever types is left to the other replicas.
+    /// Stops receiving inputs and processes those that have arrived. Other replicas take over the current typists.
     async fn drain(&mut self) {
         let drained = timeout(DRAIN, async {
             self.inputs.drain().await.ok();
@@ -316,7 +323,7 @@ impl Replica {
             }
         });
         if drained.await.is_err() {
-            tracing::warn!("NATS did not let go of the inputs in time");
+            tracing::warn!("draining the subscription to inputs timed out");
         }
     }
 }
@@ -327,5 +334,5 @@ fn stale(what: &'static str) {
 
 fn unreadable(what: &'static str, error: &serde_json::Error) {
     metrics::counter!("typing_unreadable_total", "what" => what).increment(1);
-    tracing::debug!(what, %error, "a payload can't be read");
+    tracing::debug!(what, %error, "a payload can't be parsed");
 }

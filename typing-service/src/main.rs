@@ -1,4 +1,4 @@
-//! typing-service: who is typing where.
+//! The typing service's process.
 
 use std::process::ExitCode;
 use typing_service::{Config, TypingService};

@@ -1,17 +1,17 @@
-//! What is measured.
+//! The metrics of this service.
 
 use service::metrics::Metric;
 
-/// Each metric of this service.
+/// All metrics with their descriptions.
 pub const METRICS: &[Metric] = &[
-    Metric::gauge("typing_typists", "Who types somewhere, as far as this replica knows."),
-    Metric::counter("typing_inputs_total", "What gateways said of keyboards, taken by this replica."),
-    Metric::counter("typing_events_total", "Events told: who starts, goes on or stops typing.")
+    Metric::gauge("typing_typists", "Users typing in a conversation, as known to this replica."),
+    Metric::counter("typing_inputs_total", "Typing inputs received by this replica."),
+    Metric::counter("typing_events_total", "Typing events published, by kind: start, renewal or end.")
         .by("kind", &["start", "renewal", "end"]),
-    Metric::counter("typing_stale_total", "Inputs and events dropped because they came too late.")
+    Metric::counter("typing_stale_total", "Inputs and events dropped because they arrived too late.")
         .by("what", &["input", "event"]),
-    Metric::counter("typing_refused_total", "Typists not remembered, as there are TYPISTS_MAX."),
-    Metric::counter("typing_unpublished_total", "Events that NATS did not take."),
-    Metric::counter("typing_unreadable_total", "Payloads that can't be read.")
+    Metric::counter("typing_refused_total", "Typists not tracked because TYPISTS_MAX was reached."),
+    Metric::counter("typing_unpublished_total", "Events that could not be published to NATS."),
+    Metric::counter("typing_unreadable_total", "Payloads that could not be parsed.")
         .by("what", &["input", "event"]),
 ];

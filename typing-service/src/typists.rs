@@ -1,17 +1,16 @@
-//! Who is typing, as one replica knows it.
+//! The typists that one replica knows.
 //!
-//! No I/O and no clock: what happens is told together with the time at which it does, and what follows from it is
-//! returned, to be published. Each replica takes some of the inputs and hears what the others publish:
+//! This module has no I/O and no clock: callers pass each input or event together with the current time, and publish
+//! the announcement that is returned. Each replica processes some of the inputs and receives the events of the others:
 //!
-//! - The replica that took a user's last input owns the typing, and ends it at its deadline. The others wait longer,
-//!   by the second that a renewal may take to reach them and a little more, and end it if the owner did not.
-//! - Inputs of someone who is already shown renew the typing at once for this replica, and for the others at most
-//!   once a second. A renewal says how old the input behind it is, so that whoever took the last one stays the owner.
-//! - Whatever waited on its way is as old as it is: an input counts from when it was made, an announcement from when it
-//!   was published.
-//! - A typist keeps the name of the start until the end: the guide's page knows a typist by name.
-//! - A stop and the input before it may be taken by two replicas, whose words then cross: a stop is remembered for a
-//!   moment, so that what was said before it and arrives after it is ended again.
+//! - The replica that processed a user's last input owns the typing and ends it at its deadline. The others wait
+//!   longer, by the second that a renewal may take to reach them and a margin, and end it if the owner did not.
+//! - Inputs of a user who is already typing renew the typing at once in this replica, and in the others at most once a
+//!   second. A renewal contains the age of its input, so that the replica of the last input stays the owner.
+//! - Delays count: the age of an input starts when the client made it, that of an announcement when it was published.
+//! - A typist keeps its username from start to end, because the guide's page identifies typists by name.
+//! - Two replicas may process a stop and the input before it, so that their announcements cross. Therefore a stop is
+//!   kept for a moment, and typing that was announced before it but arrives after it is ended again.
 
 use contract::{ConversationId, UserId, limits::TYPING_TTL, typing::*};
 use std::{
@@ -20,25 +19,25 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The gateways that one user types at, at most; with more, the first is forgotten.
+/// Maximum number of gateways per typist; with more, the oldest is dropped.
 const GATEWAYS_MAX: usize = 8;
-/// How long a stop is remembered: longer than what was said before it can take to arrive.
-const REMEMBERED: Duration = Duration::from_secs(1);
+/// Time for which a stop is kept: longer than the delay of earlier announcements.
+const STOP_TTL: Duration = Duration::from_secs(1);
 
-/// The times and the bound that a replica keeps to; the same for all replicas.
+/// Durations and limits, the same for all replicas.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// From a user's last input until the typing is over.
+    /// Time from a user's last input until typing ends.
     pub ttl: Duration,
-    /// What is added to it because gateways absorb inputs: the client's last may be later than ours by this much.
+    /// Margin for inputs that gateways absorb: the client's last input may be later than the last received one by this.
     pub absorbed: Duration,
-    /// Between two renewals of one user's typing, at least.
+    /// Minimum time between two renewals of one user's typing.
     pub renewal: Duration,
-    /// What the replicas that do not own a typing wait longer than can be explained otherwise.
+    /// Additional time that replicas wait before they end typing that they do not own.
     pub grace: Duration,
-    /// Two inputs closer than this may look to two replicas as if each were the later one, as announcements travel.
+    /// Maximum distance of two inputs whose order two replicas may see differently because of network delays.
     pub skew: Duration,
-    /// Users remembered at once, over all conversations.
+    /// Maximum number of entries over all conversations.
     pub capacity: usize,
 }
 
@@ -56,108 +55,111 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// How long the owner shows someone after an input.
-    pub fn owned(&self) -> Duration {
+    /// Time after which the owner ends typing, from the last input.
+    pub fn owned_ttl(&self) -> Duration {
         self.ttl + self.absorbed + self.skew
     }
 
-    /// How long the other replicas show someone after the owner's last word. The owner may have taken one more input
-    /// and not have said so yet.
-    pub fn heard(&self) -> Duration {
-        self.owned() + self.renewal + self.grace
+    /// Time after which the other replicas end typing, from the owner's last announcement. The owner may have processed
+    /// another input that it has not announced yet.
+    pub fn remote_ttl(&self) -> Duration {
+        self.owned_ttl() + self.renewal + self.grace
     }
 }
 
-/// Something that happened, to be published.
+/// A change to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
-    /// For gateways and replicas.
+    /// Event for gateways and replicas.
     pub event: TypingEvent,
-    /// What it is.
+    /// Kind of the change.
     pub kind: Kind,
-    /// For the replicas only.
+    /// Additional data for the other replicas.
     pub note: Note,
 }
 
-/// What gateways need not know.
+/// Data of an announcement that gateways don't need.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Note {
-    /// How long ago the input was taken that this tells of.
+    /// Age of the input when the announcement was published.
     pub age: Duration,
-    /// A gateway that the user no longer types at, although typing goes on elsewhere.
+    /// Gateway at which the user stopped typing, although typing continues at another one.
     pub left: Option<String>,
-    /// How long it was on its way.
+    /// Delay since the announcement was published.
     pub late: Duration,
 }
 
-/// What an [`Announcement`] is.
+/// The kind of an [`Announcement`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Someone starts.
+    /// A user starts typing.
     Start,
-    /// Someone who is shown already goes on.
+    /// A user continues typing.
     Renewal,
-    /// It is over.
+    /// A user stops typing.
     End,
 }
 
 type Key = (ConversationId, UserId);
 
-/// Who is typing, as this replica knows it. Every operation takes logarithmic time.
+/// The typists that this replica knows. Each operation takes logarithmic time.
 #[derive(Debug)]
 pub struct Typists {
     rules: Rules,
     entries: BTreeMap<Key, Entry>,
-    /// When something is to be done for an entry: one item for each, always equal to its `wake`.
+    /// Time of the next action for each entry, always equal to the entry's `wake`.
     wakes: BTreeSet<(Instant, Key)>,
     typing: usize,
     refused: u64,
-    /// Until then nothing ends by itself: renewals may have been missed.
+    /// Time until which no typing expires, because renewals may have been missed.
     quiet_until: Instant,
-    /// Until then someone who is not known may be typing all the same.
+    /// Time until which unknown users may be typing, because starts may have been missed.
     unsure_until: Instant,
 }
 
 #[derive(Debug)]
 enum Entry {
     Typing(Typist),
-    /// Has stopped, but what was said before may come late. With a gateway, only typing there has.
+    /// A user who has stopped, kept because earlier announcements may arrive late. With a gateway, the user has stopped
+    /// typing only there.
     Stopped {
         gateway: Option<String>,
         stopped: Instant,
-        forgotten: Instant,
+        expires: Instant,
     },
 }
 
 #[derive(Debug)]
 struct Typist {
     username: String,
-    /// Where they type, oldest first.
+    /// Gateways at which the user types, oldest first.
     gateways: Vec<String>,
-    /// The last input that this replica took or heard of.
+    /// Time of the last input that any replica processed.
     last: Instant,
-    /// Whether this replica took it.
+    /// Whether this replica processed it.
     owned: bool,
-    /// The last time that anyone told the other replicas.
+    /// Time of the last announcement by any replica.
     announced: Instant,
-    /// Whether the last input came after that, and is this replica's to tell.
-    untold: bool,
+    /// Whether this replica must still announce the last input.
+    unannounced: bool,
     deadline: Instant,
 }
 
 impl Entry {
     fn wake(&self, rules: &Rules) -> Instant {
         match self {
-            Self::Typing(typist) if typist.untold => typist.deadline.min(typist.announced + rules.renewal),
+            Self::Typing(typist) if typist.unannounced => {
+                typist.deadline.min(typist.announced + rules.renewal)
+            }
             Self::Typing(typist) => typist.deadline,
-            Self::Stopped { forgotten, .. } => *forgotten,
+            Self::Stopped { expires, .. } => *expires,
         }
     }
 }
 
 impl Typist {
-    /// Whether this gateway is a new one.
-    fn types_at(&mut self, gateway: &str) -> bool {
+    /// Adds a gateway. Returns whether it is new.
+    fn add_gateway(&mut self, gateway: &str) -> bool {
         if self.gateways.iter().any(|known| known == gateway) {
             return false;
         }
@@ -168,8 +170,8 @@ impl Typist {
         true
     }
 
-    /// Whether it was a known one.
-    fn leaves(&mut self, gateway: &str) -> bool {
+    /// Removes a gateway. Returns whether it was known.
+    fn remove_gateway(&mut self, gateway: &str) -> bool {
         let before = self.gateways.len();
         self.gateways.retain(|known| known != gateway);
         self.gateways.len() < before
@@ -192,14 +194,15 @@ impl Typist {
 
     fn renewal(&mut self, key: Key, now: Instant) -> Announcement {
         self.announced = now;
-        self.untold = false;
+        self.unannounced = false;
         let note = Note { age: self.age(now), ..Note::default() };
         Announcement { event: self.event(key), kind: Kind::Renewal, note }
     }
 }
 
 impl Typists {
-    /// Nobody is known to type. As others may know better, see [`Typists::doubt`].
+    /// Creates an empty state. Other replicas may know typists: at first, stops of unknown users are announced, as
+    /// after [`Typists::doubt`].
     pub fn new(rules: Rules, now: Instant) -> Self {
         Self {
             rules,
@@ -208,18 +211,18 @@ impl Typists {
             typing: 0,
             refused: 0,
             quiet_until: now,
-            unsure_until: now + rules.heard(),
+            unsure_until: now + rules.remote_ttl(),
         }
     }
 
-    /// Announcements may have been missed. Nothing ends by itself until renewals had the time to arrive, and for as
-    /// long as a missed start can matter, a stop is passed on although nobody is known to type.
+    /// Records that announcements may have been missed. No typing expires until renewals had time to arrive, and as
+    /// long as a missed start can matter, stops of unknown users are announced too.
     pub fn doubt(&mut self, now: Instant) {
         self.quiet_until = now + self.rules.renewal + self.rules.grace;
-        self.unsure_until = now + self.rules.heard();
+        self.unsure_until = now + self.rules.remote_ttl();
     }
 
-    /// Takes what a user did at the keyboard, so long ago.
+    /// Processes a user's input of a given age.
     pub fn input(&mut self, input: TypingInput, age: Duration, now: Instant) -> Option<Announcement> {
         let key = (input.conversation_id, input.user_id);
         let at = now.checked_sub(age).unwrap_or(now);
@@ -238,17 +241,18 @@ impl Typists {
         at: Instant,
         now: Instant,
     ) -> Option<Announcement> {
-        let (owned, renewal) = (self.rules.owned(), self.rules.renewal);
+        let (owned, renewal) = (self.rules.owned_ttl(), self.rules.renewal);
         if self.is_typing(key) {
             return self.change(key, |typist| {
                 typist.last = at.max(typist.last);
                 typist.owned = true;
                 typist.deadline = typist.last + owned;
-                // The others must know every gateway, or they would take the end at one for the end at all.
-                if typist.types_at(&gateway) || now >= typist.announced + renewal {
+                // The other replicas must know every gateway, or they would take the end at one for the end of all
+                // typing.
+                if typist.add_gateway(&gateway) || now >= typist.announced + renewal {
                     return Some(typist.renewal(key, now));
                 }
-                typist.untold = true;
+                typist.unannounced = true;
                 None
             });
         }
@@ -258,7 +262,7 @@ impl Typists {
             last: at,
             owned: true,
             announced: now,
-            untold: false,
+            unannounced: false,
             deadline: at + owned,
         };
         let (event, note) = (typist.event(key), Note { age: typist.age(now), ..Note::default() });
@@ -278,17 +282,17 @@ impl Typists {
             return self.stopped(key, username, Some(gateway), at, now);
         }
         let mut over = false;
-        let told = self.change(key, |typist| {
-            let known = typist.leaves(&gateway);
+        let announcement = self.change(key, |typist| {
+            let known = typist.remove_gateway(&gateway);
             over = typist.gateways.is_empty();
             let note = Note { age: typist.age(now), left: Some(gateway.clone()), ..Note::default() };
             (known && !over).then(|| Announcement { event: typist.event(key), kind: Kind::Renewal, note })
         });
-        if over { self.stopped(key, username, Some(gateway), at, now) } else { told }
+        if over { self.stopped(key, username, Some(gateway), at, now) } else { announcement }
     }
 
-    /// The end of all typing, or of that at the only gateway there is. Of someone who isn't known to type it is news
-    /// only where that may be for lack of knowledge.
+    /// Ends all typing of a user, or that at the only gateway. For an unknown user, it is announced only if a start may
+    /// have been missed.
     fn stopped(
         &mut self,
         key: Key,
@@ -301,26 +305,26 @@ impl Typists {
             Some(Entry::Typing(typist)) => typist.username.clone(),
             _ => username,
         };
-        // Of two, the wider one holds.
+        // A stop at all gateways takes precedence over a stop at one.
         let gateway = match self.entries.get(&key) {
             Some(Entry::Stopped { gateway: None, .. }) => None,
             _ => gateway,
         };
-        let news = self.is_typing(key) || now < self.unsure_until;
-        self.insert(key, Entry::Stopped { gateway, stopped: at, forgotten: now + REMEMBERED });
+        let must_announce = self.is_typing(key) || now < self.unsure_until;
+        self.insert(key, Entry::Stopped { gateway, stopped: at, expires: now + STOP_TTL });
         let age = now.saturating_duration_since(at);
-        news.then(|| ended(key, username, age))
+        must_announce.then(|| ended(key, username, age))
     }
 
-    /// Takes what another replica published. This replica's own words must not come back to it.
-    pub fn heard(&mut self, event: TypingEvent, note: &Note, now: Instant) -> Option<Announcement> {
+    /// Processes an event of another replica. The caller must filter out this replica's own events.
+    pub fn apply_remote(&mut self, event: TypingEvent, note: &Note, now: Instant) -> Option<Announcement> {
         let key = (event.conversation_id, event.user_id);
         let published = now.checked_sub(note.late).unwrap_or(now);
         let last = published.checked_sub(note.age).unwrap_or(published);
-        let (deadline, skew) = (published + self.rules.heard(), self.rules.skew);
+        let (deadline, skew) = (published + self.rules.remote_ttl(), self.rules.skew);
         if !event.is_typing {
             return match self.entries.get(&key) {
-                // Whoever ended it did not know of a later input. If we took that one, they are told.
+                // The other replica did not know of a later input. If this replica processed it, announces it.
                 Some(Entry::Typing(typist)) if typist.last > last + skew => {
                     self.change(key, |typist| typist.owned.then(|| typist.renewal(key, now)))
                 }
@@ -331,19 +335,19 @@ impl Typists {
         if self.is_typing(key) {
             return self.change(key, |typist| {
                 if let Some(gateway) = &event.gateway {
-                    typist.types_at(gateway);
+                    typist.add_gateway(gateway);
                 }
                 if let Some(left) = &note.left {
                     if typist.gateways.len() > 1 {
-                        typist.leaves(left);
+                        typist.remove_gateway(left);
                     }
-                    return None; // It tells of no input.
+                    return None; // The announcement has no input.
                 }
                 typist.announced = now;
                 if !typist.owned || last > typist.last + skew {
                     typist.last = last;
                     typist.owned = false;
-                    typist.untold = false;
+                    typist.unannounced = false;
                     typist.deadline = deadline;
                 }
                 None
@@ -361,19 +365,19 @@ impl Typists {
             last,
             owned: false,
             announced: now,
-            untold: false,
+            unannounced: false,
             deadline,
         };
         self.insert(key, Entry::Typing(typist));
         None
     }
 
-    /// When [`Typists::expire`] has something to do.
+    /// Time at which [`Typists::expire`] should be called next.
     pub fn due(&self) -> Option<Instant> {
         self.wakes.first().map(|(wake, _)| (*wake).max(self.quiet_until))
     }
 
-    /// The next thing that time alone has brought about; to be asked again until there is none.
+    /// Processes the next deadline that has passed. To be called until it returns `None`.
     pub fn expire(&mut self, now: Instant) -> Option<Announcement> {
         while self.due().is_some_and(|due| due <= now) {
             let (_, key) = *self.wakes.first()?;
@@ -388,14 +392,14 @@ impl Typists {
         None
     }
 
-    /// Who types in a conversation, by user, and the age of their last input.
-    pub fn who(&self, conversation: ConversationId, now: Instant) -> Vec<(TypingEvent, Duration)> {
+    /// The typists of a conversation, by user, with the age of their last input.
+    pub fn typing_in(&self, conversation: ConversationId, now: Instant) -> Vec<(TypingEvent, Duration)> {
         let first = UserId::new(1).expect("1 is an id");
         self.entries
             .range((conversation, first)..)
             .take_while(|((of, _), _)| *of == conversation)
             .filter_map(|(key, entry)| match entry {
-                // After a pause, what is over may not have ended yet.
+                // After a pause, typing whose deadline has passed may not have ended yet.
                 Entry::Typing(typist) if typist.deadline.max(self.quiet_until) > now => {
                     Some((TypingEvent { gateway: None, ..typist.event(*key) }, typist.age(now)))
                 }
@@ -404,12 +408,12 @@ impl Typists {
             .collect()
     }
 
-    /// How many people type.
+    /// Number of typists.
     pub fn typing(&self) -> usize {
         self.typing
     }
 
-    /// How many have not been taken in since this was last asked, as there was no room.
+    /// Number of typists refused since the last call because the capacity was reached.
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
@@ -428,7 +432,7 @@ impl Typists {
         }
     }
 
-    /// Puts in an entry in the place of the one that is there, if any. Says whether there was room.
+    /// Inserts or replaces an entry. Returns whether the capacity allowed it.
     fn insert(&mut self, key: Key, entry: Entry) -> bool {
         let old = self.remove(key);
         let typing = matches!(entry, Entry::Typing(_));
@@ -449,7 +453,7 @@ impl Typists {
         Some(entry)
     }
 
-    /// Changes a typist, and keeps the wake in step.
+    /// Changes a typist and updates its wake.
     fn change<T>(&mut self, key: Key, change: impl FnOnce(&mut Typist) -> Option<T>) -> Option<T> {
         let entry = self.entries.get_mut(&key)?;
         let before = entry.wake(&self.rules);

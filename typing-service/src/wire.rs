@@ -1,4 +1,4 @@
-//! What the replicas tell each other beside the events of the contract: NATS headers, which nobody else reads.
+//! NATS headers that replicas add to the events of the contract. Only other replicas read them.
 
 use crate::typists::{Announcement, Note};
 use anyhow::Context;
@@ -10,22 +10,22 @@ use contract::{
 use service::Bus;
 use std::time::Duration;
 
-/// The name of the replica that published this, so that none takes its own word for another's.
+/// The name of the replica that published the event, so that it can ignore its own events.
 const REPLICA: &str = "Typing-Replica";
 /// [`Note::age`], in milliseconds.
 const AGE: &str = "Typing-Age-Ms";
 /// [`Note::left`].
 const LEFT: &str = "Typing-Left";
 
-/// A name that no other replica has.
+/// A unique name for a replica.
 pub fn name(bus: &Bus) -> String {
-    // An inbox is named by a random identifier.
+    // The name of an inbox contains a random identifier.
     bus.client().new_inbox().trim_start_matches("_INBOX.").to_owned()
 }
 
 /// Publishes an announcement of this replica.
 pub async fn publish(bus: &Bus, replica: &str, announcement: &Announcement) -> anyhow::Result<()> {
-    anyhow::ensure!(bus.is_connected(), "NATS is away");
+    anyhow::ensure!(bus.is_connected(), "NATS is disconnected");
     let Announcement { event, note, .. } = announcement;
     let mut headers = HeaderMap::new();
     headers.insert(REPLICA, replica);
@@ -40,18 +40,18 @@ pub async fn publish(bus: &Bus, replica: &str, announcement: &Announcement) -> a
     bus.client().publish_with_headers(event.subject(), headers, payload.into()).await.context("publish")
 }
 
-/// Whether this replica published it.
+/// Whether this replica published the message.
 pub fn is_from(message: &Message, replica: &str) -> bool {
     header(message, REPLICA).is_some_and(|name| name == replica)
 }
 
-/// The wall clock's time so long ago.
+/// The wall-clock time of this age, in Unix milliseconds.
 pub fn at_ms(age: Duration) -> i64 {
     let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     Timestamp::now().unix_millis().saturating_sub(age)
 }
 
-/// What was told beside the event. Whatever can't be read was not told.
+/// The note of an event. Invalid headers count as missing.
 pub fn note(message: &Message, event: &TypingEvent) -> Note {
     let age_ms: u32 = header(message, AGE).and_then(|age| age.parse().ok()).unwrap_or_default();
     let published_ms = event.at_ms.map(|at| at.saturating_add(age_ms.into()));

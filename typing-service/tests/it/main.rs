@@ -1,6 +1,7 @@
-//! typing-service from outside: its rules with a clock of the test's, then replicas on a real nats-server.
+//! Black-box tests of typing-service: its rules with a simulated clock, and replicas on a real nats-server.
 
-#![allow(clippy::unwrap_used, reason = "in a test, that is how to fail")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic, as tests do")]
 
 mod replicas;
 mod rules;
+mod simulation;

@@ -1,4 +1,4 @@
-//! Replicas on a real nats-server, seen as a gateway sees them.
+//! Replicas on a real nats-server, from the view of a gateway.
 
 use async_nats::{Client, Subscriber};
 use contract::{
@@ -22,7 +22,7 @@ const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn many_keys_are_one_start_and_one_end() {
+async fn many_inputs_are_one_start_and_one_end() {
     let mut app = App::start(SHORT, 1).await;
     for _ in 0..3 {
         app.send(1, "g1", Keyboard::Typing).await;
@@ -31,25 +31,25 @@ async fn many_keys_are_one_start_and_one_end() {
     assert_eq!(app.next().await, (1, true));
     assert_eq!(app.next().await, (1, false));
     assert!(last.elapsed() >= SHORT, "{:?}", last.elapsed());
-    // Nothing else was said before this.
+    // No other event was published before this one.
     app.send(2, "g1", Keyboard::Typing).await;
     assert_eq!(app.next().await, (2, true));
 }
 
 #[tokio::test]
-async fn what_comes_together_is_taken_in_its_order() {
+async fn inputs_of_one_message_are_processed_in_order() {
     let mut app = App::start(LONG, 1).await;
     let (typing, stopped) = (Keyboard::Typing, Keyboard::Stopped);
     app.send_together(&[(1, "g1", typing), (2, "g1", typing), (1, "g1", stopped), (1, "g1", typing)]).await;
     app.send_together(&[]).await;
     app.send_together(&[(1, "g1", Keyboard::Left), (2, "g1", stopped)]).await;
-    for told in [(1, true), (2, true), (1, false), (1, true), (1, false), (2, false)] {
-        assert_eq!(app.next().await, told);
+    for expected in [(1, true), (2, true), (1, false), (1, true), (1, false), (2, false)] {
+        assert_eq!(app.next().await, expected);
     }
 }
 
 #[tokio::test]
-async fn a_stop_ends_it_at_once_whichever_replica_takes_it() {
+async fn a_stop_ends_typing_at_once_at_any_replica() {
     let mut app = App::start(LONG, 2).await;
     for user in 1..=10 {
         app.send(user, "g1", Keyboard::Typing).await;
@@ -61,7 +61,7 @@ async fn a_stop_ends_it_at_once_whichever_replica_takes_it() {
 }
 
 #[tokio::test]
-async fn it_ends_once_the_user_has_left_both_gateways() {
+async fn typing_ends_once_the_user_has_left_both_gateways() {
     let mut app = App::start(LONG, 2).await;
     for user in 1..=10 {
         app.send(user, "g1", Keyboard::Typing).await;
@@ -77,7 +77,7 @@ async fn it_ends_once_the_user_has_left_both_gateways() {
 }
 
 #[tokio::test]
-async fn a_killed_replicas_typists_are_ended_by_the_other() {
+async fn the_other_replica_ends_the_typists_of_a_killed_one() {
     let mut app = App::start(SHORT, 2).await;
     for user in 1..=8 {
         app.send(user, "g1", Keyboard::Typing).await;
@@ -93,26 +93,26 @@ async fn a_killed_replicas_typists_are_ended_by_the_other() {
 }
 
 #[tokio::test]
-async fn who_joins_is_told_who_types_by_any_replica() {
+async fn every_replica_returns_the_typists_of_a_conversation() {
     let mut app = App::start(LONG, 2).await;
     for user in [456, 457] {
         app.send(user, "g1", Keyboard::Typing).await;
         app.until(user, true).await;
     }
     let typists =
-        async |app: &App| app.who(1).await.iter().map(|event| event.user_id.get()).collect::<Vec<_>>();
-    // The replica that did not take the input may hear of it later than we do.
+        async |app: &App| app.typing_in(1).await.iter().map(|event| event.user_id.get()).collect::<Vec<_>>();
+    // The replica that did not process the input may receive the event later than this test.
     for _ in 0..20 {
         eventually("both type", async || typists(&app).await == [456, 457]).await;
     }
-    let who = app.who(1).await;
-    assert!(who.iter().all(|event| event.is_typing && event.gateway.is_none()), "{who:?}");
-    assert_eq!(who[0].username, "user-456");
-    assert_eq!(app.who(2).await, []);
+    let events = app.typing_in(1).await;
+    assert!(events.iter().all(|event| event.is_typing && event.gateway.is_none()), "{events:?}");
+    assert_eq!(events[0].username, "user-456");
+    assert_eq!(app.typing_in(2).await, []);
 }
 
 #[tokio::test]
-async fn what_is_no_input_changes_nothing() {
+async fn invalid_payloads_change_nothing() {
     let mut app = App::start(LONG, 1).await;
     for payload in ["", "x", "{}", "[[[[", r#"{"conversation_id":-1}"#, "\u{0}"] {
         app.client.publish("typing.input", payload.into()).await.unwrap();
@@ -123,13 +123,13 @@ async fn what_is_no_input_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_stopped_replica_finishes_what_it_has_taken() {
+async fn a_stopped_replica_finishes_the_inputs_that_it_has_received() {
     let mut app = App::start(LONG, 1).await;
     for user in 1..=100 {
         app.send(user, "g1", Keyboard::Typing).await;
     }
     app.client.flush().await.unwrap();
-    // What the server has sent before this answer, the replica has.
+    // The replica has received all inputs that the server sent before this reply.
     app.nobody_types_in(2).await;
     let replica = app.replicas.remove(0);
     replica.shutdown.cancel();
@@ -141,7 +141,7 @@ async fn a_stopped_replica_finishes_what_it_has_taken() {
 }
 
 #[tokio::test]
-async fn a_replica_waits_for_nats_and_outlives_its_restart() {
+async fn a_replica_waits_for_nats_and_survives_its_restart() {
     let port = testkit::free_port().unwrap();
     let url = format!("nats://127.0.0.1:{port}");
     let replica = Replica::start(&url, SHORT).await;
@@ -162,7 +162,7 @@ async fn a_replica_waits_for_nats_and_outlives_its_restart() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_told_to_stop_before_nats_is_there_stops() {
+async fn a_replica_that_waits_for_nats_can_be_stopped() {
     let url = format!("nats://127.0.0.1:{}", testkit::free_port().unwrap());
     let replica = Replica::start(&url, SHORT).await;
     replica.shutdown.cancel();
@@ -214,17 +214,17 @@ impl App {
         self.client.publish(inputs.subject(), payload.into()).await.unwrap();
     }
 
-    /// The next event: who, and whether they type.
+    /// The next event: the user, and whether the user is typing.
     async fn next(&mut self) -> (i64, bool) {
         let message = timeout(Duration::from_secs(15), self.events.next()).await;
         let message = message.expect("an event within 15 s").unwrap();
         let event: TypingEvent = serde_json::from_slice(&message.payload).unwrap_or_else(|_| {
-            panic!("{:?} is no event", message.payload);
+            panic!("{:?} is not an event", message.payload);
         });
         (event.user_id.get(), event.is_typing)
     }
 
-    /// Waits for this event; others are passed over, unless nobody can know of them.
+    /// Waits for this event and skips others.
     async fn until(&mut self, user: i64, is_typing: bool) {
         loop {
             let message = timeout(Duration::from_secs(15), self.events.next()).await;
@@ -236,21 +236,21 @@ impl App {
         }
     }
 
-    async fn who(&self, conversation: i64) -> Vec<TypingEvent> {
-        let question = WhoTypes { conversation_id: ConversationId::new(conversation).unwrap() };
-        let payload = serde_json::to_vec(&question).unwrap();
-        let answer = self.client.request(WhoTypes::SUBJECT, payload.into()).await.unwrap();
-        serde_json::from_slice(&answer.payload).unwrap()
+    async fn typing_in(&self, conversation: i64) -> Vec<TypingEvent> {
+        let request = WhoTypes { conversation_id: ConversationId::new(conversation).unwrap() };
+        let payload = serde_json::to_vec(&request).unwrap();
+        let reply = self.client.request(WhoTypes::SUBJECT, payload.into()).await.unwrap();
+        serde_json::from_slice(&reply.payload).unwrap()
     }
 
     async fn nobody_types(&self) {
         for _ in 0..10 {
-            eventually("nobody types", async || self.who(1).await.is_empty()).await;
+            eventually("nobody types", async || self.typing_in(1).await.is_empty()).await;
         }
     }
 
     async fn nobody_types_in(&self, conversation: i64) {
-        assert_eq!(self.who(conversation).await, []);
+        assert_eq!(self.typing_in(conversation).await, []);
     }
 }
 
@@ -285,14 +285,14 @@ impl Replica {
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
-    /// What /readyz says.
+    /// Status and body of /readyz.
     async fn ready(&self) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
         let request = "GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 }
