@@ -22,7 +22,7 @@ pub const DEFAULT_LANGUAGE: &str = "fr";
 pub const TITLE_CHARS: usize = 200;
 /// Maximum number of characters in a message.
 pub const MESSAGE_CHARS: usize = 2_000;
-/// The type of notification that stands for messages of a conversation.
+/// The type of notifications of unread messages.
 pub const MESSAGE_RECEIVED: &str = "message_received";
 /// Parameters that its text may use.
 const MESSAGE_RECEIVED_PARAMETERS: [&str; 4] = ["sender_username", "count", "conversation_id", "message_id"];

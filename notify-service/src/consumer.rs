@@ -251,8 +251,9 @@ impl Consumer {
             tokio::select! {
                 done = &mut store => return done.map_err(ProcessingError::from),
                 _ = tick.tick() => {
-                    let ours = messages(transaction).into_iter().chain(waiting.iter().flat_map(|transaction| messages(transaction)));
-                    ack_all(ours.collect(), AckKind::Progress).await;
+                    let waiting = waiting.iter().flat_map(|transaction| messages(transaction));
+                    let all = messages(transaction).into_iter().chain(waiting);
+                    ack_all(all.collect(), AckKind::Progress).await;
                     fetcher.acknowledge_progress().await;
                 }
             }

@@ -274,11 +274,11 @@ impl<'a> Plan<'a> {
     }
 
     fn message(&mut self, user: UserId, received: &Received) {
-        let place = (user, received.conversation);
-        if self.is_repeated(user, &received.key) || self.marker(place) >= received.message.get() {
+        let membership = (user, received.conversation);
+        if self.is_repeated(user, &received.key) || self.marker(membership) >= received.message.get() {
             return;
         }
-        let old = self.known.unread.get(&place).copied();
+        let old = self.known.unread.get(&membership).copied();
         if let Some(old) = old {
             self.mark(user, old);
             self.changes.superseded += 1;
@@ -288,7 +288,7 @@ impl<'a> Plan<'a> {
             Some(old) if old.message > received.message.get() => (old.message, old.seq),
             _ => (received.message.get(), received.seq),
         };
-        let count = self.count_unread(place, received, seq, old);
+        let count = self.count_unread(membership, received, seq, old);
         let sender = &received.sender_username;
         let parameters: Map<String, Value> = Map::from_iter([
             ("sender_username".to_owned(), json!(sender)),
@@ -310,9 +310,11 @@ impl<'a> Plan<'a> {
         let added = self.changes.added.len();
         let summary = MessageSummary { conversation: received.conversation, message, seq, count };
         if let Some(id) = self.add(user, content, received.key.clone(), Some(summary)) {
-            self.known.unread.insert(place, UnreadMessages { id, message, seq, count, added: Some(added) });
+            self.known
+                .unread
+                .insert(membership, UnreadMessages { id, message, seq, count, added: Some(added) });
         }
-        if let (Some(marker), Some(seq)) = (self.moved.get_mut(&place), received.seq) {
+        if let (Some(marker), Some(seq)) = (self.moved.get_mut(&membership), received.seq) {
             marker.unread_count = marker.unread_count.max(Some(seq - marker.seq));
         }
     }
@@ -321,18 +323,18 @@ impl<'a> Plan<'a> {
     /// isn't known, because an earlier release or an import set it, adds 1 to the count of the unread notification.
     fn count_unread(
         &mut self,
-        place: (UserId, ConversationId),
+        membership: (UserId, ConversationId),
         received: &Received,
         seq: Option<Seq>,
         old: Option<UnreadMessages>,
     ) -> i64 {
-        if received.seq == Some(1) && !self.known.markers.contains_key(&place) {
+        if received.seq == Some(1) && !self.known.markers.contains_key(&membership) {
             // Before the first message, nothing was read. From now on, the seq of the marker is known.
             let nothing = Reached { message: 0, seq: Some(0) };
-            self.known.markers.insert(place, nothing);
-            self.changes.markers.insert(place, nothing);
+            self.known.markers.insert(membership, nothing);
+            self.changes.markers.insert(membership, nothing);
         }
-        let read = self.known.markers.get(&place).and_then(|reached| reached.seq);
+        let read = self.known.markers.get(&membership).and_then(|reached| reached.seq);
         match (seq, read) {
             (Some(seq), Some(read)) if seq > read => seq - read,
             _ => old.map_or(0, |old| old.count) + 1,
@@ -340,23 +342,23 @@ impl<'a> Plan<'a> {
     }
 
     fn read(&mut self, user: UserId, moved: &Moved) {
-        let place = (user, moved.conversation);
-        let (before, message) = (self.marker(place), moved.message.get());
+        let membership = (user, moved.conversation);
+        let (before, message) = (self.marker(membership), moved.message.get());
         if before <= message {
             // Also if it is already there: the replica that stored it may have ended before it published the marker.
-            self.publish_marker(place, moved);
+            self.publish_marker(membership, moved);
         }
         if before >= message {
             return;
         }
         let reached = Reached { message, seq: moved.seq };
-        self.known.markers.insert(place, reached);
-        self.changes.markers.insert(place, reached);
-        let Some(unread) = self.known.unread.get(&place).copied() else { return };
+        self.known.markers.insert(membership, reached);
+        self.changes.markers.insert(membership, reached);
+        let Some(unread) = self.known.unread.get(&membership).copied() else { return };
         if unread.message > message {
             return;
         }
-        self.known.unread.remove(&place);
+        self.known.unread.remove(&membership);
         self.mark(user, unread);
         let at = self.at;
         let inbox = self.inbox_mut(user);
@@ -369,11 +371,11 @@ impl<'a> Plan<'a> {
 
     /// Publishes a new marker to the user's own sockets, so that the user's other devices show the unread count. A
     /// marker that moved by sending is published only if there were unread messages; otherwise it changes nothing.
-    fn publish_marker(&mut self, place: (UserId, ConversationId), moved: &Moved) {
-        let (user_id, conversation_id) = place;
+    fn publish_marker(&mut self, membership: (UserId, ConversationId), moved: &Moved) {
+        let (user_id, conversation_id) = membership;
         let marker = match (&moved.marker, moved.seq) {
             (Some(marker), _) => Marker { by_sending: false, ..**marker },
-            (None, Some(seq)) if self.had_unread(place, moved.message.get(), seq) => Marker {
+            (None, Some(seq)) if self.had_unread(membership, moved.message.get(), seq) => Marker {
                 conversation_id,
                 user_id,
                 message_id: moved.message,
@@ -384,8 +386,8 @@ impl<'a> Plan<'a> {
             },
             _ => return,
         };
-        self.moved.insert(place, marker);
-        if self.marker(place) < moved.message.get() {
+        self.moved.insert(membership, marker);
+        if self.marker(membership) < moved.message.get() {
             let inbox = self.inbox_mut(user_id);
             inbox.moves += 1;
             // The unread count at the time of a gateway's request is not known here.
@@ -394,11 +396,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether there were unread messages right before the user's own message.
-    fn had_unread(&self, place: (UserId, ConversationId), message: i64, seq: Seq) -> bool {
-        match self.known.markers.get(&place) {
+    fn had_unread(&self, membership: (UserId, ConversationId), message: i64, seq: Seq) -> bool {
+        match self.known.markers.get(&membership) {
             Some(reached) if reached.message >= message => false,
             Some(Reached { seq: Some(read), .. }) => *read < seq - 1,
-            _ => self.known.unread.contains_key(&place),
+            _ => self.known.unread.contains_key(&membership),
         }
     }
 
@@ -460,8 +462,8 @@ impl<'a> Plan<'a> {
         self.inbox_mut(user).unread_count -= 1;
     }
 
-    fn marker(&self, place: (UserId, ConversationId)) -> i64 {
-        self.known.markers.get(&place).map_or(0, |reached| reached.message)
+    fn marker(&self, membership: (UserId, ConversationId)) -> i64 {
+        self.known.markers.get(&membership).map_or(0, |reached| reached.message)
     }
 
     fn language(&self, user: UserId) -> &'a str {

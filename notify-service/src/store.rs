@@ -85,11 +85,13 @@ pub async fn markers(
     .fetch_all(db)
     .await?;
     rows.into_iter()
-        .map(|(user, conversation, message, seq)| Ok((place(user, conversation)?, Reached { message, seq })))
+        .map(|(user, conversation, message, seq)| {
+            Ok((membership(user, conversation)?, Reached { message, seq }))
+        })
         .collect()
 }
 
-fn place(user: i64, conversation: i64) -> sqlx::Result<(UserId, ConversationId)> {
+fn membership(user: i64, conversation: i64) -> sqlx::Result<(UserId, ConversationId)> {
     Ok((valid(UserId::new(user))?, valid(ConversationId::new(conversation))?))
 }
 

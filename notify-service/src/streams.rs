@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// The name of our consumer on each stream. All replicas share it.
 pub const CONSUMER: &str = "notify";
-/// Time without an acknowledgement after which NATS redelivers a message to another replica.
+/// Time without an acknowledgement after which NATS redelivers a message, possibly to another replica.
 pub const ACK_WAIT: Duration = Duration::from_secs(15);
 /// Maximum size of a message in bytes: the limit of NATS less the headers that a dead letter adds.
 const MESSAGE_BYTES: i32 = 1024 * 1024 - 8 * 1024;

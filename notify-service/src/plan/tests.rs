@@ -25,14 +25,14 @@ fn event(id: i64, key: &str) -> Op {
     Op { user: user(id), kind: OpKind::Notice(Arc::new(notice)), cause: None }
 }
 
-fn message(id: i64, place: i64, message: i64) -> Op {
-    message_at(id, place, message, None)
+fn message(id: i64, conversation_id: i64, message: i64) -> Op {
+    message_at(id, conversation_id, message, None)
 }
 
-fn message_at(id: i64, place: i64, message: i64, seq: Option<Seq>) -> Op {
+fn message_at(id: i64, conversation_id: i64, message: i64, seq: Option<Seq>) -> Op {
     let received = Received {
         key: format!("msg:{message}"),
-        conversation: conversation(place),
+        conversation: conversation(conversation_id),
         message: MessageId::new(message).unwrap(),
         seq,
         sender_username: "ada".to_owned(),
@@ -40,15 +40,15 @@ fn message_at(id: i64, place: i64, message: i64, seq: Option<Seq>) -> Op {
     Op { user: user(id), kind: OpKind::Message(Arc::new(received)), cause: None }
 }
 
-fn read(id: i64, place: i64, message: i64) -> Op {
-    let (conversation, message) = (conversation(place), MessageId::new(message).unwrap());
+fn read(id: i64, conversation_id: i64, message: i64) -> Op {
+    let (conversation, message) = (conversation(conversation_id), MessageId::new(message).unwrap());
     let moved = Moved { conversation, message, seq: None, marker: None };
     Op { user: user(id), kind: OpKind::Read(moved), cause: None }
 }
 
-fn marker(id: i64, place: i64, seq: Seq, unread: i64) -> Marker {
+fn marker(id: i64, conversation_id: i64, seq: Seq, unread: i64) -> Marker {
     Marker {
-        conversation_id: conversation(place),
+        conversation_id: conversation(conversation_id),
         user_id: user(id),
         message_id: MessageId::new(10 * seq).unwrap(),
         seq,
@@ -59,8 +59,8 @@ fn marker(id: i64, place: i64, seq: Seq, unread: i64) -> Marker {
 }
 
 /// A marker that moved: with a marker by reading, without one by sending.
-fn moved(id: i64, place: i64, seq: Seq, marker: Option<Marker>) -> Op {
-    let (conversation, message) = (conversation(place), MessageId::new(10 * seq).unwrap());
+fn moved(id: i64, conversation_id: i64, seq: Seq, marker: Option<Marker>) -> Op {
+    let (conversation, message) = (conversation(conversation_id), MessageId::new(10 * seq).unwrap());
     let moved = Moved { conversation, message, seq: Some(seq), marker: marker.map(Box::new) };
     Op { user: user(id), kind: OpKind::Read(moved), cause: None }
 }
@@ -125,7 +125,7 @@ impl Table {
         changes.updates
     }
 
-    /// As `Inboxes::mark` does.
+    /// Marks all notifications of a user as read, as `Inboxes::mark` does.
     fn mark_all(&mut self, id: UserId) {
         self.rows.iter_mut().filter(|row| row.user == id).for_each(|row| row.read = true);
         if let Some(inbox) = self.inboxes.get_mut(&id) {
@@ -153,11 +153,12 @@ enum Step {
 
 fn op() -> impl Strategy<Value = Op> {
     let event = (1..=USERS, 0..6_i64).prop_map(|(id, key)| event(id, &key.to_string()));
-    let message = (1..=USERS, 1..3_i64, 1..12_i64).prop_map(|(id, place, number)| {
+    let message = (1..=USERS, 1..3_i64, 1..12_i64).prop_map(|(id, conversation_id, number)| {
         // Each message belongs to one conversation.
-        message(id, place, number * 2 + place)
+        message(id, conversation_id, number * 2 + conversation_id)
     });
-    let read = (1..=USERS, 1..3_i64, 1..30_i64).prop_map(|(id, place, number)| read(id, place, number));
+    let read = (1..=USERS, 1..3_i64, 1..30_i64)
+        .prop_map(|(id, conversation_id, number)| read(id, conversation_id, number));
     prop_oneof![2 => event, 4 => message, 1 => read]
 }
 

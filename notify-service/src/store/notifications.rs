@@ -1,6 +1,6 @@
 //! The queries of notifications.
 
-use super::{place, valid};
+use super::{membership, valid};
 use crate::plan::{Added, MessageSummary, UnreadMessages};
 use contract::{ConversationId, NotificationId, Seq, Timestamp, UserId, notify::Notification};
 use serde_json::value::RawValue;
@@ -89,7 +89,7 @@ pub async fn unread_of_conversations(
     rows.into_iter()
         .map(|(user, conversation, id, message, seq, count)| {
             let id = valid(NotificationId::new(id))?;
-            Ok((place(user, conversation)?, UnreadMessages { id, message, seq, count, added: None }))
+            Ok((membership(user, conversation)?, UnreadMessages { id, message, seq, count, added: None }))
         })
         .collect()
 }

@@ -104,10 +104,10 @@ async fn users_cannot_mark_notifications_of_others() {
 #[tokio::test]
 async fn new_notifications_use_the_last_known_language() {
     let app = App::spawn().await;
-    app.seen_with(&[(1, "en"), (2, "de"), (1, "fr"), (3, "en-US")]).await;
+    app.report_languages(&[(1, "en"), (2, "de"), (1, "fr"), (3, "en-US")]).await;
     app.event("payment_completed", r#"{"user_ids":[1,2,3,4]}"#).await;
     app.is_settled().await;
-    app.seen_with(&[(3, "fr"), (4, "en")]).await;
+    app.report_languages(&[(3, "fr"), (4, "en")]).await;
     app.event("payment_completed", r#"{"user_ids":[3,4]}"#).await;
     app.is_settled().await;
     let mut titles = Vec::new();

@@ -143,7 +143,7 @@ impl Client {
         within("JetStream", sent.into_future()).await.unwrap();
     }
 
-    /// A message from a user to others.
+    /// Publishes a message from a user to others.
     pub async fn message(&self, conversation: i64, message: i64, from: i64, to: &[i64]) {
         self.message_at(conversation, message, None, from, to).await;
     }
@@ -207,7 +207,7 @@ impl Client {
     }
 
     /// Reports the languages of users.
-    pub async fn seen_with(&self, seen: &[(i64, &str)]) {
+    pub async fn report_languages(&self, seen: &[(i64, &str)]) {
         let seen = seen.iter().map(|(id, tag)| (user(*id), Lang::parse(tag).unwrap())).collect();
         self.request(&RememberLanguages { seen }).await.unwrap();
     }

@@ -21,7 +21,7 @@ async fn an_event_becomes_the_notification_of_the_contract() {
 #[tokio::test]
 async fn many_users_are_notified_in_their_own_languages() {
     let app = App::spawn().await;
-    app.seen_with(&[(2, "en-GB")]).await;
+    app.report_languages(&[(2, "en-GB")]).await;
     let users: Vec<i64> = (1..=1_000).collect();
     app.event("listing_published", serde_json::json!({"user_ids": users}).to_string()).await;
     app.event("listing_published", r#"{"user_ids":[1,2],"lang":"en","title":"Yours"}"#).await;

@@ -196,13 +196,13 @@ async fn counts_are_exact_after_random_operations() {
     let actor = async |seed: u64| {
         let mut random = fastrand::Rng::with_seed(seed);
         for n in 0..60 {
-            let (id, place) = (random.i64(1..=3), random.i64(1..=2));
+            let (id, conversation) = (random.i64(1..=3), random.i64(1..=2));
             // Each message is unique and belongs to one conversation.
-            let message = (n * 8 + i64::try_from(seed).unwrap()) * 2 + place;
+            let message = (n * 8 + i64::try_from(seed).unwrap()) * 2 + conversation;
             match random.u8(0..8) {
                 0 | 1 => app.event("payment_completed", format!(r#"{{"user_id":{id}}}"#)).await,
-                2..=4 => app.message(place, message, id, &[id % 3 + 1, (id + 1) % 3 + 1]).await,
-                5 => app.marker(place, id, message).await,
+                2..=4 => app.message(conversation, message, id, &[id % 3 + 1, (id + 1) % 3 + 1]).await,
+                5 => app.marker(conversation, id, message).await,
                 6 => drop(app.read_all(id).await),
                 _ => {
                     let newest = app.page(id, Range::Newest, 3).await.page.items;
