@@ -225,33 +225,34 @@ impl Api {
         store::heads(&self.pool, &ids).await.map_err(|error| failed("read heads", &error))
     }
 
-    async fn create(&self, wanted: CreateConversation) -> Result<Conversation, Refusal> {
-        Ok(self.create_or_open(wanted).await?.conversation)
+    async fn create(&self, request: CreateConversation) -> Result<Conversation, Refusal> {
+        Ok(self.create_or_open(request).await?.conversation)
     }
 
-    async fn open(&self, OpenConversation(wanted): OpenConversation) -> Result<Opened, Refusal> {
+    async fn open(&self, OpenConversation(request): OpenConversation) -> Result<Opened, Refusal> {
         if self.conversations_by == ConversationsBy::Backends {
             return Err(Refusal::new(
                 Code::Forbidden,
                 "only the marketplace's backends start conversations here",
             ));
         }
-        let others: Vec<UserId> = wanted.participants.iter().skip(1).map(|invitee| invitee.user_id).collect();
-        if let Some(opener) = wanted.participants.first() {
+        let others: Vec<UserId> =
+            request.participants.iter().skip(1).map(|invitee| invitee.user_id).collect();
+        if let Some(opener) = request.participants.first() {
             let blocked = store::is_blocked_by_any(&self.pool, opener.user_id, &others).await;
             if blocked.map_err(|error| failed("look for blocks", &error))? {
                 return Err(Refusal::new(Code::Blocked, "a participant doesn't accept your messages"));
             }
         }
-        self.create_or_open(wanted).await
+        self.create_or_open(request).await
     }
 
-    async fn create_or_open(&self, wanted: CreateConversation) -> Result<Opened, Refusal> {
-        let viewer = wanted.participants.first().map(|first| first.user_id);
-        let (wanted, participants) = checked(wanted)?;
+    async fn create_or_open(&self, request: CreateConversation) -> Result<Opened, Refusal> {
+        let viewer = request.participants.first().map(|first| first.user_id);
+        let (request, participants) = checked(request)?;
         let viewer = viewer.ok_or_else(|| invalid("participants are missing"))?;
         let (users, usernames): (Vec<i64>, Vec<Option<String>>) = participants.into_iter().unzip();
-        let (id, created) = store::open_conversation(&self.pool, &users, &usernames, &wanted)
+        let (id, created) = store::open_conversation(&self.pool, &users, &usernames, &request)
             .await
             .map_err(|error| failed("create a conversation", &error))?;
         let conversation = self.one(id, viewer).await?;
@@ -357,12 +358,12 @@ impl Api {
 /// The participants by id, each with the username that was given, if any.
 type Usernames = BTreeMap<i64, Option<String>>;
 
-fn checked(wanted: CreateConversation) -> Result<(CreateConversation, Usernames), Refusal> {
-    if wanted.participants.len() > 2 * limits::PARTICIPANTS_MAX {
+fn checked(request: CreateConversation) -> Result<(CreateConversation, Usernames), Refusal> {
+    if request.participants.len() > 2 * limits::PARTICIPANTS_MAX {
         return Err(invalid(format!("a conversation has at most {} participants", limits::PARTICIPANTS_MAX)));
     }
     let mut participants = Usernames::new();
-    for Invitee { user_id, username: name } in &wanted.participants {
+    for Invitee { user_id, username: name } in &request.participants {
         let known = participants.entry(user_id.get()).or_default();
         *known = name.as_deref().and_then(display_name).or(known.take());
     }
@@ -370,15 +371,15 @@ fn checked(wanted: CreateConversation) -> Result<(CreateConversation, Usernames)
         let (min, max) = (limits::PARTICIPANTS_MIN, limits::PARTICIPANTS_MAX);
         return Err(invalid(format!("a conversation has {min} to {max} different participants")));
     }
-    if wanted.listing_id.is_some_and(|listing| listing < 1) {
+    if request.listing_id.is_some_and(|listing| listing < 1) {
         return Err(invalid("\"listing_id\" must be a positive whole number"));
     }
-    if wanted.title.as_ref().is_some_and(|title| title.contains('\0')) {
+    if request.title.as_ref().is_some_and(|title| title.contains('\0')) {
         return Err(invalid("\"title\" contains a NUL character"));
     }
-    let title = wanted.title.as_deref().and_then(text::title);
+    let title = request.title.as_deref().and_then(text::title);
     if title.as_ref().is_some_and(|title| title.chars().count() > limits::TITLE_CHARS) {
         return Err(invalid(format!("\"title\" has at most {} characters", limits::TITLE_CHARS)));
     }
-    Ok((CreateConversation { title, ..wanted }, participants))
+    Ok((CreateConversation { title, ..request }, participants))
 }

@@ -139,7 +139,11 @@ impl Writer {
                 self.detour.start(jobs);
             }
             Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
-                tracing::warn!(%error, messages = jobs.len(), "Postgres rejected a batch; writing its messages one by one");
+                tracing::warn!(
+                    %error,
+                    messages = jobs.len(),
+                    "Postgres rejected a batch; writing its messages one by one"
+                );
                 for job in jobs {
                     Box::pin(self.write(vec![job])).await;
                 }

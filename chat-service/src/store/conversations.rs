@@ -14,7 +14,7 @@ pub async fn open_conversation(
     pool: &PgPool,
     users: &[i64],
     usernames: &[Option<String>],
-    wanted: &CreateConversation,
+    request: &CreateConversation,
 ) -> sqlx::Result<(ConversationId, bool)> {
     let mut transaction = pool.begin().await?;
     let created: Option<i64> = sqlx::query_scalar(
@@ -22,8 +22,8 @@ pub async fn open_conversation(
          values ($1, $2, sha256(convert_to(format('%s|%s', $1, $3::bigint[]), 'UTF8')))
          on conflict (people) do nothing returning conversation_id",
     )
-    .bind(wanted.listing_id)
-    .bind(&wanted.title)
+    .bind(request.listing_id)
+    .bind(&request.title)
     .bind(users)
     .fetch_optional(&mut *transaction)
     .await?;
@@ -43,7 +43,7 @@ pub async fn open_conversation(
                 "select conversation_id from conversations
                  where people = sha256(convert_to(format('%s|%s', $1::bigint, $2::bigint[]), 'UTF8'))",
             )
-            .bind(wanted.listing_id)
+            .bind(request.listing_id)
             .bind(users)
             .fetch_one(&mut *transaction)
             .await?

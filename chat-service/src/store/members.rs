@@ -49,7 +49,7 @@ impl Members {
         self.head
     }
 
-    /// Whether this user is in it.
+    /// Whether the user is a participant.
     pub fn contains(&self, user: UserId) -> bool {
         self.members.iter().any(|member| member.user_id == user)
     }

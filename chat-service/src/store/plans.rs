@@ -129,9 +129,9 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     let read = std::cell::Cell::new(0);
     let next = || MessageId::new(some[read.replace(read.get() + 1)]).unwrap();
     reads_at_most!(reads, 20, mark_read(pool, longest, one, next()));
-    let wanted = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
+    let request = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
-    reads_at_most!(reads, 20, open_conversation(pool, &people, &[None, None], &wanted));
+    reads_at_most!(reads, 20, open_conversation(pool, &people, &[None, None], &request));
     let batch = |key: u64| -> Vec<Send> {
         let send = |(conversation, sender): &(i64, i64)| Send {
             conversation_id: ConversationId::new(*conversation).unwrap(),

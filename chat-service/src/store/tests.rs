@@ -31,8 +31,8 @@ async fn database() -> Database {
 
 async fn conversation(pool: &PgPool, users: &[i64]) -> ConversationId {
     let listing_id = Some(fastrand::i64(1..));
-    let wanted = CreateConversation { participants: Vec::new(), listing_id, title: None };
-    open_conversation(pool, users, &vec![None; users.len()], &wanted).await.unwrap().0
+    let request = CreateConversation { participants: Vec::new(), listing_id, title: None };
+    open_conversation(pool, users, &vec![None; users.len()], &request).await.unwrap().0
 }
 
 fn user(id: i64) -> UserId {
