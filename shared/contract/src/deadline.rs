@@ -1,36 +1,36 @@
-//! Deadlines: the moment at which a requester stops waiting, so that nobody does its work after that.
+//! Deadlines: the moment at which a requester stops waiting. Services skip work that is past its deadline.
 
 use crate::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{fmt, num::ParseIntError, str::FromStr, time::Duration};
 
-/// The NATS header that carries the deadline of a request. Without it, a request has none.
+/// NATS header with the deadline of a request. A request without it has no deadline.
 pub const DEADLINE: &str = "Vyzio-Deadline";
 
-/// A moment by the wall clock, in Unix milliseconds. Its text and JSON form is that number.
+/// A moment in wall-clock time, in Unix milliseconds. Its text and JSON form is that number.
 ///
-/// It crosses machines, so it relies on clocks that differ by much less than [`crate::limits::SEND_DEADLINE`] (NTP).
+/// It crosses machines, so their clocks must differ by much less than [`crate::limits::SEND_DEADLINE`] (use NTP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Deadline(i64);
 
 impl Deadline {
-    /// The moment this long from now.
+    /// The deadline after this time from now.
     pub fn after(wait: Duration) -> Self {
         Self(now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// The time that is left; zero once the deadline has passed.
+    /// Remaining time; zero once the deadline has passed.
     pub fn remaining(self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(now_ms())).unwrap_or_default())
     }
 
-    /// Whether nobody waits any more.
+    /// Whether the deadline has passed.
     pub fn is_past(self) -> bool {
         self.0 <= now_ms()
     }
 
-    /// Unix milliseconds.
+    /// Deadline in Unix milliseconds.
     pub const fn unix_ms(self) -> i64 {
         self.0
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_passes_and_survives_its_text() {
+    fn a_deadline_passes_and_survives_its_text_form() {
         let deadline = Deadline::after(Duration::from_secs(60));
         assert!(!deadline.is_past() && deadline.remaining() > Duration::from_secs(50));
         assert_eq!(deadline.to_string().parse(), Ok(deadline));

@@ -1,55 +1,55 @@
-//! What clients send on sockets, parsed; and the frames to them that no service makes.
+//! Parsed client frames, and the frames to clients that the gateway creates itself.
 
 use crate::{Code, MessageId, NotificationId, Refusal, Timestamp, limits, text::is_visible};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-/// A client's frame on a conversation.
+/// A client's frame for a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChatFrame {
-    /// A message to send.
+    /// Sends a message.
     Message {
-        /// Trimmed; 1 to [`limits::MESSAGE_CHARS`] characters.
+        /// Text, trimmed; 1 to [`limits::MESSAGE_CHARS`] characters.
         message: String,
-        /// The client's name for it.
+        /// The client's own id for the message.
         client_id: Option<String>,
     },
-    /// The user has read up to here.
+    /// The user has read up to this message.
     Read(MessageId),
-    /// A fresh token.
+    /// A new token.
     Auth(String),
 }
 
-/// A client's frame on its inbox.
+/// A client's frame for its inbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InboxFrame {
-    /// The user has read this.
+    /// The user has read this notification.
     Read(NotificationId),
-    /// The user has read everything.
+    /// The user has read all notifications.
     ReadAll,
-    /// A fresh token.
+    /// A new token.
     Auth(String),
 }
 
-/// A client's frame on a typing socket.
+/// A client's frame for typing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TypingFrame {
-    /// The user types, or has stopped.
+    /// The user is typing (true), or has stopped (false).
     Typing(bool),
-    /// A fresh token.
+    /// A new token.
     Auth(String),
 }
 
-/// Why a frame was not taken, and which send it was.
+/// The error for a frame that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadFrame {
-    /// What was wrong.
+    /// Code and detail of the error.
     pub refusal: Refusal,
-    /// The `client_id` in the frame, if one can be made out.
+    /// `client_id` of the frame, if it can be read.
     pub client_id: Option<String>,
 }
 
 impl ChatFrame {
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
     /// `invalid_json`, `invalid_message` or `message_too_long`.
@@ -66,12 +66,16 @@ impl ChatFrame {
             let raw: Raw = from_json(text)?;
             match raw.r#type.as_deref() {
                 None | Some("message") => Ok(Self::Message {
-                    message: message_text(&raw.message.ok_or_else(|| shape("\"message\" is missing"))?)?,
+                    message: message_text(
+                        &raw.message.ok_or_else(|| invalid_message("\"message\" is missing"))?,
+                    )?,
                     client_id: raw.client_id.map(client_id).transpose()?,
                 }),
                 Some("read") => Ok(Self::Read(positive(raw.message_id, "message_id", MessageId::new)?)),
-                Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| shape("\"token\" is missing"))?)),
-                Some(_) => Err(shape("unknown \"type\"; known are message, read and auth")),
+                Some("auth") => {
+                    Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?))
+                }
+                Some(_) => Err(invalid_message("unknown \"type\"; expected message, read or auth")),
             }
         };
         read().map_err(|refusal| BadFrame { refusal, client_id: client_id_of(text) })
@@ -79,7 +83,7 @@ impl ChatFrame {
 }
 
 impl InboxFrame {
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
     /// `invalid_json` or `invalid_message`.
@@ -96,14 +100,14 @@ impl InboxFrame {
                 Ok(Self::Read(positive(raw.notification_id, "notification_id", NotificationId::new)?))
             }
             Some("read_all") => Ok(Self::ReadAll),
-            Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| shape("\"token\" is missing"))?)),
-            _ => Err(shape("\"type\" must be read, read_all or auth")),
+            Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?)),
+            _ => Err(invalid_message("\"type\" must be read, read_all or auth")),
         }
     }
 }
 
 impl TypingFrame {
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
     /// `invalid_json` or `invalid_message`.
@@ -117,30 +121,30 @@ impl TypingFrame {
         let raw: Raw = from_json(text)?;
         match raw.r#type.as_deref() {
             None | Some("typing") => {
-                raw.is_typing.map(Self::Typing).ok_or_else(|| shape("\"is_typing\" is missing"))
+                raw.is_typing.map(Self::Typing).ok_or_else(|| invalid_message("\"is_typing\" is missing"))
             }
-            Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| shape("\"token\" is missing"))?)),
-            Some(_) => Err(shape("unknown \"type\"; known are typing and auth")),
+            Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?)),
+            Some(_) => Err(invalid_message("unknown \"type\"; expected typing or auth")),
         }
     }
 }
 
-/// A frame to the client that the gateway itself makes.
+/// A frame to the client that the gateway creates itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerFrame<'a> {
-    /// Something was not done; the socket stays usable.
+    /// A command failed; the socket stays usable.
     Error {
-        /// What and why.
+        /// Code and detail of the error.
         #[serde(flatten)]
         refusal: &'a Refusal,
-        /// Which send it was.
+        /// `client_id` of the failed send.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a str>,
     },
-    /// The fresh token was taken.
+    /// The new token was accepted.
     Auth {
-        /// When it ends.
+        /// Expiry of the token.
         expires_at: Timestamp,
     },
 }
@@ -148,18 +152,18 @@ pub enum ServerFrame<'a> {
 /// Checks the text of a message and trims it.
 ///
 /// # Errors
-/// `invalid_message` when it is empty or holds what can't be stored, `message_too_long` beyond the limit.
+/// `invalid_message` if it is empty or holds characters that can't be stored, `message_too_long` beyond the limit.
 pub fn message_text(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
     if !is_visible(text) {
-        return Err(shape("the message is empty, or nothing of it can be seen"));
+        return Err(invalid_message("the message is empty or has no visible characters"));
     }
     if text.contains('\0') {
-        return Err(shape("the message holds a NUL character"));
+        return Err(invalid_message("the message contains a NUL character"));
     }
-    // A character has at most four bytes: short texts need no counting.
+    // A character has at least one byte: short texts need no counting.
     if text.len() > limits::MESSAGE_CHARS && text.chars().count() > limits::MESSAGE_CHARS {
-        let detail = format!("a message has at most {} characters", limits::MESSAGE_CHARS);
+        let detail = format!("a message may have at most {} characters", limits::MESSAGE_CHARS);
         return Err(Refusal::new(Code::MessageTooLong, detail));
     }
     Ok(text.to_owned())
@@ -173,38 +177,42 @@ pub fn client_id(id: String) -> Result<String, Refusal> {
     let chars = id.chars().take(limits::CLIENT_ID_CHARS + 1).count();
     let hidden = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}' | '\u{feff}');
     if chars == 0 || chars > limits::CLIENT_ID_CHARS || id.chars().any(hidden) {
-        return Err(shape(format!("\"client_id\" is 1 to {} printable characters", limits::CLIENT_ID_CHARS)));
+        return Err(invalid_message(format!(
+            "\"client_id\" must be 1 to {} printable characters",
+            limits::CLIENT_ID_CHARS
+        )));
     }
     Ok(id)
 }
 
-/// Reads JSON that came from outside.
+/// Parses JSON from clients or backends.
 ///
 /// # Errors
-/// `invalid_json` when it is none or nested beyond [`limits::JSON_DEPTH`]; `invalid_message` when it has another shape.
+/// `invalid_json` if it is not JSON or is nested deeper than [`limits::JSON_DEPTH`]; `invalid_message` if the shape is
+/// wrong.
 pub fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
     if depth_exceeds(text, limits::JSON_DEPTH) {
         let detail = format!("nested deeper than {}", limits::JSON_DEPTH);
         return Err(Refusal::new(Code::InvalidJson, detail));
     }
     serde_json::from_str(text).map_err(|error| {
-        // A lone surrogate is well-formed JSON that no Rust string can hold: a fault of the content, not of the syntax.
+        // A lone surrogate is well-formed JSON that no Rust string can hold: the content is wrong, not the syntax.
         match serde_json::from_str::<IgnoredAny>(text) {
-            Ok(_) if error.is_data() => shape(plain(&error)),
-            Ok(_) => shape("the text holds a lone surrogate"),
+            Ok(_) if error.is_data() => invalid_message(error_text(&error)),
+            Ok(_) => invalid_message("the text contains a lone surrogate"),
             Err(_) => Refusal::new(Code::InvalidJson, "not JSON"),
         }
     })
 }
 
-/// serde_json's words without the position, and without values from the input.
-fn plain(error: &serde_json::Error) -> String {
+/// serde_json's error text without the position and without values of the input.
+fn error_text(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
     if text.contains("string \"") { "a value has the wrong type".to_owned() } else { text.to_owned() }
 }
 
-/// Whether arrays and objects are nested deeper than `max`, in text that need not be JSON.
+/// Whether arrays and objects are nested deeper than `max`, in a text that need not be JSON.
 pub fn depth_exceeds(text: &str, max: usize) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in text.bytes() {
@@ -226,15 +234,16 @@ pub fn depth_exceeds(text: &str, max: usize) -> bool {
     false
 }
 
-fn shape(detail: impl Into<String>) -> Refusal {
+fn invalid_message(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidMessage, detail)
 }
 
 fn positive<T, E>(id: Option<i64>, name: &str, new: impl Fn(i64) -> Result<T, E>) -> Result<T, Refusal> {
-    id.and_then(|id| new(id).ok()).ok_or_else(|| shape(format!("{name:?} must be a positive whole number")))
+    id.and_then(|id| new(id).ok())
+        .ok_or_else(|| invalid_message(format!("{name:?} must be a positive whole number")))
 }
 
-/// The `client_id` of a frame that was refused, so that the client knows which send failed.
+/// `client_id` of a refused frame, so that the client knows which send failed.
 pub fn client_id_of(text: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
@@ -253,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guides_frames_are_read() {
+    fn the_frames_of_the_guide_are_parsed() {
         assert_eq!(
             ChatFrame::parse(r#"{"message": " Bonjour! "}"#),
             Ok(ChatFrame::Message { message: "Bonjour!".into(), client_id: None })
@@ -267,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_gets_the_code_that_says_why() {
+    fn an_invalid_frame_gets_the_matching_error_code() {
         let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
         let hidden_deep = format!(r#"{{"message":"hi","x":{deep}}}"#);
         let long = format!(r#"{{"message":"{}"}}"#, "é".repeat(4_001));
@@ -296,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_send() {
+    fn a_refusal_holds_the_client_id() {
         let bad = ChatFrame::parse(r#"{"message": "", "client_id": "c1"}"#).unwrap_err();
         assert_eq!(bad.client_id.as_deref(), Some("c1"));
     }

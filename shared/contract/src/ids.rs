@@ -1,4 +1,4 @@
-//! Identifiers. A value that exists is valid: positive, and within 63 bits.
+//! Identifiers. Every value is valid: positive and within 63 bits.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -7,9 +7,9 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type},
 };
 
-/// Why a text or number is no id.
+/// The error for a text or number that is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an id is a whole number from 1 to 9223372036854775807")]
+#[error("an id must be a whole number from 1 to 9223372036854775807")]
 pub struct InvalidId;
 
 macro_rules! id {
@@ -20,15 +20,15 @@ macro_rules! id {
         pub struct $name(i64);
 
         impl $name {
-            /// The id with this number.
+            /// Creates an id.
             ///
             /// # Errors
-            /// When it is not positive.
+            /// If the number is not positive.
             pub const fn new(id: i64) -> Result<Self, InvalidId> {
                 if id > 0 { Ok(Self(id)) } else { Err(InvalidId) }
             }
 
-            /// The number.
+            /// Number of the id.
             pub const fn get(self) -> i64 {
                 self.0
             }
@@ -38,7 +38,7 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // `parse` alone would take a leading `+`.
+                // `parse` alone accepts a leading `+`.
                 if !text.bytes().all(|byte| byte.is_ascii_digit()) {
                     return Err(InvalidId);
                 }
@@ -81,7 +81,7 @@ macro_rules! id {
 }
 
 id! {
-    /// A user of the marketplace, as its token says.
+    /// A user of the marketplace, as named in the token.
     UserId
 }
 id! {
@@ -89,11 +89,11 @@ id! {
     ConversationId
 }
 id! {
-    /// A message: unique over all conversations, growing with `seq` within one.
+    /// A message: unique across all conversations, growing with `seq` within one.
     MessageId
 }
 id! {
-    /// A notification: unique over all inboxes, growing with `seq` within one.
+    /// A notification: unique across all inboxes, growing with `seq` within one.
     NotificationId
 }
 
@@ -106,7 +106,7 @@ fn id_schema(description: &str) -> RefOr<Schema> {
         .into()
 }
 
-/// The place of an entry in its log (a conversation's, or an inbox's): 1, 2, 3, … without a hole; 0 is before the first.
+/// Position of an entry in its log (a conversation or an inbox): 1, 2, 3, … without a gap; 0 is before the first.
 pub type Seq = i64;
 
 #[cfg(test)]
@@ -116,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_positive_number_and_nothing_else_is_an_id(number: i64) {
+        fn only_positive_numbers_are_ids(number: i64) {
             prop_assert_eq!(UserId::new(number).is_ok(), number > 0);
             prop_assert_eq!(number.to_string().parse::<UserId>().is_ok(), number > 0);
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_forge_a_subject_is_no_id() {
+    fn text_that_could_forge_a_subject_is_not_an_id() {
         for text in ["", "+1", "-1", "0", "1.2", "*", ">", "1 ", "９", "9223372036854775808"] {
             assert_eq!(text.parse::<ConversationId>(), Err(InvalidId), "{text:?}");
         }

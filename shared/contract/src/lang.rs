@@ -1,19 +1,19 @@
-//! Languages, as people, browsers and files name them.
+//! Language tags of users, browsers and catalogue files.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Characters of a tag: what the longest ordinary ones have (RFC 5646, 4.4.1).
+/// Maximum length of a tag: the length of the longest ordinary ones (RFC 5646, 4.4.1).
 const TAG_BYTES: usize = 35;
-/// Languages of one `Accept-Language` that are looked at.
-const ACCEPTED: usize = 16;
+/// Maximum number of languages read from one `Accept-Language`.
+const ACCEPTED_MAX: usize = 16;
 
-/// A language's tag, in lower case: `fr`, `en-us`. Never free text.
+/// A language tag in lower case: `fr`, `en-us`. Never free text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Lang(Box<str>);
 
 impl Lang {
-    /// The language that a tag names (`en_US` is `en-us`); `None` if it looks like none.
+    /// Parses a tag (`en_US` becomes `en-us`). `None` if it is not a tag.
     pub fn parse(tag: &str) -> Option<Self> {
         let tag = tag.trim();
         if tag.len() > TAG_BYTES {
@@ -22,25 +22,25 @@ impl Lang {
         let tag = tag.replace('_', "-").to_ascii_lowercase();
         let mut parts = tag.split('-');
         let primary = parts.next().unwrap_or_default();
-        let looks_right = (2..=3).contains(&primary.len())
+        let is_valid = (2..=3).contains(&primary.len())
             && primary.bytes().all(|byte| byte.is_ascii_alphabetic())
             && parts.all(|part| {
                 (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
             });
-        looks_right.then(|| Self(tag.into()))
+        is_valid.then(|| Self(tag.into()))
     }
 
-    /// The language that an `Accept-Language` (RFC 9110, 12.5.4) likes best; `None` if it names none.
+    /// The preferred language of an `Accept-Language` header (RFC 9110, 12.5.4); `None` if it names none.
     pub fn accepted(header: &str) -> Option<Self> {
         let mut best: Option<(Self, f32)> = None;
-        for item in header.split(',').take(ACCEPTED) {
+        for item in header.split(',').take(ACCEPTED_MAX) {
             let (tag, parameters) = item.split_once(';').unwrap_or((item, ""));
             let quality = match parameters.trim().strip_prefix("q=") {
                 Some(quality) => quality.trim().parse().unwrap_or(0.0),
                 None => 1.0_f32,
             };
             let Some(lang) = Self::parse(tag).filter(|_| quality > 0.0) else { continue };
-            // Of two that are liked alike, the first.
+            // The first of two equally preferred languages wins.
             if best.as_ref().is_none_or(|(_, best)| quality > *best) {
                 best = Some((lang, quality));
             }
@@ -57,7 +57,7 @@ impl Lang {
 impl<'de> Deserialize<'de> for Lang {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let tag = String::deserialize(from)?;
-        Self::parse(&tag).ok_or_else(|| serde::de::Error::custom("not the tag of a language"))
+        Self::parse(&tag).ok_or_else(|| serde::de::Error::custom("not a language tag"))
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_tag_is_a_tag_and_nothing_else() {
+    fn only_language_tags_are_parsed() {
         for (text, tag) in [
             ("fr", Some("fr")),
             (" en-US ", Some("en-us")),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_likes_best_is_its_language() {
+    fn the_most_preferred_language_is_chosen() {
         for (header, tag) in [
             ("en-US,en;q=0.9", Some("en-us")),
             ("de;q=0.5, fr-CA;q=0.8, fr; q=0.7", Some("fr-ca")),
@@ -106,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics_and_what_is_taken_stays_the_same(text: String) {
+        fn no_text_panics_and_parsing_is_idempotent(text: String) {
             if let Some(lang) = Lang::parse(&text) {
                 prop_assert_eq!(Lang::parse(lang.as_str()), Some(lang));
             }

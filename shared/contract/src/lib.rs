@@ -1,7 +1,9 @@
-//! What crosses a process boundary: subjects, payloads, ids, frames, limits, close codes.
+//! Types that cross a process boundary: subjects, payloads, ids, frames, limits, close codes.
 //!
-//! Pure types, no I/O. A subject or a field name is spelled here and nowhere else; what is public in it changes
-//! only by addition.
+//! Pure types, no I/O. Subjects and field names are defined only here. The public part of the protocol changes only by
+//! addition.
+
+#![warn(missing_docs)]
 
 pub mod chat;
 pub mod close;
@@ -30,36 +32,37 @@ pub use trace::TraceParent;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A value published on NATS to whoever listens. It may arrive twice, or not at all.
+/// A value published on NATS. It may arrive twice, or not at all.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What a consumer of every such value subscribes to.
+    /// Subject to which a consumer of all these values subscribes.
     const PATTERN: &'static str;
-    /// Where this value is published; always matches [`Event::PATTERN`].
+    /// Subject on which this value is published; always matches [`Event::PATTERN`].
     fn subject(&self) -> String;
 }
 
-/// A question that one replica of a service answers.
+/// A request that one replica of a service answers.
 pub trait Request: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Where it is asked.
+    /// Subject of the request.
     const SUBJECT: &'static str;
-    /// Whether any backend may ask, not only our own processes.
+    /// True if any backend may send the request, not only our own processes.
     const PUBLIC: bool = false;
-    /// What the answer is, unless it is a [`Refusal`] (which travels in the NATS service error headers).
+    /// The reply to a successful request. A failed one is answered with a [`Refusal`] in the NATS service error
+    /// headers.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }
 
 /// One page of a longer list.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Page<T> {
-    /// The items, in the order that was asked for.
+    /// Items, in the requested order.
     pub items: Vec<T>,
-    /// The cursor of the next page: what to say as `before` (or `after`) to read on; null at the end.
+    /// Cursor of the next page: pass it as `before` (or `after`). Null on the last page.
     #[schema(required)]
     pub next: Option<i64>,
 }
 
 impl<T> Page<T> {
-    /// A page of at most `limit` of `items`, which hold one more than that if there is a next page.
+    /// Creates a page of at most `limit` of `items`. One item more than that means that there is a next page.
     pub fn of(mut items: Vec<T>, limit: usize, id: impl Fn(&T) -> i64) -> Self {
         let more = items.len() > limit;
         items.truncate(limit);

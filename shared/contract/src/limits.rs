@@ -1,45 +1,45 @@
-//! Bounds of the contract. What an operator may change is in the services' configuration instead.
+//! Limits of the protocol. The services' configuration holds the limits that an operator may change.
 
 use std::time::Duration;
 
-/// Bytes of a client's frame; more closes the socket with 1009.
+/// Maximum size of a client's frame; a larger one closes the socket with 1009.
 pub const FRAME_BYTES: usize = 64 * 1024;
-/// Nested arrays and objects in anything that a client or a backend sends.
+/// Maximum nesting of arrays and objects in JSON from clients and backends.
 pub const JSON_DEPTH: usize = 32;
-/// Characters (Unicode scalar values) of a message, after trimming.
+/// Maximum length of a message, in characters (Unicode scalar values) after trimming.
 pub const MESSAGE_CHARS: usize = 4_000;
-/// Characters of a `client_id`.
+/// Maximum length of a `client_id`, in characters.
 pub const CLIENT_ID_CHARS: usize = 64;
-/// Characters of a conversation's title.
+/// Maximum length of a conversation's title, in characters.
 pub const TITLE_CHARS: usize = 200;
-/// Characters of the reason of a report.
+/// Maximum length of a report's reason, in characters.
 pub const REASON_CHARS: usize = 1_000;
-/// Characters of a username; a longer one is cut.
+/// Maximum length of a username, in visible characters; a longer one is truncated.
 pub const USERNAME_CHARS: usize = 150;
-/// People in a conversation, at least.
+/// Minimum number of participants of a conversation.
 pub const PARTICIPANTS_MIN: usize = 2;
-/// People in a conversation, at most.
+/// Maximum number of participants of a conversation.
 pub const PARTICIPANTS_MAX: usize = 100;
-/// Users that one event may name.
+/// Maximum number of users of one event.
 pub const EVENT_USERS_MAX: usize = 1_000;
-/// Items of a page, unless asked otherwise.
+/// Number of items of a page without an explicit limit.
 pub const PAGE_DEFAULT: u16 = 50;
-/// Items of a page, at most.
+/// Maximum number of items of a page.
 pub const PAGE_MAX: u16 = 200;
-/// Sends that travel together from a gateway to chat-service, at most.
+/// Maximum number of sends in one batch from a gateway to chat-service.
 pub const BATCH_SENDS: usize = 256;
-/// Bytes of message text in such a pack, at most: with everything around it, it stays below NATS' 1 MiB.
+/// Maximum bytes of message text in such a batch. The whole payload stays below NATS' 1 MiB.
 pub const BATCH_BYTES: usize = 256 * 1024;
-/// Users who want onto conversations that a gateway asks about together, at most: what there is to know of conversations
-/// with as many people as may be stays below NATS' 1 MiB.
+/// Maximum number of joins in one batch. The reply stays below NATS' 1 MiB even if every conversation has the maximum
+/// number of participants.
 pub const BATCH_JOINS: usize = 32;
-/// Logs whose heads are asked for together, at most.
+/// Maximum number of logs in one request for heads.
 pub const HEADS_MAX: usize = 500;
-/// Users whose languages a gateway tells together, at most.
+/// Maximum number of users whose languages a gateway reports in one request.
 pub const LANGUAGES_MAX: usize = 500;
-/// What users do at their keyboards that travels together from a gateway to typing-service, at most.
+/// Maximum number of typing inputs in one message from a gateway to typing-service.
 pub const TYPING_INPUTS: usize = 256;
-/// From a user's last `true` until the typing is over.
+/// Time after a user's last `is_typing: true` until typing ends.
 pub const TYPING_TTL: Duration = Duration::from_secs(6);
-/// From a client's send until it is told `unavailable`.
+/// Time after a client's send until the gateway reports it as `unavailable`.
 pub const SEND_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Notifications: what other backends publish, and what notify-service is asked, answers and publishes.
+//! Notifications: the events of other backends, and the requests and events of notify-service.
 
 use crate::chat::Marker;
 use crate::log::{Head, Range};
@@ -8,32 +8,35 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use utoipa::ToSchema;
 
-/// The header of a dead letter that says what was wrong.
+/// Header of a dead letter with the reason why the event was rejected.
 pub const REASON_HEADER: &str = "Reason";
-/// The header of a dead letter that says where it was published.
+/// Header of a dead letter with the event's original subject.
 pub const ORIGINAL_SUBJECT_HEADER: &str = "Original-Subject";
-/// The header of a dead letter that does not hold all of its event: which parts were cut, separated by commas.
+/// Header of a dead letter that does not hold all of its event: the truncated parts, separated by commas.
 pub const TRUNCATED_HEADER: &str = "Truncated";
-/// In [`TRUNCATED_HEADER`]: headers that are missing or cut.
+/// Value in [`TRUNCATED_HEADER`]: headers are missing or truncated.
 pub const TRUNCATED_HEADERS: &str = "headers";
-/// In [`TRUNCATED_HEADER`]: the body is cut.
+/// Value in [`TRUNCATED_HEADER`]: the body is truncated.
 pub const TRUNCATED_BODY: &str = "body";
-/// In [`TRUNCATED_HEADER`]: [`ORIGINAL_SUBJECT_HEADER`] is cut, or had characters that no header can hold.
+/// Value in [`TRUNCATED_HEADER`]: [`ORIGINAL_SUBJECT_HEADER`] is truncated, or the subject had characters that no
+/// header can hold.
 pub const TRUNCATED_SUBJECT: &str = "subject";
-/// What stands before the name of a header that NATS would act upon (such as `Nats-Msg-Id`) or that is one of the above,
-/// in a dead letter: replaying it gives the header its name back.
+/// Prefix that a dead letter adds to the name of a header on which NATS would act (such as `Nats-Msg-Id`) or that is
+/// one of the above. A replay removes it.
 pub const ORIGINAL_HEADER_PREFIX: &str = "Original-";
-/// The header of a dead letter with headers that could not be read, as base64.
+/// Header of a dead letter with the headers that could not be parsed, as base64.
 pub const UNREADABLE_HEADERS_HEADER: &str = "Original-Headers";
-/// The header of a dead letter that was published again: what its event is known by, where its body doesn't say.
+/// Header of a replayed dead letter: the identity of its event, used if the body has no `event_id`.
 ///
-/// `id:` and the `Nats-Msg-Id` that it first had, else `at:` and its first place. JetStream would take the first
-/// `Nats-Msg-Id` for a repeat, so a replay has another; by this, the event still notifies a user once.
+/// The value is `id:` and the original `Nats-Msg-Id`, or else `at:` and the original position. JetStream would reject
+/// the original `Nats-Msg-Id` as a duplicate, so a replay has another one; with this header the event still notifies a
+/// user only once.
 pub const REPLAY_OF_HEADER: &str = "Replay-Of";
-/// Types that no event may have, as frames of other meanings do.
+/// Types that no event may have, because they are the types of other frames.
 pub const RESERVED_TYPES: [&str; 5] = ["read", "read_all", "error", "auth", "typing"];
 
-/// What a dead letter calls a header of its event: NATS would act upon some, and some are the dead letter's own.
+/// Name in a dead letter of a header of the event. Headers on which NATS would act, and the dead letter's own names,
+/// are prefixed.
 pub fn kept_header(name: &str) -> Cow<'_, str> {
     if is_prefixed(name) {
         Cow::Owned(format!("{ORIGINAL_HEADER_PREFIX}{name}"))
@@ -42,7 +45,7 @@ pub fn kept_header(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// What the event called a header of its dead letter; `None` for one that the event did not have.
+/// Name in the event of a header of its dead letter. `None` if the event did not have the header.
 pub fn original_header(kept: &str) -> Option<&str> {
     match without_prefix(kept) {
         _ if is_dead_letters_own(kept) => None,
@@ -66,100 +69,101 @@ fn without_prefix(name: &str) -> Option<&str> {
     prefix.eq_ignore_ascii_case(ORIGINAL_HEADER_PREFIX).then_some(rest)
 }
 
-/// A notification, as the contract's frames and pages show it.
+/// A notification, as in the protocol's frames and pages.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Notification {
-    /// Its type, such as `payment_completed`.
+    /// Type, such as `payment_completed`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Unique over all inboxes; grows with `seq`.
+    /// Id, unique across all inboxes; grows with `seq`.
     pub notification_id: NotificationId,
-    /// Its place in the user's inbox.
+    /// Position in the user's inbox.
     #[schema(value_type = i64, minimum = 1)]
     pub seq: Seq,
-    /// What it says, in the user's language.
+    /// Title in the user's language.
     pub title: String,
-    /// What it says below the title.
+    /// Text below the title, in the user's language.
     pub message: String,
-    /// As published: an object.
+    /// Object `data` of the event, unchanged.
     #[schema(value_type = Object)]
     pub data: Box<RawValue>,
-    /// When it was committed.
+    /// Time of the commit.
     pub created_at: Timestamp,
-    /// Whether the user has read it.
+    /// True if the user has read the notification.
     pub is_read: bool,
-    /// How many the user has not read, when this was written or read.
+    /// Number of unread notifications at the time of writing or reading.
     pub unread_count: i64,
-    /// The notification that this one supersedes.
+    /// Notification that this one supersedes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replaces: Option<NotificationId>,
 }
 
-/// Notifications were read. With `type`, the frame of the contract.
+/// A read of one or more notifications. With `type`, it is the protocol's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "read")]
 pub struct InboxRead {
-    /// The one that was read; with `all`, the last of those.
+    /// Notification that was read; with `all`, the last one.
     pub notification_id: NotificationId,
-    /// When.
+    /// Time of the read.
     pub read_at: Timestamp,
-    /// How many are still unread.
+    /// Number of notifications that are still unread.
     pub unread_count: i64,
-    /// Whether all up to that one were read.
+    /// True if all notifications up to this one were read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
 }
 
-/// notify-service → gateways: what happened in a user's inbox, after its commit. The JSON is the frame of the contract.
+/// notify-service → gateways: an event in a user's inbox, published after its commit. The JSON is the protocol's frame.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum InboxEvent {
     /// A new notification.
     Notification(Notification),
-    /// Some were read.
+    /// Notifications were read.
     Read(InboxRead),
-    /// The user's own marker moved in a conversation, on any device. The JSON is no frame: gateways send the marker's.
+    /// The user's own marker moved in a conversation, on any device. This JSON is not a frame: gateways send the
+    /// marker's frame.
     Marker(OwnMarker),
 }
 
 /// A user's own marker, as an [`InboxEvent`].
 ///
-/// It has the shape of a notification at place 0, which gateways of earlier releases take for a repeat, and drop.
+/// It has the shape of a notification with `seq` 0, which gateways of earlier releases drop as a repeat.
 #[derive(Debug, Clone, Serialize)]
 pub struct OwnMarker {
     r#type: &'static str,
     notification_id: i64,
     seq: Seq,
-    /// The marker, with the user's `unread_count`.
+    /// Marker with the user's `unread_count`.
     pub marker: Marker,
-    /// How often a marker of the user has moved by then.
+    /// Number of moves of the user's markers so far.
     pub moves: i64,
 }
 
 impl InboxEvent {
-    /// The subject of a user's events.
+    /// Subject of a user's events.
     pub fn subject_of(user: UserId) -> String {
         format!("notify.event.{user}")
     }
 
-    /// A user's own marker.
+    /// Creates the event of a move of the user's own marker.
     pub const fn marker(marker: Marker, moves: i64) -> Self {
         Self::Marker(OwnMarker { r#type: "marker", notification_id: 1, seq: 0, marker, moves })
     }
 }
 
-/// The header of an [`InboxEvent::Read`] that says where it stands among the inbox's changes: [`ReadPlace`]. It is no part
+/// Header of an [`InboxEvent::Read`] with its position among the changes of the inbox: a [`ReadPlace`]. It is not part
 /// of the frame.
 pub const INBOX_PLACE_HEADER: &str = "Inbox-Place";
 
-/// Where an [`InboxEvent::Read`] stands: its `unread_count` is that of an inbox which ended with this notification after
-/// this many reads.
+/// Position of an [`InboxEvent::Read`]: its `unread_count` is correct for the inbox with this last `seq` after this
+/// number of reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReadPlace {
-    /// The inbox's last `seq` then.
+    /// Last `seq` of the inbox at that time.
     pub seq: Seq,
-    /// How often something in the inbox had been read by then, this time included.
+    /// Number of reads in the inbox so far, including this one.
     pub reads: i64,
 }
 
@@ -170,36 +174,36 @@ impl std::fmt::Display for ReadPlace {
 }
 
 impl ReadPlace {
-    /// Reads the value of [`INBOX_PLACE_HEADER`]; `None` if it isn't one.
+    /// Parses the value of [`INBOX_PLACE_HEADER`]; `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         let (seq, reads) = text.split_once(' ')?;
         Some(Self { seq: seq.parse().ok()?, reads: reads.parse().ok()? })
     }
 }
 
-/// What a gateway has to know of an [`InboxEvent`]: the JSON of a notification it passes on as it is.
+/// The part of an [`InboxEvent`] that a gateway needs. It forwards the JSON of a notification unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InboxPlace {
     /// A new notification.
     Notification {
-        /// Its place in the inbox.
+        /// Position in the inbox.
         seq: Seq,
-        /// Its id.
+        /// Id of the notification.
         id: NotificationId,
-        /// How many were unread then.
+        /// Number of unread notifications at that time.
         unread_count: i64,
     },
-    /// Some were read.
+    /// Notifications were read.
     Read(InboxRead),
-    /// The user's own marker moved in a conversation; how often one has by then.
+    /// The user's own marker moved in a conversation; with the number of moves so far.
     Marker(Marker, i64),
 }
 
 impl InboxPlace {
-    /// Reads it from an event's JSON.
+    /// Parses the JSON of an event.
     ///
     /// # Errors
-    /// When that isn't one.
+    /// If it is not the JSON of an event.
     pub fn parse(json: &[u8]) -> serde_json::Result<Self> {
         #[derive(Deserialize)]
         struct Event<'a> {
@@ -222,21 +226,21 @@ impl InboxPlace {
             (_, Some(seq), _) => {
                 Ok(Self::Notification { seq, id: event.notification_id, unread_count: event.unread_count })
             }
-            _ => Err(serde::de::Error::custom("it has no place")),
+            _ => Err(serde::de::Error::custom("the event has no position")),
         }
     }
 }
 
-/// A page of a user's inbox.
+/// gateway → notify-service: requests a page of a user's inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageNotifications {
-    /// Whose inbox.
+    /// Owner of the inbox.
     pub user_id: UserId,
-    /// Which part.
+    /// Range of notifications.
     pub range: Range,
-    /// How many at most; 0 only asks for the head.
+    /// Maximum number of notifications; 0 requests only the head.
     pub limit: u16,
-    /// Only what is unread.
+    /// True for unread notifications only.
     #[serde(default)]
     pub unread: bool,
 }
@@ -246,49 +250,49 @@ impl Request for PageNotifications {
     type Reply = NotificationPage;
 }
 
-/// The answer to [`PageNotifications`].
+/// Reply to [`PageNotifications`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NotificationPage {
-    /// The notifications.
+    /// Notifications of the page.
     pub page: Page<Notification>,
-    /// The last of the inbox.
+    /// Last notification of the inbox.
     pub head: Head,
-    /// How many are unread.
+    /// Number of unread notifications.
     pub unread_count: i64,
-    /// What was read last, with the count of now.
+    /// Last read, with the current count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_read: Option<InboxRead>,
-    /// How often something in it was read. Earlier releases leave it out.
+    /// Number of reads in the inbox. Earlier releases omit it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<i64>,
-    /// How often a marker of the user moved, as the user's sockets were told. Earlier releases leave it out.
+    /// Number of moves of the user's markers that were published to the user's sockets. Earlier releases omit it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves: Option<i64>,
-    /// The last one of these.
+    /// Last of these moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_moved: Option<Marker>,
 }
 
-/// gateway → notify-service: a user has read one notification, or all.
+/// gateway → notify-service: marks one notification, or all, as read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkNotification {
-    /// Whose.
+    /// Owner of the inbox.
     pub user_id: UserId,
-    /// Which; `None`: all there are.
+    /// Notification to mark; `None` for all.
     pub notification_id: Option<NotificationId>,
 }
 
 impl Request for MarkNotification {
     const SUBJECT: &'static str = "notify.notifications.read";
-    /// What was read; `None` from an empty inbox.
+    /// The resulting read; `None` if the inbox is empty.
     type Reply = Option<InboxRead>;
 }
 
-/// gateway → notify-service: these users were seen with these languages. Their notifications are written in them from
-/// now on, where the event leaves that open.
+/// gateway → notify-service: reports the languages of users. Notifications are written in them from now on, unless the
+/// event sets a language.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RememberLanguages {
-    /// At most [`crate::limits::LANGUAGES_MAX`]; of a user who is there twice, the later one counts.
+    /// At most [`crate::limits::LANGUAGES_MAX`] users. The last entry of a user wins.
     pub seen: Vec<(UserId, Lang)>,
 }
 
@@ -297,10 +301,10 @@ impl Request for RememberLanguages {
     type Reply = ();
 }
 
-/// gateway → notify-service: where do these inboxes end?
+/// gateway → notify-service: requests the heads of inboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxHeads {
-    /// At most [`crate::limits::HEADS_MAX`].
+    /// At most [`crate::limits::HEADS_MAX`] users.
     pub users: Vec<UserId>,
 }
 
@@ -309,54 +313,54 @@ impl Request for InboxHeads {
     type Reply = Vec<InboxHead>;
 }
 
-/// One answer of [`InboxHeads`]; inboxes that were never written to are left out.
+/// Element of the reply to [`InboxHeads`]. Inboxes that were never written to are omitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxHead {
-    /// Whose.
+    /// Owner of the inbox.
     pub user_id: UserId,
-    /// The last `seq`.
+    /// Last `seq`.
     pub seq: Seq,
-    /// How many are unread.
+    /// Number of unread notifications.
     pub unread_count: i64,
-    /// What was read last, with the count of now.
+    /// Last read, with the current count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_read: Option<InboxRead>,
-    /// How often something in it was read. Earlier releases leave it out.
+    /// Number of reads in the inbox. Earlier releases omit it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<i64>,
-    /// How often a marker of the user moved, as the user's sockets were told. Earlier releases leave it out.
+    /// Number of moves of the user's markers that were published to the user's sockets. Earlier releases omit it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves: Option<i64>,
-    /// The last one of these.
+    /// Last of these moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_moved: Option<Marker>,
 }
 
-/// A plain event's body, as backends publish it.
+/// Body of a plain event, as published by backends.
 #[derive(Debug, Clone, Deserialize)]
 pub struct EventBody {
-    /// The type, where the body states one: it must be the subject's.
+    /// Type. If set, it must equal the type in the subject.
     #[serde(default, rename = "type")]
     pub kind: Option<serde_json::Value>,
-    /// One user.
+    /// Single recipient.
     #[serde(default)]
     pub user_id: Option<UserId>,
-    /// Or several: at most [`crate::limits::EVENT_USERS_MAX`].
+    /// Several recipients: at most [`crate::limits::EVENT_USERS_MAX`].
     #[serde(default)]
     pub user_ids: Option<Vec<UserId>>,
-    /// An object, passed on as it is.
+    /// Object that is passed on unchanged.
     #[serde(default)]
     pub data: Option<Box<RawValue>>,
-    /// Notifies a user once, however often it arrives.
+    /// Idempotency key: a user is notified only once for each `event_id`.
     #[serde(default)]
     pub event_id: Option<String>,
-    /// Instead of the catalogue's.
+    /// Title that replaces the catalogue's.
     #[serde(default)]
     pub title: Option<String>,
-    /// Instead of the catalogue's.
+    /// Text that replaces the catalogue's.
     #[serde(default)]
     pub message: Option<String>,
-    /// The language of the text.
+    /// Language of the text.
     #[serde(default)]
     pub lang: Option<String>,
 }
@@ -366,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_header_gets_its_name_back_from_a_dead_letter() {
+    fn original_header_restores_every_header_name() {
         for (name, kept) in [
             ("X-Trace", "X-Trace"),
             ("Nats-Msg-Id", "Original-Nats-Msg-Id"),
@@ -386,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_the_frame_of_the_contract() {
+    fn events_serialize_to_the_frames_of_the_protocol() {
         let shown = r#"{"type":"payment_completed","notification_id":31,"seq":4,"title":"Paiement confirmé","message":"Votre paiement a été traité","data":{"payment_id":789},"created_at":"2025-12-09T10:30:00.123456Z","is_read":false,"unread_count":3}"#;
         let read = r#"{"type":"read","notification_id":31,"read_at":"2025-12-09T10:30:00.123456Z","unread_count":0}"#;
         let (shown_again, read_again) =

@@ -1,9 +1,9 @@
-//! Why something was not done: one code that programs act on, one text for people.
+//! Refusals: a code for programs and a text for people.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The stable code of an error, the same in frames, HTTP problems and NATS service errors.
+/// Stable error code, the same in frames, HTTP problems and NATS service errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -13,26 +13,26 @@ pub enum Code {
     InvalidMessage,
     /// More than [`crate::limits::MESSAGE_CHARS`] characters.
     MessageTooLong,
-    /// A parameter, path or body of an HTTP call or NATS request that makes no sense.
+    /// An invalid parameter, path or body of an HTTP call or NATS request.
     InvalidRequest,
-    /// Too much in too little time; `retry_after_ms` says when to go on.
+    /// Too many requests; retry after `retry_after_ms`.
     RateLimited,
     /// The other participant has blocked the sender.
     Blocked,
-    /// No such thing, for this user.
+    /// The resource doesn't exist for this user.
     NotFound,
-    /// Not this user's to see or do.
+    /// The user has no permission.
     Forbidden,
     /// The token is missing, invalid or expired.
     Unauthorized,
-    /// Not done, for a reason that will pass; repeating it is safe.
+    /// A temporary failure; repeating the request is safe.
     Unavailable,
-    /// A fault of the server that repeating won't mend.
+    /// A server fault; repeating the request doesn't help.
     Internal,
 }
 
 impl Code {
-    /// Every code.
+    /// All codes.
     pub const ALL: [Self; 11] = [
         Self::InvalidJson,
         Self::InvalidMessage,
@@ -47,7 +47,7 @@ impl Code {
         Self::Internal,
     ];
 
-    /// As it is written in frames, problems and headers.
+    /// Text of the code in frames, problems and headers.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",
@@ -64,7 +64,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status that goes with it; also the number in `Nats-Service-Error-Code`.
+    /// HTTP status of the code, also used as `Nats-Service-Error-Code`.
     pub const fn status(self) -> u16 {
         match self {
             Self::InvalidJson | Self::InvalidMessage | Self::InvalidRequest => 400,
@@ -85,51 +85,51 @@ impl fmt::Display for Code {
     }
 }
 
-/// Why something was not done.
+/// The reason why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct Refusal {
-    /// What programs act on.
+    /// Code for programs.
     pub code: Code,
-    /// What people read. Never an internal.
+    /// Text for people, without internal details.
     pub detail: String,
-    /// With [`Code::RateLimited`]: when to go on, in milliseconds from now.
+    /// With [`Code::RateLimited`]: time until the next attempt, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }
 
 impl Refusal {
-    /// A refusal with this code and text.
+    /// Creates a refusal with this code and text.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), retry_after_ms: None }
     }
 
-    /// The one text of [`Code::Unavailable`].
+    /// The refusal with [`Code::Unavailable`] and its only text.
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
-            "not done for now; send it again, with the same client_id where it has one",
+            "temporarily unavailable; retry with the same client_id, if there is one",
         )
     }
 
-    /// The one text of [`Code::Forbidden`]: the same whether or not the conversation exists.
+    /// The refusal with [`Code::Forbidden`] and its only text, which doesn't reveal whether the conversation exists.
     pub fn forbidden() -> Self {
         Self::new(Code::Forbidden, "not a participant, or no such conversation")
     }
 
-    /// As the text of a `Nats-Service-Error` header: `code: detail`, on one line.
+    /// Text of a `Nats-Service-Error` header: `code: detail`, on one line.
     pub fn header(&self) -> String {
         self.to_string().replace(['\r', '\n'], " ")
     }
 
-    /// Reads [`Refusal::header`] back. A text that isn't one is [`Code::Internal`].
+    /// Parses [`Refusal::header`]. Any other text becomes [`Code::Internal`].
     pub fn from_header(text: &str) -> Self {
         let known = text.split_once(": ").and_then(|(code, detail)| {
             Some((Code::ALL.into_iter().find(|known| known.as_str() == code)?, detail))
         });
         match known {
             Some((code, detail)) => Self::new(code, detail),
-            None => Self::new(Code::Internal, "the service answered in an unknown way"),
+            None => Self::new(Code::Internal, "the service returned an unknown error"),
         }
     }
 }

@@ -1,20 +1,20 @@
-//! The JetStream streams, and their subjects.
+//! Names and subjects of the JetStream streams.
 
-/// The JetStream stream that carries [`LogEntry`](crate::chat::LogEntry) from chat-service to notify-service.
+/// Stream that carries [`LogEntry`](crate::chat::LogEntry) from chat-service to notify-service.
 pub const CHAT_STREAM: &str = "CHAT";
-/// The JetStream stream of what other backends publish.
+/// Stream of the events that other backends publish.
 pub const EVENTS_STREAM: &str = "EVENTS";
-/// Its subjects: `events.<type>`.
+/// Subjects of [`EVENTS_STREAM`]: `events.<type>`.
 pub const EVENTS_SUBJECTS: &str = "events.>";
-/// What stands before the type in them.
+/// Prefix of the type in [`EVENTS_SUBJECTS`].
 pub const EVENTS_PREFIX: &str = "events.";
-/// The JetStream stream of events that could not be used.
+/// Stream of the events that could not be used.
 pub const DEADLETTERS_STREAM: &str = "DEADLETTERS";
-/// Its subjects: `deadletters.<type>`.
+/// Subjects of [`DEADLETTERS_STREAM`]: `deadletters.<type>`.
 pub const DEADLETTERS_SUBJECTS: &str = "deadletters.>";
-/// What stands before the type in them.
+/// Prefix of the type in [`DEADLETTERS_SUBJECTS`].
 pub const DEADLETTERS_PREFIX: &str = "deadletters.";
-/// The JetStream stream of what we publish for other backends.
+/// Stream of the events that we publish for other backends.
 pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
-/// Its subjects.
+/// Subject of [`EVENTS_OUT_STREAM`].
 pub const EVENTS_OUT_SUBJECTS: &str = "chat.reported";

@@ -1,13 +1,14 @@
-//! Texts that people see: names and titles are cleaned, so that no text changes the look of another.
+//! Cleaning of display names and titles, so that no text changes the appearance of another.
 
 use crate::limits;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Characters of one visible character, at most: a family emoji has 7, a letter of any script with its marks fewer.
+/// Maximum number of characters in one visible character. A family emoji has 7; a letter of any script with its marks
+/// has fewer.
 const CHARS_PER_GRAPHEME: usize = 16;
 
-/// A display name as it is stored and shown: on one line, without characters that can't be seen or that change the
-/// direction of the text around them, cut to [`limits::USERNAME_CHARS`] visible characters. `None` if nothing is left.
+/// A display name in stored form: on one line, without invisible characters or characters that change the direction of
+/// the surrounding text, truncated to [`limits::USERNAME_CHARS`] visible characters. `None` if nothing is left.
 pub fn display_name(name: &str) -> Option<String> {
     let clean = one_line(name);
     let cut: String = clean
@@ -19,13 +20,13 @@ pub fn display_name(name: &str) -> Option<String> {
     is_visible(cut).then(|| cut.to_owned())
 }
 
-/// A text on one line, cleaned like a name but not cut; for titles. `None` if nothing is left.
+/// A title in stored form: cleaned like a name, but not truncated. `None` if nothing is left.
 pub fn title(title: &str) -> Option<String> {
     let clean = one_line(title);
     is_visible(&clean).then_some(clean)
 }
 
-/// Whether anything of a text can be seen.
+/// Whether a text has visible characters.
 pub fn is_visible(text: &str) -> bool {
     text.chars()
         .any(|char| !(char.is_whitespace() || char.is_control() || is_ignorable(char) || is_blank(char)))
@@ -35,7 +36,7 @@ fn one_line(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for char in text.trim().chars() {
         if char.is_whitespace() || char.is_control() {
-            // Also a line break, which separates words.
+            // Whitespace includes line breaks, which separate words.
             if !clean.ends_with(' ') && !clean.is_empty() && char.is_whitespace() {
                 clean.push(' ');
             }
@@ -47,13 +48,13 @@ fn one_line(text: &str) -> String {
     clean
 }
 
-/// Joiners and variation selectors: they change the look of the characters beside them alone, as scripts and emoji need.
+/// Joiners and variation selectors. They affect only the adjacent characters, and scripts and emoji need them.
 const fn is_joiner(char: char) -> bool {
     matches!(char, '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0020}'..='\u{e007f}')
 }
 
-/// Characters that show nothing by themselves: `Default_Ignorable_Code_Point` of Unicode 17 (DerivedCoreProperties.txt),
-/// and the marks and overrides of direction, which are part of it.
+/// Characters without a glyph of their own: `Default_Ignorable_Code_Point` of Unicode 17 (DerivedCoreProperties.txt),
+/// which includes the direction marks and overrides.
 const fn is_ignorable(char: char) -> bool {
     matches!(char,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -62,7 +63,7 @@ const fn is_ignorable(char: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Characters whose glyph is empty although Unicode doesn't count them as spaces: the empty Braille pattern, and the null
+/// Characters with an empty glyph that Unicode doesn't count as spaces: the empty Braille pattern, and the null
 /// notehead of music.
 const fn is_blank(char: char) -> bool {
     matches!(char, '\u{2800}' | '\u{1d159}')
@@ -74,7 +75,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_name_keeps_its_letters_and_loses_its_tricks() {
+    fn a_name_keeps_its_letters_and_loses_special_characters() {
         for (name, shown) in [
             ("  john_doe ", Some("john_doe")),
             ("Ann\u{202e}", Some("Ann")),
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_seen_is_not_visible() {
+    fn texts_without_visible_characters_are_not_visible() {
         for text in [
             "",
             " \n",

@@ -1,4 +1,4 @@
-//! Points in time, as the contract writes them: RFC 3339, UTC, always six decimals.
+//! Points in time in the protocol's format: RFC 3339, UTC, always six decimals.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{borrow::Cow, fmt};
@@ -8,17 +8,17 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type},
 };
 
-/// A point in time to the microsecond, by Postgres' clock unless said otherwise.
+/// A point in time with microsecond precision, by Postgres' clock unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(OffsetDateTime);
 
 impl Timestamp {
-    /// Now, by this process's clock.
+    /// The current time, by this process' clock.
     pub fn now() -> Self {
         Self(OffsetDateTime::now_utc())
     }
 
-    /// The time `seconds` after 1970, if a calendar has it.
+    /// The time `seconds` after 1970; `None` if it is out of range.
     pub fn from_unix(seconds: i64) -> Option<Self> {
         OffsetDateTime::from_unix_timestamp(seconds).ok().map(Self)
     }

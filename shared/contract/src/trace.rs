@@ -1,25 +1,25 @@
-//! Where a trace goes on: the `traceparent` of W3C Trace Context.
+//! Trace context: the `traceparent` of W3C Trace Context.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// The header that carries it over NATS.
+/// Name of the header that carries the trace context over NATS.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// The step of a trace that the next one belongs under. Its text and JSON form is that of the header:
-/// `00-<trace id>-<span id>-<flags>` (<https://www.w3.org/TR/trace-context/#traceparent-header>).
+/// The parent span of a trace's next span. Its text and JSON form is the header's value: `00-<trace id>-<span
+/// id>-<flags>` (<https://www.w3.org/TR/trace-context/#traceparent-header>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct TraceParent {
-    /// The trace; never 0.
+    /// Trace id; never 0.
     pub trace_id: u128,
-    /// The step; never 0.
+    /// Span id; never 0.
     pub span_id: u64,
-    /// Whether the trace is recorded.
+    /// True if the trace is recorded.
     pub sampled: bool,
 }
 
-/// What is not a `traceparent`.
+/// The error for a text that is not a `traceparent`.
 #[derive(Debug, thiserror::Error)]
 #[error("not a traceparent of W3C Trace Context")]
 pub struct NoTraceParent;
@@ -41,7 +41,7 @@ impl FromStr for TraceParent {
             u128::from_str_radix(part, 16).ok().filter(|_| lower).ok_or(NoTraceParent)
         };
         let (version, trace_id, span_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
-        // A later version may say more after these four; version 0 says no more, and 255 is none.
+        // A later version may append more fields; version 0 may not. Version 255 is invalid.
         let ends = version > 0 || parts.next().is_none();
         if version == 0xff || !ends || trace_id == 0 || span_id == 0 {
             return Err(NoTraceParent);
@@ -73,7 +73,7 @@ mod tests {
     const EXAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn it_is_read_as_the_standard_says() {
+    fn parsing_follows_the_standard() {
         let parent: TraceParent = EXAMPLE.parse().unwrap();
         assert_eq!((parent.span_id, parent.sampled), (0x00f0_67aa_0ba9_02b7, true));
         assert_eq!(parent.to_string(), EXAMPLE);
@@ -95,13 +95,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(trace_id in 1_u128.., span_id in 1_u64.., sampled: bool) {
+        fn every_traceparent_survives_its_text(trace_id in 1_u128.., span_id in 1_u64.., sampled: bool) {
             let parent = TraceParent { trace_id, span_id, sampled };
             prop_assert_eq!(parent.to_string().parse::<TraceParent>().unwrap(), parent);
         }
 
         #[test]
-        fn nothing_panics(text: String) {
+        fn no_text_panics(text: String) {
             let _ = text.parse::<TraceParent>();
         }
     }

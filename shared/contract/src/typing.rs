@@ -7,20 +7,20 @@ use serde::{
 };
 use std::{fmt, time::Duration};
 
-/// By how much the clocks of two machines may differ: an age below this counts as none.
-const CLOCKS: Duration = Duration::from_secs(1);
+/// Maximum difference between the clocks of two machines. A smaller age counts as zero.
+const CLOCK_SKEW: Duration = Duration::from_secs(1);
 
-/// How long ago something happened, by the wall clock of the machine where it did; nothing if that is not stated.
+/// Age of a typing input, by the wall clock of the machine on which it happened; zero if that time is not set.
 ///
-/// Typing is of use for some seconds only, and may have waited anywhere on its way. The clocks of the machines must
-/// agree within a second: a difference below counts for nothing, and a larger one for as much as it is.
+/// A typing input is useful for a few seconds only, and may have waited anywhere on its way. The clocks of the machines
+/// must agree within a second: a smaller difference counts as zero, a larger one in full.
 pub fn age(at_ms: Option<i64>, now: Timestamp) -> Duration {
     let millis = at_ms.map_or(0, |at| now.unix_millis().saturating_sub(at));
     let age = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
-    if age < CLOCKS { Duration::ZERO } else { age }
+    if age < CLOCK_SKEW { Duration::ZERO } else { age }
 }
 
-/// What a user did at the keyboard.
+/// A user's typing action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keyboard {
@@ -28,30 +28,30 @@ pub enum Keyboard {
     Typing,
     /// Stopped.
     Stopped,
-    /// Closed the last typing socket on this conversation at this gateway.
+    /// Closed the last typing socket of this conversation at this gateway.
     Left,
 }
 
-/// One thing that a user did at the keyboard.
+/// One typing input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypingInput {
-    /// Where.
+    /// Conversation of the input.
     pub conversation_id: ConversationId,
-    /// Who.
+    /// Typing user.
     pub user_id: UserId,
     /// Display name.
     pub username: String,
-    /// The gateway that the user types at: typing ends once all of a user's are left.
+    /// Gateway that received the input. A user's typing ends once all of the user's gateways report `left`.
     pub gateway: String,
-    /// What the user did.
+    /// Action of the user.
     pub keyboard: Keyboard,
-    /// When the user did it, by the gateway's clock, in milliseconds since 1970.
+    /// Time of the action, by the gateway's clock, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<i64>,
 }
 
-/// gateway → one replica of typing-service: what users did at about the same time, in the order in which they did it; at
-/// most [`crate::limits::TYPING_INPUTS`]. In JSON an array, or the one input itself.
+/// gateway → one replica of typing-service: inputs collected within a short time, in order; at most
+/// [`crate::limits::TYPING_INPUTS`]. The JSON is an array, or a single input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypingInputs(pub Vec<TypingInput>);
 
@@ -66,13 +66,13 @@ impl Serialize for TypingInputs {
 
 impl<'de> Deserialize<'de> for TypingInputs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMore;
+        struct SingleOrArray;
 
-        impl<'de> de::Visitor<'de> for OneOrMore {
+        impl<'de> de::Visitor<'de> for SingleOrArray {
             type Value = Vec<TypingInput>;
 
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("an input, or an array of them")
+                out.write_str("a typing input or an array of typing inputs")
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, one: A) -> Result<Self::Value, A::Error> {
@@ -84,7 +84,7 @@ impl<'de> Deserialize<'de> for TypingInputs {
             }
         }
 
-        deserializer.deserialize_any(OneOrMore).map(Self)
+        deserializer.deserialize_any(SingleOrArray).map(Self)
     }
 }
 
@@ -96,41 +96,40 @@ impl Event for TypingInputs {
     }
 }
 
-/// typing-service → gateways and its other replicas. With `type`, the frame of the contract.
+/// typing-service → gateways and its other replicas. With `type`, it is the protocol's frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "typing")]
 pub struct TypingEvent {
-    /// Where.
+    /// Conversation of the event.
     pub conversation_id: ConversationId,
-    /// Who.
+    /// Typing user.
     pub user_id: UserId,
     /// Display name.
     pub username: String,
-    /// Whether they type.
+    /// True while the user is typing.
     pub is_typing: bool,
-    /// The gateway that the user types at; for the other replicas, never shown to clients.
+    /// Gateway that received the input. For the other replicas, never shown to clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
-    /// When the input behind this was made, by the publisher's clock, in milliseconds since 1970; never shown to
-    /// clients.
+    /// Time of the underlying input, by the publisher's clock, in milliseconds since 1970; never shown to clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<i64>,
 }
 
-/// chat-service → gateways: in a conversation of two, one blocks the other now, or no longer does. What the one who
-/// is blocked types is not shown.
+/// chat-service → gateways: in a conversation of two, one user has blocked or unblocked the other. The blocked user's
+/// typing is not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypingBlock {
-    /// Where.
+    /// Conversation of two.
     pub conversation_id: ConversationId,
-    /// Who blocks.
+    /// User who blocks.
     pub user_id: UserId,
-    /// Whether.
+    /// True after a block, false after an unblock.
     pub blocked: bool,
 }
 
 impl TypingBlock {
-    /// What its subjects begin with.
+    /// Prefix of its subjects.
     pub const PREFIX: &'static str = "typing.block.";
 }
 
@@ -142,7 +141,7 @@ impl Event for TypingBlock {
     }
 }
 
-/// What a gateway subscribes to for a conversation: [`TypingEvent`] and [`TypingBlock`].
+/// Subject to which a gateway subscribes for a conversation: [`TypingEvent`] and [`TypingBlock`].
 pub fn channel_subject(conversation: ConversationId) -> String {
     format!("typing.*.{conversation}")
 }
@@ -155,16 +154,16 @@ impl Event for TypingEvent {
     }
 }
 
-/// gateway → any replica of typing-service: who is typing there?
+/// gateway → any replica of typing-service: requests the users who are typing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoTypes {
-    /// Where.
+    /// Conversation of the request.
     pub conversation_id: ConversationId,
 }
 
 impl Request for WhoTypes {
     const SUBJECT: &'static str = "typing.who";
-    /// One event, with `is_typing`, for each who types.
+    /// One event, with `is_typing`, for each typing user.
     type Reply = Vec<TypingEvent>;
 }
 
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_that_of_the_wall_clock_and_small_ones_are_none() {
+    fn a_small_age_counts_as_zero_and_a_larger_one_in_full() {
         let now = Timestamp::from_unix(1_000).unwrap();
         for (at_ms, expected_ms) in [
             (None, 0),
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_are_an_array_or_the_one_itself() {
+    fn inputs_are_an_array_or_a_single_input() {
         let one = r#"{"conversation_id":1,"user_id":7,"username":"ada","gateway":"g1","keyboard":"typing"}"#;
         assert_eq!(serde_json::to_string(&TypingInputs(vec![input(7)])).unwrap(), one);
         for (json, users) in [

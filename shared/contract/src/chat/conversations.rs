@@ -1,0 +1,118 @@
+//! Requests that create, get and list conversations.
+
+use super::Message;
+use crate::log::Range;
+use crate::{ConversationId, Page, Request, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A participant of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Participant {
+    /// Id of the user.
+    pub user_id: UserId,
+    /// Display name.
+    pub username: String,
+}
+
+/// A user to add to a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitee {
+    /// Id of the user.
+    pub user_id: UserId,
+    /// Display name, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+/// A conversation from one participant's view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Conversation {
+    /// Id of the conversation.
+    pub conversation_id: ConversationId,
+    /// Listing that the conversation is about.
+    #[schema(required)]
+    pub listing_id: Option<i64>,
+    /// Title of the conversation.
+    #[schema(required)]
+    pub title: Option<String>,
+    /// Time of creation.
+    pub created_at: Timestamp,
+    /// Participants, sorted by id.
+    pub participants: Vec<Participant>,
+    /// Newest message.
+    #[schema(required)]
+    pub last_message: Option<Message>,
+    /// Number of messages that the participant has not read. For a backend: the first named participant's number.
+    pub unread_count: i64,
+}
+
+/// Public, any backend → chat-service: gets the conversation of these users about this listing, or creates it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateConversation {
+    /// [`crate::limits::PARTICIPANTS_MIN`] to [`crate::limits::PARTICIPANTS_MAX`] users.
+    pub participants: Vec<Invitee>,
+    /// Listing that the conversation is about.
+    #[serde(default)]
+    pub listing_id: Option<i64>,
+    /// At most [`crate::limits::TITLE_CHARS`] characters.
+    #[serde(default)]
+    pub title: Option<String>,
+}
+
+impl Request for CreateConversation {
+    const SUBJECT: &'static str = "chat.conversations.create";
+    const PUBLIC: bool = true;
+    type Reply = Conversation;
+}
+
+/// gateway → chat-service: the same on behalf of the first participant. Refused if only backends may create
+/// conversations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OpenConversation(pub CreateConversation);
+
+impl Request for OpenConversation {
+    const SUBJECT: &'static str = "chat.conversations.open";
+    type Reply = Opened;
+}
+
+/// Reply to [`OpenConversation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Existing or new conversation.
+    pub conversation: Conversation,
+    /// True if this request created it.
+    pub created: bool,
+}
+
+/// gateway → chat-service: gets one conversation of a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetConversation {
+    /// Requesting user.
+    pub user_id: UserId,
+    /// Conversation to get.
+    pub conversation_id: ConversationId,
+}
+
+impl Request for GetConversation {
+    const SUBJECT: &'static str = "chat.conversations.get";
+    type Reply = Conversation;
+}
+
+/// gateway → chat-service: lists a user's conversations by latest activity, newest first (oldest first with
+/// [`Range::After`]). The ids in the range are conversation ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListConversations {
+    /// User whose conversations are listed.
+    pub user_id: UserId,
+    /// Range of conversations.
+    pub range: Range,
+    /// Maximum number of conversations.
+    pub limit: u16,
+}
+
+impl Request for ListConversations {
+    const SUBJECT: &'static str = "chat.conversations.list";
+    type Reply = Page<Conversation>;
+}

@@ -1,0 +1,191 @@
+//! Requests about messages: sending, paging, reading.
+
+use super::{Marker, Message};
+use crate::log::{Head, Range};
+use crate::{ConversationId, Deadline, MessageId, Refusal, Request, Seq, TraceParent, UserId};
+use serde::{Deserialize, Serialize};
+
+/// A message to store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Send {
+    /// Target conversation.
+    pub conversation_id: ConversationId,
+    /// Author.
+    pub sender_id: UserId,
+    /// Name in the sender's token, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_username: Option<String>,
+    /// Issue time of that token, in Unix seconds. The newer of two names is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_named_at: Option<i64>,
+    /// Text of the message.
+    pub message: String,
+    /// Idempotency key, unique for the sender and conversation. If the client sends none, the gateway generates one
+    /// with [`Send::own_key`], so that it may repeat the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+}
+
+impl Send {
+    /// First character of generated keys. No client can choose such a key, because a `client_id` holds printable
+    /// characters only.
+    const OWN: char = '\u{1}';
+
+    /// Generates a key for a send without `client_id`. It is never shown to anyone.
+    pub fn own_key(unique: impl std::fmt::Display) -> String {
+        format!("{}{unique}", Self::OWN)
+    }
+
+    /// The key as clients may see it: `None` for a generated one.
+    pub fn public_key(key: String) -> Option<String> {
+        (!key.starts_with(Self::OWN)).then_some(key)
+    }
+}
+
+/// gateway → chat-service: sends collected while earlier batches were in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendBatch {
+    /// At most [`crate::limits::BATCH_SENDS`] sends, each with a `client_id`.
+    pub sends: Vec<Send>,
+    /// Index and parent span of each traced send, sorted by index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<(usize, TraceParent)>,
+    /// Deadline of each send, in the order of the sends. Empty from gateways that don't set deadlines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deadlines: Vec<Deadline>,
+}
+
+impl SendBatch {
+    /// Parent span of a send, if it is traced.
+    pub fn trace_of(&self, send: usize) -> Option<TraceParent> {
+        let found = self.traces.binary_search_by_key(&send, |(index, _)| *index).ok()?;
+        Some(self.traces[found].1)
+    }
+}
+
+/// Outcome of one send of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sent {
+    /// The message was stored by this request.
+    Stored(Message),
+    /// An earlier request had already stored the message, in this form.
+    Repeated(Message),
+    /// The message was not stored.
+    Refused(Refusal),
+}
+
+impl Request for SendBatch {
+    const SUBJECT: &'static str = "chat.messages.pack";
+    /// One outcome for each send, in the same order.
+    type Reply = Vec<Sent>;
+}
+
+/// Public, any backend → chat-service: one message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SendOne(pub Send);
+
+impl Request for SendOne {
+    const SUBJECT: &'static str = "chat.messages.send";
+    const PUBLIC: bool = true;
+    type Reply = Message;
+}
+
+/// Requests a page of a conversation, together with the state that a socket needs to continue live from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageMessages {
+    /// Conversation to read.
+    pub conversation_id: ConversationId,
+    /// Requesting user, who must be a participant. `None` for a gateway on behalf of sockets that have already joined.
+    pub user_id: Option<UserId>,
+    /// Name in the user's token, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Issue time of that token, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_at: Option<i64>,
+    /// Range of messages.
+    pub range: Range,
+    /// Maximum number of messages; 0 requests only the head.
+    pub limit: u16,
+}
+
+impl Request for PageMessages {
+    const SUBJECT: &'static str = "chat.messages.page";
+    type Reply = MessagePage;
+}
+
+/// Reply to [`PageMessages`]. The items are at least as new as head and markers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessagePage {
+    /// Messages. `client_id` is set only in the user's own messages, and in all messages for a gateway.
+    pub items: Vec<Message>,
+    /// True if there are more messages in that direction.
+    pub more: bool,
+    /// Last message of the conversation.
+    pub head: Head,
+    /// Marker of each participant who has read anything.
+    pub markers: Vec<Marker>,
+}
+
+/// gateway → chat-service: requests the heads of conversations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heads {
+    /// At most [`crate::limits::HEADS_MAX`] conversations.
+    pub conversations: Vec<ConversationId>,
+}
+
+impl Request for Heads {
+    const SUBJECT: &'static str = "chat.heads";
+    type Reply = Vec<ConversationHead>;
+}
+
+/// Element of the reply to [`Heads`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConversationHead {
+    /// Conversation of the head.
+    pub conversation_id: ConversationId,
+    /// Last `seq`.
+    pub seq: Seq,
+    /// Sum of all markers' `seq`. It grows whenever a marker moves, so equal sums mean equal markers.
+    pub read_sum: i64,
+}
+
+/// gateway → chat-service: moves a marker to a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkRead {
+    /// Conversation that was read.
+    pub conversation_id: ConversationId,
+    /// Owner of the marker.
+    pub user_id: UserId,
+    /// Last message read.
+    pub message_id: MessageId,
+}
+
+impl Request for MarkRead {
+    const SUBJECT: &'static str = "chat.messages.read";
+    /// The marker after the request.
+    type Reply = Marker;
+}
+
+/// gateway → chat-service: counts a user's unread messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountUnread {
+    /// User whose messages are counted.
+    pub user_id: UserId,
+}
+
+impl Request for CountUnread {
+    const SUBJECT: &'static str = "chat.unread";
+    type Reply = Unread;
+}
+
+/// Reply to [`CountUnread`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// Number of conversations with unread messages.
+    pub conversations: i64,
+    /// Number of unread messages in all conversations.
+    pub messages: i64,
+}
