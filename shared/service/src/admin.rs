@@ -26,20 +26,20 @@ type Check = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Syn
 type NamedCheck = (&'static str, Check);
 type Measure = Arc<dyn Fn() + Send + Sync>;
 
-/// How long one check may take.
-const CHECK: Duration = Duration::from_secs(4);
-/// How often the samples of histograms are aggregated, whether or not anyone reads the metrics.
-const AGGREGATE: Duration = Duration::from_secs(5);
-/// How long an answer stands: whoever asks again sooner is told the same.
-const STANDS: Duration = Duration::from_millis(500);
+/// Timeout of one check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+/// Interval of the aggregation of histogram samples, which does not depend on scrapes.
+const AGGREGATION_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for which a reply of `/readyz` is reused.
+const READYZ_CACHE: Duration = Duration::from_millis(500);
 
-/// Says whether the process runs, whether it does its job, and how much of it.
+/// The admin port: reports whether the process is alive, whether it is ready, and its metrics.
 ///
-/// Until [`Admin::started`] it is not ready; after that, it is while every check passes.
+/// The process is not ready before [`Admin::started`]. After that, it is ready while every check passes.
 #[derive(Clone)]
 pub struct Admin {
     checks: Arc<RwLock<Option<Checks>>>,
-    /// The last answer of `/readyz`. However many ask at once, the checks run once at a time.
+    /// Last reply of `/readyz`. The checks never run concurrently, however many requests there are.
     last: Arc<Mutex<Option<(Instant, Answer)>>>,
     shutdown: CancellationToken,
     addr: SocketAddr,
@@ -47,7 +47,7 @@ pub struct Admin {
 
 type Answer = (StatusCode, String);
 
-/// The checks of a service that has started, and what it measures when it is asked for its metrics.
+/// The readiness checks of a started service, and the functions that update its gauges before a scrape.
 #[derive(Clone, Default)]
 pub struct Checks {
     checks: Vec<NamedCheck>,
@@ -55,29 +55,29 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Whether NATS brings back what this process publishes, and how much goes over it.
+    /// Adds a check of the round trip through NATS, and the metrics of the connection.
     #[must_use]
     pub fn nats(self, bus: &Bus) -> Self {
-        let (asked, measured) = (bus.clone(), bus.clone());
+        let (checked, measured) = (bus.clone(), bus.clone());
         let check = move || {
-            let bus = asked.clone();
+            let bus = checked.clone();
             async move { bus.round_trip().await }
         };
         self.with("nats", check).measuring(move || measured.measure())
     }
 
-    /// Whether Postgres answers, and how many connections to it there are.
+    /// Adds a check of Postgres, and the metrics of the pool.
     #[must_use]
     pub fn postgres(self, pool: &PgPool) -> Self {
-        let (asked, measured) = (pool.clone(), pool.clone());
+        let (checked, measured) = (pool.clone(), pool.clone());
         let check = move || {
-            let pool = asked.clone();
+            let pool = checked.clone();
             async move { postgres::answers(&pool).await }
         };
         self.with("postgres", check).measuring(move || postgres::measure(&measured))
     }
 
-    /// Adds a check; one that takes more than a few seconds has failed.
+    /// Adds a check. It fails if it takes more than a few seconds.
     #[must_use]
     pub fn with<F, Fut>(mut self, name: &'static str, check: F) -> Self
     where
@@ -88,7 +88,7 @@ impl Checks {
         self
     }
 
-    /// Adds gauges that are set whenever the metrics are asked for.
+    /// Adds a function that updates gauges before each scrape.
     #[must_use]
     pub fn measuring(mut self, measure: impl Fn() + Send + Sync + 'static) -> Self {
         self.measures.push(Arc::new(measure));
@@ -97,10 +97,11 @@ impl Checks {
 }
 
 impl Admin {
-    /// Listens, and answers until the process ends, also while the service drains. `measured` is what the service has of its own.
+    /// Binds the admin port, and serves it until the process ends, even while the service drains. `measured` lists the
+    /// service's own metrics.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// If the address can't be bound.
     pub async fn bind(
         addr: SocketAddr,
         measured: &[Metric],
@@ -113,32 +114,32 @@ impl Admin {
         let admin = Self { checks: Arc::default(), last: Arc::default(), shutdown, addr };
         let recorder = metrics::recorder();
         metrics::describe(measured);
-        tokio::spawn(metrics::aggregate(recorder.clone(), AGGREGATE));
-        let (ready, asked) = (admin.clone(), admin.clone());
+        tokio::spawn(metrics::aggregate(recorder.clone(), AGGREGATION_INTERVAL));
+        let (ready, scraped) = (admin.clone(), admin.clone());
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(move || async move { ready.readyz().await }))
             .route(
                 "/metrics",
                 get(move || async move {
-                    asked.measure();
+                    scraped.measure();
                     recorder.render()
                 }),
             );
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the admin port failed");
+                tracing::error!(%error, "the admin port has failed");
             }
         });
         Ok(admin)
     }
 
-    /// Where it listens.
+    /// Address of the admin port.
     pub const fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The service has started; from now on these checks say whether it is ready.
+    /// Marks the service as started. From now on these checks decide whether it is ready.
     pub fn started(&self, checks: Checks) {
         *self.checks.write().expect("no holder of this lock panics") = Some(checks);
     }
@@ -161,7 +162,7 @@ impl Admin {
         };
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = &*last
-            && at.elapsed() < STANDS
+            && at.elapsed() < READYZ_CACHE
         {
             return answer.clone();
         }
@@ -174,8 +175,8 @@ impl Admin {
 impl Checks {
     async fn run(&self) -> Answer {
         let results = join_all(self.checks.iter().map(async |(name, check)| {
-            let checked = timeout(CHECK, check()).await;
-            (*name, checked.context("it takes too long").flatten())
+            let checked = timeout(CHECK_TIMEOUT, check()).await;
+            (*name, checked.context("the check timed out").flatten())
         }))
         .await;
         let mut status = StatusCode::OK;

@@ -1,9 +1,9 @@
-//! Waiting longer and longer, never in step with others.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
-/// Delays that double from a first one up to a last one, each with full jitter above half of it
-/// ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015: equal jitter).
+/// Delays that double from a first one to a maximum, each with jitter in its upper half ("Exponential Backoff And
+/// Jitter", AWS Architecture Blog, 2015: equal jitter).
 #[derive(Debug, Clone)]
 pub struct Backoff {
     next: Duration,
@@ -12,24 +12,24 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays around `first` at the start, around `last` in the end.
+    /// Creates a backoff whose delays start around `first` and end around `last`.
     pub const fn new(first: Duration, last: Duration) -> Self {
         Self { next: first, first, last }
     }
 
-    /// How long to wait now.
+    /// Returns the next delay.
     pub fn delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (delay * 2).min(self.last);
         delay.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// Waits.
+    /// Waits for the next delay.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.delay()).await;
     }
 
-    /// It went well: starts again with the first delay.
+    /// Starts again with the first delay, after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_the_last_and_start_again() {
+    fn delays_grow_to_the_maximum_and_reset() {
         let (first, last) = (Duration::from_millis(100), Duration::from_secs(1));
         let mut backoff = Backoff::new(first, last);
         for around in [100, 200, 400, 800, 1000, 1000] {

@@ -1,8 +1,8 @@
 //! Batches: requests that arrive close together are handled together.
 //!
-//! At a few hundred requests a second, most of the cost of each is that every process on its way wakes for it. So a
-//! request that arrives alone is handled at once, and those that follow within a short interval wait for its end and
-//! form one batch.
+//! At a few hundred requests a second, most of the cost of a request is waking each process on its way. So a request
+//! that arrives alone is handled at once; those that follow within a short interval wait for its end and form one
+//! batch.
 
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{
@@ -16,34 +16,34 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// The bounds of a [`Batcher`].
+/// Limits of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
 pub struct Limits<Q> {
-    /// Requests that wait for a batch. Further ones wait at their callers, or are refused.
+    /// Maximum number of queued requests. Further callers wait, or are refused.
     pub waiting: usize,
-    /// Requests in one batch.
+    /// Maximum number of requests in one batch.
     pub items: usize,
-    /// The sum of all weights in one batch; a single heavier request is a batch of its own.
+    /// Maximum sum of weights in one batch. A single heavier request forms a batch of its own.
     pub weight: usize,
-    /// The weight of a request, in the unit of `weight`.
+    /// Returns the weight of a request, in the unit of `weight`.
     pub weigh: fn(&Q) -> usize,
-    /// The shortest time between two batches that are not full.
+    /// Minimum time between two batches that are not full.
     pub interval: Duration,
-    /// A counter that is incremented whenever a request finds no room.
+    /// Counter that is incremented whenever the queue is full.
     pub full_metric: &'static str,
 }
 
 impl<Q> Limits<Q> {
-    /// Bounds without weights, and without a pause between batches.
+    /// Creates limits without weights, and without a pause between batches.
     pub const fn new(waiting: usize, items: usize, full_metric: &'static str) -> Self {
         let (weight, interval) = (usize::MAX, Duration::ZERO);
         Self { waiting, items, weight, weigh: |_| 0, interval, full_metric }
     }
 }
 
-/// A request that waits for its reply.
+/// A request with its reply channel.
 pub struct Call<Q, R> {
-    /// The request.
+    /// Request of the caller.
     pub request: Q,
     reply: oneshot::Sender<R>,
 }
@@ -54,7 +54,7 @@ impl<Q, R> Call<Q, R> {
         self.reply.send(reply).ok();
     }
 
-    /// Separates the request from its reply.
+    /// Separates the request from its reply channel.
     pub fn split(self) -> (Q, Reply<R>) {
         (self.request, Reply(self.reply))
     }
@@ -65,7 +65,7 @@ impl<Q, R> Call<Q, R> {
     }
 }
 
-/// The way back to a caller.
+/// The reply channel of a request.
 pub struct Reply<R>(oneshot::Sender<R>);
 
 impl<R> Reply<R> {
@@ -75,18 +75,18 @@ impl<R> Reply<R> {
     }
 }
 
-/// Why a request has no reply.
+/// The reason why a request has no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
-    /// As many requests wait as may.
-    #[error("as many requests wait as may")]
+    /// The queue is full.
+    #[error("the queue is full")]
     Full,
-    /// The batches have ended, or the request was dropped.
+    /// All batches have ended, or the request was dropped.
     #[error("the request was dropped")]
     Dropped,
 }
 
-/// The sending end. Cheap to clone; the batches end once every clone is gone and every request is handled.
+/// The sending end. Cheap to clone. The batches end after every clone is dropped and every request is handled.
 pub struct Batcher<Q, R> {
     calls: mpsc::Sender<Call<Q, R>>,
     full_metric: &'static str,
@@ -102,10 +102,10 @@ impl<Q, R> Clone for Batcher<Q, R> {
 pub struct Batches<Q, R> {
     calls: mpsc::Receiver<Call<Q, R>>,
     limits: Limits<Q>,
-    /// The batch that is being collected. It is kept here, so that a cancelled `next` loses nothing.
+    /// Batch in progress. It is stored here, so that a cancelled `next` loses nothing.
     batch: Vec<Call<Q, R>>,
     weight: usize,
-    /// A request that was too heavy for the last batch.
+    /// Request that was too heavy for the last batch.
     held: Option<Call<Q, R>>,
     next: Instant,
 }
@@ -118,7 +118,7 @@ pub fn batcher<Q, R>(limits: Limits<Q>) -> (Batcher<Q, R>, Batches<Q, R>) {
 }
 
 impl<Q, R> Batcher<Q, R> {
-    /// Sends a request and waits for its reply; waits for room first, if there is none.
+    /// Sends a request and waits for its reply. Waits first if the queue is full.
     ///
     /// # Errors
     /// [`Unanswered::Dropped`].
@@ -131,10 +131,10 @@ impl<Q, R> Batcher<Q, R> {
         answer.await.map_err(|_| Unanswered::Dropped)
     }
 
-    /// Sends a request without waiting for room, and returns the receiver of its reply.
+    /// Sends a request and returns the receiver of its reply, without waiting.
     ///
     /// # Errors
-    /// [`Unanswered`]: there is no room, or the batches have ended.
+    /// [`Unanswered`] if the queue is full, or the batches have ended.
     pub fn try_call(&self, request: Q) -> Result<oneshot::Receiver<R>, Unanswered> {
         let (reply, answer) = oneshot::channel();
         match self.calls.try_send(Call { request, reply }) {
@@ -147,7 +147,7 @@ impl<Q, R> Batcher<Q, R> {
         }
     }
 
-    /// Returns a function that counts the waiting requests, and that does not keep the batches going.
+    /// Returns a function that counts the queued requests. It does not keep the batches alive.
     pub fn depth(&self) -> impl Fn() -> usize + Send + Sync + use<Q, R>
     where
         Q: Send + 'static,
@@ -159,8 +159,8 @@ impl<Q, R> Batcher<Q, R> {
 }
 
 impl<Q, R> Batches<Q, R> {
-    /// The next batch, in the order of arrival; `None` once every sender is gone and every request was returned. Cancel
-    /// safe.
+    /// Returns the next batch, in the order of arrival. Returns `None` after every sender is dropped and every request
+    /// is returned. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Call<Q, R>>> {
         if self.batch.is_empty() {
             let first = match self.held.take() {
@@ -171,7 +171,7 @@ impl<Q, R> Batches<Q, R> {
             self.batch.push(first);
         }
         if !self.limits.interval.is_zero() {
-            // Tasks that woke together with the sender run first, so that their requests are in the same batch.
+            // Tasks that woke together with the sender run first, so that their requests join the same batch.
             yield_now().await;
             if self.calls.len() + self.batch.len() < self.limits.items {
                 sleep_until(self.next).await;
@@ -182,7 +182,7 @@ impl<Q, R> Batches<Q, R> {
         Some(std::mem::take(&mut self.batch))
     }
 
-    /// Adds the waiting requests that fit.
+    /// Adds the queued requests that fit.
     fn fill(&mut self) {
         while self.batch.len() < self.limits.items
             && let Ok(call) = self.calls.try_recv()
@@ -196,9 +196,10 @@ impl<Q, R> Batches<Q, R> {
         }
     }
 
-    /// Handles every batch, at most `concurrency` of them at a time. Requests that arrive meanwhile gather.
+    /// Handles every batch, with at most `concurrency` batches at a time. Requests that arrive meanwhile form the next
+    /// batch.
     ///
-    /// `handle` gets a [`Permit`] with each batch: dropping it early lets the next batch start.
+    /// `handle` receives a [`Permit`] with each batch. Dropping it early lets the next batch start.
     pub async fn run<F: Future<Output = ()> + Send + 'static>(
         mut self,
         concurrency: usize,
@@ -214,7 +215,7 @@ impl<Q, R> Batches<Q, R> {
     }
 }
 
-/// The right to handle a batch, until it is dropped.
+/// The right to handle a batch. Dropping it lets the next batch start.
 pub struct Permit(#[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedSemaphorePermit);
 
 #[cfg(test)]
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lone_request_is_handled_at_once_and_those_that_follow_soon_together() {
+    async fn a_lone_request_is_handled_at_once_and_later_ones_form_a_batch() {
         let (batcher, mut batches) = paced(100);
         let start = Instant::now();
         for at_ms in [0, 50] {
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_batch_waits_for_nothing_and_no_request_is_left_behind() {
+    async fn a_full_batch_does_not_wait_and_no_request_is_lost() {
         let (batcher, mut batches) = paced(3);
         let start = Instant::now();
         for number in 0..8 {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_no_heavier_than_its_limit_unless_one_request_is() {
+    async fn a_batch_exceeds_its_weight_limit_only_for_a_single_heavier_request() {
         let limits = Limits { weight: 10, weigh: |weight| *weight, ..Limits::new(100, 100, METRIC) };
         let (batcher, mut batches) = batcher::<usize, ()>(limits);
         for weight in [4, 6, 1, 20, 9] {
@@ -296,14 +297,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_without_room_is_refused() {
+    async fn a_request_to_a_full_queue_is_refused() {
         let (batcher, _batches) = batcher::<u64, ()>(Limits::new(1, 1, METRIC));
         batcher.try_call(1).unwrap();
         assert_eq!(batcher.try_call(2).unwrap_err(), Unanswered::Full);
     }
 
     #[tokio::test]
-    async fn as_many_batches_are_handled_at_once_as_may() {
+    async fn at_most_the_allowed_number_of_batches_is_handled_at_once() {
         let (batcher, batches) = batcher::<u64, u64>(Limits::new(100, 1, METRIC));
         let tasks = TaskTracker::new();
         let permits = Arc::new(std::sync::Mutex::new(Vec::new()));

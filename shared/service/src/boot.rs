@@ -1,4 +1,4 @@
-//! From `main` to a running service, and to its exit code.
+//! The common `main` of all services: boot, run, exit code.
 
 use crate::{
     config::{self, Telemetry},
@@ -9,17 +9,19 @@ use std::{future::Future, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How many threads a service's tasks run on, unless `TOKIO_WORKER_THREADS` says.
+/// Number of worker threads of a service, unless `TOKIO_WORKER_THREADS` is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workers {
-    /// One: such a service mostly waits for Postgres and NATS, and a second thread's looking for work costs it more.
+    /// One thread. Such a service mostly waits for Postgres and NATS, so the idle search of a second thread costs more
+    /// than it gains.
     One,
-    /// One for each processor.
+    /// One thread for each processor.
     PerProcessor,
 }
 
-/// The whole of a service's `main`: reads the configuration, starts logs and traces, runs the service until SIGTERM
-/// or SIGINT cancels the token, and says how it ended: 0 after a clean stop, 2 for a wrong configuration, 1 else.
+/// Implements a service's `main`: reads the configuration, starts logs and traces, and runs the service until SIGTERM
+/// or SIGINT cancels the token. Returns the exit code: 0 after a clean stop, 2 for an invalid configuration, 1
+/// otherwise.
 pub fn main<C, F>(workers: Workers, run: impl FnOnce(C, CancellationToken) -> F) -> ExitCode
 where
     C: clap::Parser + AsRef<Telemetry>,
@@ -32,9 +34,9 @@ where
     match boot(C::command().get_name(), workers, config, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, wherever it goes: logs may be filtered out, or not there yet.
+            // One line in either case: the filter may drop errors, or logs may not have started yet.
             if tracing::enabled!(tracing::Level::ERROR) {
-                tracing::error!(error = format!("{error:#}"), "stopped by an error");
+                tracing::error!(error = format!("{error:#}"), "stopped because of an error");
             } else {
                 eprintln!("{error:#}");
             }
@@ -54,14 +56,14 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     logs::start(config.as_ref())?;
-    files::raise();
+    files::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if workers == Workers::One && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         runtime.worker_threads(1);
     }
     let runtime = runtime.enable_all().build().context("start the runtime")?;
     metrics::identify(name);
-    // Dropped before the runtime that carries the last spans.
+    // Dropped before the runtime, which sends the last spans.
     let _tracing = trace::export::start(name, config.as_ref(), runtime.handle())?;
     runtime.block_on(async {
         let shutdown = on_signal()?;
@@ -69,7 +71,7 @@ where
     })
 }
 
-/// A token that SIGTERM or SIGINT cancels. A second signal ends the process at once.
+/// A token that SIGTERM or SIGINT cancels. A second signal exits immediately.
 fn on_signal() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -86,7 +88,7 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
         tracing::info!(signal = name, "stopping");
         cancel.cancel();
         let name = next().await;
-        tracing::warn!(signal = name, "stopping at once");
+        tracing::warn!(signal = name, "stopping immediately");
         std::process::exit(1);
     });
     Ok(token)

@@ -1,4 +1,4 @@
-//! NATS, as a service sees it: typed events and requests.
+//! NATS client of the services: typed events and requests.
 
 use crate::{Backoff, config, trace};
 use anyhow::Context;
@@ -15,12 +15,12 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// The oldest nats-server that takes every setting we use; older ones ignore some of them in silence.
-const SERVER_AT_LEAST: (i64, i64, i64) = (2, 11, 0);
-/// Bytes of a payload that fits NATS' default limit of 1 MiB with room for headers.
+/// The oldest nats-server that supports every setting we use. Older ones silently ignore some of them.
+const MIN_SERVER_VERSION: (i64, i64, i64) = (2, 11, 0);
+/// Maximum size of a payload: within NATS' default limit of 1 MiB, with room for headers.
 pub const PAYLOAD_BYTES: usize = 900 * 1024;
 
-/// A connection to NATS that comes back by itself. Cheap to clone.
+/// A connection to NATS that reconnects automatically. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
@@ -28,28 +28,28 @@ pub struct Bus {
     doubts: Arc<watch::Sender<u64>>,
 }
 
-/// Why a request has no answer.
+/// The reason why a request has no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The service said no.
+    /// The service refused the request.
     #[error("refused: {0}")]
     Refused(Refusal),
-    /// No replica of the service is there.
-    #[error("no service listens on {0}")]
+    /// No replica of the service is subscribed.
+    #[error("no service is subscribed to {0}")]
     NoResponders(&'static str),
-    /// None answered in time: it may have been done or not.
-    #[error("no answer on {0} in time")]
+    /// No replica replied in time. The request may have been executed.
+    #[error("no reply on {0} in time")]
     TimedOut(&'static str),
-    /// It could not be asked.
-    #[error("ask on {0}")]
+    /// The request could not be sent.
+    #[error("send a request on {0}")]
     Failed(&'static str, #[source] async_nats::Error),
-    /// The answer, or the question, can't be read.
-    #[error("payload of {0}")]
+    /// The request can't be encoded, or the reply can't be decoded.
+    #[error("encode or decode the payload of {0}")]
     Payload(&'static str, #[source] serde_json::Error),
 }
 
 impl RequestError {
-    /// Whether asking again may help. What is asked must bear being done twice.
+    /// Whether a repetition may help. The request must be idempotent.
     pub const fn is_passing(&self) -> bool {
         match self {
             Self::Refused(refusal) => matches!(refusal.code, Code::Unavailable),
@@ -58,7 +58,7 @@ impl RequestError {
         }
     }
 
-    /// What a client is told.
+    /// Converts the error into the refusal that a client receives.
     pub fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
@@ -69,10 +69,10 @@ impl RequestError {
 }
 
 impl Bus {
-    /// Connects, and says every few seconds that it still tries; `None` when the token is cancelled first.
+    /// Connects, and logs every few seconds while it can't. Returns `None` if the token is cancelled first.
     ///
     /// # Errors
-    /// When the configuration can't be used: a retry would not help.
+    /// If the configuration can't be used, so that a retry would not help.
     pub async fn connect(
         name: &str,
         config: &config::Nats,
@@ -89,7 +89,7 @@ impl Bus {
             };
             match connected {
                 Ok(client) => return Ok(Some(Self::new(client, doubts))),
-                Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS, which NATS_URL names"),
+                Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS at NATS_URL"),
             }
             tokio::select! {
                 () = backoff.wait() => {}
@@ -99,7 +99,7 @@ impl Bus {
     }
 
     fn new(client: Client, doubts: Arc<watch::Sender<u64>>) -> Self {
-        let (major, minor, patch) = SERVER_AT_LEAST;
+        let (major, minor, patch) = MIN_SERVER_VERSION;
         if !client.is_server_compatible(major, minor, patch) {
             let version = client.server_info().version;
             tracing::warn!(version, "this nats-server is too old: {major}.{minor} or later is needed");
@@ -110,7 +110,7 @@ impl Bus {
         Self { client, jetstream, doubts }
     }
 
-    /// The client below, for what has no typed form.
+    /// The underlying client, for untyped use.
     pub const fn client(&self) -> &Client {
         &self.client
     }
@@ -120,29 +120,29 @@ impl Bus {
         &self.jetstream
     }
 
-    /// Changes whenever events may have been lost: the connection broke or came back, or a subscription overflowed.
+    /// Changes whenever events may have been lost: the connection was lost or restored, or a subscription overflowed.
     pub fn doubts(&self) -> watch::Receiver<u64> {
         self.doubts.subscribe()
     }
 
-    /// Whether the connection stands, as far as is known.
+    /// Whether the connection is up, as far as the client knows.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
-    /// Publishes to whoever listens now. Waits only while the client's own queue is full.
+    /// Publishes to all current subscribers. Waits only while the client's own queue is full.
     ///
     /// # Errors
-    /// When the client is closed, or the payload too large.
+    /// If the client is closed, or the payload is too large.
     pub async fn publish<E: Event>(&self, event: &E) -> anyhow::Result<()> {
         let payload = serde_json::to_vec(event).context("encode an event")?;
         self.publish_bytes(event.subject(), payload.into(), trace::current()).await
     }
 
-    /// Publishes bytes, as a step under `parent`.
+    /// Publishes bytes, with `parent` as the parent span.
     ///
     /// # Errors
-    /// As [`Bus::publish`].
+    /// Same as [`Bus::publish`].
     pub async fn publish_bytes(
         &self,
         subject: String,
@@ -156,20 +156,20 @@ impl Bus {
         .context("publish")
     }
 
-    /// Publishes to a stream, and waits until JetStream has it. The same `id` within minutes is the same.
+    /// Publishes to a stream, and waits for the ack. JetStream drops a repeated `id` within minutes as a duplicate.
     ///
     /// # Errors
-    /// When JetStream doesn't acknowledge it; it may have it all the same.
+    /// If JetStream doesn't acknowledge the message. It may have stored it nevertheless.
     pub async fn store<E: Event>(&self, event: &E, id: &str) -> anyhow::Result<()> {
         let payload = serde_json::to_vec(event).context("encode an event")?;
         let mut headers = trace::headers(trace::current()).unwrap_or_default();
         headers.insert("Nats-Msg-Id", id);
         let ack = self.jetstream.publish_with_headers(event.subject(), headers, payload.into()).await;
-        ack.context("publish to a stream")?.await.context("JetStream did not take it")?;
+        ack.context("publish to a stream")?.await.context("JetStream did not acknowledge the message")?;
         Ok(())
     }
 
-    /// Sends a request to one replica of a service. A replica that reaches it only after `within` drops it.
+    /// Sends a request to one replica of a service. A replica that receives it only after `within` drops it.
     ///
     /// # Errors
     /// If there is no reply, or it is a refusal.
@@ -177,8 +177,8 @@ impl Bus {
         self.attempt(request, within, Deadline::after(within)).await
     }
 
-    /// Sends a request to one replica of a service, and waits for its reply for `within`. The caller sends it again if
-    /// that may help, until `deadline`; a replica that reaches it only then drops it.
+    /// Sends a request to one replica of a service, and waits for its reply for `within`. The caller may repeat the
+    /// request until `deadline`; a replica that receives it only after that drops it.
     ///
     /// # Errors
     /// If there is no reply, or it is a refusal.
@@ -194,21 +194,21 @@ impl Bus {
         serde_json::from_slice(&reply).map_err(|error| RequestError::Payload(R::SUBJECT, error))
     }
 
-    /// Asks one replica of a service again and again while that may help, at most for `within` altogether.
-    /// What is asked must bear being done twice.
+    /// Sends a request to one replica of a service, and repeats it while that may help, for at most `within` in total.
+    /// The request must be idempotent.
     ///
     /// # Errors
-    /// The last one.
+    /// The error of the last attempt.
     pub async fn request_until<R: Request>(
         &self,
-        question: &R,
+        request: &R,
         within: Duration,
     ) -> Result<R::Reply, RequestError> {
         let (end, deadline) = (tokio::time::Instant::now() + within, Deadline::after(within));
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         loop {
             let left = end.saturating_duration_since(tokio::time::Instant::now());
-            let error = match self.attempt(question, left.min(ATTEMPT), deadline).await {
+            let error = match self.attempt(request, left.min(ATTEMPT), deadline).await {
                 Err(error) if error.is_passing() => error,
                 ended => return ended,
             };
@@ -228,7 +228,7 @@ impl Bus {
         deadline: Deadline,
     ) -> Result<Bytes, RequestError> {
         if !self.is_connected() {
-            // Queued in the client it might be done long after the caller gave up.
+            // If it were queued in the client, it might be executed long after the caller gave up.
             return Err(RequestError::NoResponders(subject));
         }
         let mut headers = trace::headers(trace::current()).unwrap_or_default();
@@ -247,45 +247,43 @@ impl Bus {
         }
     }
 
-    /// Listens to a subject; `*` and `>` are wildcards.
+    /// Subscribes to a subject; `*` and `>` are wildcards.
     ///
     /// # Errors
-    /// When the client is closed.
+    /// If the client is closed.
     pub async fn subscribe(&self, subject: String) -> anyhow::Result<Subscriber> {
         self.client.subscribe(subject).await.context("subscribe")
     }
 
-    /// Shares a subject with the other replicas of this service: each payload goes to one of them.
+    /// Subscribes in a queue group: each payload goes to one replica of this service.
     ///
     /// # Errors
-    /// When the client is closed.
+    /// If the client is closed.
     pub async fn share<E: Event>(&self, group: &str) -> anyhow::Result<Subscriber> {
         self.client.queue_subscribe(E::PATTERN, group.to_owned()).await.context("subscribe")
     }
 
-    /// Whether what this process publishes comes back to it through NATS.
+    /// Checks that a message published by this process comes back to it through NATS.
     ///
     /// # Errors
-    /// When it doesn't, within 2 s.
+    /// If it doesn't come back within 2 s.
     pub async fn round_trip(&self) -> anyhow::Result<()> {
-        let there_and_back = async {
+        let round_trip = async {
             let inbox = self.client.new_inbox();
             let mut subscriber = self.client.subscribe(inbox.clone()).await?;
             self.client.publish(inbox, Bytes::new()).await?;
             subscriber.next().await.context("the subscription ended")
         };
-        timeout(Duration::from_secs(2), there_and_back)
-            .await
-            .context("nothing came back from NATS in 2 s")??;
+        timeout(Duration::from_secs(2), round_trip).await.context("no reply from NATS within 2 s")??;
         Ok(())
     }
 
     /// Sets the metrics of the connection.
     pub fn measure(&self) {
         metrics::gauge!("nats_connected").set(f64::from(u8::from(self.is_connected())));
-        let so_far = self.client.statistics();
+        let totals = self.client.statistics();
         for (direction, messages, bytes) in
-            [("in", &so_far.in_messages, &so_far.in_bytes), ("out", &so_far.out_messages, &so_far.out_bytes)]
+            [("in", &totals.in_messages, &totals.in_bytes), ("out", &totals.out_messages, &totals.out_bytes)]
         {
             let (messages, bytes) = (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
             metrics::counter!("nats_messages_total", "direction" => direction).absolute(messages);
@@ -293,8 +291,8 @@ impl Bus {
         }
     }
 
-    /// Waits until the client has ended. A broken connection comes back by itself, but some input ends the client's task
-    /// (async-nats 0.51: a header with a bare CR), and then only a new process helps.
+    /// Waits until the client has ended. A lost connection is restored automatically, but some input ends the client's
+    /// task (async-nats 0.51: a header with a bare CR), and then only a new process helps.
     pub async fn lost(&self) -> anyhow::Error {
         while self.client.flush().await.is_ok() {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -302,19 +300,20 @@ impl Bus {
         anyhow::anyhow!("the NATS client has ended")
     }
 
-    /// Sends what is queued and closes the connection; waits 5 s at most.
+    /// Sends all queued messages and closes the connection. Waits at most 5 s.
     pub async fn close(&self) {
         let drained = timeout(Duration::from_secs(5), async {
             self.client.flush().await.ok();
             self.client.drain().await.ok();
         });
         if drained.await.is_err() {
-            tracing::warn!("NATS did not take what was queued in time");
+            tracing::warn!("could not send all queued messages to NATS in time");
         }
     }
 }
 
-/// How long one attempt of [`Bus::request_until`] waits: a replica that was killed after it took a request never answers.
+/// Timeout of one attempt of [`Bus::request_until`]: a replica that is killed after it received a request never
+/// replies.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
 
 async fn options(
@@ -329,14 +328,14 @@ async fn options(
             .context("NATS_CREDS names a file that can't be read")?,
         None => ConnectOptions::new(),
     };
-    // The client itself does not look for them in addresses.
+    // The client itself does not use credentials in addresses.
     let options = match config::user_in(servers) {
         Some((user, password)) => options.user_and_password(user, password),
         None => options,
     };
     Ok(options
         .name(name)
-        // Its own, so that nats-server can keep what is answered to one user from the others.
+        // A prefix of its own, so that nats-server can keep the replies to one user from the others.
         .custom_inbox_prefix(format!("_INBOX.{name}"))
         .connection_timeout(Duration::from_secs(3))
         .ping_interval(Duration::from_secs(3))
@@ -377,7 +376,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Bytes of a text in JSON, at most: what a payload's size is estimated with.
+/// Upper bound of the length of a text in JSON, used to estimate the size of a payload.
 pub fn json_len(text: &str) -> usize {
     let extra: usize = text
         .bytes()
@@ -390,7 +389,7 @@ pub fn json_len(text: &str) -> usize {
     text.len() + extra + 2
 }
 
-/// Cuts a page so that it fits a payload: at least one item stays. Says whether anything was cut.
+/// Truncates a page so that it fits into a payload, but keeps at least one item. Returns whether items were removed.
 pub fn fit<T: serde::Serialize>(items: &mut Vec<T>) -> serde_json::Result<bool> {
     let (mut bytes, mut keep) = (0, 0);
     for item in &*items {

@@ -1,14 +1,14 @@
-//! Configuration: environment variables, each also a flag, read once.
+//! Configuration from environment variables, each also a flag. It is read once.
 
 use anyhow::Context;
 use async_nats::ServerAddr;
 use clap::{Args, Parser, ValueEnum, error::ContextKind, error::ErrorKind};
 use std::{ffi::OsString, fmt, path::PathBuf, process::ExitCode};
 
-/// How to reach NATS.
+/// Connection to NATS.
 #[derive(Clone, Args)]
 pub struct Nats {
-    /// NATS servers, separated by commas; user and password may be part of each
+    /// NATS servers, separated by commas; each may contain user and password
     #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
     pub nats_url: String,
     /// File with NATS credentials (JWT and nkey seed)
@@ -17,17 +17,17 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Its servers.
+    /// The list of servers.
     ///
     /// # Errors
-    /// When one of them is no address.
+    /// If one of them is not an address.
     pub fn servers(&self) -> anyhow::Result<Vec<ServerAddr>> {
         let addresses = self.nats_url.split(',').map(|url| url.trim().parse());
-        addresses.collect::<Result<_, _>>().context("NATS_URL is not a list of NATS addresses")
+        addresses.collect::<Result<_, _>>().context("NATS_URL is not a list of NATS URLs")
     }
 }
 
-/// The user and the password that one of the addresses names. Servers that are heard of later take the same.
+/// User and password of the first address that has them. They also apply to servers discovered later.
 pub fn user_in(servers: &[ServerAddr]) -> Option<(String, String)> {
     servers.iter().find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())))
 }
@@ -38,13 +38,13 @@ impl fmt::Debug for Nats {
     }
 }
 
-/// How to reach Postgres.
+/// Connection to Postgres.
 #[derive(Clone, Args)]
 pub struct Database {
-    /// Postgres, such as postgres://user:password@host/database
+    /// Postgres URL, such as postgres://user:password@host/database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
-    /// Connections to Postgres, at most; chat-service has one more, for who comes in, notify-service two, for what it stores
+    /// Maximum number of connections to Postgres; chat-service adds one for joins, notify-service two for its writes
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value = "10", value_parser = clap::value_parser!(u32).range(2..=500))]
     pub database_connections: u32,
 }
@@ -55,40 +55,40 @@ impl fmt::Debug for Database {
     }
 }
 
-/// What is logged, and how, and where traces go.
+/// Logs and traces.
 #[derive(Debug, Clone, Args)]
 pub struct Telemetry {
-    /// Logs for people or for machines
+    /// Log format: text for people, json for machines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// What is logged: a level, or a list of target=level
+    /// Log filter: a level, or a list of target=level
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub rust_log: String,
-    /// Where traces go: an OpenTelemetry collector, as http://host:4318; none unless set. The other standard variables
+    /// OpenTelemetry collector for traces, such as http://host:4318; no traces if unset. The other standard variables
     /// apply, such as OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true)]
     pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
-/// The form of a log line.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Why there is no configuration to run with.
+/// The reason why the program exits instead of running.
 pub enum Exit {
-    /// `--help` or `--version` was asked for: its text.
+    /// Text of `--help` or `--version`.
     Asked(clap::Error),
-    /// Something is wrong: one line that names the variable, never its value.
+    /// Configuration error: one line that names the variable but never its value.
     Wrong(String),
 }
 
 impl Exit {
-    /// Prints it, and says with which code to exit.
+    /// Prints the text and returns the exit code.
     pub fn print(self) -> ExitCode {
         match self {
             Self::Asked(text) => match text.print() {
@@ -103,39 +103,39 @@ impl Exit {
     }
 }
 
-/// Reads a configuration from these arguments and the environment.
+/// Reads a configuration from the arguments and the environment.
 ///
 /// # Errors
-/// When there is none to run with.
+/// If the configuration is invalid, or only a text was requested.
 pub fn read<C: Parser>(arguments: impl IntoIterator<Item = OsString>) -> Result<C, Exit> {
     C::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Asked(error),
-        _ => Exit::Wrong(one_line::<C>(&error)),
+        _ => Exit::Wrong(error_line::<C>(&error)),
     })
 }
 
-fn one_line<C: Parser>(error: &clap::Error) -> String {
+fn error_line<C: Parser>(error: &clap::Error) -> String {
     let names = match error.get(ContextKind::InvalidArg) {
         Some(names) => names.to_string().replace('\n', ", "),
         None => return error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
     };
     let variables: Vec<String> = names.split(", ").map(variable_of::<C>).collect();
     let variables = variables.join(", ");
-    let why = match (error.kind(), std::error::Error::source(error)) {
+    let problem = match (error.kind(), std::error::Error::source(error)) {
         (ErrorKind::MissingRequiredArgument, _) => "is missing".to_owned(),
-        (ErrorKind::ArgumentConflict, _) => "excludes another setting that is also there".to_owned(),
-        (ErrorKind::UnknownArgument, _) => "is not a flag; --help lists them".to_owned(),
-        (_, Some(source)) => format!("is wrong: {source}"),
+        (ErrorKind::ArgumentConflict, _) => "conflicts with another setting".to_owned(),
+        (ErrorKind::UnknownArgument, _) => "is not a flag; see --help".to_owned(),
+        (_, Some(source)) => format!("is invalid: {source}"),
         (ErrorKind::InvalidValue, _) => match error.get(ContextKind::ValidValue) {
             Some(valid) => format!("must be one of: {valid}"),
-            None => "is wrong".to_owned(),
+            None => "is invalid".to_owned(),
         },
-        _ => "is wrong".to_owned(),
+        _ => "is invalid".to_owned(),
     };
-    format!("configuration: {variables} {why}")
+    format!("configuration: {variables} {problem}")
 }
 
-/// `DATABASE_URL` for `--database-url <DATABASE_URL>`.
+/// Returns `DATABASE_URL` for `--database-url <DATABASE_URL>`.
 fn variable_of<C: Parser>(flag: &str) -> String {
     let long = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
     C::command()
@@ -157,20 +157,20 @@ mod tests {
         _count: u8,
     }
 
-    fn wrong(arguments: &[&str]) -> String {
+    fn error_of(arguments: &[&str]) -> String {
         let arguments = std::iter::once("test").chain(arguments.iter().copied()).map(OsString::from);
         match read::<Config>(arguments) {
             Err(Exit::Wrong(line)) => line,
-            _ => panic!("was taken"),
+            _ => panic!("the configuration was accepted"),
         }
     }
 
     #[test]
-    fn a_wrong_setting_is_one_line_that_names_it_and_not_its_value() {
-        assert_eq!(wrong(&[]), "configuration: DATABASE_URL is missing");
-        let line = wrong(&["--database-url", "postgres://x", "--count", "secret"]);
-        assert!(line.starts_with("configuration: A_TEST_COUNT is wrong"), "{line}");
+    fn an_invalid_setting_is_reported_in_one_line_without_its_value() {
+        assert_eq!(error_of(&[]), "configuration: DATABASE_URL is missing");
+        let line = error_of(&["--database-url", "postgres://x", "--count", "secret"]);
+        assert!(line.starts_with("configuration: A_TEST_COUNT is invalid"), "{line}");
         assert!(!line.contains("secret") && !line.contains('\n'), "{line}");
-        assert!(wrong(&["--nonsense"]).starts_with("configuration: --nonsense is not a flag"));
+        assert!(error_of(&["--nonsense"]).starts_with("configuration: --nonsense is not a flag"));
     }
 }

@@ -1,4 +1,4 @@
-//! The requests that a service answers, through NATS' service API (`nats micro ls`).
+//! Request handlers of a service, through NATS' service API (`nats micro ls`).
 
 use crate::{
     Bus,
@@ -20,8 +20,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Answers requests until the token is cancelled, and those already taken after that. To be kept until the tasks have
-/// ended: dropped earlier, it drops requests that have arrived.
+/// Handles requests until the token is cancelled, and then finishes those already received. Keep it until the tasks
+/// have ended: dropping it earlier drops requests that have arrived.
 pub struct Endpoints {
     service: Service,
     pulse: Pulse,
@@ -29,31 +29,31 @@ pub struct Endpoints {
     shutdown: CancellationToken,
 }
 
-/// Whether requests are answered. Cheap to clone.
+/// Checks whether requests are handled. Cheap to clone.
 #[derive(Clone)]
 pub struct Pulse {
     bus: Bus,
-    /// Where this very process answers, as it answers requests.
+    /// Subject of this process' own `ping` endpoint.
     own: String,
-    /// The subjects of which a request waits for others to be done, and since when.
+    /// Subjects with a request that waits for a free handler, and since when.
     full: Arc<Mutex<HashMap<&'static str, Instant>>>,
 }
 
 tokio::task_local! {
-    static CURRENT: Option<Deadline>;
+    static DEADLINE_OF_TASK: Option<Deadline>;
 }
 
-/// The deadline of the request that this task answers, if it has one.
+/// The deadline of the request that this task handles, if it has one.
 pub fn deadline() -> Option<Deadline> {
-    CURRENT.try_with(|deadline| *deadline).ok().flatten()
+    DEADLINE_OF_TASK.try_with(|deadline| *deadline).ok().flatten()
 }
 
-/// How long its own request may take to be answered.
-const ANSWER: Duration = Duration::from_secs(2);
-/// Requests that wait for longer wait for what does not end.
-const STUCK: Duration = Duration::from_secs(10);
+/// Timeout of the service's request to itself.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request that waits for longer than this means that the handlers are stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// A service's request to itself.
+/// A request of the service to itself.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Ping;
 
@@ -63,23 +63,23 @@ impl Request for Ping {
 }
 
 impl Pulse {
-    /// Whether a request to this process is answered, and none waits for ever.
+    /// Checks that a request to this process is answered, and that no request waits for too long.
     ///
     /// # Errors
-    /// When it isn't, or one does.
+    /// If either check fails.
     pub async fn check(&self) -> anyhow::Result<()> {
-        let asked = self.bus.client().request(self.own.clone(), "null".into());
-        timeout(ANSWER, asked).await.context("its own request is not answered within 2 s")??;
+        let reply = self.bus.client().request(self.own.clone(), "null".into());
+        timeout(PING_TIMEOUT, reply).await.context("no reply to a request to itself within 2 s")??;
         let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        match full.iter().find(|(_, since)| since.elapsed() > STUCK) {
+        match full.iter().find(|(_, since)| since.elapsed() > STUCK_AFTER) {
             Some((subject, since)) => {
-                anyhow::bail!("requests on {subject} wait for {} s", since.elapsed().as_secs())
+                anyhow::bail!("a request on {subject} has waited for {} s", since.elapsed().as_secs())
             }
             None => Ok(()),
         }
     }
 
-    fn waits(&self, subject: &'static str, since: Option<Instant>) {
+    fn set_waiting(&self, subject: &'static str, since: Option<Instant>) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         match since {
             Some(since) => drop(full.insert(subject, since)),
@@ -89,10 +89,10 @@ impl Pulse {
 }
 
 impl Endpoints {
-    /// Announces a service. Its replicas share the requests.
+    /// Registers a service. Its replicas share the requests.
     ///
     /// # Errors
-    /// When NATS can't be asked.
+    /// If NATS fails.
     pub async fn new(
         bus: &Bus,
         name: &str,
@@ -106,25 +106,25 @@ impl Endpoints {
             .description(description)
             .start(name, env!("CARGO_PKG_VERSION"))
             .await
-            .map_err(|error| anyhow::anyhow!("announce the service to NATS: {error}"))?;
+            .map_err(|error| anyhow::anyhow!("register the service with NATS: {error}"))?;
         let own = bus.client().new_inbox();
         let pulse = Pulse { bus: bus.clone(), own: own.clone(), full: Arc::default() };
         let endpoints = Self { service, pulse, tasks, shutdown };
         let ping = endpoints.service.endpoint_builder().name("ping").add(own).await;
-        let ping = ping.map_err(|error| anyhow::anyhow!("listen to its own requests: {error}"))?;
+        let ping = ping.map_err(|error| anyhow::anyhow!("register the ping endpoint: {error}"))?;
         endpoints.start::<Ping, _, _>(ping, 1, async |Ping| Ok(()));
         Ok(endpoints)
     }
 
-    /// What says whether requests are answered.
+    /// Returns the check of whether requests are handled.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }
 
-    /// Answers `R`, at most `concurrency` at once; further ones wait in the subscription.
+    /// Handles requests of type `R`, at most `concurrency` at once. Further ones wait in the subscription.
     ///
     /// # Errors
-    /// When NATS can't be asked.
+    /// If NATS fails.
     pub async fn serve<R, F, Fut>(&self, concurrency: usize, answer: F) -> anyhow::Result<()>
     where
         R: Request,
@@ -136,7 +136,7 @@ impl Endpoints {
             .endpoint(R::SUBJECT)
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
-            .with_context(|| format!("listen on {}", R::SUBJECT))?;
+            .with_context(|| format!("register an endpoint on {}", R::SUBJECT))?;
         self.start(endpoint, concurrency, answer);
         Ok(())
     }
@@ -187,9 +187,9 @@ async fn run<R, F, Fut>(
             Ok(permit) => permit,
             Err(_) => {
                 metrics::counter!("nats_requests_delayed_total", "subject" => R::SUBJECT).increment(1);
-                pulse.waits(R::SUBJECT, Some(Instant::now()));
+                pulse.set_waiting(R::SUBJECT, Some(Instant::now()));
                 let permit = permits.clone().acquire_owned().await.expect("this semaphore is never closed");
-                pulse.waits(R::SUBJECT, None);
+                pulse.set_waiting(R::SUBJECT, None);
                 permit
             }
         };
@@ -203,7 +203,7 @@ async fn run<R, F, Fut>(
             Span::under(trace::parent_in(headers), R::SUBJECT, Kind::Server)
         };
         tasks.spawn(span.within(async move {
-            let received = Instant::now();
+            let started = Instant::now();
             let outcome = match in_time(deadline, decode(&request, &*answer)).await {
                 Some(answered) => {
                     let outcome = if answered.is_ok() { "done" } else { "refused" };
@@ -213,13 +213,13 @@ async fn run<R, F, Fut>(
                 None => "late",
             };
             metrics::histogram!("nats_request_duration_seconds", "subject" => R::SUBJECT, "outcome" => outcome)
-                .record(received.elapsed().as_secs_f64());
+                .record(started.elapsed().as_secs_f64());
             drop(permit);
         }));
     }
 }
 
-/// Whether the requester has given up. The request is then dropped: it was reported as not done.
+/// Whether the deadline has passed. The request is then dropped, because its requester has already reported a failure.
 fn is_late<R: Request>(deadline: Option<Deadline>) -> bool {
     let is_late = deadline.is_some_and(Deadline::is_past);
     if is_late {
@@ -229,9 +229,9 @@ fn is_late<R: Request>(deadline: Option<Deadline>) -> bool {
     is_late
 }
 
-/// Answers a request within its deadline, or not at all.
+/// Runs a handler until its deadline; `None` if it doesn't finish in time.
 async fn in_time<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) -> Option<T> {
-    let answer = CURRENT.scope(deadline, answer);
+    let answer = DEADLINE_OF_TASK.scope(deadline, answer);
     match deadline {
         Some(deadline) => timeout(deadline.remaining(), answer).await.ok(),
         None => Some(answer.await),
@@ -244,16 +244,16 @@ where
     F: Fn(R) -> Fut,
     Fut: Future<Output = Result<R::Reply, Refusal>>,
 {
-    let question = serde_json::from_slice(&request.message.payload)
-        .map_err(|error| Refusal::new(Code::InvalidRequest, format!("the payload can't be read: {error}")))?;
-    answer(question).await
+    let decoded = serde_json::from_slice(&request.message.payload)
+        .map_err(|error| Refusal::new(Code::InvalidRequest, format!("can't decode the payload: {error}")))?;
+    answer(decoded).await
 }
 
 async fn respond<T: serde::Serialize>(request: &service::Request, answer: Result<T, Refusal>) {
     let response = answer
         .and_then(|answer| {
             serde_json::to_vec(&answer).map_err(|error| {
-                tracing::error!(%error, "encode an answer");
+                tracing::error!(%error, "can't encode a reply");
                 Refusal::new(Code::Internal, "a fault of the server")
             })
         })
@@ -261,8 +261,8 @@ async fn respond<T: serde::Serialize>(request: &service::Request, answer: Result
             code: usize::from(refusal.code.status()),
             status: refusal.header(),
         });
-    // Without a reply subject nobody waits for it.
+    // A request without a reply subject expects no reply.
     if let Err(error) = request.respond(response.map(Into::into)).await {
-        tracing::debug!(%error, "a request can't be answered");
+        tracing::debug!(%error, "can't reply to a request");
     }
 }

@@ -1,6 +1,8 @@
-//! What every service does alike: boot, configuration, NATS, Postgres, health, metrics, logs, traces, shutdown.
+//! The common base of all services: boot, configuration, NATS, Postgres, health, metrics, logs, traces, shutdown.
 //!
-//! Names no rule of chat and no table.
+//! Contains no chat rule and no table name.
+
+#![warn(missing_docs)]
 
 pub mod admin;
 pub mod backoff;

@@ -1,4 +1,4 @@
-//! Logs: text for people, JSON for machines, and in both the trace that a line belongs to.
+//! Logs: text for people, JSON for machines, both with the trace of each line.
 
 use crate::config::{LogFormat, Telemetry};
 use anyhow::Context;
@@ -16,12 +16,12 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Starts them, on standard error.
+/// Starts the logs, on standard error.
 ///
 /// # Errors
-/// When `RUST_LOG` is no filter, or a test has started them already.
+/// If `RUST_LOG` is invalid, or a test has already started the logs.
 pub fn start(config: &Telemetry) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.rust_log).context("RUST_LOG is not a filter")?;
+    let filter = EnvFilter::try_new(&config.rust_log).context("RUST_LOG is not a valid filter")?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match config.log_format {
         LogFormat::Text => lines.event_format(Traced::Text(format::format())).boxed(),
@@ -32,7 +32,7 @@ pub fn start(config: &Telemetry) -> anyhow::Result<()> {
     tracing_subscriber::registry().with(filter).with(lines).try_init().context("start the logs")
 }
 
-/// A format of lines that also says their trace.
+/// A line format that appends the trace.
 enum Traced {
     Text(format::Format),
     Json(format::Format<format::Json>),
@@ -76,7 +76,7 @@ impl Traced {
     }
 }
 
-/// The trace and the step within which this thread works.
+/// Trace id and span id of the current span.
 fn trace() -> Option<(String, String)> {
     if !crate::trace::is_on() {
         return None;

@@ -1,6 +1,6 @@
-//! What is measured: every metric has a name, a form and a meaning, said in one list for each service.
+//! Metrics. Each process lists its metrics with name, type and meaning.
 //!
-//! `docs/operations.md` has them all in one table, and a test compares what is exposed with that.
+//! `docs/operations.md` documents all of them in one table. A test compares the table with the exposed metrics.
 
 use ::metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, set_global_recorder,
@@ -9,14 +9,14 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use std::{sync::OnceLock, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The form of a metric.
+/// Type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Only grows.
+    /// A value that only increases.
     Counter,
-    /// Is as it is.
+    /// A value that increases and decreases.
     Gauge,
-    /// How often it was how much.
+    /// A distribution of values.
     Histogram,
 }
 
@@ -27,91 +27,99 @@ pub struct Metric {
     form: Form,
     unit: Unit,
     help: &'static str,
-    /// For a counter with a label: what that may be, where this is known. A counter that first appears when something
-    /// went wrong shows no increase, so each starts from zero.
+    /// Label of a counter with its known values. Each value starts from zero, because a counter that first appears
+    /// after a failure shows no increase.
     label: Option<(&'static str, &'static [&'static str])>,
 }
 
 impl Metric {
-    /// A counter of things.
+    /// Creates a counter of things.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, form: Form::Counter, unit: Unit::Count, help, label: None }
     }
 
-    /// A gauge of things.
+    /// Creates a gauge of things.
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
         Self { name, form: Form::Gauge, unit: Unit::Count, help, label: None }
     }
 
-    /// A histogram of things.
+    /// Creates a histogram of things.
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
         Self { name, form: Form::Histogram, unit: Unit::Count, help, label: None }
     }
 
-    /// In seconds.
+    /// Sets the unit to seconds.
     #[must_use]
     pub const fn seconds(self) -> Self {
         Self { unit: Unit::Seconds, ..self }
     }
 
-    /// With a label: all that it may be.
+    /// Adds a label with all its values.
     #[must_use]
     pub const fn by(self, label: &'static str, values: &'static [&'static str]) -> Self {
         Self { label: Some((label, values)), ..self }
     }
 }
 
-/// What every process measures.
-const EVERY: &[Metric] = &[
-    Metric::gauge("target_info", "1, labelled with what runs: name, version, commit."),
-    Metric::gauge("process_open_fds", "Files that the process has open, sockets included."),
-    Metric::gauge("process_max_fds", "Files that the process may open."),
-    Metric::counter("trace_spans_exported_total", "Spans that the collector took."),
-    Metric::counter("trace_spans_dropped_total", "Spans that no collector got.")
+/// Metrics of every process.
+const COMMON: &[Metric] = &[
+    Metric::gauge("target_info", "Always 1; the labels hold name, version and commit of the process."),
+    Metric::gauge("process_open_fds", "Number of open files, including sockets."),
+    Metric::gauge("process_max_fds", "Maximum number of open files."),
+    Metric::counter("trace_spans_exported_total", "Number of exported spans."),
+    Metric::counter("trace_spans_dropped_total", "Number of spans dropped before export, by reason.")
         .by("reason", &["queue_full", "export_failed"]),
 ];
 
-/// What every process measures that talks to NATS.
+/// Metrics of every process that uses NATS.
 const NATS: &[Metric] = &[
-    Metric::gauge("nats_connected", "Whether the connection to NATS stands: 1 or 0."),
-    Metric::counter("nats_connects_total", "Connections to NATS made: the first, and each reconnect."),
+    Metric::gauge("nats_connected", "1 while connected to NATS, otherwise 0."),
+    Metric::counter("nats_connects_total", "Number of connections to NATS, including reconnects."),
     Metric::counter(
         "nats_dropped_total",
-        "Overflows of a subscription: messages of NATS that were not taken.",
+        "Number of overflows of a NATS subscription, each of which dropped messages.",
     ),
-    Metric::counter("nats_messages_total", "Messages over NATS.").by("direction", &["in", "out"]),
-    Metric::counter("nats_bytes_total", "Bytes of messages over NATS.").by("direction", &["in", "out"]),
+    Metric::counter("nats_messages_total", "Number of NATS messages, by direction.")
+        .by("direction", &["in", "out"]),
+    Metric::counter("nats_bytes_total", "Bytes of NATS messages, by direction.")
+        .by("direction", &["in", "out"]),
     Metric::histogram(
         "nats_request_duration_seconds",
-        "Time to answer a request over NATS, by its subject and whether it was done or refused.",
+        "Time to handle a NATS request, by subject and outcome (done, refused or late).",
     )
     .seconds(),
     Metric::counter(
         "nats_requests_late_total",
-        "Requests dropped because their requester had given up, by subject.",
+        "Number of requests dropped because their deadline had passed, by subject.",
     ),
     Metric::counter(
         "nats_requests_delayed_total",
-        "Requests that waited because as many of their subject as may were under way.",
+        "Number of requests delayed by the concurrency limit of their subject.",
     ),
 ];
 
-/// What every process measures that talks to Postgres.
+/// Metrics of every process that uses Postgres.
 pub(crate) const POSTGRES: &[Metric] = &[
-    Metric::gauge("db_client_connection_count", "Connections to Postgres, by state: idle or used."),
-    Metric::gauge("db_client_connection_max", "Connections to Postgres that there may be."),
-    Metric::counter("postgres_timeouts_total", "Statements that Postgres did not end in time."),
-    Metric::counter("postgres_broken_connections_total", "Connections to Postgres found broken in use."),
+    Metric::gauge(
+        "db_client_connection_count",
+        "Number of connections to Postgres, by state (idle or used).",
+    ),
+    Metric::gauge("db_client_connection_max", "Maximum number of connections to Postgres."),
+    Metric::counter("postgres_timeouts_total", "Number of statements that timed out."),
+    Metric::counter(
+        "postgres_broken_connections_total",
+        "Number of connections to Postgres that broke in use.",
+    ),
     Metric::counter(
         "postgres_silent_connections_total",
-        "Connections to Postgres given up because they fell silent.",
+        "Number of connections to Postgres closed because they did not reply.",
     ),
 ];
 
-/// Upper bounds of durations, in seconds.
+/// Histogram buckets of durations, in seconds.
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Upper bounds of what is counted.
+/// Histogram buckets of counts.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 
 /// Describes metrics, and starts their counters from zero.
@@ -134,37 +142,37 @@ pub fn describe(metrics: &[Metric]) {
     }
 }
 
-/// Says what runs: the labels of `target_info`, by OpenTelemetry's names.
+/// Sets `target_info`, whose labels identify the process by OpenTelemetry's names.
 pub fn identify(service: &str) {
     recorder();
     let labels = [
         ("service_name", service.to_owned()),
         ("service_version", env!("CARGO_PKG_VERSION").to_owned()),
-        // Known where the build said it.
+        // Set by builds that know the commit.
         ("vcs_ref_head_revision", option_env!("GIT_COMMIT").unwrap_or("unknown").to_owned()),
     ];
     gauge!("target_info", &labels).set(1.0);
 }
 
-/// The process's metrics; services that a test runs in one process share them.
+/// The metrics recorder of the process. Services that a test runs in one process share it.
 pub(crate) fn recorder() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
             let recorder = builder().expect("these buckets are not empty").build_recorder();
             let handle = recorder.handle();
-            // Only fails where a recorder is installed already; then ours shows nothing, and nothing else is wrong.
+            // Fails only if another recorder is installed. Then ours stays empty, without further harm.
             if set_global_recorder(recorder).is_err() {
                 tracing::warn!("another metrics recorder is installed");
             }
-            describe(EVERY);
+            describe(COMMON);
             describe(NATS);
             handle
         })
         .clone()
 }
 
-/// Aggregates the samples of histograms now and then: until that is done, each sample takes memory.
+/// Aggregates the samples of histograms regularly, because each sample takes memory until then.
 pub(crate) async fn aggregate(recorder: PrometheusHandle, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -185,7 +193,7 @@ mod tests {
     use super::*;
     use ::metrics::with_local_recorder;
 
-    /// KiB that this process has in memory.
+    /// Resident memory of this process in KiB.
     fn resident() -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -194,11 +202,11 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn samples_take_no_memory_for_long_though_nobody_reads_the_metrics() {
+    async fn samples_are_aggregated_even_if_nobody_reads_the_metrics() {
         let recorder = builder().unwrap().build_recorder();
-        let aggregates = tokio::spawn(aggregate(recorder.handle(), Duration::from_millis(10)));
+        let aggregation = tokio::spawn(aggregate(recorder.handle(), Duration::from_millis(10)));
         let before = resident();
-        // In a thread of its own, as an Admin's tasks have theirs.
+        // In a thread of its own, like the aggregation in a real process.
         let record = move || {
             with_local_recorder(&recorder, || {
                 let histogram = ::metrics::histogram!("samples_seconds");
@@ -210,7 +218,7 @@ mod tests {
         };
         tokio::task::spawn_blocking(record).await.unwrap();
         let kib = resident().saturating_sub(before);
-        assert!(kib < 32 * 1024, "10,000,000 samples, 8 bytes each, left {kib} KiB");
-        aggregates.abort();
+        assert!(kib < 32 * 1024, "10,000,000 samples of 8 bytes each still use {kib} KiB");
+        aggregation.abort();
     }
 }

@@ -1,4 +1,4 @@
-//! Postgres: a pool on one schema, migrated, that waits for a database which isn't there yet.
+//! Postgres: a connection pool on one schema, with migrations; waits for a database that isn't up yet.
 
 use crate::{Backoff, config};
 use anyhow::Context;
@@ -17,8 +17,8 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How the queries of a connection are planned: once, as planning one costs several times what it does; and by index, row by
-/// row, which is right for any table, whether it is empty or has a billion rows.
+/// Planner settings of a connection. Queries are planned only once, because planning one costs several times its
+/// execution. They use an index and nested loops, which suits any table, from an empty one to a billion rows.
 pub const PLANS: [(&str, &str); 4] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -26,26 +26,26 @@ pub const PLANS: [(&str, &str); 4] = [
     ("enable_mergejoin", "off"),
 ];
 
-/// None of our queries runs for long enough to be worth compiling, and where a table has grown since it was last
-/// analyzed, Postgres takes some for such: each of its processes then loads LLVM, which is 14 MB and 40 ms
-/// (`cargo xtask load handshake`, when gateways compared 12,000 fresh conversations).
+/// None of our queries runs long enough to be worth compiling. But if a table has grown since it was last analyzed,
+/// Postgres misjudges some, and each of its processes then loads LLVM, which costs 14 MB and 40 ms (`cargo xtask load
+/// handshake`, when gateways compared 12,000 fresh conversations).
 const NOT_COMPILED: (&str, &str) = ("jit", "off");
 
-/// What Postgres itself gives up, so that no statement outlives its service's interest in it for long, and none waits for
-/// another's lock for ever: a statement before [`STATEMENT`] ends, a wait for a lock sooner; and a transaction whose
-/// service says nothing (frozen, or cut off), which may hold locks.
+/// Server-side timeouts, so that no statement runs long after its service has given up, and none waits for a lock for
+/// ever: a statement ends before [`STATEMENT_TIMEOUT`], and a wait for a lock sooner. The last one ends the transaction
+/// of a service that is silent (frozen, or cut off), which may hold locks.
 const TIMEOUTS: [(&str, &str); 3] = [
     ("statement_timeout", "3500ms"),
     ("lock_timeout", "1500ms"),
     ("idle_in_transaction_session_timeout", "10s"),
 ];
 
-/// Connects to this service's own schema and brings it up to date, saying every few seconds that it still tries;
-/// `None` when the token is cancelled first. Replicas that start at once wait for each other's migrations. Each connection has
-/// these settings.
+/// Connects to this service's own schema and migrates it, and logs every few seconds while it can't. Returns `None` if
+/// the token is cancelled first. Replicas that start together wait for each other's migrations. `settings` apply to
+/// each connection.
 ///
 /// # Errors
-/// When the configuration can't be used, or a migration fails for a reason that will not pass.
+/// If the configuration can't be used, or a migration fails for a permanent reason.
 pub async fn open(
     schema: &'static str,
     migrations: &Migrator,
@@ -54,7 +54,7 @@ pub async fn open(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<PgPool>> {
     let options = PgConnectOptions::from_str(&config.database_url)
-        .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not an address of Postgres"))?
+        .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not a Postgres URL"))?
         .application_name(schema)
         .options([("search_path", schema), NOT_COMPILED])
         .options(TIMEOUTS)
@@ -69,10 +69,7 @@ pub async fn open(
         match prepared {
             Ok(()) => break,
             Err(error) if error.chain().any(is_passing) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "waiting for Postgres, which DATABASE_URL names"
-                );
+                tracing::warn!(error = format!("{error:#}"), "waiting for Postgres at DATABASE_URL");
             }
             Err(error) => return Err(error),
         }
@@ -85,15 +82,15 @@ pub async fn open(
     let pool = PgPoolOptions::new()
         .max_connections(config.database_connections)
         .acquire_timeout(Duration::from_secs(2))
-        // A ping before each use costs a round trip; a broken connection shows itself, and every caller retries.
+        // A ping before each use costs a round trip; a broken connection fails on use, and every caller retries.
         .test_before_acquire(false)
         .before_acquire(|_, connection| {
             let made = Instant::now().checked_sub(connection.age);
             let is_current = made.is_none_or(|made| FAILOVER.is_current(made));
             Box::pin(async move { Ok(is_current) })
         })
-        // A caller that gave up returns its connection in the middle of a reply. The pool waits for the rest of it, without
-        // an end if the network drops everything, and would be full of such connections.
+        // A caller that gave up returns its connection in the middle of a reply. The pool waits for the rest of the
+        // reply: for ever if the network drops everything, until all connections are such ones.
         .after_release(|connection, _| {
             Box::pin(async move {
                 let rest = async {
@@ -103,9 +100,9 @@ pub async fn open(
                         connection.ping().await
                     }
                 };
-                tokio::time::timeout(RELEASE, rest).await.unwrap_or_else(|_| {
+                tokio::time::timeout(RELEASE_TIMEOUT, rest).await.unwrap_or_else(|_| {
                     metrics::counter!("postgres_silent_connections_total").increment(1);
-                    Err(silence())
+                    Err(no_reply())
                 })?;
                 Ok(true)
             })
@@ -120,9 +117,10 @@ async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions
         .bind(schema)
         .fetch_optional(&mut connection)
         .await
-        .context("look for the schema")?;
+        .context("check whether the schema exists")?;
     if known.is_none() {
-        // The name is one of ours. Two replicas may both come here: the one that is late is told so.
+        // The name is a constant of ours. If two replicas create the schema at once, the later one gets a unique
+        // violation.
         let created =
             connection.execute(sqlx::AssertSqlSafe(format!("create schema if not exists {schema}"))).await;
         if let Err(error) = created
@@ -136,16 +134,16 @@ async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions
     Ok(())
 }
 
-/// How often a replica tries to be the one that migrates.
-const MIGRATION_TURN: Duration = Duration::from_millis(250);
-/// How often it reports that it waits.
+/// Interval of a replica's attempts to take the migration lock.
+const MIGRATION_RETRY: Duration = Duration::from_millis(250);
+/// Interval of log lines while it waits.
 const MIGRATION_REPORT: Duration = Duration::from_secs(5);
 
-/// Applies the missing migrations, one replica at a time. Each schema has a lock of its own, and a waiting replica holds
-/// no snapshot, which `create index concurrently` would wait for. A schema that is newer than this program is left as it
-/// is: migrations only add.
+/// Applies the missing migrations, one replica at a time. Each schema has its own lock, and a waiting replica holds no
+/// snapshot, for which `create index concurrently` would wait. A schema newer than this program is left unchanged,
+/// because migrations only add.
 async fn migrate(schema: &str, migrations: &Migrator, connection: &mut PgConnection) -> anyhow::Result<()> {
-    // A migration may take long, but it must not queue for a lock: every query would queue behind it.
+    // A migration may take long, but it must not queue for a lock, because every query would queue behind it.
     connection
         .execute("set statement_timeout = 0; set lock_timeout = '3s'")
         .await
@@ -157,86 +155,88 @@ async fn migrate(schema: &str, migrations: &Migrator, connection: &mut PgConnect
                 .bind(schema)
                 .fetch_one(&mut *connection)
                 .await
-                .context("lock the migrations")?;
+                .context("take the migration lock")?;
         if is_ours {
             break;
         }
         if Instant::now() >= report_at {
-            tracing::info!(schema, "waiting for another replica, which migrates the schema");
+            tracing::info!(schema, "waiting for another replica to migrate the schema");
             report_at = Instant::now() + MIGRATION_REPORT;
         }
-        tokio::time::sleep(MIGRATION_TURN).await;
+        tokio::time::sleep(MIGRATION_RETRY).await;
     }
     let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
     migrator.set_ignore_missing(true).set_locking(false);
-    // Not `run`, whose future is not `Send`: it takes more than connections. The lock ends with the connection.
+    // Not `run`, whose future is not `Send`, because it accepts more than connections. The lock ends with the
+    // connection.
     migrator.run_direct(None, connection, false).await.context("migrate the schema")
 }
 
-/// What is known of a failover: connections that were made before it lead to a server that takes no writes any more.
+/// Last known failover. Connections opened before it lead to a server that has become read-only.
 static FAILOVER: Failover = Failover { since: Mutex::new(None), checked: AtomicI64::new(0) };
 
 struct Failover {
-    /// When a read-only server was last seen.
+    /// Time at which a read-only server was last seen.
     since: Mutex<Option<Instant>>,
     /// Unix seconds of the last check.
     checked: AtomicI64,
 }
 
 impl Failover {
-    fn saw_read_only(&self) {
+    fn record_read_only(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether a connection was made after the last failover.
+    /// Whether a connection was opened after the last failover.
     fn is_current(&self, made: Instant) -> bool {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|since| made > since)
     }
 
-    /// Whether this is the first call in this second: reads alone would not show that a server takes no writes.
+    /// Whether this is the first call in this second. The check is needed because reads alone don't reveal a read-only
+    /// server.
     fn is_check_due(&self) -> bool {
         let now = contract::Timestamp::now().unix();
         self.checked.swap(now, Ordering::Relaxed) != now
     }
 }
 
-/// Fails with the error of a write if the server that a connection leads to takes none.
+/// Fails like a write if the server is read-only.
 async fn is_writable(connection: &mut PgConnection) -> sqlx::Result<()> {
     let is_read_only: String =
         sqlx::query_scalar("select current_setting('transaction_read_only')").fetch_one(connection).await?;
     if is_read_only == "on" {
-        FAILOVER.saw_read_only();
+        FAILOVER.record_read_only();
         return Err(sqlx::Error::Io(std::io::Error::new(
             std::io::ErrorKind::ReadOnlyFilesystem,
-            "Postgres takes no writes",
+            "Postgres is read-only",
         )));
     }
     Ok(())
 }
 
-/// A connection that its owner uses again and again, outside the pool; made when it is needed.
+/// A connection outside the pool that its owner keeps, opened on first use.
 ///
-/// It is replaced after an error that passes (it may never answer again), and after a failover.
+/// It is replaced after a temporary error (it may never reply again), and after a failover.
 pub struct Dedicated {
     options: PgConnectOptions,
     connection: Option<(PgConnection, Instant)>,
 }
 
 impl Dedicated {
-    /// Not connected yet.
+    /// Creates it without connecting.
     pub const fn new(options: PgConnectOptions) -> Self {
         Self { options, connection: None }
     }
 
-    /// Does something over the connection, as [`in_time`].
+    /// Runs queries over the connection, with the timeout of [`in_time`].
     ///
     /// # Errors
-    /// Those of `query` and of connecting, and [`sqlx::Error::Io`] if it takes too long.
+    /// The errors of `query` and of connecting, and [`sqlx::Error::Io`] after the timeout.
     pub async fn run<T>(
         &mut self,
         query: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
-        // Taken out, so that a connection is dropped with a future that is given up.
+        // Taken out, so that a cancelled future drops the connection.
         let current = self.connection.take().filter(|(_, made)| FAILOVER.is_current(*made));
         let (result, connection) = in_time(async {
             let (mut connection, made) = match current {
@@ -253,16 +253,16 @@ impl Dedicated {
         result
     }
 
-    /// Closes the connection. It is made again when it is needed.
+    /// Closes the connection. The next use opens it again.
     pub async fn close(&mut self) {
         if let Some((connection, _)) = self.connection.take() {
-            // If it is broken, it is gone all the same.
+            // A broken connection is gone in any case.
             let _ = in_time(connection.close()).await;
         }
     }
 }
 
-/// Whether an error may pass by itself: the connection, or a server that starts, stops or is busy.
+/// Whether an error may be temporary: the connection, or a server that starts, stops or is busy.
 fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<sqlx::Error>() {
         Some(error) => is_passing_error(error),
@@ -270,12 +270,13 @@ fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
     }
 }
 
-/// The code of a write on a server that takes none.
+/// Error code of a write on a read-only server.
 const READ_ONLY: &str = "25006";
-/// The code with which Postgres ends a connection whose service was silent within a transaction, as after a freeze.
+/// Error code with which Postgres closes a connection whose service was silent within a transaction, for example after
+/// a freeze.
 const IDLE_IN_TRANSACTION: &str = "25P03";
 
-/// Whether doing it again may help. An error that shows a failover also ends every older connection.
+/// Whether a retry may help. An error that reveals a failover also invalidates every older connection.
 pub fn is_passing_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -287,7 +288,7 @@ pub fn is_passing_error(error: &sqlx::Error) -> bool {
         // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             if code == READ_ONLY {
-                FAILOVER.saw_read_only();
+                FAILOVER.record_read_only();
             }
             ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
                 || [READ_ONLY, IDLE_IN_TRANSACTION].contains(&&*code)
@@ -296,49 +297,51 @@ pub fn is_passing_error(error: &sqlx::Error) -> bool {
     }
 }
 
-/// How long one statement, or one transaction of a few, may take. A server that is frozen, or a network that drops
-/// everything, would otherwise hold whoever waits for ever.
-const STATEMENT: Duration = Duration::from_secs(4);
+/// Timeout of one statement, or of a short transaction. Without it, a frozen server or a network that drops everything
+/// would block callers for ever.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long a connection that is given back may take to be done with what it was asked.
-const RELEASE: Duration = Duration::from_secs(2);
+/// Time for a returned connection to finish its last request.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-fn silence() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres does not answer"))
+fn no_reply() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres does not reply"))
 }
 
-/// Gives up what takes too long, with an error that passes. It may have been done all the same.
+/// Cancels a query after a timeout, with a temporary error. Postgres may have executed it nevertheless.
 ///
 /// # Errors
-/// Those of `query`, and [`sqlx::Error::Io`] when it takes too long.
+/// The errors of `query`, and [`sqlx::Error::Io`] after the timeout.
 pub async fn in_time<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    tokio::time::timeout(STATEMENT, query).await.unwrap_or_else(|_| {
+    tokio::time::timeout(STATEMENT_TIMEOUT, query).await.unwrap_or_else(|_| {
         metrics::counter!("postgres_timeouts_total").increment(1);
-        Err(silence())
+        Err(no_reply())
     })
 }
 
-/// How long Postgres may take to answer [`answers`].
-const ANSWER: Duration = Duration::from_secs(2);
+/// Timeout of the reply to [`answers`].
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether Postgres answers, and takes writes.
+/// Checks that Postgres replies and accepts writes.
 ///
 /// # Errors
-/// If it doesn't, within 3 s.
+/// If it doesn't within 3 s.
 pub async fn answers(pool: &PgPool) -> anyhow::Result<()> {
-    let asked = async {
+    let check = async {
         let mut connection = pool.acquire().await?;
-        let answered = tokio::time::timeout(ANSWER, is_writable(&mut connection)).await;
-        if !matches!(answered, Ok(Ok(_))) {
-            // It may never answer again: back in the pool, it would be in the way.
+        let checked = tokio::time::timeout(CHECK_TIMEOUT, is_writable(&mut connection)).await;
+        if !matches!(checked, Ok(Ok(_))) {
+            // It may never reply again, and must not return to the pool.
             connection.close_on_drop();
         }
-        answered
-            .context("Postgres does not answer within 2 s")?
-            .context("check that Postgres takes writes")?;
+        checked
+            .context("no reply from Postgres within 2 s")?
+            .context("check that Postgres accepts writes")?;
         anyhow::Ok(())
     };
-    tokio::time::timeout(ANSWER * 3 / 2, asked).await.context("no connection to Postgres in 3 s")?
+    tokio::time::timeout(CHECK_TIMEOUT * 3 / 2, check)
+        .await
+        .context("no connection to Postgres within 3 s")?
 }
 
 /// Sets the metrics of a pool.

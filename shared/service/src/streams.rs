@@ -1,4 +1,4 @@
-//! JetStream streams: made where they are missing.
+//! JetStream streams: creation of missing ones.
 
 use crate::{Backoff, Bus};
 use async_nats::jetstream::{
@@ -10,25 +10,26 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How many copies a new stream has: three in a cluster, so that a server may be lost, and one on a server of its own.
+/// Number of replicas of a new stream: three in a cluster, so that it survives the loss of a server; one on a single
+/// server.
 pub fn copies(bus: &Bus) -> usize {
     let cluster = bus.client().server_info().cluster;
     if cluster.is_some_and(|name| !name.is_empty()) { 3 } else { 1 }
 }
 
-/// How often [`keep`] looks.
-const LOOK: Duration = Duration::from_secs(5);
+/// Interval of the checks of [`keep`].
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Opens a stream, and makes it where it is missing. What an operator has changed in one that exists stays.
+/// Opens a stream, and creates it if it is missing. Leaves an existing stream as the operator configured it.
 ///
 /// # Errors
-/// When JetStream doesn't do its part.
+/// If JetStream fails.
 pub async fn open(bus: &Bus, config: Config) -> Result<Stream, CreateStreamError> {
     let config = Config { num_replicas: copies(bus), ..config };
     bus.jetstream().get_or_create_stream(config).await
 }
 
-/// Makes sure that a stream is there, as often as it takes.
+/// Opens or creates a stream, and retries until this succeeds or the token is cancelled.
 pub async fn ensure(bus: &Bus, config: Config, shutdown: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
     while !shutdown.is_cancelled() {
@@ -49,9 +50,9 @@ pub async fn ensure(bus: &Bus, config: Config, shutdown: &CancellationToken) {
     }
 }
 
-/// Makes streams again that someone deletes, within seconds, until the token is cancelled.
+/// Recreates deleted streams within seconds, until the token is cancelled.
 pub async fn keep(bus: Bus, streams: Vec<Config>, shutdown: CancellationToken) {
-    let mut tick = tokio::time::interval(LOOK);
+    let mut tick = tokio::time::interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -61,13 +62,14 @@ pub async fn keep(bus: Bus, streams: Vec<Config>, shutdown: CancellationToken) {
         for stream in streams.iter().filter(|_| bus.is_connected()) {
             if let Err(error) = open(&bus, stream.clone()).await {
                 let (stream, error) = (&stream.name, crate::bus::chain(&error));
-                tracing::warn!(stream, error, "whether a stream is there is not known");
+                tracing::warn!(stream, error, "can't check whether the stream exists");
             }
         }
     }
 }
 
-/// The stream from chat-service to notify-service: gone once it is acknowledged, refused when full (the outbox keeps it).
+/// The stream from chat-service to notify-service. Messages are removed after the ack, and refused when it is full (the
+/// outbox keeps them).
 pub fn chat_log() -> Config {
     Config {
         name: contract::streams::CHAT_STREAM.to_owned(),
@@ -81,7 +83,7 @@ pub fn chat_log() -> Config {
     }
 }
 
-/// The stream of what other backends may want to hear of: kept for 30 days, the oldest gone first.
+/// The stream of events for other backends. They are kept for 30 days; when it is full, the oldest are removed.
 pub fn events_out() -> Config {
     Config {
         name: contract::streams::EVENTS_OUT_STREAM.to_owned(),

@@ -1,8 +1,8 @@
-//! Traces: the steps of what one frame, call or event caused, over every process that it went through.
+//! Traces across processes: the spans caused by one frame, call or event.
 //!
-//! A step is a [`Span`]. What it does runs [`Span::within`] it, and then [`crate::Bus`] names it to whoever is asked or
-//! told, in the `traceparent` header. Where steps of several traces travel together, each has its [`TraceParent`]
-//! in the payload. Only traces that are recorded are passed on, so that what can't be seen in the end costs nothing.
+//! Code runs [`Span::within`] a span, and [`crate::Bus`] then adds the span to each request and event in the
+//! `traceparent` header. If a batch combines several traces, each has its [`TraceParent`] in the payload. Only recorded
+//! traces are propagated, so that unrecorded ones cost nothing.
 
 pub mod export;
 
@@ -24,26 +24,26 @@ use std::{
 
 pub use opentelemetry::trace::SpanKind as Kind;
 
-/// Set once, where tracing is on.
+/// Set once, if tracing is on.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// One step of a trace, which ends when the last clone of this is dropped. Nothing, and free, where tracing is off or
-/// this trace is not recorded.
+/// A span, which ends when its last clone is dropped. It is empty, and free, if tracing is off or the trace is not
+/// recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Span(Option<Context>);
 
 impl Span {
-    /// No step.
+    /// An empty span.
     pub const fn none() -> Self {
         Self(None)
     }
 
-    /// The first step of a trace of its own.
+    /// The root span of a new trace.
     pub fn root(name: impl Into<Cow<'static, str>>, kind: Kind) -> Self {
         Self::start(name, kind, &Context::new())
     }
 
-    /// The step under `parent`, in this process or another; without one, none.
+    /// A span under `parent`, of this process or another; empty if there is no parent.
     pub fn under(parent: Option<TraceParent>, name: &'static str, kind: Kind) -> Self {
         match parent {
             Some(parent) if is_on() => Self::start(name, kind, &remote(parent)),
@@ -51,7 +51,7 @@ impl Span {
         }
     }
 
-    /// What is caused from outside: the step under what the caller named, else a trace of its own.
+    /// A span with an external cause: under the caller's span if it sent one, otherwise the root of a new trace.
     pub fn caused_by(headers: Option<&HeaderMap>, name: &'static str, kind: Kind) -> Self {
         if !is_on() {
             return Self::none();
@@ -62,7 +62,7 @@ impl Span {
         }
     }
 
-    /// A step of this one.
+    /// A child span.
     pub fn child(&self, name: &'static str, kind: Kind) -> Self {
         self.0.as_ref().map_or_else(Self::none, |parent| Self::start(name, kind, parent))
     }
@@ -75,37 +75,37 @@ impl Span {
         Self(recorded.then_some(context))
     }
 
-    /// Whether this step is recorded.
+    /// Whether the span is recorded.
     pub const fn is_recorded(&self) -> bool {
         self.0.is_some()
     }
 
-    /// What is known of it: dotted names, as `conversation.id`; never a text, a token or an address.
+    /// Sets an attribute. Keys are dotted, such as `conversation.id`; values are never a text, a token or an address.
     pub fn set(&self, key: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// It did not do what it should, and why in a word.
-    pub fn failed(&self, why: &'static str) {
+    /// Marks the span as failed, with the reason in one word.
+    pub fn failed(&self, reason: &'static str) {
         if let Some(context) = &self.0 {
-            context.span().set_attribute(KeyValue::new("error.type", why));
-            context.span().set_status(Status::error(why));
+            context.span().set_attribute(KeyValue::new("error.type", reason));
+            context.span().set_status(Status::error(reason));
         }
     }
 
-    /// What the next step names as its parent.
+    /// Trace context that names this span as the parent.
     pub fn parent(&self) -> Option<TraceParent> {
-        self.0.as_ref().map(named)
+        self.0.as_ref().map(trace_parent)
     }
 
-    /// Runs a future within this step.
+    /// Runs a future within this span.
     pub fn within<F: Future>(self, future: F) -> Within<F> {
         Within { span: self, future }
     }
 
-    /// Until the guard is dropped, what this thread logs and asks belongs to this step.
+    /// Attaches the span to this thread until the guard is dropped, for its log lines and requests.
     pub fn enter(&self) -> Option<ContextGuard> {
         self.0.as_ref().map(|context| context.clone().attach())
     }
@@ -130,32 +130,32 @@ impl<F: Future> Future for Within<F> {
     }
 }
 
-/// Whether traces go anywhere.
+/// Whether tracing is on.
 pub fn is_on() -> bool {
     TRACER.get().is_some()
 }
 
-/// The step within which this runs.
+/// Trace context of the current span.
 pub fn current() -> Option<TraceParent> {
     if !is_on() {
         return None;
     }
-    Context::map_current(|context| context.has_active_span().then(|| named(context)))
+    Context::map_current(|context| context.has_active_span().then(|| trace_parent(context)))
 }
 
-/// What the sender of a message named as its step.
+/// Trace context in the headers of a NATS message.
 pub fn parent_in(headers: Option<&HeaderMap>) -> Option<TraceParent> {
     let headers = headers.filter(|_| is_on())?;
-    // NATS keeps the letters of a name as they are; W3C says that any will do.
+    // NATS preserves the case of header names, and W3C allows any case.
     headers.get(TRACEPARENT).or_else(|| headers.get("Traceparent"))?.as_str().parse().ok()
 }
 
-/// The same, where `header` finds the value of a header whatever the letters of its name.
+/// Trace context from a case-insensitive lookup of a header.
 pub fn parent<'a>(header: impl FnOnce(&str) -> Option<&'a str>) -> Option<TraceParent> {
     if is_on() { header(TRACEPARENT)?.parse().ok() } else { None }
 }
 
-/// The headers that name a step; none where there is none.
+/// Headers with a trace context; `None` without one.
 pub fn headers(parent: Option<TraceParent>) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     headers.insert(TRACEPARENT, parent?.to_string());
@@ -169,7 +169,7 @@ fn remote(parent: TraceParent) -> Context {
     Context::new().with_remote_span_context(parent)
 }
 
-fn named(context: &Context) -> TraceParent {
+fn trace_parent(context: &Context) -> TraceParent {
     let span = context.span();
     let context = span.span_context();
     TraceParent {

@@ -1,7 +1,9 @@
-//! Real nats-server and real Postgres, for tests and for the local stack of `cargo xtask up`.
+//! Real nats-server and Postgres processes, for tests and for the local stack of `cargo xtask up`.
 //!
-//! Nothing here is part of a release build of a service. Every server listens on loopback only, has its data in a
-//! folder of its own, and ends with the process that started it, however that process ends.
+//! Nothing here is part of a service's release build. Every server listens on loopback only, keeps its data in a folder
+//! of its own, and ends with the process that started it, however that process ends.
+
+#![warn(missing_docs)]
 
 pub mod accounts;
 pub mod database;

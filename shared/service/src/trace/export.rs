@@ -1,4 +1,4 @@
-//! The way of finished spans to a collector: OTLP over HTTP, as the standard `OTEL_*` variables say.
+//! Export of spans to a collector: OTLP over HTTP, configured by the standard `OTEL_*` variables.
 
 use crate::config;
 use anyhow::{Context, ensure};
@@ -24,15 +24,15 @@ use std::{
 };
 use tokio::runtime::Handle;
 
-/// How long a stop waits for spans that are not yet sent.
-const FLUSH: Duration = Duration::from_secs(5);
-/// How long the collector may take to answer, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
-const ANSWER: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read.
-const ANSWER_BYTES: usize = 1024 * 1024;
-/// Seconds between two lines about spans that are dropped.
-const SAY_EVERY: i64 = 60;
-/// What the SDK takes for `OTEL_TRACES_SAMPLER`.
+/// Maximum time for the export of the remaining spans at a stop.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of the collector's responses, unless `OTEL_EXPORTER_OTLP_TIMEOUT` is set.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of a response.
+const RESPONSE_BYTES: usize = 1024 * 1024;
+/// Seconds between two log lines about dropped spans.
+const LOG_INTERVAL: i64 = 60;
+/// Values that the SDK accepts for `OTEL_TRACES_SAMPLER`.
 const SAMPLERS: [&str; 6] = [
     "always_on",
     "always_off",
@@ -42,23 +42,23 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-/// Sends what is left when it is dropped, for a few seconds at most.
+/// The tracing of a process. Dropping it exports the remaining spans, within a few seconds.
 pub struct Tracing(Option<SdkTracerProvider>);
 
 impl Drop for Tracing {
     fn drop(&mut self) {
         if let Some(provider) = &self.0
-            && let Err(error) = provider.shutdown_with_timeout(FLUSH)
+            && let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT)
         {
             tracing::warn!(%error, "the last spans were not sent");
         }
     }
 }
 
-/// Starts tracing, where a collector is named.
+/// Starts tracing, if a collector is configured.
 ///
 /// # Errors
-/// When one of the variables can't be used; the error names it.
+/// If one of the variables can't be used; the error names it.
 pub fn start(service: &str, config: &config::Telemetry, runtime: &Handle) -> anyhow::Result<Tracing> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let general = config.otel_exporter_otlp_endpoint.clone().filter(|url| !url.trim().is_empty());
@@ -74,11 +74,11 @@ pub fn start(service: &str, config: &config::Telemetry, runtime: &Handle) -> any
     }
     check(&endpoint, &set)?;
     let seconds = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
-    let answer = seconds.iter().find_map(|name| set(name)?.parse().ok()).map(Duration::from_millis);
+    let timeout = seconds.iter().find_map(|name| set(name)?.parse().ok()).map(Duration::from_millis);
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(endpoint)
-        .with_http_client(Http::new(answer.unwrap_or(ANSWER), runtime.clone())?)
+        .with_http_client(Http::new(timeout.unwrap_or(RESPONSE_TIMEOUT), runtime.clone())?)
         .build()
         .map_err(|error| anyhow::anyhow!("configuration: OTEL_EXPORTER_OTLP_*: {error}"))?;
     let waiting = Arc::new(AtomicUsize::new(0));
@@ -88,16 +88,16 @@ pub fn start(service: &str, config: &config::Telemetry, runtime: &Handle) -> any
         processor: BatchSpanProcessor::builder(exporter).build(),
         waiting,
         bound: queue.unwrap_or(OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT),
-        said: AtomicI64::new(0),
+        logged_at: AtomicI64::new(0),
     };
     let provider =
         SdkTracerProvider::builder().with_span_processor(processor).with_resource(resource(service)).build();
     let _ = super::TRACER.set(provider.tracer("vyzio"));
-    tracing::info!("traces go to a collector");
+    tracing::info!("exporting traces to a collector");
     Ok(Tracing(Some(provider)))
 }
 
-/// Says what the SDK would silently take for its default.
+/// Rejects invalid values, for which the SDK would silently use its default.
 fn check(endpoint: &str, set: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<()> {
     let url: Option<axum::http::Uri> = endpoint.parse().ok();
     ensure!(
@@ -127,11 +127,11 @@ fn check(endpoint: &str, set: &dyn Fn(&str) -> Option<String>) -> anyhow::Result
     Ok(())
 }
 
-/// Who we are: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, and what they don't say.
+/// The resource attributes: `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`, and defaults for the rest.
 fn resource(service: &str) -> Resource {
     const NAME: Key = Key::from_static_str("service.name");
-    let said = Resource::builder().build();
-    let named = said.get(&NAME).is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let configured = Resource::builder().build();
+    let named = configured.get(&NAME).is_some_and(|name| !name.as_str().starts_with("unknown_service"));
     let mut resource = Resource::builder();
     if !named {
         resource = resource.with_service_name(service.to_owned());
@@ -140,21 +140,21 @@ fn resource(service: &str) -> Resource {
         ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("service.instance.id", format!("{:032x}", fastrand::u128(..))),
     ] {
-        if said.get(&Key::from_static_str(key)).is_none() {
+        if configured.get(&Key::from_static_str(key)).is_none() {
             resource = resource.with_attribute(KeyValue::new(key, value));
         }
     }
     resource.build()
 }
 
-/// Passes spans on while there is room, and counts those for which there is none.
+/// Passes spans on while the queue has room, and counts dropped ones.
 #[derive(Debug)]
 struct Bounded {
     processor: BatchSpanProcessor,
     waiting: Arc<AtomicUsize>,
     bound: usize,
-    /// Unix seconds of the last time that this was said.
-    said: AtomicI64,
+    /// Time of the last log line, in Unix seconds.
+    logged_at: AtomicI64,
 }
 
 impl SpanProcessor for Bounded {
@@ -169,9 +169,9 @@ impl SpanProcessor for Bounded {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         metrics::counter!("trace_spans_dropped_total", "reason" => "queue_full").increment(1);
         let now = contract::Timestamp::now().unix();
-        if now >= self.said.load(Ordering::Relaxed) + SAY_EVERY {
-            self.said.store(now, Ordering::Relaxed);
-            tracing::warn!(spans = self.bound, "spans are dropped: as many wait for the collector already");
+        if now >= self.logged_at.load(Ordering::Relaxed) + LOG_INTERVAL {
+            self.logged_at.store(now, Ordering::Relaxed);
+            tracing::warn!(spans = self.bound, "the span queue is full: spans are dropped");
         }
     }
 
@@ -188,7 +188,7 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// Exports, and says when that begins to fail and when it works again.
+/// Exports spans, and logs when the export starts to fail and when it works again.
 #[derive(Debug)]
 struct Watched {
     exporter: SpanExporter,
@@ -205,14 +205,14 @@ impl Export for Watched {
             Ok(()) => {
                 metrics::counter!("trace_spans_exported_total").increment(spans as u64);
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the collector takes spans again");
+                    tracing::info!("the collector accepts spans again");
                 }
             }
             Err(error) => {
                 metrics::counter!("trace_spans_dropped_total", "reason" => "export_failed")
                     .increment(spans as u64);
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "spans are dropped: the collector does not take them");
+                    tracing::warn!(%error, "the export to the collector failed: spans are dropped");
                 }
             }
         }
@@ -232,7 +232,7 @@ impl Export for Watched {
     }
 }
 
-/// Carries requests to the collector on our runtime, whichever thread asks.
+/// Sends requests to the collector on our runtime, from any thread.
 #[derive(Debug)]
 struct Http {
     client: reqwest::Client,
@@ -240,8 +240,8 @@ struct Http {
 }
 
 impl Http {
-    fn new(answer: Duration, runtime: Handle) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder().timeout(answer).build().context("make an HTTP client")?;
+    fn new(timeout: Duration, runtime: Handle) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().timeout(timeout).build().context("create an HTTP client")?;
         Ok(Self { client, runtime })
     }
 }
@@ -257,19 +257,19 @@ impl HttpClient for Http {
     {
         let client = self.client.clone();
         let call = async move {
-            let mut answer = client.execute(request.try_into()?).await?;
+            let mut reply = client.execute(request.try_into()?).await?;
             let mut body = Vec::new();
-            while let Some(chunk) = answer.chunk().await?
-                && body.len() < ANSWER_BYTES
+            while let Some(chunk) = reply.chunk().await?
+                && body.len() < RESPONSE_BYTES
             {
                 body.extend_from_slice(&chunk);
             }
             let mut response = Response::new(Bytes::from(body));
-            *response.status_mut() = answer.status();
-            *response.headers_mut() = std::mem::take(answer.headers_mut());
+            *response.status_mut() = reply.status();
+            *response.headers_mut() = std::mem::take(reply.headers_mut());
             Ok(response)
         };
-        let answered = self.runtime.spawn(call);
-        Box::pin(async move { answered.await? })
+        let sent = self.runtime.spawn(call);
+        Box::pin(async move { sent.await? })
     }
 }
