@@ -1,4 +1,4 @@
-//! A database of its own for each test.
+//! Separate databases for tests.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -12,10 +12,10 @@ use tokio::sync::OnceCell;
 
 use crate::postgres::Postgres;
 
-/// Names a Postgres that the tests may create databases in, as `cargo xtask test` does.
+/// Variable with the URL of a Postgres in which tests may create databases, set by `cargo xtask test`.
 pub const TEST_POSTGRES_URL: &str = "TEST_POSTGRES_URL";
 
-/// An empty database that nobody else uses. Dropped, it is gone.
+/// An empty database for one test. Dropping it deletes the database.
 #[derive(Debug)]
 pub struct TestDatabase {
     name: String,
@@ -23,10 +23,11 @@ pub struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// Creates one: on the Postgres that `TEST_POSTGRES_URL` names, else on one that all tests of this process share.
+    /// Creates a database on the server of `TEST_POSTGRES_URL`, otherwise on a server shared by all tests of this
+    /// process.
     ///
     /// # Errors
-    /// When there is no Postgres, or it doesn't do so.
+    /// If there is no Postgres, or it fails.
     pub async fn create() -> anyhow::Result<Self> {
         static SHARED: OnceCell<Postgres> = OnceCell::const_new();
 
@@ -37,10 +38,10 @@ impl TestDatabase {
         Self::create_on(server).await
     }
 
-    /// Creates one on the Postgres at this address.
+    /// Creates a database on the Postgres at this URL.
     ///
     /// # Errors
-    /// When there is none, or it doesn't do so.
+    /// If there is no Postgres, or it fails.
     pub async fn create_on(server: String) -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -52,13 +53,13 @@ impl TestDatabase {
         Ok(Self { name, server })
     }
 
-    /// Its address.
+    /// URL of the database.
     pub fn url(&self) -> String {
         let (server, _) = self.server.rsplit_once('/').unwrap_or((&self.server, ""));
         format!("{server}/{}", self.name)
     }
 
-    /// Its name.
+    /// Name of the database.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -67,14 +68,14 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let (server, statement) = (self.server.clone(), format!("drop database {} with (force)", self.name));
-        // A thread, as a runtime can't be started within another.
-        let dropping = thread::spawn(move || {
+        // A thread, because a runtime can't be started within another one.
+        let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(10), run(&server, statement)).await?
             })
         });
-        let _ = dropping.join(); // What is left behind goes with the server.
+        let _ = thread.join(); // A remaining database ends with its server.
     }
 }
 

@@ -17,44 +17,44 @@ use crate::{
     ports::free_port,
     process::{Child, Output, Program, Signal},
     provision,
-    server::{self, Started},
+    server::{self, StartOutcome},
 };
 
-/// How a [`NatsServer`] is to run. The default is what a test wants.
+/// Options of a [`NatsServer`]. The default suits a test.
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
-    /// Where its data is kept; in a temporary folder, gone with the server, where none is given.
+    /// Data folder. By default a temporary folder, removed with the server.
     pub data: Option<PathBuf>,
-    /// The port; a free one where none is given.
+    /// Port. By default a free one.
     pub port: Option<u16>,
-    /// Whether JetStream acknowledges only what is safely on the disk, as it should wherever data matters. Unless
-    /// set, that is within two minutes, which outlives a kill -9 of the server but not of the machine.
+    /// True if JetStream syncs to the disk before each ack, as needed wherever data matters. By default it syncs within
+    /// two minutes, which survives a kill -9 of the server but not a crash of the machine.
     pub durable: bool,
-    /// Where its log goes; to a file beside its data unless set.
+    /// Log output. By default a file beside the data.
     pub output: Option<Output>,
-    /// Whether it has the users of `deploy/nats/accounts.conf`, with the passwords of [`accounts::password`]. Without,
-    /// whoever connects may do everything.
+    /// True for the users of `deploy/nats/accounts.conf`, with the passwords of [`accounts::password`]. By default,
+    /// every client may do everything.
     pub accounts: bool,
-    /// Its place in a cluster, if it is in one; see [`NatsServer::cluster`].
+    /// Membership in a cluster; see [`NatsServer::cluster`].
     pub member: Option<Member>,
-    /// More lines of its configuration file.
+    /// Additional lines of the configuration file.
     pub configuration: String,
 }
 
-/// A server's place in a cluster.
+/// Membership of a server in a cluster.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its name, by which the others know it again after a restart.
+    /// Name by which the other servers recognize it after a restart.
     name: String,
-    /// The port where it listens to the others.
+    /// Port for connections from the other servers.
     port: u16,
-    /// The ports of all of them.
+    /// Ports of all members.
     routes: Vec<u16>,
 }
 
-/// A nats-server of one's own, on loopback. Dropped, it is gone.
+/// A nats-server on loopback. Dropping it stops it.
 ///
-/// It notices a client that has stalled within about ten seconds.
+/// It detects a stalled client within about ten seconds.
 #[derive(Debug)]
 pub struct NatsServer {
     program: PathBuf,
@@ -66,26 +66,27 @@ pub struct NatsServer {
 }
 
 impl NatsServer {
-    /// Starts one for a test; it answers when this returns.
+    /// Starts a server for a test. It is ready when this returns.
     ///
     /// # Errors
-    /// When nats-server can't be had, or doesn't start.
+    /// If nats-server can't be found or fetched, or doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with(NatsOptions::default()).await
     }
 
-    /// Starts one; it answers when this returns.
+    /// Starts a server. It is ready when this returns.
     ///
     /// # Errors
-    /// When nats-server can't be had, or doesn't start; when the given port is taken.
+    /// If nats-server can't be found or fetched, or doesn't start, or the given port is taken.
     pub async fn start_with(options: NatsOptions) -> anyhow::Result<Self> {
         server::blocking(move || Self::start_blocking(options)).await
     }
 
-    /// Starts a cluster of so many. They answer when this returns, but may take a second or two to agree on who leads.
+    /// Starts a cluster of so many servers. They are ready when this returns, but may need a second or two to elect a
+    /// leader.
     ///
     /// # Errors
-    /// When one doesn't start.
+    /// If one of them doesn't start.
     pub async fn cluster(servers: usize, options: NatsOptions) -> anyhow::Result<Vec<Self>> {
         let routes = (0..servers).map(|_| free_port()).collect::<anyhow::Result<Vec<_>>>()?;
         let mut cluster = Vec::new();
@@ -105,7 +106,7 @@ impl NatsServer {
         let folder = match (&options.data, &temporary) {
             (Some(folder), _) => folder.clone(),
             (None, Some(temporary)) => temporary.path().to_path_buf(),
-            (None, None) => bail!("no place for the data"),
+            (None, None) => bail!("there is no data folder"),
         };
         place::create(&folder)?;
         let remove = temporary.as_ref().map(TempDir::path);
@@ -116,41 +117,41 @@ impl NatsServer {
         Ok(Self { program, options, port, folder, child, _temporary: temporary })
     }
 
-    /// Where it listens, `nats://127.0.0.1:<port>`; the same after a restart.
+    /// URL of the server, `nats://127.0.0.1:<port>`; unchanged by a restart.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Where it listens, for one of the users of `accounts.conf`: `nats://<user>:<password>@127.0.0.1:<port>`.
+    /// URL for one of the users of `accounts.conf`: `nats://<user>:<password>@127.0.0.1:<port>`.
     pub fn url_as(&self, user: &str) -> String {
         format!("nats://{user}:{}@127.0.0.1:{}", accounts::password(user), self.port)
     }
 
-    /// Its process id; another after a restart.
+    /// Process id; a restart changes it.
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
-    /// Its process.
+    /// Process of the server.
     pub fn child(&self) -> &Child {
         &self.child
     }
 
-    /// Where its data, its configuration and its log are.
+    /// Folder with data, configuration and log.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Kills it with -9, and waits for its end. [`NatsServer::restart`] brings it back.
+    /// Kills the server with -9, and waits for its exit. [`NatsServer::restart`] starts it again.
     pub async fn kill(&self) {
         self.child.kill().await;
     }
 
-    /// Starts it again, on the same port with the same data, after killing it if it still runs. It answers when this
-    /// returns.
+    /// Restarts the server on the same port with the same data. Kills it first if it is still running. It is ready when
+    /// this returns.
     ///
     /// # Errors
-    /// When it doesn't start.
+    /// If it doesn't start.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill().await;
         let (program, options, port) = (self.program.clone(), self.options.clone(), self.port);
@@ -167,11 +168,11 @@ impl NatsServer {
         Ok(())
     }
 
-    /// Publishes headers as they are, also such as no client library would send, as one of the users of
-    /// `accounts.conf` where it has those. A stream keeps the message when this returns.
+    /// Publishes a message with raw header bytes, even such as no client library would send. With `accounts`, `user` is
+    /// one of the users of `accounts.conf`. The message is stored in a stream when this returns.
     ///
     /// # Errors
-    /// When no stream acknowledges it.
+    /// If no stream acknowledges the message.
     pub async fn publish_raw(
         &self,
         user: Option<&str>,
@@ -183,50 +184,50 @@ impl NatsServer {
         let user = user
             .map(|name| format!(r#","user":"{name}","pass":"{}""#, accounts::password(name)))
             .unwrap_or_default();
-        let (of_headers, of_all) = (headers.len(), headers.len() + body.len());
-        let words = format!(
+        let (header_len, total_len) = (headers.len(), headers.len() + body.len());
+        let commands = format!(
             "CONNECT {{\"verbose\":false,\"headers\":true{user}}}\r\nSUB {REPLY} 1\r\n\
-             HPUB {subject} {REPLY} {of_headers} {of_all}\r\n"
+             HPUB {subject} {REPLY} {header_len} {total_len}\r\n"
         );
         let mut socket = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
-        socket.write_all(&[words.as_bytes(), headers, body, b"\r\n"].concat()).await?;
+        socket.write_all(&[commands.as_bytes(), headers, body, b"\r\n"].concat()).await?;
         let mut lines = tokio::io::BufReader::new(socket).lines();
         while let Some(line) = lines.next_line().await? {
             match line.strip_prefix('{') {
-                Some(answer) if answer.starts_with(r#""stream""#) => return Ok(()),
-                Some(_) => bail!("no stream took it: {line}"),
-                None if line.starts_with("-ERR") => bail!("nats-server refused it: {line}"),
+                Some(ack) if ack.starts_with(r#""stream""#) => return Ok(()),
+                Some(_) => bail!("no stream stored the message: {line}"),
+                None if line.starts_with("-ERR") => bail!("nats-server refused the message: {line}"),
                 None => {}
             }
         }
-        bail!("nats-server hung up")
+        bail!("nats-server closed the connection")
     }
 
-    /// Freezes it: connections stay open, nothing answers.
+    /// Freezes the server: connections stay open but receive no reply.
     pub fn stop(&self) {
         self.child.signal(Signal::Stop);
     }
 
-    /// Lets it go on after [`NatsServer::stop`].
+    /// Resumes the server after [`NatsServer::stop`].
     pub fn cont(&self) {
         self.child.signal(Signal::Cont);
     }
 
-    /// Stops it in its own way, and waits for its end.
-    pub async fn shut_down(&self, patience: Duration) {
-        self.child.terminate(Signal::Term, patience).await;
+    /// Shuts the server down gracefully, and waits for its exit; kills it after `timeout`.
+    pub async fn shut_down(&self, timeout: Duration) {
+        self.child.terminate(Signal::Term, timeout).await;
     }
 }
 
-/// Starts it on `port`, and waits until it answers there.
+/// Starts a server on `port`, and waits until it is ready.
 fn launch(
     program: &Path,
     options: &NatsOptions,
     folder: &Path,
     remove: Option<&Path>,
     port: u16,
-) -> anyhow::Result<Started> {
-    // Another server that has the port would not say this name.
+) -> anyhow::Result<StartOutcome> {
+    // The name distinguishes it from another server that has the port.
     let name = match &options.member {
         Some(member) => member.name.clone(),
         None => format!("local-{:016x}", fastrand::u64(..)),
@@ -250,20 +251,20 @@ fn launch(
     if let Some(folder) = remove {
         program = program.remove(folder);
     }
-    server::await_ready(program.spawn()?, &log, || says(port, &name))
+    server::await_ready(program.spawn()?, &log, || greets(port, &name))
 }
 
 fn configure(name: &str, port: u16, data: &Path, options: &NatsOptions) -> anyhow::Result<String> {
     let data = data.to_str().context("the data folder's name is not UTF-8")?;
     let sync_interval = if options.durable { "always" } else { "2m" };
     let accounts = if options.accounts { "include \"accounts.conf\"" } else { "" };
-    let cluster = options.member.as_ref().map(join_cluster).unwrap_or_default();
+    let cluster = options.member.as_ref().map(cluster_block).unwrap_or_default();
     let more = &options.configuration;
     Ok(format!(
         r#"server_name: "{name}"
 host: "127.0.0.1"
 port: {port}
-# A client that has stalled is noticed within seconds, not minutes.
+# A stalled client is detected within seconds, not minutes.
 ping_interval: "5s"
 ping_max: 2
 jetstream {{
@@ -277,7 +278,7 @@ jetstream {{
     ))
 }
 
-fn join_cluster(member: &Member) -> String {
+fn cluster_block(member: &Member) -> String {
     let routes: String = member.routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\", ")).collect();
     format!(
         r#"cluster {{
@@ -291,8 +292,8 @@ fn join_cluster(member: &Member) -> String {
     )
 }
 
-/// Whether the server on `port` greets with `name`.
-fn says(port: u16, name: &str) -> bool {
+/// Whether the server on `port` has this name in its greeting.
+fn greets(port: u16, name: &str) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
         return false;

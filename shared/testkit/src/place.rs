@@ -1,4 +1,4 @@
-//! Where things are kept.
+//! Folders of the workspace, of servers' data and of temporary files.
 
 use std::{
     fs,
@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::Context;
 
-/// The workspace's root.
+/// The root of the workspace.
 pub fn workspace() -> PathBuf {
-    // Cargo says at run time where the package is, which holds after the checkout has been moved.
+    // At run time Cargo sets the folder of the package, which is correct even if the checkout has been moved.
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     package
         .iter()
@@ -21,13 +21,13 @@ pub fn workspace() -> PathBuf {
         .to_path_buf()
 }
 
-/// The project's own folder for what is fetched and for the local stack's data; git ignores it.
+/// The project's folder for fetched tools and for the local stack's data. Git ignores it.
 pub fn local() -> PathBuf {
     workspace().join(".local")
 }
 
-/// Where Postgres may have its files: [`local`], unless we are root and the user that Postgres then runs as cannot
-/// get there, as in a checkout under root's home.
+/// The folder for Postgres' files: [`local`], unless this process is root and the user that runs Postgres can't enter
+/// it, for example because the checkout is in root's home.
 pub fn for_postgres() -> PathBuf {
     let local = local();
     match postgres_user() {
@@ -39,57 +39,57 @@ pub fn for_postgres() -> PathBuf {
     }
 }
 
-/// Where temporary data is kept that `user` must reach.
+/// The folder for temporary data that `user` must be able to enter.
 pub(crate) fn temporary(user: Option<User>) -> PathBuf {
-    let usual = std::env::temp_dir();
+    let default = std::env::temp_dir();
     match user {
-        Some(user) if !user.can_enter(&usual) => PathBuf::from("/tmp"),
-        _ => usual,
+        Some(user) if !user.can_enter(&default) => PathBuf::from("/tmp"),
+        _ => default,
     }
 }
 
-/// A user of the system.
+/// A system user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct User {
-    /// Its number.
+    /// User id.
     pub uid: u32,
-    /// Its group's number.
+    /// Id of the primary group.
     pub gid: u32,
 }
 
 impl User {
-    /// Whether this user may enter `path`, as far as it exists.
+    /// Whether this user may enter the existing part of `path`.
     fn can_enter(self, path: &Path) -> bool {
         path.ancestors().filter_map(|folder| fs::metadata(folder).ok()).all(|folder| {
-            let enter = if folder.uid() == self.uid {
+            let search_bit = if folder.uid() == self.uid {
                 0o100
             } else if folder.gid() == self.gid {
                 0o010
             } else {
                 0o001
             };
-            folder.mode() & enter != 0
+            folder.mode() & search_bit != 0
         })
     }
 
-    /// Creates `folder` where it isn't there yet, and gives it to this user alone.
+    /// Creates `folder` if it is missing, and makes this user its owner.
     pub(crate) fn own(self, folder: &Path) -> anyhow::Result<()> {
         create(folder)?;
         chown(folder, Some(self.uid), Some(self.gid))
-            .with_context(|| format!("give away {}", folder.display()))
+            .with_context(|| format!("change the owner of {}", folder.display()))
     }
 }
 
-/// Creates a folder and those above it, such that others may enter them.
+/// Creates a folder and its parents, with permissions that let others enter them.
 ///
 /// # Errors
-/// When that is not allowed, or something else is in its place.
+/// If that is not permitted, or the path is not a folder.
 pub fn create(folder: &Path) -> anyhow::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    if let Some(above) = folder.parent() {
-        create(above)?;
+    if let Some(parent) = folder.parent() {
+        create(parent)?;
     }
     if let Err(error) = fs::create_dir(folder)
         && !folder.is_dir()
@@ -100,7 +100,8 @@ pub fn create(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("set the permissions of {}", folder.display()))
 }
 
-/// Who Postgres, which refuses to run as root, runs as when we are root: `postgres`, else `nobody`.
+/// The user that runs Postgres if this process is root, because Postgres refuses to run as root: `postgres`, otherwise
+/// `nobody`.
 pub(crate) fn postgres_user() -> Option<User> {
     if !is_root() {
         return None;
@@ -118,8 +119,8 @@ pub(crate) fn postgres_user() -> Option<User> {
     Some(find("postgres").or_else(|| find("nobody")).unwrap_or(User { uid: 65_534, gid: 65_534 }))
 }
 
-/// Whether we are root.
+/// Whether this process is root.
 pub fn is_root() -> bool {
-    // What we create is ours; a temporary file asks the system without a call that would be unsafe.
+    // A new file belongs to us. A temporary file reveals the owner without an unsafe system call.
     tempfile::tempfile().and_then(|file| file.metadata()).is_ok_and(|file| file.uid() == 0)
 }

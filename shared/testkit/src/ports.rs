@@ -4,18 +4,18 @@ use std::{collections::HashSet, net::TcpListener, ops::Range, sync::Mutex};
 
 use anyhow::bail;
 
-/// Below where Linux and macOS take the ports of outgoing connections from. A server that is restarted finds its
-/// port free again: from that range, a client that tries to reach it meanwhile could be given that very port.
+/// A range below the ephemeral ports of Linux and macOS. A restarted server finds its port free; an ephemeral port
+/// could be given to a client that tries to reach the server meanwhile.
 const RANGE: Range<u16> = 15_000..32_000;
 
 static HANDED_OUT: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// A port of 127.0.0.1 that nobody listens on, and that this process has not been given before.
+/// Returns a port of 127.0.0.1 that is free and that this process has not returned before.
 ///
-/// Another process may still take it first, so whoever listens on it tries again with another when that fails.
+/// Another process may still take it first, so the caller must retry with another port if listening fails.
 ///
 /// # Errors
-/// When a thousand ports in a row are taken.
+/// If a thousand random ports are taken.
 pub fn free_port() -> anyhow::Result<u16> {
     let mut handed_out = HANDED_OUT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let handed_out = handed_out.get_or_insert_default();
@@ -28,7 +28,7 @@ pub fn free_port() -> anyhow::Result<u16> {
     bail!("no free port found on 127.0.0.1")
 }
 
-/// Whether `port` of 127.0.0.1 can be listened on now.
+/// Whether a process could listen on this port of 127.0.0.1 now.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }

@@ -1,4 +1,4 @@
-//! A real Postgres.
+//! A real Postgres server.
 
 use std::{
     fs,
@@ -18,26 +18,25 @@ use crate::{
     ports::free_port,
     process::{Child, Output, Program, Signal},
     provision,
-    server::{self, Started},
+    server::{self, StartOutcome},
 };
 
-/// How a [`Postgres`] is to run. The default is what a test wants: nothing is worth more than speed.
+/// Options of a [`Postgres`]. The default suits a test: fast, and not durable.
 #[derive(Debug, Clone, Default)]
 pub struct PostgresOptions {
-    /// The folder in which its data is kept, in a folder for each major version; in a temporary folder, gone with the
-    /// server, where none is given.
+    /// Data folder, with one folder for each major version. By default a temporary folder, removed with the server.
     pub data: Option<PathBuf>,
-    /// The port; a free one where none is given.
+    /// Port. By default a free one.
     pub port: Option<u16>,
-    /// Whether a commit waits for the disk.
+    /// True if a commit waits for the disk.
     pub durable: bool,
-    /// What the user `postgres` has to say; nothing where none is given. It counts when the data is created.
+    /// Password of the user `postgres`, set when the data is created. By default none.
     pub password: Option<String>,
-    /// Where its log goes; to a file beside its data unless set.
+    /// Log output. By default a file beside the data.
     pub output: Option<Output>,
 }
 
-/// A Postgres of one's own, on loopback. Dropped, it is gone.
+/// A Postgres on loopback. Dropping it stops it.
 #[derive(Debug)]
 pub struct Postgres {
     launch: Launch,
@@ -47,7 +46,7 @@ pub struct Postgres {
     _temporary: Option<TempDir>,
 }
 
-/// What it takes to start it.
+/// Everything that is needed to start the server.
 #[derive(Debug, Clone)]
 struct Launch {
     binaries: PathBuf,
@@ -59,18 +58,18 @@ struct Launch {
 }
 
 impl Postgres {
-    /// Starts one for a test, with a user `postgres` that needs no password; it answers when this returns.
+    /// Starts a server for a test, with a user `postgres` that needs no password. It is ready when this returns.
     ///
     /// # Errors
-    /// When Postgres can't be had, or doesn't start.
+    /// If Postgres can't be found or fetched, or doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with(PostgresOptions::default()).await
     }
 
-    /// Starts one, and creates its data where there is none; it answers when this returns.
+    /// Starts a server, and creates its data if it is missing. It is ready when this returns.
     ///
     /// # Errors
-    /// When Postgres can't be had, or doesn't start; when the given port is taken.
+    /// If Postgres can't be found or fetched, or doesn't start, or the given port is taken.
     pub async fn start_with(options: PostgresOptions) -> anyhow::Result<Self> {
         server::blocking(move || Self::start_blocking(options)).await
     }
@@ -85,7 +84,7 @@ impl Postgres {
         let folder = match (&options.data, &temporary) {
             (Some(folder), _) => folder.clone(),
             (None, Some(temporary)) => temporary.path().to_path_buf(),
-            (None, None) => bail!("no place for the data"),
+            (None, None) => bail!("there is no data folder"),
         };
         match user {
             Some(user) => user.own(&folder)?,
@@ -108,41 +107,41 @@ impl Postgres {
         Ok(Self { launch, port, folder, child, _temporary: temporary })
     }
 
-    /// The address of one of its databases; `postgres` is always there.
+    /// URL of one of its databases. The database `postgres` always exists.
     pub fn url(&self, database: &str) -> String {
         let password = self.launch.options.password.as_ref().map(|password| format!(":{password}"));
         format!("postgres://postgres{}@127.0.0.1:{}/{database}", password.unwrap_or_default(), self.port)
     }
 
-    /// Its process id; another after a restart.
+    /// Process id; a restart changes it.
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
-    /// Its process.
+    /// Process of the server.
     pub fn child(&self) -> &Child {
         &self.child
     }
 
-    /// Where its data and its log are.
+    /// Folder with data and log.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Kills it and all its processes with -9, and waits for its end. [`Postgres::restart`] brings it back.
+    /// Kills the server and all its processes with -9, and waits for its exit. [`Postgres::restart`] starts it again.
     pub async fn kill(&self) {
-        let family = self.family(); // Its processes are no longer known once it is gone.
+        let processes = self.processes(); // They can't be found after its exit.
         if self.child.is_running() {
-            Signal::Kill.send(&family);
+            Signal::Kill.send(&processes);
         }
         self.child.wait().await;
     }
 
-    /// Starts it again, on the same port with the same data, after killing it if it still runs. It answers when this
-    /// returns.
+    /// Restarts the server on the same port with the same data. Kills it first if it is still running. It is ready when
+    /// this returns.
     ///
     /// # Errors
-    /// When it doesn't start.
+    /// If it doesn't start.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill().await;
         let (launch, port) = (self.launch.clone(), self.port);
@@ -155,35 +154,35 @@ impl Postgres {
         Ok(())
     }
 
-    /// Freezes it and all its processes: connections stay open, nothing answers.
+    /// Freezes the server and all its processes: connections stay open but receive no reply.
     pub fn stop(&self) {
-        self.child.signal(Signal::Stop); // First, so that it starts no further process.
-        Signal::Stop.send(&self.family());
+        self.child.signal(Signal::Stop); // First, so that it starts no more processes.
+        Signal::Stop.send(&self.processes());
     }
 
-    /// Lets it go on after [`Postgres::stop`].
+    /// Resumes the server after [`Postgres::stop`].
     pub fn cont(&self) {
-        Signal::Cont.send(&self.family());
+        Signal::Cont.send(&self.processes());
     }
 
-    /// Stops it in its own way, whoever is connected, and waits for its end.
-    pub async fn shut_down(&self, patience: Duration) {
-        self.child.terminate(Signal::Int, patience).await;
+    /// Shuts the server down, even with clients connected, and waits for its exit; kills it after `timeout`.
+    pub async fn shut_down(&self, timeout: Duration) {
+        self.child.terminate(Signal::Int, timeout).await;
     }
 
-    /// Its process and those that it has started, each of which leads a group of its own.
-    fn family(&self) -> Vec<String> {
+    /// Its process and its child processes, each of which leads a group of its own.
+    fn processes(&self) -> Vec<String> {
         let pid = self.pid();
-        let mut family = vec![pid.to_string()];
+        let mut processes = vec![pid.to_string()];
         match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
-            Ok(children) => family.extend(children.split_whitespace().map(str::to_owned)),
-            Err(_) => family.extend(children_by_ps(pid)),
+            Ok(children) => processes.extend(children.split_whitespace().map(str::to_owned)),
+            Err(_) => processes.extend(children_by_ps(pid)),
         }
-        family
+        processes
     }
 }
 
-/// The processes that `pid` has started, where the system has no list of them to read.
+/// Child processes of `pid`, for systems without a readable list of them.
 fn children_by_ps(pid: u32) -> Vec<String> {
     let Ok(listing) = Command::new("ps").args(["-A", "-o", "ppid=,pid="]).output() else { return Vec::new() };
     let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
@@ -195,13 +194,13 @@ fn children_by_ps(pid: u32) -> Vec<String> {
 }
 
 impl Launch {
-    /// Creates a cluster beside its place and moves it there, so that one which is there is whole.
+    /// Creates the data in a temporary folder and then moves it to its place, so that existing data is always complete.
     fn create_data(&self) -> anyhow::Result<()> {
-        let parent = self.data.parent().context("the data has a folder above it")?;
+        let parent = self.data.parent().context("the data folder has no parent")?;
         let fresh = parent.join(format!("creating-{:08x}", fastrand::u32(..)));
         let mut password_file = tempfile::NamedTempFile::new_in(parent)?;
         if let Some(password) = &self.options.password {
-            writeln!(password_file, "{password}").context("write the password down for initdb")?;
+            writeln!(password_file, "{password}").context("write the password for initdb")?;
         }
         if let Some(user) = self.user {
             chown(password_file.path(), Some(user.uid), Some(user.gid))?;
@@ -225,12 +224,12 @@ impl Launch {
         }
         let status = initdb.spawn()?.wait_blocking();
         let succeeded = status.is_some_and(|status| status.success());
-        ensure!(succeeded, "initdb failed: {}", server::last_words(&log));
+        ensure!(succeeded, "initdb failed: {}", server::end_of_log(&log));
         fs::rename(&fresh, &self.data).with_context(|| format!("move the data to {}", self.data.display()))
     }
 
-    /// Starts it on `port`, and waits until it takes connections.
-    fn start(&self, port: u16) -> anyhow::Result<Started> {
+    /// Starts the server on `port`, and waits until it accepts connections.
+    fn start(&self, port: u16) -> anyhow::Result<StartOutcome> {
         self.await_predecessor();
         let on_or_off = if self.options.durable { "on" } else { "off" };
         let output = self.options.output.clone().unwrap_or_else(|| Output::File(self.log.clone()));
@@ -262,12 +261,12 @@ impl Launch {
         server::await_ready(child, &self.log, || self.is_ready(pid))
     }
 
-    /// The file in which a Postgres says who it is and how it is.
+    /// File with the process id and state of a Postgres.
     fn status_file(&self) -> PathBuf {
         self.data.join("postmaster.pid")
     }
 
-    /// Whether the Postgres that is process `pid` takes connections, as `pg_ctl` finds out.
+    /// Whether the Postgres with process id `pid` accepts connections. Uses the same method as `pg_ctl`.
     fn is_ready(&self, pid: u32) -> bool {
         let Ok(status) = fs::read_to_string(self.status_file()) else { return false };
         let mut lines = status.lines();
@@ -275,17 +274,17 @@ impl Launch {
             && lines.nth(6).is_some_and(|line| line.trim() == "ready")
     }
 
-    /// Waits until a Postgres that had this data, and whose parent was killed, has stopped.
+    /// Waits until an earlier Postgres with this data, whose parent was killed, has stopped.
     ///
-    /// Where a process that has nothing to do with it has its number by now, Postgres would refuse to start, so that
-    /// file is removed; whoever starts us sees to it that there is only one of us.
+    /// If an unrelated process now has its id, Postgres would refuse to start, so the file is removed. Callers ensure
+    /// that only one server uses the data.
     fn await_predecessor(&self) {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(10) {
             let Ok(status) = fs::read_to_string(self.status_file()) else { return };
             let Some(Ok(pid)) = status.lines().next().map(|line| line.trim().parse::<u32>()) else { return };
             match fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")) {
-                Ok(command) if command.is_empty() => return, // It has ended, and nobody has asked how.
+                Ok(command) if command.is_empty() => return, // A zombie: it has ended but is not reaped.
                 Ok(command) if String::from_utf8_lossy(&command).contains("postgres") => {}
                 Ok(_) => {
                     let _ = fs::remove_file(self.status_file());

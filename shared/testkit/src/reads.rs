@@ -1,4 +1,4 @@
-//! How many rows queries read, whatever Postgres says that it plans: nothing that grows with what is stored.
+//! The number of rows that queries really read, independent of their plans. It must not grow with the stored data.
 
 use std::{fmt::Debug, str::FromStr, time::Duration};
 
@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use crate::TestDatabase;
 
-/// Names a database that `cargo xtask load seed` has filled, to look at the queries there; each one's time is printed.
+/// Variable with the URL of a database filled by `cargo xtask load seed`. The queries run there and their times are
+/// printed.
 pub const SEEDED_DATABASE_URL: &str = "SEEDED_DATABASE_URL";
 
-/// As often as it takes for Postgres to settle on a plan.
-const TIMES: usize = 7;
+/// Number of runs after which Postgres has settled on a plan.
+const RUNS: usize = 7;
 
-/// A schema with much in it, and one connection to it.
+/// A schema with many rows, and a single connection to it.
 #[derive(Debug)]
 pub struct Reads {
     pool: PgPool,
@@ -27,11 +28,11 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// The schema in the database that [`SEEDED_DATABASE_URL`] names; without it, in one that these statements fill. The
-    /// connection has these settings.
+    /// Opens the schema in the database of [`SEEDED_DATABASE_URL`]. Without it, creates a database and fills it with
+    /// the statements in `seed`. `settings` apply to the connection.
     ///
     /// # Errors
-    /// When there is no Postgres, or it doesn't do so.
+    /// If there is no Postgres, or it fails.
     pub async fn of(
         schema: &'static str,
         migrations: &Migrator,
@@ -56,23 +57,23 @@ impl Reads {
                 connection.execute(*statement).await.context(*statement)?;
             }
         }
-        // One connection: when it has told its statistics, they are all there.
+        // A single connection: once it has flushed its statistics, they are complete.
         let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
         Ok(Self { pool, schema, _database: database })
     }
 
-    /// The one connection.
+    /// The pool with the single connection.
     pub const fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Does something several times, and checks each time that it read no table from its start, and at most so many
-    /// rows through indexes. See [`reads_at_most!`](crate::reads_at_most).
+    /// Runs a query several times, and checks each time that it scans no table and reads at most `most` rows through
+    /// indexes. See [`reads_at_most!`](crate::reads_at_most).
     ///
     /// # Panics
-    /// When it read more, or failed.
+    /// If the query reads more, or fails.
     pub async fn at_most<T, E: Debug>(&self, most: i64, what: &str, query: impl AsyncFn() -> Result<T, E>) {
-        let (mut times, mut rows) = ([Duration::ZERO; TIMES], 0);
+        let (mut times, mut rows) = ([Duration::ZERO; RUNS], 0);
         for time in &mut times {
             let before = self.rows_read().await;
             let started = Instant::now();
@@ -81,7 +82,7 @@ impl Reads {
             }
             *time = started.elapsed();
             let after = self.rows_read().await;
-            assert_eq!(after.0 - before.0, 0, "{what} reads a table from its start");
+            assert_eq!(after.0 - before.0, 0, "{what} scans a table");
             let read = after.1 - before.1;
             assert!(read <= most, "{what} reads {read} rows");
             rows = rows.max(read);
@@ -89,15 +90,15 @@ impl Reads {
         if self._database.is_none() {
             times.sort_unstable();
             let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
-            println!("| `{what}` | {rows} | {:.2} |", times[TIMES / 2].as_secs_f64() * 1e3);
+            println!("| `{what}` | {rows} | {:.2} |", times[RUNS / 2].as_secs_f64() * 1e3);
         }
     }
 
-    /// Rows that were read of the schema's tables: from their start, and through indexes. What is as short as what is
-    /// under way, `outbox` and `reports`, is not counted.
+    /// Rows read from the schema's tables: by scans, and through indexes. Excludes `outbox` and `reports`, which are
+    /// always short because they hold only pending rows.
     async fn rows_read(&self) -> (i64, i64) {
         let flush = "select pg_stat_force_next_flush()";
-        self.pool.execute(flush).await.expect("Postgres counts what it reads");
+        self.pool.execute(flush).await.expect("Postgres flushes its statistics");
         sqlx::query_as(
             "select coalesce(sum(seq_tup_read), 0)::bigint, coalesce(sum(idx_tup_fetch), 0)::bigint
              from pg_stat_user_tables where schemaname = $1 and relname not in ('outbox', 'reports')",
@@ -105,7 +106,7 @@ impl Reads {
         .bind(self.schema)
         .fetch_one(&self.pool)
         .await
-        .expect("Postgres says what it has read")
+        .expect("Postgres returns its statistics")
     }
 }
 

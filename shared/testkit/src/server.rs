@@ -1,4 +1,4 @@
-//! What starting a nats-server and a Postgres have in common.
+//! The common part of starting nats-server and Postgres.
 
 use std::{
     fs,
@@ -11,62 +11,66 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::process::Child;
 
-/// How long a server may take until it answers; it usually takes well under a second.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time until a server is ready; it usually takes well under a second.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a start went.
-pub(crate) enum Started {
-    /// It answers.
+/// Outcome of a start.
+pub(crate) enum StartOutcome {
+    /// The server is ready.
     Ready(Child),
-    /// It ended again, as it does when its port is taken; its last words.
+    /// The server exited, for example because its port is taken; with the end of its log.
     Ended(String),
 }
 
-/// Runs what blocks without holding up the test's runtime.
+/// Runs blocking code without blocking the test's runtime.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
     tokio::task::spawn_blocking(work).await.context("the start panicked")?
 }
 
-/// Starts a server on `port`, or on a free one; tried again with another should that be taken in between.
+/// Starts a server on `port`, or on a free one. Retries if the port was taken meanwhile.
 pub(crate) fn start_on(
     port: Option<u16>,
     free_port: impl Fn() -> anyhow::Result<u16>,
-    start: impl Fn(u16) -> anyhow::Result<Started>,
+    start: impl Fn(u16) -> anyhow::Result<StartOutcome>,
 ) -> anyhow::Result<(u16, Child)> {
-    // The port that was asked for, or the data, may still be held by the server before it, for a moment.
+    // The previous server may still hold the given port, or the data, for a moment.
     let began = Instant::now();
-    let mut last_words = String::new();
+    let mut log_end = String::new();
     while began.elapsed() < Duration::from_secs(5) {
         let chosen = port.map_or_else(&free_port, Ok)?;
         match start(chosen)? {
-            Started::Ready(child) => return Ok((chosen, child)),
-            Started::Ended(words) => last_words = words,
+            StartOutcome::Ready(child) => return Ok((chosen, child)),
+            StartOutcome::Ended(end) => log_end = end,
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Err(anyhow!("it ended before it answered: {last_words}"))
+    Err(anyhow!("it exited before it was ready: {log_end}"))
 }
 
-/// Waits until `ready`, or until the server has ended.
-pub(crate) fn await_ready(child: Child, log: &Path, ready: impl Fn() -> bool) -> anyhow::Result<Started> {
+/// Waits until the server is ready or has exited.
+pub(crate) fn await_ready(
+    child: Child,
+    log: &Path,
+    ready: impl Fn() -> bool,
+) -> anyhow::Result<StartOutcome> {
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < READY_TIMEOUT {
         if ready() {
-            return Ok(Started::Ready(child));
+            return Ok(StartOutcome::Ready(child));
         }
         if let Some(status) = child.status() {
-            return Ok(Started::Ended(format!("{status}: {}", last_words(log))));
+            return Ok(StartOutcome::Ended(format!("{status}: {}", end_of_log(log))));
         }
         thread::sleep(Duration::from_millis(3));
     }
-    bail!("no answer within {} s: {}", PATIENCE.as_secs(), last_words(log))
+    bail!("not ready within {} s: {}", READY_TIMEOUT.as_secs(), end_of_log(log))
 }
 
-/// The end of a log.
-pub(crate) fn last_words(log: &Path) -> String {
-    let Ok(text) = fs::read(log) else { return "its log says why".to_owned() };
+/// The last lines of a log.
+pub(crate) fn end_of_log(log: &Path) -> String {
+    let Ok(text) = fs::read(log) else { return "see its log".to_owned() };
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join(" / ")

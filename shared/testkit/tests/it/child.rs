@@ -13,8 +13,8 @@ use testkit::{NatsServer, Output, Postgres, Program, Signal};
 use crate::{answers, eventually};
 
 #[tokio::test]
-async fn servers_and_their_data_are_gone_after_their_parent_is_killed() {
-    // This very test binary, running the one test below.
+async fn servers_and_their_data_are_removed_after_their_parent_is_killed() {
+    // This test binary, running only the test below.
     let mut parent = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", "child::a_parent_that_never_stops"])
         .stdin(Stdio::null())
@@ -57,33 +57,33 @@ async fn a_dropped_child_is_gone() {
 }
 
 #[tokio::test]
-async fn a_child_that_ignores_the_request_to_stop_is_killed() {
-    let (child, said) = shell("trap '' TERM; echo deaf; while :; do read -r line; done");
-    eventually("it no longer listens", || *said.lock().unwrap() == ["deaf"]).await;
+async fn a_child_that_ignores_the_stop_signal_is_killed() {
+    let (child, output) = shell("trap '' TERM; echo deaf; while :; do read -r line; done");
+    eventually("it ignores SIGTERM", || *output.lock().unwrap() == ["deaf"]).await;
     let status = child.terminate(Signal::Term, Duration::from_millis(50)).await.unwrap();
     assert!(!status.success());
     assert!(!child.is_running());
 }
 
 #[tokio::test]
-async fn a_child_that_stops_when_asked_is_not_killed() {
-    let (child, said) = shell("trap 'echo bye; exit 7' TERM; echo here; while :; do :; done");
-    eventually("it listens", || !said.lock().unwrap().is_empty()).await;
+async fn a_child_that_stops_on_the_signal_is_not_killed() {
+    let (child, output) = shell("trap 'echo bye; exit 7' TERM; echo here; while :; do :; done");
+    eventually("it is ready", || !output.lock().unwrap().is_empty()).await;
     let status = child.terminate(Signal::Term, Duration::from_secs(20)).await.unwrap();
     assert_eq!(status.code(), Some(7));
-    eventually("its last words are heard", || *said.lock().unwrap() == ["here", "bye"]).await;
+    eventually("its last line is received", || *output.lock().unwrap() == ["here", "bye"]).await;
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_is_an_error() {
+async fn a_missing_program_is_an_error() {
     assert!(Program::new("/nowhere/at-all").spawn().is_err());
     assert!(Program::new("no-such-program-on-path").spawn().is_err());
 }
 
-/// A shell that runs `script`, and what it has said.
+/// A shell that runs `script`, and the lines of its output.
 fn shell(script: &str) -> (testkit::Child, Arc<Mutex<Vec<String>>>) {
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&said);
-    let output = Output::Lines(Arc::new(move |line| heard.lock().unwrap().push(line.to_owned())));
-    (Program::new("sh").args(["-c", script]).output(output).spawn().unwrap(), said)
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let received = Arc::clone(&lines);
+    let output = Output::Lines(Arc::new(move |line| received.lock().unwrap().push(line.to_owned())));
+    (Program::new("sh").args(["-c", script]).output(output).spawn().unwrap(), lines)
 }

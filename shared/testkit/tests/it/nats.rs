@@ -1,11 +1,11 @@
-//! nats-server, as tests use it.
+//! Tests of the nats-server process.
 
 use async_nats::jetstream::{self, stream};
 use std::time::Duration;
 use testkit::{NatsOptions, NatsServer};
 
 #[tokio::test]
-async fn what_jetstream_acknowledged_is_there_after_a_kill() {
+async fn an_acknowledged_message_survives_a_kill() {
     let mut server =
         NatsServer::start_with(NatsOptions { durable: true, ..Default::default() }).await.unwrap();
     let (url, pid) = (server.url(), server.pid());
@@ -32,7 +32,7 @@ async fn what_jetstream_acknowledged_is_there_after_a_kill() {
 }
 
 #[tokio::test]
-async fn each_has_its_own_data() {
+async fn each_server_has_its_own_data() {
     let (one, other) = tokio::join!(NatsServer::start(), NatsServer::start());
     let (one, other) = (one.unwrap(), other.unwrap());
     let jetstream = jetstream::new(async_nats::connect(one.url()).await.unwrap());
@@ -43,7 +43,7 @@ async fn each_has_its_own_data() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_stopped_one_goes_on_when_told_to() {
+async fn a_stopped_server_can_be_resumed() {
     let server = NatsServer::start().await.unwrap();
     let client = async_nats::connect(server.url()).await.unwrap();
     server.stop();
@@ -53,7 +53,7 @@ async fn a_stopped_one_goes_on_when_told_to() {
 }
 
 #[tokio::test]
-async fn a_cluster_keeps_what_it_acknowledged_when_it_loses_a_server() {
+async fn a_cluster_keeps_acknowledged_messages_when_it_loses_a_server() {
     let cluster = NatsServer::cluster(3, NatsOptions::default()).await.unwrap();
     let urls: Vec<String> = cluster.iter().map(NatsServer::url).collect();
     let mut jetstream = jetstream::new(async_nats::connect(&urls[..]).await.unwrap());
@@ -64,7 +64,7 @@ async fn a_cluster_keeps_what_it_acknowledged_when_it_loses_a_server() {
         num_replicas: 3,
         ..Default::default()
     };
-    // They may still be agreeing on who leads.
+    // The servers may still be electing a leader.
     while jetstream.create_stream(config()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -1,4 +1,4 @@
-//! Postgres, as tests use it.
+//! Tests of the Postgres process.
 
 use sqlx::{Connection, Executor, PgConnection, Row};
 use testkit::{Postgres, PostgresOptions, TestDatabase};
@@ -16,7 +16,7 @@ async fn each_test_has_a_database_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_dropped_database_is_gone_though_someone_is_connected() {
+async fn a_database_is_dropped_even_if_a_client_is_connected() {
     let database = TestDatabase::create().await.unwrap();
     let url = database.url();
     let _connection = connect(&url).await;
@@ -25,7 +25,7 @@ async fn a_dropped_database_is_gone_though_someone_is_connected() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_there_after_a_kill() {
+async fn committed_data_survives_a_kill() {
     let mut server = Postgres::start_with(PostgresOptions {
         durable: true,
         password: Some("of the test".replace(' ', "-")),
@@ -52,7 +52,7 @@ async fn what_was_committed_is_there_after_a_kill() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_stopped_one_goes_on_when_told_to() {
+async fn a_stopped_server_can_be_resumed() {
     let server = Postgres::start().await.unwrap();
     let mut connection = connect(&server.url("postgres")).await;
     let backend = connection.fetch_one("select pg_backend_pid()").await.unwrap().get::<i32, _>(0) as u32;
