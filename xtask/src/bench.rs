@@ -22,47 +22,47 @@ use tokio::{
 
 use crate::build;
 
-/// The committed figures.
-const FIGURES: &str = "gateway/benches/hot.json";
-/// By how much a figure may grow.
-const GROWTH: f64 = 1.10;
-/// How often each operation is done in the shorter and in the longer of two runs, whose difference counts.
-const TIMES: [u64; 2] = [100, 600];
-/// Idle sockets whose memory is measured, and before them those that warm the gateway up.
+/// File with the committed measurements.
+const MEASUREMENTS_FILE: &str = "gateway/benches/hot.json";
+/// Maximum ratio of a measurement to its committed value.
+const MAX_RATIO: f64 = 1.10;
+/// Number of operations in a shorter and a longer run. The difference between the runs is measured.
+const OPERATIONS: [u64; 2] = [100, 600];
+/// Number of idle sockets in the memory measurement, and of those that warm the gateway up before it.
 const SOCKETS: usize = 4_000;
 const WARM_UP: usize = 400;
-/// Conversations of two people that they are on.
+/// Number of two-person conversations that the sockets join.
 const CONVERSATIONS: usize = 40;
 
-/// Check that nothing has become dearer: instructions of the hot functions, and memory of an idle socket.
+/// Check for regressions: instructions of the hot functions, and memory of an idle socket
 ///
-/// Fails where one has grown by more than 10% over what gateway/benches/hot.json says. Instructions are counted by
-/// valgrind, so they don't depend on what else the machine does.
+/// Fails if one of them exceeds its value in gateway/benches/hot.json by more than 10%. Instructions are counted by
+/// valgrind, so other load on the machine doesn't matter.
 #[derive(Args)]
 pub struct BenchCheck {
-    /// Write what is measured to the file instead
+    /// Write the measurements to the file instead of checking them
     #[arg(long)]
     update: bool,
-    /// Only count instructions: nothing else is built or started
+    /// Only count instructions; build and start nothing else
     #[arg(long)]
     no_memory: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
 struct Figures {
-    /// Of one operation each.
+    /// Instructions of each operation.
     instructions: BTreeMap<String, u64>,
-    /// Of the gateway, for each idle socket on a conversation with a hundred of them.
+    /// Gateway memory per idle socket, with a hundred sockets on each conversation.
     bytes_per_socket: Option<u64>,
 }
 
 impl BenchCheck {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let file = place::workspace().join(FIGURES);
+        let file = place::workspace().join(MEASUREMENTS_FILE);
         let before: Figures = match fs::read_to_string(&file) {
-            Ok(text) => serde_json::from_str(&text).with_context(|| format!("read {FIGURES}"))?,
+            Ok(text) => serde_json::from_str(&text).with_context(|| format!("read {MEASUREMENTS_FILE}"))?,
             Err(error) if error.kind() == ErrorKind::NotFound => Figures::default(),
-            Err(error) => return Err(error).with_context(|| format!("read {FIGURES}")),
+            Err(error) => return Err(error).with_context(|| format!("read {MEASUREMENTS_FILE}")),
         };
         let program = benchmark().await?;
         let mut now = Figures::default();
@@ -75,26 +75,26 @@ impl BenchCheck {
         let grown = compare(&before, &now);
         if self.update {
             fs::write(&file, serde_json::to_string_pretty(&now)? + "\n")
-                .with_context(|| format!("write {FIGURES}"))?;
+                .with_context(|| format!("write {MEASUREMENTS_FILE}"))?;
             return Ok(ExitCode::SUCCESS);
         }
         if grown.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("grown by more than 10%, or new: {}", grown.join(", "));
-        eprintln!("where that is right: cargo xtask bench-check --update");
+        eprintln!("grown by more than 10%, or not measured before: {}", grown.join(", "));
+        eprintln!("to accept the new values: cargo xtask bench-check --update");
         Ok(ExitCode::FAILURE)
     }
 }
 
-/// Prints both figures of each kind, and returns what has grown too much, or has no figure to be compared with.
+/// Prints old and new value of each measurement, and returns the names of those that have grown too much or are new.
 fn compare<'a>(before: &Figures, now: &'a Figures) -> Vec<&'a str> {
     let operations = now
         .instructions
         .iter()
         .map(|(name, now)| (name.as_str(), before.instructions.get(name).copied(), *now));
     let socket = now.bytes_per_socket.map(|now| ("bytes_per_socket", before.bytes_per_socket, now));
-    println!("| what | before | now | |\n| --- | ---: | ---: | ---: |");
+    println!("| measurement | before | now | |\n| --- | ---: | ---: | ---: |");
     let mut grown = Vec::new();
     for (name, before, now) in operations.chain(socket) {
         let Some(before) = before else {
@@ -104,21 +104,21 @@ fn compare<'a>(before: &Figures, now: &'a Figures) -> Vec<&'a str> {
         };
         let ratio = now as f64 / before as f64;
         println!("| {name} | {before} | {now} | {:+.1}% |", (ratio - 1.0) * 100.0);
-        if ratio > GROWTH {
+        if ratio > MAX_RATIO {
             grown.push(name);
         }
     }
     grown
 }
 
-/// The operations that the benchmarks' program knows.
+/// Names of the operations in the benchmark program.
 async fn names(program: &Path) -> anyhow::Result<Vec<String>> {
     let listed = Command::new(program).arg("--names").output().await.context("run the benchmarks")?;
-    ensure!(listed.status.success(), "the benchmarks don't say what they measure");
+    ensure!(listed.status.success(), "the benchmark program did not list its operations");
     Ok(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Builds the benchmarks' program.
+/// Builds the benchmark program.
 async fn benchmark() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
@@ -135,13 +135,13 @@ async fn benchmark() -> anyhow::Result<PathBuf> {
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find(|line| line["target"]["name"] == "hot" && line["executable"].is_string())
         .and_then(|line| line["executable"].as_str().map(PathBuf::from))
-        .context("cargo did not say where the benchmarks are")
+        .context("cargo did not print the path of the benchmark program")
 }
 
-/// How many instructions one operation takes.
+/// Number of instructions of one operation.
 async fn instructions(program: &Path, name: &str) -> anyhow::Result<u64> {
     let mut counts = [0; 2];
-    for (count, times) in counts.iter_mut().zip(TIMES) {
+    for (count, times) in counts.iter_mut().zip(OPERATIONS) {
         let ran = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(program)
@@ -149,15 +149,15 @@ async fn instructions(program: &Path, name: &str) -> anyhow::Result<u64> {
             .output()
             .await
             .context("run valgrind, which counts instructions (Debian: apt-get install valgrind)")?;
-        let said = String::from_utf8_lossy(&ran.stderr);
-        ensure!(ran.status.success(), "{name} failed under valgrind:\n{said}");
-        let collected = said.lines().find_map(|line| line.split_once("Collected : "));
-        *count = collected.context("valgrind did not say how many")?.1.trim().parse::<u64>()?;
+        let output = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "{name} failed under valgrind:\n{output}");
+        let collected = output.lines().find_map(|line| line.split_once("Collected : "));
+        *count = collected.context("valgrind did not print a count")?.1.trim().parse::<u64>()?;
     }
-    Ok((counts[1] - counts[0]) / (TIMES[1] - TIMES[0]))
+    Ok((counts[1] - counts[0]) / (OPERATIONS[1] - OPERATIONS[0]))
 }
 
-/// How much memory of a gateway each idle socket takes.
+/// Gateway memory per idle socket.
 async fn bytes_per_socket() -> anyhow::Result<u64> {
     let programs = build::programs(true).await?;
     let env = vec![("HANDSHAKE_RATE", "0".to_owned()), ("RUST_LOG", "error".to_owned())];
@@ -181,13 +181,13 @@ async fn bytes_per_socket() -> anyhow::Result<u64> {
     for index in WARM_UP..WARM_UP + SOCKETS {
         sockets.push(open(index).await?);
     }
-    // What a handshake leaves behind is gone by then.
+    // Temporary memory of the handshakes is released by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let after = resident(stack.pid(Kind::Gateway, 0))?;
     Ok(after.saturating_sub(before) / SOCKETS as u64)
 }
 
-/// A socket that says nothing and never reads: nothing is sent to it, either.
+/// Opens a socket that sends and reads nothing. Nothing is sent to it either.
 async fn open(stack: &Stack, conversation: i64, user: i64) -> anyhow::Result<TcpStream> {
     let host = stack.host(0);
     let mut stream = TcpStream::connect(&host).await.context("connect to the gateway")?;
@@ -198,19 +198,20 @@ async fn open(stack: &Stack, conversation: i64, user: i64) -> anyhow::Result<Tcp
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await.context("read the answer to a handshake")?;
-    if &answer != b"HTTP/1.1 101" {
-        bail!("a handshake was answered with {}", String::from_utf8_lossy(&answer));
+    let mut response = [0; 12];
+    stream.read_exact(&mut response).await.context("read the response to a handshake")?;
+    if &response != b"HTTP/1.1 101" {
+        bail!("unexpected reply to a handshake: {}", String::from_utf8_lossy(&response));
     }
     Ok(stream)
 }
 
-/// Bytes of memory that a process really has.
+/// Resident memory of a process, in bytes.
 fn resident(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read a process' memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its resident memory")?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("its resident memory")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find the resident memory")?;
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("parse the resident memory")?;
     Ok(kibibytes * 1024)
 }
 
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_grown_by_more_than_a_tenth_is_named() {
+    fn a_growth_of_more_than_ten_percent_is_reported() {
         let figures = |parse, encode, socket| Figures {
             instructions: [("parse".to_owned(), parse), ("encode".to_owned(), encode)].into(),
             bytes_per_socket: Some(socket),

@@ -13,15 +13,16 @@ use tokio::{
 
 use crate::{build, servers};
 
-/// Kill, stop and cut off parts of a stack while clients chat, and check that nothing was lost, doubled or reordered.
+/// Kill, freeze and disconnect parts of a stack while clients chat, and check for lost, duplicated or reordered
+/// messages
 ///
-/// The stack is one of its own, with its own NATS and Postgres; nothing else on this machine is touched.
+/// It uses a separate stack with its own NATS and Postgres; nothing else on this machine is affected.
 #[derive(Args)]
 pub struct Chaos {
-    /// How long people chat
+    /// Duration of the chat, in seconds
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
-    /// What may break
+    /// Parts that may fail
     #[arg(
         long,
         value_name = "PARTS",
@@ -29,28 +30,28 @@ pub struct Chaos {
         default_value = "gateway,chat,notify,typing,nats,postgres,net"
     )]
     parts: Vec<Part>,
-    /// What all random choices come from; another one each time unless given
+    /// Seed of all random choices; random by default
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// How many nats-servers to run; three are a cluster
+    /// Number of nats-servers; three form a cluster
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     nats: u8,
-    /// How many gateways to run
+    /// Number of gateways
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     gateways: u8,
-    /// How many chat-services to run
+    /// Number of chat-services
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     chat: u8,
-    /// How many notify-services to run
+    /// Number of notify-services
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     notify: u8,
-    /// How many typing-services to run
+    /// Number of typing-services
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     typing: u8,
-    /// How many clients to run
+    /// Number of clients
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=1000))]
     clients: u16,
-    /// Break release builds instead of debug ones
+    /// Use release builds instead of debug ones
     #[arg(long)]
     release: bool,
 }
@@ -77,7 +78,7 @@ impl Chaos {
         let mut terminate = signal(SignalKind::terminate())?;
         let report = tokio::select! {
             report = run.run(counters.clone()) => report?,
-            () = show(&counters, self.seconds) => unreachable!("it shows progress for ever"),
+            () = show_progress(&counters, self.seconds) => unreachable!("the progress line never ends"),
             _ = interrupt.recv() => return Ok(ExitCode::from(130)),
             _ = terminate.recv() => return Ok(ExitCode::from(143)),
         };
@@ -86,8 +87,8 @@ impl Chaos {
     }
 }
 
-/// Shows how it goes, on one line.
-async fn show(counters: &Counters, seconds: u64) {
+/// Shows the progress on one line.
+async fn show_progress(counters: &Counters, seconds: u64) {
     let bar = ProgressBar::new(seconds);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed}  {msg}") {
         bar.set_style(style);

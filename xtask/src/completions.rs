@@ -5,18 +5,18 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-/// Print what completes `xtask` in a shell.
+/// Print shell completions for `xtask`
 ///
-/// cargo completes its own commands only, so this is for a function of your own: see CONTRIBUTING.md.
+/// cargo completes only its own commands, so use this for a function of your own: see CONTRIBUTING.md.
 #[derive(Args)]
 pub struct Completions {
-    /// The shell
+    /// Shell to complete in
     #[arg(value_enum)]
     shell: Shell,
 }
 
 impl Completions {
-    /// Prints what completes the commands of `C`.
+    /// Prints the completions of the commands of `C`.
     pub fn run<C: CommandFactory>(self) -> anyhow::Result<ExitCode> {
         clap_complete::generate(
             self.shell,

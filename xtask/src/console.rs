@@ -1,4 +1,4 @@
-//! The terminal, shared by all parts, and each part's log file.
+//! Output of the parts: the shared terminal, and a log file for each part.
 
 use std::{
     fs::File,
@@ -11,20 +11,20 @@ use testkit::Output;
 
 use crate::local;
 
-/// Wide enough for every part's name.
+/// Width of the column of part names.
 const WIDTH: usize = 16;
 
-/// One part's voice.
+/// Output of one part.
 #[derive(Clone)]
-pub struct Voice {
+pub struct PartOutput {
     name: String,
     colour: Option<u8>,
     log: Arc<Mutex<File>>,
     last: Arc<Mutex<String>>,
 }
 
-impl Voice {
-    /// The voice of the part of that name; its log starts anew.
+impl PartOutput {
+    /// Creates the output of the part with this name, with an empty log.
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let path = local::logs().join(format!("{name}.log"));
         testkit::place::create(&local::logs())?;
@@ -35,30 +35,30 @@ impl Voice {
         Ok(Self { name: name.to_owned(), colour, log: Arc::new(Mutex::new(log)), last: Arc::default() })
     }
 
-    /// Takes a part's output: all of it goes to its log, and what is `worth_showing` to the terminal.
-    pub fn output(&self, worth_showing: fn(&str) -> bool) -> Output {
-        let voice = self.clone();
+    /// Receives a part's output: all lines go to its log, and those that match `is_shown` to the terminal.
+    pub fn output(&self, is_shown: fn(&str) -> bool) -> Output {
+        let part = self.clone();
         Output::Lines(Arc::new(move |line| {
-            let plain = plain(line);
-            let line = if voice.colour.is_some() { line } else { &plain };
-            let mut log = voice.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let plain = without_colours(line);
+            let line = if part.colour.is_some() { line } else { &plain };
+            let mut log = part.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let _ = writeln!(log, "{plain}"); // A full disk must not stop the part.
             drop(log);
-            if worth_showing(line) {
-                voice.print(line);
+            if is_shown(line) {
+                part.print(line);
             }
             if !plain.trim().is_empty() {
-                plain.clone_into(&mut voice.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+                plain.clone_into(&mut part.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
             }
         }))
     }
 
-    /// Says something about the part.
+    /// Prints a note about the part.
     pub fn note(&self, text: &str) {
         self.print(&format!("— {text}"));
     }
 
-    /// The last thing that the part said.
+    /// Last line of the part's output.
     pub fn last(&self) -> String {
         self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
@@ -66,7 +66,7 @@ impl Voice {
     fn print(&self, line: &str) {
         let name = &self.name;
         let mut out = std::io::stdout().lock();
-        // A terminal that has gone must not stop the part either.
+        // A closed terminal must not stop the part either.
         let _ = match self.colour {
             Some(colour) => writeln!(out, "\x1b[{colour}m{name:WIDTH$}│\x1b[0m {line}"),
             None => writeln!(out, "{name:WIDTH$}| {line}"),
@@ -74,8 +74,8 @@ impl Voice {
     }
 }
 
-/// The text without the colours that it has for a terminal.
-fn plain(line: &str) -> String {
+/// Removes terminal colours from a text.
+fn without_colours(line: &str) -> String {
     let mut pieces = line.split("\x1b[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -88,11 +88,14 @@ fn plain(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::without_colours;
 
     #[test]
-    fn a_log_has_no_colours() {
-        assert_eq!(plain("\x1b[2m10:30\x1b[0m \x1b[32m INFO\x1b[0m it's up [1]"), "10:30  INFO it's up [1]");
-        assert_eq!(plain("as it is"), "as it is");
+    fn logs_contain_no_colours() {
+        assert_eq!(
+            without_colours("\x1b[2m10:30\x1b[0m \x1b[32m INFO\x1b[0m it's up [1]"),
+            "10:30  INFO it's up [1]"
+        );
+        assert_eq!(without_colours("unchanged"), "unchanged");
     }
 }

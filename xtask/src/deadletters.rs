@@ -15,15 +15,15 @@ use futures_util::StreamExt;
 
 use letter::{Letter, Line, Without, printable};
 
-/// How long NATS gets for one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of one reply from NATS.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Look at events that could not be used, publish them again, or remove them.
+/// List, show, replay or remove events that could not be used
 ///
-/// A dead letter has a number, SEQ, which `list` shows. See docs/operations.md for when to do what.
+/// Each dead letter has a number, SEQ, which `list` shows. docs/operations.md explains when to use each command.
 #[derive(Args)]
 pub struct Deadletters {
-    /// NATS servers, separated by commas; the local stack's unless said
+    /// NATS servers, separated by commas; by default those of the local stack
     #[arg(
         long,
         env = "NATS_URL",
@@ -41,59 +41,60 @@ pub struct Deadletters {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Show which there are, oldest first
+    /// List dead letters, oldest first
     List {
-        /// Only those of this type of event
+        /// Only events of this type
         #[arg(long = "type", value_name = "TYPE")]
         kind: Option<String>,
-        /// How many, at most
+        /// Maximum number of lines
         #[arg(long, value_name = "N", default_value = "1000")]
         limit: usize,
-        /// One JSON object a line instead of a table
+        /// One JSON object per line instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Show one as it was published: reason, subject, headers, body
+    /// Show a dead letter as published: reason, subject, headers, body
     Show {
-        /// Its number
+        /// Number of the dead letter
         seq: u64,
         /// Only the body, byte for byte
         #[arg(long)]
         body: bool,
     },
-    /// Publish again where it was published first, with its headers; the dead letter goes once JetStream has the event
+    /// Publish again on the original subject, with the original headers; the dead letter is removed after JetStream's
+    /// ack
     ///
-    /// It notifies a user once, however often it was published or is replayed: by its `event_id`, else by the
-    /// `Nats-Msg-Id` that it first had, else by its first place. What still can't be used becomes a new dead letter. One
-    /// whose body was cut, as it did not fit, is refused: it is not the event any more.
+    /// A user is notified only once, however often the event was published or is replayed. The event is identified by
+    /// its `event_id`, else by its original `Nats-Msg-Id`, else by its original position. An event that still can't be
+    /// used becomes a new dead letter. An event whose body was truncated to fit can't be replayed.
     Replay {
         #[command(flatten)]
-        which: Which,
-        /// Leave out headers that could not be read, instead of refusing to replay
+        selection: Selection,
+        /// Omit headers that could not be parsed, instead of refusing to replay
         #[arg(long)]
         without_unreadable_headers: bool,
-        /// Leave out headers that did not fit into the dead letter, instead of refusing to replay
+        /// Omit headers that did not fit into the dead letter, instead of refusing to replay
         #[arg(long)]
         without_truncated_headers: bool,
     },
-    /// Remove for good
+    /// Remove permanently
     Drop {
         #[command(flatten)]
-        which: Which,
+        selection: Selection,
     },
 }
 
-/// Which dead letters are meant.
+/// Selected dead letters.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-struct Which {
-    /// Those with these numbers
+struct Selection {
+    /// Numbers of the dead letters
     #[arg(value_name = "SEQ")]
     seqs: Vec<u64>,
-    /// All that there are now
+    /// All current dead letters
     #[arg(long)]
     all: bool,
-    /// All of this type of event that there are now
+    /// All current dead letters of this event type
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
 }
@@ -109,49 +110,51 @@ impl Deadletters {
         let servers: Vec<ServerAddr> = self
             .nats_url
             .split(',')
-            .map(|url| url.parse().context("--nats-url is not a list of NATS addresses"))
+            .map(|url| url.parse().context("--nats-url is not a list of NATS URLs"))
             .collect::<anyhow::Result<_>>()?;
-        // The client itself does not look for them in addresses.
-        let named = servers.iter().find_map(|server| Some((server.username()?, server.password()?)));
-        let options = match named {
+        // The client itself does not use credentials in addresses.
+        let credentials = servers.iter().find_map(|server| Some((server.username()?, server.password()?)));
+        let options = match credentials {
             Some((user, password)) => options.user_and_password(user.to_owned(), password.to_owned()),
             None => options,
         };
         let client = options
             .name("xtask deadletters")
-            .connection_timeout(PATIENCE)
+            .connection_timeout(REPLY_TIMEOUT)
             .connect(&servers[..])
             .await
-            .context("connect to NATS; --nats-url says where it is")?;
+            .context("connect to NATS at --nats-url")?;
         let mut jetstream = jetstream::new(client);
-        jetstream.set_timeout(PATIENCE);
+        jetstream.set_timeout(REPLY_TIMEOUT);
         let stream = jetstream.get_stream(DEADLETTERS_STREAM).await;
-        let desk = Desk { stream: stream.context("open the stream of dead letters")?, jetstream };
+        let letters = DeadLetters { stream: stream.context("open the stream of dead letters")?, jetstream };
         match self.action {
-            Action::List { kind, limit, json } => desk.list(kind.as_deref(), limit, json).await,
-            Action::Show { seq, body } => desk.show(seq, body).await,
+            Action::List { kind, limit, json } => letters.list(kind.as_deref(), limit, json).await,
+            Action::Show { seq, body } => letters.show(seq, body).await,
             Action::Replay {
-                which,
+                selection,
                 without_unreadable_headers: unreadable_headers,
                 without_truncated_headers: truncated_headers,
             } => {
                 let without = Without { unreadable_headers, truncated_headers };
-                desk.each(which, "replayed", async |seq| desk.replay(seq, without).await).await
+                letters.each(selection, "replayed", async |seq| letters.replay(seq, without).await).await
             }
-            Action::Drop { which } => {
-                desk.each(which, "dropped", async |seq| desk.remove(seq).await.map(|()| String::new())).await
+            Action::Drop { selection } => {
+                letters
+                    .each(selection, "dropped", async |seq| letters.remove(seq).await.map(|()| String::new()))
+                    .await
             }
         }
     }
 }
 
-/// Where dead letters are worked on.
-struct Desk {
+/// The streams that hold dead letters and events.
+struct DeadLetters {
     jetstream: jetstream::Context,
     stream: Stream,
 }
 
-impl Desk {
+impl DeadLetters {
     async fn list(&self, kind: Option<&str>, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
         let (lines, more) = self.lines(kind, limit).await?;
         let mut out = std::io::stdout().lock();
@@ -182,69 +185,70 @@ impl Desk {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Does something to each, whatever becomes of the others.
+    /// Applies an action to each selected dead letter, even if it fails for others.
     async fn each(
         &self,
-        which: Which,
+        selection: Selection,
         done: &str,
         act: impl AsyncFn(u64) -> anyhow::Result<String>,
     ) -> anyhow::Result<ExitCode> {
-        let seqs = match which {
-            Which { seqs, all: false, kind: None } => seqs,
-            Which { kind, .. } => {
+        let seqs = match selection {
+            Selection { seqs, all: false, kind: None } => seqs,
+            Selection { kind, .. } => {
                 self.lines(kind.as_deref(), usize::MAX).await?.0.into_iter().map(|line| line.seq).collect()
             }
         };
-        let (mut well, mut ill) = (0, 0);
+        let (mut succeeded, mut failed) = (0, 0);
         for seq in seqs {
             match act(seq).await {
                 Ok(note) => {
-                    well += 1;
+                    succeeded += 1;
                     println!("{seq}: {done}{note}");
                 }
                 Err(error) => {
-                    ill += 1;
+                    failed += 1;
                     eprintln!("{seq}: {error:#}");
                 }
             }
         }
-        println!("{well} {done}, {ill} left as they were");
-        Ok(if ill == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        println!("{succeeded} {done}, {failed} left as they were");
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Publishes it again. Only once JetStream has it, the dead letter goes: in between, it is twice, not lost.
+    /// Publishes the event again, and removes the dead letter only after the ack. A failure in between leaves a
+    /// duplicate, never a loss.
     async fn replay(&self, seq: u64, without: Without) -> anyhow::Result<String> {
         let letter = self.read(seq).await?;
         let headers = letter.replay_headers(without)?;
         let subject = letter.subject()?.to_owned();
         let sent = self.jetstream.publish_with_headers(subject.clone(), headers, letter.body.into()).await;
         let stored = sent.context("publish it")?.await.with_context(|| {
-            format!("no stream has confirmed it on {}: it stays a dead letter", printable(&subject))
+            format!("no stream has acknowledged it on {}, so it stays a dead letter", printable(&subject))
         })?;
         let note = if stored.duplicate {
-            ": it had been already, a moment ago".to_owned()
+            ", but a moment ago it had been already".to_owned()
         } else {
             format!(" on {}, as {} of {}", printable(&subject), stored.sequence, stored.stream)
         };
         self.remove(seq)
             .await
-            .with_context(|| format!("replayed{note}, but the dead letter is still there"))?;
+            .with_context(|| format!("replayed{note}, but the dead letter could not be removed"))?;
         Ok(note)
     }
 
     async fn remove(&self, seq: u64) -> anyhow::Result<()> {
         match self.stream.delete_message(seq).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(error).context("remove the dead letter; is there one with this number?"),
+            Err(error) => Err(error).context("remove the dead letter; does this number exist?"),
         }
     }
 
     async fn read(&self, seq: u64) -> anyhow::Result<Letter> {
         let found = self.stream.get_raw_message(seq).await;
-        found.map(Letter::from).context("read the dead letter; is there one with this number?")
+        found.map(Letter::from).context("read the dead letter; does this number exist?")
     }
 
-    /// What is to be said of each in a line, and how many more there are.
+    /// A line for each dead letter, and the number of further ones.
     async fn lines(&self, kind: Option<&str>, limit: usize) -> anyhow::Result<(Vec<Line>, u64)> {
         let config = consumer::pull::OrderedConfig {
             filter_subject: kind.map_or_else(String::new, |kind| format!("{DEADLETTERS_PREFIX}{kind}")),
@@ -252,7 +256,7 @@ impl Desk {
             ..Default::default()
         };
         let consumer = self.stream.create_consumer(config).await;
-        let consumer = consumer.context("read the dead letters; is the type one that a subject may have?")?;
+        let consumer = consumer.context("read the dead letters; is the type valid in a subject?")?;
         let mut left = consumer.cached_info().num_pending;
         let mut lines = Vec::new();
         if left == 0 {
@@ -261,7 +265,7 @@ impl Desk {
         let mut messages = consumer.messages().await.context("read the dead letters")?;
         while left > 0 && lines.len() < limit {
             let next =
-                tokio::time::timeout(PATIENCE, messages.next()).await.context("NATS does not answer")?;
+                tokio::time::timeout(REPLY_TIMEOUT, messages.next()).await.context("no reply from NATS")?;
             let Some(message) = next else { bail!("NATS ended the list") };
             let message = message.context("read a dead letter")?;
             let info = match message.info() {

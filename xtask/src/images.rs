@@ -15,39 +15,39 @@ const SERVICES: [&str; 4] = ["gateway", "chat-service", "notify-service", "typin
 
 /// Build the container images of the services.
 ///
-/// Uses docker, podman or buildah: the first that works. Each image has two tags: the commit that it is built from
-/// (`-dirty` if files have changed since), and `dev`, which `docker compose` uses.
+/// Uses the first of docker, podman and buildah that works. Each image gets two tags: its commit (with `-dirty` if
+/// files have changed since), and `dev`, which `docker compose` uses.
 #[derive(Args)]
 pub struct Images {
     /// Build only these services
     #[arg(value_name = "SERVICE", value_parser = SERVICES)]
     services: Vec<String>,
-    /// The program that builds; the first that works, if unset
+    /// Program that builds; by default the first that works
     #[arg(long, value_enum)]
     builder: Option<Tool>,
-    /// The part of an image's name before the service
+    /// Part of the image names before the service
     #[arg(long, value_name = "NAME", default_value = "vyzio")]
     prefix: String,
-    /// Tags, instead of the commit and `dev`
+    /// Tags that replace the commit and `dev`
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// Platforms, such as linux/amd64,linux/arm64; a foreign one needs emulation (binfmt_misc)
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     platform: Vec<String>,
-    /// Push the images to the registry that the prefix names
+    /// Push the images to the registry in the prefix
     #[arg(long)]
     push: bool,
-    /// Certificates that cargo trusts during the build: for a proxy that inspects TLS. They don't enter the images
+    /// Certificates that cargo trusts during the build, for a proxy that inspects TLS. They are not part of the images
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Also build the image `debug`, which holds the line tables of the programs
+    /// Also build the image `debug`, which holds the programs' line tables
     #[arg(long)]
     debug: bool,
-    /// Build with the tag `check`, and start each program. Skipped, with a warning, if no builder works or no registry
+    /// Build with the tag `check`, and start each program. Skipped with a warning if no builder works or no registry
     /// can be reached
     #[arg(long, conflicts_with_all = ["tags", "push", "platform"])]
     check: bool,
-    /// More arguments of the builder's build command, after `--`
+    /// Additional arguments for the build command, after `--`
     #[arg(last = true, value_name = "ARGUMENT")]
     arguments: Vec<String>,
 }
@@ -91,7 +91,7 @@ impl Images {
         if !self.tags.is_empty() {
             return Ok(self.tags.clone());
         }
-        let commit = source.tag().context("this is no git checkout: give a --tag")?;
+        let commit = source.tag().context("this is not a git checkout: set --tag")?;
         Ok(vec![commit, "dev".to_owned()])
     }
 

@@ -8,14 +8,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{build, servers};
 
-/// Put load on a stack, and see what it costs and whether everything arrives.
+/// Run a load test on a stack, and measure its cost and completeness
 ///
-/// What follows goes to the load generator, whose own `--help` lists the scenarios. It and the services are release
-/// builds, made first.
+/// The arguments go to the load generator, whose own `--help` lists the scenarios. The generator and the services are
+/// built first, as release builds.
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub struct Load {
-    /// The scenario and its options
+    /// Scenario and its options
     #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
@@ -24,7 +24,7 @@ impl Load {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         servers::provide().await?;
         let programs = build::programs(true).await?;
-        // Cleans up when it is interrupted, so it is told and waited for.
+        // It cleans up after SIGTERM, so it is signalled and awaited.
         let generator = Program::new(programs.join("loadtest"))
             .args(self.arguments)
             .output(Output::Inherit)

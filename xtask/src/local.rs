@@ -1,4 +1,4 @@
-//! What the local stack keeps between runs, under the workspace's ignored `.local`.
+//! Files that the local stack keeps between runs, in the workspace's ignored `.local` folder.
 
 use std::{
     fs::{self, File},
@@ -10,22 +10,22 @@ use std::{
 use anyhow::{Context, bail};
 use testkit::place;
 
-/// Where nats-server keeps its data.
+/// Data folder of nats-server.
 pub fn nats_data() -> PathBuf {
     place::local().join("nats")
 }
 
-/// Where Postgres keeps its data.
+/// Data folder of Postgres.
 pub fn postgres_data() -> PathBuf {
     place::for_postgres().join("postgres")
 }
 
-/// Where each part's output is written down.
+/// Folder of the parts' logs.
 pub fn logs() -> PathBuf {
     place::local().join("logs")
 }
 
-/// What signs the tokens of the local stack: `JWT_SECRET` where that is set, else a secret of its own.
+/// Secret that signs the tokens of the local stack: `JWT_SECRET` if it is set, otherwise a generated one.
 pub fn jwt_secret() -> anyhow::Result<String> {
     match std::env::var("JWT_SECRET") {
         Ok(secret) if !secret.is_empty() => Ok(secret),
@@ -33,12 +33,12 @@ pub fn jwt_secret() -> anyhow::Result<String> {
     }
 }
 
-/// The password of the local Postgres; kept beside its data, which knows it.
+/// Password of the local Postgres, kept beside its data, which depends on it.
 pub fn postgres_password() -> anyhow::Result<String> {
     secret(&place::for_postgres().join("postgres-password"))
 }
 
-/// Removes what the local stack has stored, but not its secrets: tokens that were given out stay good.
+/// Removes the stored data of the local stack, but not its secrets, so that issued tokens stay valid.
 pub fn remove_data() -> anyhow::Result<()> {
     for folder in [nats_data(), postgres_data()] {
         if folder.exists() {
@@ -48,7 +48,7 @@ pub fn remove_data() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that this is the only `up` in this checkout, for as long as the file is open.
+/// Ensures that only one `up` runs in this checkout, for as long as the file is open.
 pub fn lock() -> anyhow::Result<File> {
     let path = place::local().join("up.lock");
     place::create(&place::local())?;
@@ -56,14 +56,14 @@ pub fn lock() -> anyhow::Result<File> {
     if file.try_lock().is_err() {
         let mut other = String::new();
         file.read_to_string(&mut other)?;
-        bail!("the local stack of this checkout is up already, as process {}", other.trim());
+        bail!("the local stack of this checkout is already running, as process {}", other.trim());
     }
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;
     Ok(file)
 }
 
-/// The secret in a file that only its owner may read; a new one where there is none.
+/// Reads the secret in a file that only its owner may read. Creates it if it is missing.
 fn secret(path: &Path) -> anyhow::Result<String> {
     if let Some(folder) = path.parent() {
         place::create(folder)?;
@@ -73,7 +73,7 @@ fn secret(path: &Path) -> anyhow::Result<String> {
             let mut bytes = [0; 32];
             File::open("/dev/urandom")
                 .and_then(|mut random| random.read_exact(&mut bytes))
-                .context("find entropy")?;
+                .context("read random bytes")?;
             let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             write!(file, "{secret}").with_context(|| format!("write {}", path.display()))?;
             Ok(secret)

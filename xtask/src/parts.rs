@@ -1,4 +1,4 @@
-//! Keeps each part of the stack running.
+//! Starts and supervises each part of the stack.
 
 use std::{path::PathBuf, process::ExitStatus, time::Duration};
 
@@ -7,45 +7,45 @@ use testkit::{Child, NatsOptions, NatsServer, Postgres, PostgresOptions, Program
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{console::Voice, ready::Board};
+use crate::{console::PartOutput, ready::StackState};
 
-/// A service may take 30 s to stop; then something is wrong with it.
-const SERVICE_PATIENCE: Duration = Duration::from_secs(32);
-const SERVER_PATIENCE: Duration = Duration::from_secs(15);
+/// A service may take up to 30 s to stop.
+const SERVICE_STOP_TIMEOUT: Duration = Duration::from_secs(32);
+const SERVER_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A part that ends this many times before anything was ready is not going to do better.
+/// Number of failures of a part, before the stack was ever ready, after which the stack gives up.
 const TRIES: u32 = 5;
 
-/// One part: how it is started, again and again.
+/// A part of the stack, which can be started repeatedly.
 pub struct Part {
-    /// As on the board.
+    /// Kind of the part, as in [`StackState`].
     pub kind: &'static str,
-    /// Which of that kind, from 0.
+    /// Index within the kind, from 0.
     pub index: usize,
-    /// Its line on the terminal, and its log.
-    pub voice: Voice,
-    /// What to start.
+    /// Terminal and log output of the part.
+    pub output: PartOutput,
+    /// How to start the part.
     pub recipe: Recipe,
 }
 
-/// What a service's environment has otherwise than ours: variables set, or with `None` taken out.
+/// Differences of a service's environment from ours: variables to set, or to remove with `None`.
 pub type Environment = Vec<(&'static str, Option<String>)>;
 
-/// What a part is made of.
+/// How to start a part.
 pub enum Recipe {
-    /// Postgres, on a port and data of its own.
+    /// Postgres with these options.
     Postgres(PostgresOptions),
-    /// nats-server, likewise.
+    /// nats-server with these options.
     Nats(NatsOptions),
-    /// One of our services.
+    /// One of our services: its program and environment.
     Service(PathBuf, Environment),
 }
 
-/// A part that runs.
+/// A running part.
 pub enum Running {
-    /// Postgres, which takes connections.
+    /// A Postgres that accepts connections.
     Postgres(Postgres),
-    /// nats-server, which answers.
+    /// A nats-server that is ready.
     Nats(NatsServer),
     /// One of our services, which may not be ready yet.
     Service(Child),
@@ -62,37 +62,37 @@ impl Running {
 
     async fn shut_down(&self) -> Option<ExitStatus> {
         match self {
-            Self::Postgres(postgres) => postgres.shut_down(SERVER_PATIENCE).await,
-            Self::Nats(nats) => nats.shut_down(SERVER_PATIENCE).await,
-            Self::Service(child) => return child.terminate(Signal::Term, SERVICE_PATIENCE).await,
+            Self::Postgres(postgres) => postgres.shut_down(SERVER_STOP_TIMEOUT).await,
+            Self::Nats(nats) => nats.shut_down(SERVER_STOP_TIMEOUT).await,
+            Self::Service(child) => return child.terminate(Signal::Term, SERVICE_STOP_TIMEOUT).await,
         }
         self.child().status()
     }
 }
 
 impl Part {
-    /// The `index`th of `count` parts of a kind.
+    /// Creates part number `index` of `count` parts of a kind.
     pub fn new(kind: &'static str, index: usize, count: usize, recipe: Recipe) -> anyhow::Result<Self> {
         let name = if count > 1 { format!("{kind}-{}", index + 1) } else { kind.to_owned() };
-        Ok(Self { kind, index, voice: Voice::new(&name)?, recipe })
+        Ok(Self { kind, index, output: PartOutput::new(&name)?, recipe })
     }
 
-    /// Starts it.
+    /// Starts the part.
     pub async fn start(&self) -> anyhow::Result<Running> {
         match &self.recipe {
             Recipe::Postgres(options) => {
                 let output =
-                    self.voice.output(|line| mentions(line, &["WARNING:", "ERROR:", "FATAL:", "PANIC:"]));
+                    self.output.output(|line| mentions(line, &["WARNING:", "ERROR:", "FATAL:", "PANIC:"]));
                 let options = PostgresOptions { output: Some(output), ..options.clone() };
                 Ok(Running::Postgres(Postgres::start_with(options).await?))
             }
             Recipe::Nats(options) => {
-                let output = self.voice.output(|line| mentions(line, &["[WRN]", "[ERR]", "[FTL]"]));
+                let output = self.output.output(|line| mentions(line, &["[WRN]", "[ERR]", "[FTL]"]));
                 let options = NatsOptions { output: Some(output), ..options.clone() };
                 Ok(Running::Nats(NatsServer::start_with(options).await?))
             }
             Recipe::Service(program, env) => {
-                let program = Program::new(program).output(self.voice.output(|_| true));
+                let program = Program::new(program).output(self.output.output(|_| true));
                 let program = env.iter().fold(program, |program, (key, value)| match value {
                     Some(value) => program.env(key, value),
                     None => program.env_remove(key),
@@ -102,29 +102,30 @@ impl Part {
         }
     }
 
-    /// Starts it again whenever it ends, unless it `runs` already, until told to stop; then stops it in its own way.
+    /// Supervises the part until `stop` is cancelled, and then shuts it down. Restarts it whenever it ends, starting
+    /// with `running` if that is given.
     ///
     /// # Errors
-    /// When it won't run, although nothing has ever been ready.
+    /// If the part keeps failing, and the stack has never been ready.
     pub async fn supervise(
         self,
-        mut runs: Option<Running>,
-        board: Board,
+        mut running: Option<Running>,
+        state: StackState,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut failures = 0;
         while !stop.is_cancelled() {
             let began = Instant::now();
-            let started = match runs.take() {
-                Some(running) => Ok(running),
+            let started = match running.take() {
+                Some(part) => Ok(part),
                 None => self.start().await,
             };
-            let how = match started {
+            let outcome = match started {
                 Ok(running) => {
-                    board.set(self.kind, self.index, Some(running.child().pid()));
+                    state.set(self.kind, self.index, Some(running.child().pid()));
                     tokio::select! {
                         status = running.child().wait() => {
-                            board.set(self.kind, self.index, None);
+                            state.set(self.kind, self.index, None);
                             describe(status)
                         }
                         () = stop.cancelled() => {
@@ -136,11 +137,11 @@ impl Part {
                 Err(error) => format!("did not start: {error:#}"),
             };
             failures = if began.elapsed() > Duration::from_secs(10) { 1 } else { failures + 1 };
-            if failures >= TRIES && !board.was_ready() {
-                bail!("{} {how}, {TRIES} times. The last that it said: {}", self.kind, self.voice.last());
+            if failures >= TRIES && !state.was_ready() {
+                bail!("{} {outcome}, {TRIES} times. Last line of output: {}", self.kind, self.output.last());
             }
             let pause = Duration::from_millis(100 << failures.min(6));
-            self.voice.note(&format!("{how}; starting it again in {:.1} s", pause.as_secs_f32()));
+            self.output.note(&format!("{outcome}; restarting in {:.1} s", pause.as_secs_f32()));
             tokio::select! {
                 () = sleep(pause) => {}
                 () = stop.cancelled() => {}
@@ -149,11 +150,11 @@ impl Part {
         Ok(())
     }
 
-    /// Stops it in its own way; says so if that takes long or goes wrong.
+    /// Shuts the part down. Prints a note if that is slow or fails.
     async fn shut_down(&self, running: &Running) {
         let slow = async {
             sleep(Duration::from_secs(3)).await;
-            self.voice.note("takes its time to stop");
+            self.output.note("is slow to stop");
             std::future::pending().await
         };
         let status = tokio::select! {
@@ -161,7 +162,7 @@ impl Part {
             () = slow => None,
         };
         if !status.is_some_and(|status| status.success()) {
-            self.voice.note(&describe(status));
+            self.output.note(&describe(status));
         }
     }
 }

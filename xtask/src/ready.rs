@@ -1,4 +1,4 @@
-//! Knows what runs and whether it answers, and writes the ready file.
+//! Tracks the stack's processes and their readiness, and writes the ready file.
 
 use std::{
     collections::BTreeMap,
@@ -15,49 +15,49 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// The ready file, as the contract has it.
+/// Content of the ready file, in its documented format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ready {
-    /// The first gateway.
+    /// URL of the first gateway.
     pub http: String,
-    /// The same for sockets.
+    /// The same URL for sockets.
     pub ws: String,
-    /// Every gateway.
+    /// URLs of all gateways.
     pub gateways: Vec<String>,
-    /// nats-server.
+    /// URL of nats-server.
     pub nats: String,
-    /// The database of the services.
+    /// URL of the services' database.
     pub database: String,
-    /// What signs tokens, unless the gateway verifies them with a public key.
+    /// Secret that signs tokens, unless the gateway verifies them with a public key.
     pub jwt_secret: Option<String>,
-    /// What runs, by kind.
+    /// Processes by kind.
     pub processes: BTreeMap<&'static str, Vec<Process>>,
 }
 
 /// One process of the stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
-    /// Its id; another after a restart, and none in between.
+    /// Process id. A restart changes it; `None` in between.
     pub pid: Option<u32>,
-    /// Where it says how it is, if it is a service.
+    /// URL of the admin port, for services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<String>,
 }
 
-/// What runs now. Those who start parts tell it, [`Board::announce`] watches it.
+/// State of the stack. Supervisors update it, and [`StackState::announce`] watches it.
 #[derive(Debug, Clone)]
-pub struct Board {
+pub struct StackState {
     ready: Arc<watch::Sender<Ready>>,
-    once: Arc<Mutex<bool>>,
+    was_ready: Arc<Mutex<bool>>,
 }
 
-impl Board {
-    /// A board of parts none of which runs yet.
+impl StackState {
+    /// Creates the state before any part is running.
     pub fn new(ready: Ready) -> Self {
-        Self { ready: Arc::new(watch::Sender::new(ready)), once: Arc::default() }
+        Self { ready: Arc::new(watch::Sender::new(ready)), was_ready: Arc::default() }
     }
 
-    /// Notes that the `index`th process of a kind runs, or with `None` that it has ended.
+    /// Sets the process id of process number `index` of a kind; `None` after its end.
     pub fn set(&self, kind: &'static str, index: usize, pid: Option<u32>) {
         self.ready.send_modify(|ready| {
             if let Some(process) =
@@ -68,81 +68,82 @@ impl Board {
         });
     }
 
-    /// What is so far.
+    /// The current state.
     pub fn now(&self) -> Ready {
         self.ready.borrow().clone()
     }
 
-    /// Whether everything has answered once.
+    /// Whether the whole stack has ever been ready.
     pub fn was_ready(&self) -> bool {
-        *self.once.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        *self.was_ready.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Each time that everything answers and is not what it was, writes the ready file and calls `then`. Runs forever.
+    /// Writes the ready file and calls `then` whenever the stack is ready after a change. Never returns without an
+    /// error.
     pub async fn announce(
         &self,
         file: Option<&Path>,
-        mut then: impl AsyncFnMut(bool) -> anyhow::Result<()>,
+        mut on_ready: impl AsyncFnMut(bool) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        // No proxy: this is loopback.
+        // No proxy, because this is loopback.
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         let mut changes = self.ready.subscribe();
         loop {
             let ready = changes.borrow_and_update().clone();
             tokio::select! {
-                () = everything_answers(&client, &ready) => {}
+                () = all_ready(&client, &ready) => {}
                 _ = changes.changed() => continue,
             }
             let first = !self.was_ready();
-            *self.once.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
+            *self.was_ready.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
             if first {
-                then(true).await?;
+                on_ready(true).await?;
             }
             if let Some(file) = file {
                 write(file, &ready)?;
             }
             if !first {
-                then(false).await?;
+                on_ready(false).await?;
             }
             let _ = changes.changed().await;
         }
     }
 }
 
-/// Returns once every process runs and says that it does its job.
-async fn everything_answers(client: &reqwest::Client, ready: &Ready) {
+/// Returns when every process is running and ready.
+async fn all_ready(client: &reqwest::Client, ready: &Ready) {
     for (kind, processes) in &ready.processes {
         for process in processes {
             if process.pid.is_none() {
-                return std::future::pending().await; // It will be told to the board when it runs.
+                return std::future::pending().await; // The caller tries again when the state changes.
             }
             if let Some(admin) = &process.admin {
-                answers(client, kind, admin).await;
+                wait_ready(client, kind, admin).await;
             }
         }
     }
 }
 
-async fn answers(client: &reqwest::Client, kind: &str, admin: &str) {
-    let mut complain_at = Instant::now() + Duration::from_secs(10);
+async fn wait_ready(client: &reqwest::Client, kind: &str, admin: &str) {
+    let mut report_at = Instant::now() + Duration::from_secs(10);
     loop {
-        let why = match client.get(format!("{admin}/readyz")).send().await {
+        let problem = match client.get(format!("{admin}/readyz")).send().await {
             Ok(response) if response.status() == reqwest::StatusCode::OK => return,
             Ok(response) => {
                 let status = response.status();
                 format!("{status} {}", response.text().await.unwrap_or_default().trim())
             }
-            Err(_) => "nothing".to_owned(),
+            Err(_) => "no reply".to_owned(),
         };
-        if Instant::now() >= complain_at {
-            println!("still waiting for {kind}: {admin}/readyz answers {why}");
-            complain_at += Duration::from_secs(10);
+        if Instant::now() >= report_at {
+            println!("still waiting for {kind}: {admin}/readyz returns {problem}");
+            report_at += Duration::from_secs(10);
         }
         sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Writes the file such that whoever reads it sees all of it or what was there before.
+/// Writes the file atomically: a reader sees either the old or the new content.
 fn write(file: &Path, ready: &Ready) -> anyhow::Result<()> {
     let mut partial = file.as_os_str().to_owned();
     partial.push(".partial");

@@ -1,4 +1,4 @@
-//! The demo's conversations: enough for two people's inboxes to look alive.
+//! The demo's conversations, which fill the inboxes of two users.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use contract::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// The two people of the demo: who they are to the backend, and what they are called.
+/// Ids and names of the demo's two users.
 pub const PEOPLE: [(i64, &str); 2] = [(1, "alice"), (2, "bruno")];
 
 const ALICE: (i64, &str) = PEOPLE[0];
@@ -19,31 +19,31 @@ const CHLOE: (i64, &str) = (3, "chloé");
 const DAVID: (i64, &str) = (4, "david");
 const EMMA: (i64, &str) = (5, "emma");
 
-/// A conversation about a listing, and who said what in it.
-struct Talk {
+/// A conversation about a listing, with its messages.
+struct Chat {
     listing_id: i64,
     title: &'static str,
     people: [(i64, &'static str); 2],
-    /// From the first of the people where true, from the second otherwise.
-    said: Vec<(bool, String)>,
+    /// Messages: true if sent by the first participant, false if by the second.
+    messages: Vec<(bool, String)>,
 }
 
-/// All of them; the one that happened last comes last.
-fn talks() -> Vec<Talk> {
-    let talk = |listing_id, title, people, said: &[(bool, &str)]| Talk {
+/// All conversations, oldest first.
+fn chats() -> Vec<Chat> {
+    let chat = |listing_id, title, people, messages: &[(bool, &str)]| Chat {
         listing_id,
         title,
         people,
-        said: said.iter().map(|(first, text)| (*first, (*text).to_owned())).collect(),
+        messages: messages.iter().map(|(first, text)| (*first, (*text).to_owned())).collect(),
     };
     vec![
-        Talk {
+        Chat {
             listing_id: 6,
             title: "Cours de guitare, 25 € de l’heure",
             people: [BRUNO, EMMA],
-            said: lessons(),
+            messages: lessons(),
         },
-        talk(
+        chat(
             5,
             "Table de ferme, 180 €",
             [DAVID, ALICE],
@@ -56,7 +56,7 @@ fn talks() -> Vec<Talk> {
                 (false, "Merci à vous, et bon appétit 🙂"),
             ],
         ),
-        talk(
+        chat(
             4,
             "Appareil photo argentique, 90 €",
             [BRUNO, DAVID],
@@ -68,7 +68,7 @@ fn talks() -> Vec<Talk> {
                 (false, "Le colis est parti ce matin 📦"),
             ],
         ),
-        talk(
+        chat(
             3,
             "Lampe de bureau vintage, 35 €",
             [ALICE, EMMA],
@@ -80,7 +80,7 @@ fn talks() -> Vec<Talk> {
                 (true, "C’est payé."),
             ],
         ),
-        talk(
+        chat(
             2,
             "Canapé trois places, 250 €",
             [CHLOE, ALICE],
@@ -93,7 +93,7 @@ fn talks() -> Vec<Talk> {
                 (true, "J’ai une camionnette 🚚"),
             ],
         ),
-        talk(
+        chat(
             1,
             "Vélo de ville, 120 €",
             [ALICE, BRUNO],
@@ -109,7 +109,7 @@ fn talks() -> Vec<Talk> {
     ]
 }
 
-/// Enough of them that the first ones are on another page.
+/// Messages of a long conversation, so that the first ones are on another page.
 fn lessons() -> Vec<(bool, String)> {
     let songs = [
         "Blackbird",
@@ -132,14 +132,14 @@ fn lessons() -> Vec<(bool, String)> {
         .collect()
 }
 
-/// Makes the demo's conversations, as a marketplace's backend would, and says what happened in them; the one of the
-/// two people. Done again, it changes nothing: people and listing are the same conversation, a `client_id` the same
-/// message, an `event_id` the same notification.
+/// Creates the demo's conversations, messages and notifications, as a marketplace's backend would. Returns the
+/// conversation of the two users. It is idempotent: the same participants and listing are the same conversation, a
+/// repeated `client_id` is the same message, and a repeated `event_id` is the same notification.
 pub async fn conversations(nats: &str) -> anyhow::Result<ConversationId> {
     let backend = Backend(async_nats::connect(nats).await.context("connect to NATS")?);
     let mut last = None;
-    for talk in talks() {
-        last = Some(backend.hold(talk).await?);
+    for chat in chats() {
+        last = Some(backend.create(chat).await?);
     }
     for (event, data) in [
         ("listing_published", json!({"user_id": ALICE.0, "event_id": "demo-1", "data": {"listing_id": 2}})),
@@ -150,29 +150,29 @@ pub async fn conversations(nats: &str) -> anyhow::Result<ConversationId> {
         published.await.context("publish a notification of the demo")?;
     }
     backend.0.flush().await.context("publish the demo's notifications")?;
-    last.context("there are conversations")
+    last.context("there are no conversations")
 }
 
 struct Backend(async_nats::Client);
 
 #[derive(Deserialize)]
-struct Made {
+struct Created {
     conversation_id: ConversationId,
 }
 
 impl Backend {
-    async fn hold(&self, talk: Talk) -> anyhow::Result<ConversationId> {
+    async fn create(&self, chat: Chat) -> anyhow::Result<ConversationId> {
         let invite = |(user, name): (i64, &str)| -> anyhow::Result<Invitee> {
             Ok(Invitee { user_id: UserId::new(user)?, username: Some(name.to_owned()) })
         };
-        let wish = CreateConversation {
-            participants: talk.people.into_iter().map(invite).collect::<anyhow::Result<_>>()?,
-            listing_id: Some(talk.listing_id),
-            title: Some(talk.title.to_owned()),
+        let request = CreateConversation {
+            participants: chat.people.into_iter().map(invite).collect::<anyhow::Result<_>>()?,
+            listing_id: Some(chat.listing_id),
+            title: Some(chat.title.to_owned()),
         };
-        let Made { conversation_id } = self.ask(CreateConversation::SUBJECT, &wish).await?;
-        for (at, (first, message)) in talk.said.into_iter().enumerate() {
-            let (user, name) = talk.people[usize::from(!first)];
+        let Created { conversation_id } = self.request(CreateConversation::SUBJECT, &request).await?;
+        for (at, (first, message)) in chat.messages.into_iter().enumerate() {
+            let (user, name) = chat.people[usize::from(!first)];
             let send = SendOne(Send {
                 sender_named_at: None,
                 conversation_id,
@@ -181,25 +181,25 @@ impl Backend {
                 message,
                 client_id: Some(format!("demo-{at}")),
             });
-            self.ask::<serde::de::IgnoredAny>(SendOne::SUBJECT, &send).await?;
+            self.request::<serde::de::IgnoredAny>(SendOne::SUBJECT, &send).await?;
         }
         Ok(conversation_id)
     }
 
-    async fn ask<T: for<'a> Deserialize<'a>>(
+    async fn request<T: for<'a> Deserialize<'a>>(
         &self,
         subject: &'static str,
-        question: &impl Serialize,
+        request: &impl Serialize,
     ) -> anyhow::Result<T> {
-        let asked = self.0.request(subject, serde_json::to_vec(question)?.into());
-        let answer = tokio::time::timeout(Duration::from_secs(10), asked)
+        let reply = self.0.request(subject, serde_json::to_vec(request)?.into());
+        let reply = tokio::time::timeout(Duration::from_secs(10), reply)
             .await
-            .context("chat-service does not answer")?
-            .context("ask chat-service for the demo's conversations")?;
-        if let Some(error) = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) {
-            bail!("chat-service refuses the demo's conversations: {error}");
+            .context("no reply from chat-service")?
+            .context("send a request to chat-service")?;
+        if let Some(error) = reply.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) {
+            bail!("chat-service refused a request of the demo: {error}");
         }
-        serde_json::from_slice(&answer.payload).context("read chat-service's answer")
+        serde_json::from_slice(&reply.payload).context("decode the reply of chat-service")
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
     use serde_json::Value;
 
     #[tokio::test]
-    async fn both_inboxes_are_alive_and_seeding_again_changes_nothing() {
+    async fn both_inboxes_are_filled_and_seeding_is_idempotent() {
         let stack = Stack::with(Options { accounts: false, ..Options::default() }).await;
         let look =
             async || {

@@ -1,4 +1,4 @@
-//! Gets what the stack stands on, and shows how that goes.
+//! Provides the servers and tools that the stack and its tests need, with progress output.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -6,9 +6,9 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use testkit::provision;
 
-/// Makes sure of nats-server and Postgres; what has to be fetched is fetched.
+/// Provides nats-server and Postgres. Fetches missing ones.
 pub async fn provide() -> anyhow::Result<()> {
-    shown(|report| {
+    with_progress(|report| {
         provision::nats_server(report)?;
         provision::postgres(report)?;
         Ok(())
@@ -16,12 +16,13 @@ pub async fn provide() -> anyhow::Result<()> {
     .await
 }
 
-/// Makes sure of a browser and of what drives it.
+/// Provides a browser and its driver.
 pub async fn provide_browser() -> anyhow::Result<()> {
-    shown(|report| provision::debian("chromedriver", &["chromium", "chromium-driver"], report)).await
+    with_progress(|report| provision::debian("chromedriver", &["chromium", "chromium-driver"], report)).await
 }
 
-/// Makes sure of what checks the files under `deploy`; what can't be had is told, and its checks are skipped.
+/// Provides the tools that check the files under `deploy`. Returns an error for each missing one; its checks are
+/// skipped.
 pub async fn provide_checkers() -> Vec<anyhow::Error> {
     const CHECKERS: [(&str, &str); 5] = [
         ("promtool", "prometheus"),
@@ -30,7 +31,7 @@ pub async fn provide_checkers() -> Vec<anyhow::Error> {
         ("shellcheck", "shellcheck"),
         ("openssl", "openssl"),
     ];
-    // All at once where that can be; else what there is of them.
+    // Installs all at once if possible, otherwise those that are available.
     let all = CHECKERS.map(|(_, package)| package);
     let mut missing = Vec::new();
     for (program, package) in CHECKERS {
@@ -38,28 +39,28 @@ pub async fn provide_checkers() -> Vec<anyhow::Error> {
             provision::debian(program, &all, report)
                 .or_else(|_| provision::debian(program, &[package], report))
         };
-        missing.extend(shown(provide).await.err());
+        missing.extend(with_progress(provide).await.err());
     }
     missing
 }
 
-/// Runs what takes a while, with a line for each thing it does.
-async fn shown(
+/// Runs slow work, with a progress line for each step.
+async fn with_progress(
     work: impl FnOnce(provision::Report<'_>) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let work = move || {
-        let under_way: RefCell<Option<Step>> = RefCell::default();
+        let current: RefCell<Option<Step>> = RefCell::default();
         let done = work(&|what| {
-            let before = under_way.take();
-            before.inspect(Step::done);
-            under_way.replace(Some(Step::new(what)));
+            let previous = current.take();
+            previous.inspect(Step::done);
+            current.replace(Some(Step::new(what)));
         });
-        if let (Ok(()), Some(last)) = (&done, under_way.take()) {
+        if let (Ok(()), Some(last)) = (&done, current.take()) {
             last.done();
         }
         done
     };
-    tokio::task::spawn_blocking(work).await.context("looking for programs panicked")?
+    tokio::task::spawn_blocking(work).await.context("the installation panicked")?
 }
 
 struct Step {

@@ -10,19 +10,19 @@ use testkit::place;
 
 use target::Target;
 
-/// Check the main functions of a stack that runs, such as that of `docker compose up`.
+/// Check the main functions of a running stack, such as that of `docker compose up`.
 ///
-/// The checks create a conversation, messages and notifications of users with random ids above one billion. Passwords
-/// and the key of tokens come from the environment or, by default, from `.env`.
+/// The checks create a conversation, messages and notifications for users with random ids above one billion. Passwords
+/// and the token key come from the environment or, by default, from `.env`.
 #[derive(Args)]
 pub struct Smoke {
-    /// The gateway's address; repeat it for several gateways [default: 127.0.0.1 and GATEWAY_PORT]
+    /// URL of a gateway; may be repeated [default: 127.0.0.1 and GATEWAY_PORT]
     #[arg(long, value_name = "URL")]
     http: Vec<String>,
-    /// The host and port of NATS [default: 127.0.0.1 and NATS_PORT]
+    /// Host and port of NATS [default: 127.0.0.1 and NATS_PORT]
     #[arg(long, value_name = "HOST:PORT")]
     nats: Option<String>,
-    /// The file with JWT_SECRET, NATS_BILLING_PASSWORD and NATS_MARKETPLACE_PASSWORD [default: .env]
+    /// File with JWT_SECRET, NATS_BILLING_PASSWORD and NATS_MARKETPLACE_PASSWORD [default: .env]
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ impl Smoke {
         let env_file = self.env_file.unwrap_or_else(|| place::workspace().join(".env"));
         let target = Arc::new(Target::new(self.http, self.nats, &env_file)?);
         target.is_reachable().await?;
-        // A failed check panics; it is printed below, on one line.
+        // A failed check panics. The message is printed below, on one line.
         std::panic::set_hook(Box::new(|_| {}));
         let (mut passed, mut failed) = (0, 0);
         for (name, case) in cases::all(&target) {

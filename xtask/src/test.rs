@@ -8,12 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{build, servers};
 
-/// Run every test, on a real nats-server, a real Postgres and, where there is one, a real browser.
+/// Run all tests, on a real nats-server, a real Postgres and, if available, a real browser.
 ///
-/// What is missing is fetched or installed first.
+/// Missing programs are fetched or installed first.
 #[derive(Args)]
 pub struct Test {
-    /// Only tests whose name has one of these in it; what starts with a dash goes to the test programs
+    /// Only tests whose name contains one of these; arguments that start with a dash go to the test programs
     #[arg(value_name = "FILTER", trailing_var_arg = true, allow_hyphen_values = true)]
     filters: Vec<String>,
 }
@@ -37,7 +37,7 @@ impl Test {
     }
 
     async fn build_and_test(&self) -> anyhow::Result<ExitCode> {
-        // Tests start the programs of other packages, which cargo doesn't build for them.
+        // Tests start the programs of other packages, which cargo doesn't build for a test.
         let code = run(build::cargo(&["build", "--workspace", "--all-targets", "--locked"])).await?;
         if code != 0 {
             return Ok(ExitCode::from(code));
@@ -53,7 +53,7 @@ impl Test {
     }
 }
 
-/// Runs cargo to its end; the number that it ends with. Given up, it is stopped, with all that it runs.
+/// Runs cargo and returns its exit code. If this future is dropped, cargo and all its children are stopped.
 async fn run(cargo: Program) -> anyhow::Result<u8> {
     let child = cargo.farewell(Signal::Term).spawn()?;
     let status = child.wait().await;

@@ -12,21 +12,21 @@ use serde_json::json;
 
 use crate::local;
 
-/// How long a token is good unless said: a week, in minutes.
+/// Default lifetime of a token: a week, in minutes.
 pub const A_WEEK: u64 = 7 * 24 * 60;
 
 /// Print a token for the local stack.
 ///
-/// It is signed as the gateway of `cargo xtask up` expects, and good for a socket's `?token=` as for the HTTP API.
+/// It is signed for the gateway of `cargo xtask up`, and valid in a socket's `?token=` and for the HTTP API.
 #[derive(Args)]
 pub struct Token {
-    /// Whose token: the user's id, a positive integer
+    /// Id of the user, a positive integer
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
     user: i64,
-    /// The user's display name
+    /// Display name of the user
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
-    /// How long it is good; 7 days unless said
+    /// Lifetime in minutes; 7 days by default
     #[arg(long, value_name = "N", default_value_t = A_WEEK, hide_default_value = true,
         value_parser = clap::value_parser!(u64).range(1..=10 * 366 * 24 * 60))]
     minutes: u64,
@@ -39,10 +39,10 @@ impl Token {
     }
 }
 
-/// A token as the backend would issue it, with the claims that the gateway is configured to look for.
+/// Creates a token as a backend would issue it, with the claims that the gateway is configured to read.
 pub fn token(secret: &str, user: i64, username: Option<&str>, minutes: u64) -> anyhow::Result<String> {
     let configured = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("tell the time")?.as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs();
     let mut claims = json!({"token_type": "access", "iat": now, "exp": now + minutes * 60});
     claims[configured("USER_ID_CLAIM").as_deref().unwrap_or("user_id")] = user.into();
     if let Some(username) = username {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     build, local,
     parts::{Environment, Part, Recipe, Running},
-    ready::{Board, Process, Ready},
+    ready::{Process, Ready, StackState},
     seed, servers,
     token::{self, token},
 };
@@ -36,33 +36,33 @@ const DATABASE: &str = "vyzio";
 
 /// Run the whole stack on this machine: NATS, Postgres and the four services.
 ///
-/// It runs until Ctrl-C or SIGTERM, on loopback only. A part that dies is started again. Data is kept between runs
-/// under .local, logs are in .local/logs. The services' variables (SEND_RATE, RUST_LOG, JWT_SECRET, …) are passed on
-/// to them, except for those that say where NATS, Postgres and the services themselves are.
+/// It runs until Ctrl-C or SIGTERM, on loopback only. A part that dies is restarted. Data is kept between runs in
+/// .local, logs are in .local/logs. The services inherit their variables (SEND_RATE, RUST_LOG, JWT_SECRET, …), except
+/// for the addresses of NATS, Postgres and the services themselves.
 #[derive(Args)]
 pub struct Up {
     /// Build and run with optimizations
     #[arg(long)]
     release: bool,
-    /// Forget what earlier runs have stored
+    /// Delete the data of earlier runs first
     #[arg(long)]
     fresh: bool,
-    /// The gateway's port; further gateways take the free ones after it
+    /// Port of the gateway; further gateways use the next free ports
     #[arg(long, value_name = "N", default_value_t = 8000)]
     port: u16,
-    /// How many gateways to run
+    /// Number of gateways
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     gateways: u8,
-    /// How many chat-services to run
+    /// Number of chat-services
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     chat: u8,
-    /// How many notify-services to run
+    /// Number of notify-services
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     notify: u8,
-    /// How many typing-services to run
+    /// Number of typing-services
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     typing: u8,
-    /// Write a JSON file that says what runs where, once everything answers and after every restart of a part
+    /// Write a JSON file with the addresses and process ids, once the stack is ready and after every restart of a part
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
 }
@@ -72,7 +72,7 @@ impl Up {
         let _only_one = local::lock()?;
         let gateways = self.gateway_ports()?;
         if let Some(file) = &self.ready_file {
-            let _ = fs::remove_file(file); // What an earlier run has said is no longer so.
+            let _ = fs::remove_file(file); // It describes an earlier run.
         }
         if self.fresh {
             local::remove_data()?;
@@ -89,21 +89,18 @@ impl Up {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The port of each gateway: the one asked for, and the free ones after it.
+    /// Ports of the gateways: the given one, and the next free ones.
     fn gateway_ports(&self) -> anyhow::Result<Vec<u16>> {
         ensure!(ports::is_free(self.port), "port {} is taken; choose another with --port", self.port);
         let further = (self.port..=u16::MAX).skip(1).filter(|port| ports::is_free(*port));
         let ports: Vec<u16> = [self.port].into_iter().chain(further).take(self.gateways.into()).collect();
-        ensure!(
-            ports.len() == usize::from(self.gateways),
-            "there are too few free ports after {}",
-            self.port
-        );
+        ensure!(ports.len() == usize::from(self.gateways), "too few free ports after {}", self.port);
         Ok(ports)
     }
 }
 
-/// Cancelled by the first Ctrl-C, SIGTERM or SIGHUP. The second one ends us at once, and with us all children.
+/// A token that the first Ctrl-C, SIGTERM or SIGHUP cancels. The second one exits immediately, and thereby ends all
+/// children.
 fn on_interrupt() -> anyhow::Result<CancellationToken> {
     let interrupted = CancellationToken::new();
     let (sender, mut receiver) = mpsc::channel(4);
@@ -125,9 +122,9 @@ fn on_interrupt() -> anyhow::Result<CancellationToken> {
     Ok(interrupted)
 }
 
-/// Everything that runs.
+/// The parts of the stack.
 struct Stack {
-    board: Board,
+    state: StackState,
     services: Vec<Part>,
     servers: Vec<(Part, Running)>,
 }
@@ -145,7 +142,7 @@ impl Stack {
         let postgres = Part::new(POSTGRES, 0, 1, Recipe::Postgres(postgres))?;
         let nats = NatsOptions {
             data: Some(local::nats_data()),
-            // Where every client looks unless told otherwise.
+            // The default port of every NATS client.
             port: Some(if ports::is_free(4222) { 4222 } else { free_port()? }),
             durable: true,
             ..NatsOptions::default()
@@ -154,13 +151,13 @@ impl Stack {
         let (running_postgres, running_nats) = tokio::try_join!(postgres.start(), nats.start())
             .with_context(|| format!("look at the logs in {}", local::logs().display()))?;
         let (Running::Postgres(server), Running::Nats(broker)) = (&running_postgres, &running_nats) else {
-            unreachable!("a part that has started is what it was made of");
+            unreachable!("a running part has the kind of its recipe");
         };
         create_database(&server.url("postgres")).await?;
 
         let verified_otherwise = ["JWT_PUBLIC_KEY", "JWT_JWKS_URL"].into_iter().any(is_set);
         let http: Vec<String> = gateways.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        let nobody = || vec![Process { pid: None, admin: None }];
+        let not_running = || vec![Process { pid: None, admin: None }];
         let mut ready = Ready {
             http: http[0].clone(),
             ws: http[0].replacen("http", "ws", 1),
@@ -168,7 +165,7 @@ impl Stack {
             nats: broker.url(),
             database: server.url(DATABASE),
             jwt_secret: if verified_otherwise { None } else { Some(local::jwt_secret()?) },
-            processes: BTreeMap::from([(POSTGRES, nobody()), (NATS, nobody())]),
+            processes: BTreeMap::from([(POSTGRES, not_running()), (NATS, not_running())]),
         };
         let mut services = Vec::new();
         for (kind, count) in
@@ -187,26 +184,26 @@ impl Stack {
             }
         }
         let servers = vec![(postgres, running_postgres), (nats, running_nats)];
-        Ok(Self { board: Board::new(ready), services, servers })
+        Ok(Self { state: StackState::new(ready), services, servers })
     }
 
-    /// Runs the services until interrupted; then stops them, and after them what they stand on.
+    /// Runs the services until an interrupt. Then stops the services first, and the servers after them.
     async fn run(self, ready_file: Option<&Path>, interrupted: CancellationToken) -> anyhow::Result<()> {
-        let Self { board, services, servers } = self;
+        let Self { state, services, servers } = self;
         let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
         let mut running_servers = JoinSet::new();
         for (part, running) in servers {
-            running_servers.spawn(part.supervise(Some(running), board.clone(), stop_servers.clone()));
+            running_servers.spawn(part.supervise(Some(running), state.clone(), stop_servers.clone()));
         }
         let mut running_services = JoinSet::new();
         for part in services {
-            running_services.spawn(part.supervise(None, board.clone(), stop_services.clone()));
+            running_services.spawn(part.supervise(None, state.clone(), stop_services.clone()));
         }
-        let announcing = board.announce(ready_file, async |first| {
+        let announcing = state.announce(ready_file, async |first| {
             if first {
-                greet(&board.now()).await
+                greet(&state.now()).await
             } else {
-                println!("Everything answers again.");
+                println!("The whole stack is ready again.");
                 Ok(())
             }
         });
@@ -216,7 +213,7 @@ impl Stack {
             Some(ended) = running_services.join_next() => ended.context("a supervisor panicked")?,
             Some(ended) = running_servers.join_next() => ended.context("a supervisor panicked")?,
         };
-        println!("\nStopping. Once more, and it stops at once.");
+        println!("\nStopping. Press Ctrl-C again to stop immediately.");
         stop_services.cancel();
         while running_services.join_next().await.is_some() {}
         stop_servers.cancel();
@@ -225,7 +222,7 @@ impl Stack {
     }
 }
 
-/// What every service is told about where it is; everything else it has from our environment.
+/// Variables with addresses, which are set for each service. All other variables are inherited.
 fn environment(kind: &str, admin: &str, ready: &Ready) -> Environment {
     vec![
         ("NATS_URL", Some(ready.nats.clone())),
@@ -236,7 +233,7 @@ fn environment(kind: &str, admin: &str, ready: &Ready) -> Environment {
     ]
 }
 
-/// What the `index`th gateway is told besides.
+/// Additional variables of gateway number `index`.
 fn gateway_environment(ports: &[u16], index: usize, ready: &Ready) -> Environment {
     let mut env = vec![
         ("GATEWAY_ADDR", Some(format!("127.0.0.1:{}", ports[index]))),
@@ -250,7 +247,7 @@ fn gateway_environment(ports: &[u16], index: usize, ready: &Ready) -> Environmen
     env
 }
 
-/// Creates the services' database where it isn't there yet; the schemas in it are theirs.
+/// Creates the services' database if it is missing. The services create their schemas.
 async fn create_database(url: &str) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect(url).await.context("connect to Postgres")?;
     let found = sqlx::query("select from pg_database where datname = $1").bind(DATABASE);
@@ -260,7 +257,7 @@ async fn create_database(url: &str) -> anyhow::Result<()> {
     connection.close().await.context("disconnect from Postgres")
 }
 
-/// Seeds the demo, and says what there is.
+/// Creates the demo data, and prints the addresses.
 async fn greet(ready: &Ready) -> anyhow::Result<()> {
     let conversation = seed::conversations(&ready.nats).await?;
     let Ready { http, ws, nats, database, .. } = ready;
@@ -271,24 +268,24 @@ async fn greet(ready: &Ready) -> anyhow::Result<()> {
         let [a, b] = seed::PEOPLE.map(|(user, name)| token(secret, user, Some(name), token::A_WEEK));
         let (a, b) = (a?, b?);
         let [(_, alice), (_, bruno)] = seed::PEOPLE;
-        println!("  The inboxes of two people, in your browser, side by side:");
+        println!("  Open the inboxes of two users in a browser, side by side:");
         println!("    {alice}: {http}/demo/#me={a}&peer={b}&c={conversation}&nats={nats}");
         println!("    {bruno}: {http}/demo/#me={b}&peer={a}&c={conversation}&nats={nats}\n");
         println!("  As {alice}, in a terminal:");
         println!("    npx wscat -c '{ws}/ws/chat/{conversation}/?token={a}'");
         println!("  As {bruno}:");
         println!("    npx wscat -c '{ws}/ws/chat/{conversation}/?token={b}'");
-        println!("  Another's token:");
+        println!("  A token for another user:");
         println!("    cargo xtask token --user 456 --username john_doe\n");
     }
-    println!("  A notification for {}, from any backend:", seed::PEOPLE[0].1);
+    println!("  Publish a notification for {}, as any backend would:", seed::PEOPLE[0].1);
     println!(
         "    nats -s {nats} pub events.payment_completed '{{\"user_id\":1,\"data\":{{\"payment_id\":789}}}}'\n"
     );
-    println!("  What is kept, for psql or an import:");
+    println!("  The database, for psql or an import:");
     println!("    psql {database}\n");
-    println!("  Logs are in {logs}; those of nats-server and Postgres are shown here only from warnings up.");
-    println!("  Ctrl-C stops everything. The data stays; `cargo xtask up --fresh` starts anew.\n");
+    println!("  Logs are in {logs}; of nats-server and Postgres, only warnings and errors are shown here.");
+    println!("  Ctrl-C stops everything. The data is kept; `cargo xtask up --fresh` deletes it first.\n");
     Ok(())
 }
 

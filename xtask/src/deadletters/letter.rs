@@ -1,4 +1,4 @@
-//! A dead letter, and what it says.
+//! A dead letter and its text form.
 
 use std::fmt::{self, Write};
 
@@ -14,9 +14,9 @@ use contract::{
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// What JetStream knows a message by, within its duplicate window.
+/// Header by which JetStream detects duplicates within its duplicate window.
 const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
-/// What nats-server says of a message whose body was not asked for.
+/// Header with the size of a body that was not requested.
 const SIZE_HEADER: &str = "Nats-Msg-Size";
 
 /// A dead letter.
@@ -24,7 +24,7 @@ pub struct Letter {
     seq: u64,
     time: OffsetDateTime,
     headers: HeaderMap,
-    /// As it was published.
+    /// Body as published.
     pub body: Vec<u8>,
 }
 
@@ -35,43 +35,43 @@ impl From<StreamMessage> for Letter {
     }
 }
 
-/// What a replay may leave out, instead of being refused.
+/// Parts that a replay may omit instead of being refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Without {
-    /// Headers that could not be read.
+    /// True to omit headers that could not be parsed.
     pub unreadable_headers: bool,
-    /// Headers that did not fit into the dead letter.
+    /// True to omit headers that did not fit into the dead letter.
     pub truncated_headers: bool,
 }
 
 impl Letter {
-    /// Whether a part of its event was cut, as it did not fit.
-    fn is_cut(&self, part: &str) -> bool {
+    /// Whether a part of the event was truncated to fit.
+    fn is_truncated(&self, part: &str) -> bool {
         self.header(TRUNCATED_HEADER).is_some_and(|cut| cut.split(',').any(|cut| cut.trim() == part))
     }
 
-    /// Refuses to publish again what would not be the event that it was.
-    fn check_whole(&self, without: Without) -> anyhow::Result<()> {
-        if self.is_cut(TRUNCATED_BODY) {
+    /// Checks that the dead letter still holds the complete event.
+    fn check_complete(&self, without: Without) -> anyhow::Result<()> {
+        if self.is_truncated(TRUNCATED_BODY) {
             bail!(
-                "its body was cut, as it did not fit into a dead letter: its publisher must publish it again"
+                "its body was cut because it did not fit into a dead letter: its publisher must publish it again"
             );
         }
-        if self.is_cut(TRUNCATED_SUBJECT) {
-            bail!("its subject is not whole: publish its body yourself, with show --body");
+        if self.is_truncated(TRUNCATED_SUBJECT) {
+            bail!("its subject was cut: publish its body yourself, with show --body");
         }
-        // Unreadable ones are left out anyway, and what is left of them tells nothing.
+        // Unparsable headers are omitted anyway, and their truncation doesn't matter.
         let is_readable = self.header(UNREADABLE_HEADERS_HEADER).is_none();
-        if self.is_cut(TRUNCATED_HEADERS) && is_readable && !without.truncated_headers {
+        if self.is_truncated(TRUNCATED_HEADERS) && is_readable && !without.truncated_headers {
             bail!(
-                "some of its headers did not fit into a dead letter: `show` has the others. \
-                 To publish it without them, say --without-truncated-headers"
+                "some of its headers did not fit into a dead letter: `show` prints the others. \
+                 To replay it without them, use --without-truncated-headers"
             );
         }
         Ok(())
     }
 
-    /// Where it was published.
+    /// Original subject of the event.
     pub fn subject(&self) -> anyhow::Result<&str> {
         let subject = self.header(ORIGINAL_SUBJECT_HEADER).context("it has no Original-Subject")?;
         if subject.contains(char::REPLACEMENT_CHARACTER) {
@@ -80,17 +80,17 @@ impl Letter {
         Ok(subject)
     }
 
-    /// The headers that it is published with again.
+    /// Headers of the replayed event.
     ///
-    /// JetStream would take its first `Nats-Msg-Id` for a repeat within two minutes, and throw it away. So it gets one
-    /// that is the same for each replay of this dead letter; what the event was known by stands in `Replay-Of`, where
-    /// notify-service looks for it.
+    /// JetStream would drop the original `Nats-Msg-Id` as a duplicate within two minutes. So the replay gets an id that
+    /// is the same for each replay of this dead letter. The original identity goes into `Replay-Of`, which
+    /// notify-service reads.
     pub fn replay_headers(&self, without: Without) -> anyhow::Result<HeaderMap> {
-        self.check_whole(without)?;
+        self.check_complete(without)?;
         if self.header(UNREADABLE_HEADERS_HEADER).is_some() && !without.unreadable_headers {
             bail!(
-                "its headers can't be read, nor sent again: `show` has them as base64. \
-                 To publish it without them, say --without-unreadable-headers"
+                "its headers can't be parsed or sent again: `show` prints them as base64. \
+                 To replay it without them, use --without-unreadable-headers"
             );
         }
         let mut headers = HeaderMap::new();
@@ -102,16 +102,16 @@ impl Letter {
             } else if is(name, REPLAY_OF_HEADER) {
                 replay_of = values.first().map(ToString::to_string);
             } else if !name.to_ascii_lowercase().starts_with("nats-expected-") {
-                // (What the stream was expected to be when it was published first, it no longer is.)
+                // The stream no longer has the state that these headers expect.
                 for value in values {
                     headers.append(name, value.clone());
                 }
             }
         }
-        let first_place = || self.header(MESSAGE_ID_HEADER).map(|place| format!("at:{place}"));
-        let known_by = replay_of.or_else(|| message_id.map(|id| format!("id:{id}"))).or_else(first_place);
-        if let Some(known_by) = known_by {
-            headers.insert(REPLAY_OF_HEADER, known_by);
+        let first_position = || self.header(MESSAGE_ID_HEADER).map(|position| format!("at:{position}"));
+        let identity = replay_of.or_else(|| message_id.map(|id| format!("id:{id}"))).or_else(first_position);
+        if let Some(identity) = identity {
+            headers.insert(REPLAY_OF_HEADER, identity);
         }
         let id = format!("replay:{}:{}", self.seq, self.time.unix_timestamp_nanos());
         headers.insert(MESSAGE_ID_HEADER, id);
@@ -131,7 +131,7 @@ impl fmt::Display for Letter {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own = |name: &str| printable(self.header(name).unwrap_or("-"));
         writeln!(out, "number    {}", self.seq)?;
-        writeln!(out, "since     {}", shown(self.time))?;
+        writeln!(out, "since     {}", rfc3339(self.time))?;
         writeln!(out, "reason    {}", own(REASON_HEADER))?;
         writeln!(out, "subject   {}", own(ORIGINAL_SUBJECT_HEADER))?;
         if self.header(TRUNCATED_HEADER).is_some() {
@@ -144,42 +144,42 @@ impl fmt::Display for Letter {
             }
         }
         if self.header(UNREADABLE_HEADERS_HEADER).is_some() {
-            writeln!(out, "headers   can't be read; in base64: {}", own(UNREADABLE_HEADERS_HEADER))?;
+            writeln!(out, "headers   can't be parsed; in base64: {}", own(UNREADABLE_HEADERS_HEADER))?;
         }
         match std::str::from_utf8(&self.body) {
             Ok(text) => writeln!(out, "body      {} bytes\n\n{}", self.body.len(), printable_body(text)),
             Err(_) => {
                 let text = String::from_utf8_lossy(&self.body);
                 let (len, text) = (self.body.len(), printable_body(&text));
-                writeln!(out, "body      {len} bytes, not UTF-8; show --body has them as they are\n\n{text}")
+                writeln!(out, "body      {len} bytes, not UTF-8; show --body prints them unchanged\n\n{text}")
             }
         }
     }
 }
 
-/// What a list says of a dead letter.
+/// A dead letter in a list.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// Its number.
+    /// Number of the dead letter.
     pub seq: u64,
     time: String,
     r#type: String,
     reason: String,
-    /// Bytes of its body.
+    /// Size of the body in bytes.
     size: u64,
-    /// Which parts of the event were cut.
+    /// Truncated parts of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<String>,
 }
 
 impl Line {
-    /// Of a message whose body was not asked for.
+    /// Creates the line of a message whose body was not requested.
     pub fn new(seq: u64, time: OffsetDateTime, message: &async_nats::Message) -> Self {
         let header = |name| message.headers.as_ref()?.get(name).map(|value| value.as_str());
         let subject = message.subject.as_str();
         Self {
             seq,
-            time: shown(time),
+            time: rfc3339(time),
             r#type: subject.strip_prefix(DEADLETTERS_PREFIX).unwrap_or(subject).to_owned(),
             reason: header(REASON_HEADER).unwrap_or_default().to_owned(),
             size: header(SIZE_HEADER).and_then(|size| size.parse().ok()).unwrap_or_default(),
@@ -188,7 +188,7 @@ impl Line {
     }
 }
 
-/// A table of dead letters, with a line that names the columns.
+/// A table of dead letters, with a header line.
 pub fn table(lines: &[Line]) -> String {
     let rows = lines.iter().map(|line| {
         let (kind, mut reason) = (printable(&line.r#type), printable(&line.reason));
@@ -203,18 +203,18 @@ pub fn table(lines: &[Line]) -> String {
     let (seq, time, kind, size) = (width(0), width(1), width(2), width(3));
     let mut table = String::new();
     for [a, b, c, d, reason] in &rows {
-        // Writing to a text doesn't fail.
+        // Writing to a string doesn't fail.
         let _ = writeln!(table, "{a:>seq$}  {b:time$}  {c:kind$}  {d:>size$}  {reason}");
     }
     table
 }
 
-fn shown(time: OffsetDateTime) -> String {
+fn rfc3339(time: OffsetDateTime) -> String {
     let whole = time.replace_nanosecond(0).unwrap_or(time);
     whole.format(&Rfc3339).unwrap_or_else(|_| whole.to_string())
 }
 
-/// What publishers wrote must not move the reader's cursor or change the terminal's colours.
+/// Replaces control characters, so that a publisher's text can't control the reader's terminal.
 pub fn printable(text: &str) -> String {
     text.chars().map(|char| if is_control(char) { '\u{fffd}' } else { char }).collect()
 }
@@ -224,7 +224,7 @@ fn printable_body(text: &str) -> String {
     text.chars().map(|char| if keep(char) { char } else { '\u{fffd}' }).collect()
 }
 
-/// Control characters, and those that turn the direction of text around.
+/// Whether a character is a control character, or changes the direction of text.
 fn is_control(char: char) -> bool {
     char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_has_the_first_headers_and_an_id_of_its_own() {
+    fn a_replay_has_the_original_headers_and_its_own_id() {
         let own = [("Reason", "r"), ("Original-Subject", "events.a"), ("Nats-Msg-Id", "EVENTS:1:2")];
         let id = ("Nats-Msg-Id", "replay:7:0");
         assert_eq!(replayed(&own), pairs(&[id, ("Replay-Of", "at:EVENTS:1:2")]));
@@ -268,13 +268,13 @@ mod tests {
         let mut expected = vec![id, ("Reason", "mine"), ("Replay-Of", "id:m1")];
         expected.extend([("X-Trace", "a"), ("X-Trace", "b")]);
         assert_eq!(replayed(&with), pairs(&expected));
-        // A second replay is still of the first event.
+        // A second replay still has the identity of the first event.
         with.extend([("Replay-Of", "id:m0"), ("Original-Nats-Msg-Id", "replay:3:0")]);
         assert!(replayed(&with).contains(&("Replay-Of".to_owned(), "id:m0".to_owned())));
     }
 
     #[test]
-    fn headers_that_could_not_be_read_are_not_left_out_unasked() {
+    fn unparsable_headers_are_omitted_only_on_request() {
         let letter = letter(&[("Original-Headers", "TkFUUw==")]);
         assert!(letter.replay_headers(Without::default()).unwrap_err().to_string().contains("base64"));
         assert!(letter.replay_headers(ALL).is_ok());
@@ -282,17 +282,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_is_not_replayed_as_if_it_were_whole() {
+    fn a_truncated_event_is_not_replayed_as_if_it_were_complete() {
         let cut = |cut: &str| letter(&[("Truncated", cut), ("X-Trace", "t1")]);
-        for lost in ["body", "headers,body", "subject", "subject,headers"] {
-            assert!(cut(lost).replay_headers(ALL).is_err(), "{lost}");
+        for truncated in ["body", "headers,body", "subject", "subject,headers"] {
+            assert!(cut(truncated).replay_headers(ALL).is_err(), "{truncated}");
         }
         let headers = cut("headers");
         let refusal = headers.replay_headers(Without::default()).unwrap_err().to_string();
         assert!(refusal.contains("--without-truncated-headers"), "{refusal}");
         assert!(headers.replay_headers(ALL).is_ok());
         assert!(headers.to_string().contains("cut       headers"), "{headers}");
-        // They are left out with the others that can't be read.
+        // They are omitted together with the unparsable ones.
         let unreadable = letter(&[("Truncated", "headers"), ("Original-Headers", "TkFU")]);
         let without = Without { unreadable_headers: true, ..Without::default() };
         assert!(unreadable.replay_headers(without).is_ok());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_do_nothing_to_a_terminal() {
+    fn output_contains_no_terminal_control_characters() {
         let shown = letter(&[("Reason", "\u{202e}r")]).to_string();
         assert!(!shown.contains('\x1b') && !shown.contains('\u{202e}'), "{shown:?}");
     }

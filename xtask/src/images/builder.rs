@@ -1,4 +1,4 @@
-//! The programs that build images.
+//! Programs that build images.
 
 use std::{fs, process::Command};
 
@@ -23,14 +23,14 @@ impl Tool {
     }
 }
 
-/// A tool that works on this machine.
+/// A build tool that works on this machine.
 pub struct Builder(Tool);
 
 impl Builder {
-    /// `wanted`, or the first tool that works.
+    /// Returns `wanted`, or the first tool that works.
     ///
     /// # Errors
-    /// If there is none; it states why each one doesn't work.
+    /// If no tool works: the reason for each of them.
     pub fn find(wanted: Option<Tool>) -> anyhow::Result<Self> {
         let candidates = wanted.map_or_else(|| Tool::value_variants().to_vec(), |tool| vec![tool]);
         let mut reasons = Vec::new();
@@ -41,7 +41,7 @@ impl Builder {
             }
         }
         bail!(
-            "no builder of images works: install docker, podman or buildah (Debian: apt-get install buildah), or start \
+            "no image builder works: install docker, podman or buildah (Debian: apt-get install buildah), or start \
              docker's daemon ({})",
             reasons.join("; ")
         )
@@ -51,12 +51,12 @@ impl Builder {
         self.0.program()
     }
 
-    /// Whether each image that the Dockerfile starts from is here or can be pulled.
+    /// Checks that each base image of the Dockerfile is present or can be pulled.
     pub fn has_base_images(&self) -> anyhow::Result<()> {
         let dockerfile =
             fs::read_to_string(place::workspace().join("Dockerfile")).context("read Dockerfile")?;
         let froms = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next());
-        // Other stages have no tag.
+        // References to other stages have no tag.
         for image in froms.filter(|image| image.contains(':') && !image.contains('$')) {
             let full = format!("docker.io/library/{image}");
             if output(self.name(), &["inspect", "--type=image", &full]).is_err() {
@@ -76,7 +76,7 @@ impl Builder {
     ) -> anyhow::Result<()> {
         let mut command: Vec<String> = match self.0 {
             Tool::Docker if several_platforms => vec!["buildx".to_owned(), "build".to_owned()],
-            // Its own format has health checks; the default one has none. Without layers, each image would compile all
+            // Podman's and Buildah's default format has no health checks. Without layers, each image would compile all
             // programs again.
             Tool::Podman | Tool::Buildah => {
                 ["build", "--format=docker", "--layers"].map(str::to_owned).to_vec()
@@ -109,7 +109,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Runs the image's program once, for its `--help`.
+    /// Runs the image's program once, with `--help`.
     pub fn start(&self, image: &str) -> anyhow::Result<()> {
         if self.0 != Tool::Buildah {
             output(self.name(), &["run", "--rm", image, "--help"])?;
@@ -122,7 +122,7 @@ impl Builder {
         done.map(drop)
     }
 
-    /// The size of an image, if it has one platform.
+    /// Size of an image, if it has a single platform.
     pub fn size(&self, image: &str) -> Option<String> {
         let sizes = output(self.name(), &["images", "--format={{.Size}}", image]).ok()?;
         sizes.lines().next().map(str::to_owned)
@@ -139,7 +139,7 @@ impl Builder {
     }
 }
 
-/// The output of a tool that ends soon.
+/// Output of a short-lived tool.
 fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let output = match Command::new(program).args(arguments).current_dir(place::workspace()).output() {
         Ok(output) => output,
@@ -151,7 +151,7 @@ fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
         output.status.success(),
         "{program} {}: {}",
         arguments.join(" "),
-        errors.trim().lines().last().unwrap_or("failed without a word")
+        errors.trim().lines().last().unwrap_or("failed without an error message")
     );
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -1,11 +1,11 @@
-//! The source that images are built from: its version, commit and time.
+//! Version, commit and time of the source of an image.
 
 use std::process::Command;
 
 use anyhow::Context;
 use testkit::place;
 
-/// The checkout.
+/// The checked-out source.
 pub struct Source {
     version: String,
     commit: Option<String>,
@@ -22,13 +22,13 @@ impl Source {
         Ok(Self { version, commit, is_dirty, time })
     }
 
-    /// The commit, in short: the same source has the same tag.
+    /// Tag with the short commit id: the same source gets the same tag.
     pub fn tag(&self) -> Option<String> {
         let commit = self.commit.as_ref()?.get(..12)?;
         Some(if self.is_dirty { format!("{commit}-dirty") } else { commit.to_owned() })
     }
 
-    /// The arguments of the build command that describe the source.
+    /// Arguments of the build command that describe the source.
     pub fn arguments(&self) -> Vec<String> {
         let label = |name: &str, value: &str| format!("--label=org.opencontainers.image.{name}={value}");
         let mut arguments = vec![label("version", &self.version)];
@@ -65,14 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_checkout_has_another_tag_than_its_commit() {
+    fn a_modified_checkout_gets_a_different_tag() {
         assert_eq!(source(false).tag().unwrap(), "0123456789ab");
         assert_eq!(source(true).tag().unwrap(), "0123456789ab-dirty");
         assert!(source(true).arguments()[1].ends_with("67-dirty"));
     }
 
     #[test]
-    fn an_image_has_the_time_of_its_commit() {
+    fn an_image_gets_the_time_of_its_commit() {
         let arguments = source(false).arguments();
         assert!(arguments.contains(&"--build-arg=SOURCE_DATE_EPOCH=1700000000".to_owned()), "{arguments:?}");
         let created = "--label=org.opencontainers.image.created=2023-11-14T22:13:20Z";

@@ -1,4 +1,4 @@
-//! The checks. Each one panics if the stack doesn't do as documented.
+//! The checks. Each one panics if the stack doesn't behave as documented.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -9,14 +9,14 @@ use super::target::Target;
 
 type Case = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Every check, by the fact that it checks.
+/// All checks, with the fact that each one checks.
 pub fn all(target: &Arc<Target>) -> Vec<(&'static str, Case)> {
     let target = || Arc::clone(target);
     vec![
         ("a token with a wrong signature is refused", Box::pin(refusal(target()))),
         ("two users chat, in order", Box::pin(chat(target()))),
         ("a socket resumes after a message", Box::pin(resume(target()))),
-        ("a read marker moves, and the unread count falls", Box::pin(reading(target()))),
+        ("a read marker moves, and the unread count falls", Box::pin(read_marker(target()))),
         ("the HTTP API lists conversations and messages", Box::pin(http(target()))),
         ("typing starts and ends", Box::pin(typing(target()))),
         ("a backend's event becomes one notification", Box::pin(notification(target()))),
@@ -25,7 +25,7 @@ pub fn all(target: &Arc<Target>) -> Vec<(&'static str, Case)> {
     ]
 }
 
-/// Users that no other run has.
+/// Two users that no other run uses.
 fn users() -> (i64, i64) {
     let first = fastrand::i64(1_000_000_000..2_000_000_000_000);
     (first, first + 1)
@@ -68,7 +68,7 @@ async fn resume(target: Arc<Target>) {
     resumed.expect_silence().await;
 }
 
-async fn reading(target: Arc<Target>) {
+async fn read_marker(target: Arc<Target>) {
     let (ada, ben) = users();
     let path = format!("/ws/chat/{}/", target.conversation(&[ada, ben]).await);
     let (mut sender, mut reader) = (target.socket(0, &path, ada).await, target.socket(1, &path, ben).await);

@@ -1,4 +1,4 @@
-//! The stack to check, and its users.
+//! The stack to check, and its clients.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::token;
 
-/// The addresses and secrets of a stack.
+/// Addresses and secrets of a stack.
 pub struct Target {
     gateways: Vec<String>,
     nats: String,
@@ -19,6 +19,8 @@ pub struct Target {
 }
 
 impl Target {
+    /// Reads the secrets from the environment and the file.
+    ///
     /// # Errors
     /// If a secret is missing.
     pub fn new(gateways: Vec<String>, nats: Option<String>, env_file: &Path) -> anyhow::Result<Self> {
@@ -43,19 +45,21 @@ impl Target {
         Ok(Self { gateways, nats, variables, http })
     }
 
+    /// Checks that all gateways and NATS can be reached.
+    ///
     /// # Errors
-    /// If a gateway or NATS doesn't answer.
+    /// If a gateway or NATS doesn't reply.
     pub async fn is_reachable(&self) -> anyhow::Result<()> {
         for gateway in &self.gateways {
             self.http.get(gateway).send().await.with_context(|| {
-                format!("no gateway answers at {gateway}: start the stack (docker compose up --wait), or give --http")
+                format!("no gateway at {gateway}: start the stack (docker compose up --wait), or set --http")
             })?;
         }
         let nats = self.nats.trim_start_matches("nats://");
         tokio::net::TcpStream::connect(nats)
             .await
             .map(drop)
-            .with_context(|| format!("no NATS answers at {nats}: start the stack, or give --nats HOST:PORT"))
+            .with_context(|| format!("no NATS at {nats}: start the stack, or set --nats HOST:PORT"))
     }
 
     fn token(&self, user: i64) -> String {
@@ -63,18 +67,18 @@ impl Target {
         token::token(&self.variables["JWT_SECRET"], user, Some(&name), 10).expect("sign a token")
     }
 
-    /// A socket at the `index`th gateway, or at the first ones again if there are fewer.
+    /// A socket at gateway number `index`, modulo the number of gateways.
     pub async fn socket(&self, index: usize, path: &str, user: i64) -> Socket {
         let gateway = self.gateways[index % self.gateways.len()].replacen("http", "ws", 1);
-        let mark = if path.contains('?') { '&' } else { '?' };
-        Socket::open(&format!("{gateway}{path}{mark}token={}", self.token(user))).await
+        let separator = if path.contains('?') { '&' } else { '?' };
+        Socket::open(&format!("{gateway}{path}{separator}token={}", self.token(user))).await
     }
 
-    /// A socket with another token than ours, or the status of its refusal.
+    /// Opens a socket with another token. Returns the status or close code of its refusal.
     pub async fn status_of_socket(&self, path: &str, token: &str) -> Option<u16> {
         let gateway = self.gateways[0].replacen("http", "ws", 1);
-        let opened = Socket::try_open(&format!("{gateway}{path}?token={token}"), &[]).await;
-        match opened {
+        let socket = Socket::try_open(&format!("{gateway}{path}?token={token}"), &[]).await;
+        match socket {
             Ok(mut socket) => socket.closed().await,
             Err(status) => Some(status.as_u16()),
         }
@@ -93,11 +97,11 @@ impl Target {
 
     pub async fn conversation(&self, users: &[i64]) -> i64 {
         let body = json!({ "participant_ids": &users[1..] });
-        let made = self.call("POST", "/api/conversations", users[0], Some(body)).await.expect(201);
-        made["conversation_id"].as_i64().expect("a conversation_id")
+        let created = self.call("POST", "/api/conversations", users[0], Some(body)).await.expect(201);
+        created["conversation_id"].as_i64().expect("a conversation_id")
     }
 
-    /// A NATS client as a user of `deploy/nats/accounts.conf`, and the errors that the server sends it.
+    /// A NATS client for a user of `deploy/nats/accounts.conf`, and the errors that the server sends it.
     pub async fn backend(&self, user: &str) -> (Client, mpsc::Receiver<String>) {
         let (errors, received) = mpsc::channel(16);
         let password = self.variables[&format!("NATS_{}_PASSWORD", user.to_uppercase())].clone();
@@ -119,7 +123,7 @@ impl Target {
     }
 }
 
-/// The variables of a file in the form of `.env`.
+/// Reads the variables of a file in `.env` format.
 fn read(path: &Path) -> anyhow::Result<HashMap<String, String>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
