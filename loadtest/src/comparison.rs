@@ -1,4 +1,4 @@
-//! What our system and the peers are compared by: the same command on each, one after the other.
+//! Comparison of our system with the peers: the same commands on each, one after the other.
 
 use crate::{
     goals::{Figure, median},
@@ -10,13 +10,13 @@ use crate::{
 /// A figure of one command.
 #[derive(Debug, Clone, Copy)]
 pub struct Comparison {
-    /// What is measured.
+    /// Description of the measurement.
     pub what: &'static str,
-    /// Which figure it is.
+    /// Measured figure.
     pub figure: Figure,
-    /// Its unit.
+    /// Unit of the figure.
     pub unit: &'static str,
-    /// What is run.
+    /// Command to run.
     pub command: &'static str,
 }
 
@@ -27,10 +27,10 @@ const OVERLOAD: &str = "fan-out --sockets 100 --senders 50 --rate 100 --seconds 
 const HANDSHAKE: &str = "handshake --rate 50 --seconds 5 --warm-up 1";
 const IDLE: &str = "idle --sockets 2000 --seconds 25";
 const TYPING: &str = "typing --pairs 20 --rate 100 --seconds 5 --warm-up 1";
-/// Named like a figure, as it is one: what never came, of what was to come.
+/// Named like a figure: the percentage of lost deliveries.
 const LOST: &str = "lost";
 
-/// All of them. The loads are such that the slowest system bears them, but for the one that says otherwise.
+/// All comparisons. Except for the overload, the slowest system can handle each load.
 pub const COMPARISONS: &[Comparison] = &[
     Comparison {
         what: "CPU per message stored and shown to 2, 20 conversations, saturated",
@@ -94,7 +94,7 @@ pub const COMPARISONS: &[Comparison] = &[
     },
 ];
 
-/// Every command, once.
+/// All commands, without duplicates.
 pub fn commands() -> Vec<&'static str> {
     let mut commands: Vec<&str> = COMPARISONS.iter().map(|comparison| comparison.command).collect();
     commands.dedup();
@@ -127,7 +127,7 @@ pub fn table(runs: &[(&'static str, Run)], peers: &[&str]) -> String {
         rows.push(row);
     }
     let mut out = String::new();
-    report::aligned(&mut out, &head, &rows).expect("a String takes everything");
+    report::aligned(&mut out, &head, &rows).expect("writing to a String doesn't fail");
     out
 }
 
@@ -147,10 +147,10 @@ mod tests {
     use crate::goals::line;
 
     #[test]
-    fn every_comparison_has_a_command_that_is_right() {
+    fn every_comparison_has_a_valid_command() {
         for command in commands() {
-            line(command).scenario.hurry();
+            line(command).scenario.shorten();
         }
-        assert_eq!(commands().len(), 7, "the comparisons of one command are together");
+        assert_eq!(commands().len(), 7, "the comparisons of one command are adjacent");
     }
 }

@@ -1,4 +1,4 @@
-//! Our goals, each with the command that measures it.
+//! Performance goals, each with the commands that measure it.
 
 use crate::{report, run::Run, scenarios::Scenario};
 use clap::Parser;
@@ -6,33 +6,33 @@ use clap::Parser;
 /// A goal.
 #[derive(Debug, Clone, Copy)]
 pub struct Goal {
-    /// What is measured.
+    /// Description of the measurement.
     pub what: &'static str,
-    /// The bound.
+    /// Required bound.
     pub bound: Bound,
-    /// Its unit.
+    /// Unit of the bound.
     pub unit: &'static str,
-    /// Which figure it is.
+    /// Measured figure.
     pub figure: Figure,
-    /// What is run: the arguments of one command; of several, whose figures are to be alike, for [`Bound::Alike`].
+    /// Commands to run: one, or several whose figures [`Bound::Alike`] compares.
     pub commands: &'static [&'static str],
 }
 
-/// What is asked of a figure.
+/// Requirement for a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
-    /// No more than this.
+    /// At most this value.
     AtMost(f64),
-    /// No less.
+    /// At least this value.
     AtLeast(f64),
-    /// The greatest of several no more than this many times the least.
+    /// The largest of several figures is at most this multiple of the smallest.
     Alike(f64),
 }
 
 /// A figure of a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Figure {
-    /// The one of this name.
+    /// The figure with this name.
     Named(&'static str),
     /// The median latency, in milliseconds.
     P50,
@@ -46,7 +46,7 @@ const CHAT_RATE: &[&str] = &["chat --conversations 200 --rate 2000"];
 const GATEWAY_DELIVERY: Figure = Figure::Named("gateway CPU per delivery");
 const PER_MESSAGE: Figure = Figure::Named("CPU per message");
 
-/// All of them.
+/// All goals.
 pub const GOALS: &[Goal] = &[
     Goal {
         what: "gateway memory of an idle, subscribed chat socket, two on each conversation",
@@ -163,27 +163,27 @@ pub const GOALS: &[Goal] = &[
     },
 ];
 
-/// A command of a goal, parsed.
+/// A parsed command of a goal.
 #[derive(Debug, Parser)]
 pub struct Line {
-    /// What is run.
+    /// Scenario to run.
     #[command(subcommand)]
     pub scenario: Scenario,
-    /// Whether Postgres and NATS don't wait for the disk, which takes time more than CPU.
+    /// True if Postgres and NATS don't wait for the disk, which costs time rather than CPU.
     #[arg(long, global = true)]
     pub no_fsync: bool,
 }
 
-/// What a goal's command says.
+/// Parses a command of a goal.
 ///
 /// # Panics
-/// When it is wrong.
+/// If it is invalid.
 pub fn line(command: &str) -> Line {
     let words = std::iter::once("load").chain(command.split_whitespace());
-    Line::try_parse_from(words).expect("the goals' commands are right")
+    Line::try_parse_from(words).expect("the goals' commands are valid")
 }
 
-/// Every command, once.
+/// All commands, without duplicates.
 pub fn commands() -> Vec<&'static str> {
     let mut commands: Vec<&str> = Vec::new();
     for command in GOALS.iter().flat_map(|goal| goal.commands) {
@@ -195,7 +195,7 @@ pub fn commands() -> Vec<&'static str> {
 }
 
 impl Figure {
-    /// Its value, if the run has it.
+    /// Value of the figure, if the run has it.
     pub fn of(self, run: &Run) -> Option<f64> {
         match self {
             Self::Named(name) => run.figure(name),
@@ -205,12 +205,12 @@ impl Figure {
     }
 }
 
-/// The goals as a table: the median of each command's runs, and whether it is what was asked for.
+/// The goals as a table: the median of each command's runs, and whether it meets the goal.
 pub fn table(runs: &[(&'static str, Run)]) -> String {
     let rows: Vec<Vec<String>> = GOALS.iter().filter_map(|goal| row(goal, runs)).collect();
     let mut out = String::new();
     let head = ["what", "goal", "measured", "", "`cargo xtask load` …"];
-    report::aligned(&mut out, &head, &rows).expect("a String takes everything");
+    report::aligned(&mut out, &head, &rows).expect("writing to a String doesn't fail");
     out
 }
 
@@ -222,7 +222,7 @@ fn row(goal: &Goal, runs: &[(&'static str, Run)]) -> Option<Vec<String>> {
     let medians: Vec<f64> = goal.commands.iter().map(of_command).collect::<Option<_>>()?;
     let least = medians.iter().copied().fold(f64::MAX, f64::min);
     let most = medians.iter().copied().fold(0.0, f64::max);
-    let (asked, met) = match goal.bound {
+    let (required, met) = match goal.bound {
         Bound::AtMost(bound) => (format!("≤ {}", report::amount(bound, goal.unit)), most <= bound),
         Bound::AtLeast(bound) => (format!("≥ {}", report::amount(bound, goal.unit)), least >= bound),
         Bound::Alike(bound) => (format!("within {bound}×"), most <= bound * least),
@@ -230,10 +230,10 @@ fn row(goal: &Goal, runs: &[(&'static str, Run)]) -> Option<Vec<String>> {
     let shown: Vec<String> = medians.iter().map(|median| report::amount(*median, goal.unit)).collect();
     let commands: Vec<String> = goal.commands.iter().map(|command| format!("`{command}`")).collect();
     let met = if met { "met" } else { "**missed**" };
-    Some(vec![goal.what.to_owned(), asked, shown.join(", "), met.to_owned(), commands.join(", ")])
+    Some(vec![goal.what.to_owned(), required, shown.join(", "), met.to_owned(), commands.join(", ")])
 }
 
-/// The middle one.
+/// The median.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
@@ -244,12 +244,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_goal_has_commands_that_are_right() {
+    fn every_goal_has_valid_commands() {
         for goal in GOALS {
             assert_eq!(goal.commands.len() > 1, matches!(goal.bound, Bound::Alike(_)), "{goal:?}");
         }
         for command in commands() {
-            line(command).scenario.hurry();
+            line(command).scenario.shorten();
         }
     }
 

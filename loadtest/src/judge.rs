@@ -1,30 +1,30 @@
-//! Whether what came is what was sent: each thing once, and in order.
+//! Checks that each item arrives exactly once and in order.
 
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, ops::AddAssign};
 
-/// What a socket heard of one numbered stream, which starts at a number it knows.
+/// Checks one numbered stream of a socket.
 #[derive(Debug, Default, Clone)]
 pub struct Judge {
     next: u64,
-    /// Passed over, and perhaps still to come.
+    /// Skipped numbers, which may still arrive.
     missing: BTreeSet<u64>,
     verdict: Verdict,
 }
 
-/// What was wrong.
+/// Number of errors.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Sent, and never seen.
+    /// Items that never arrived.
     pub lost: u64,
-    /// Seen again.
+    /// Items that arrived again.
     pub repeated: u64,
-    /// Seen after a later one.
+    /// Items that arrived after a later one.
     pub out_of_order: u64,
 }
 
 impl Verdict {
-    /// Whether nothing was wrong.
+    /// Whether there are no errors.
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
     }
@@ -39,13 +39,13 @@ impl AddAssign for Verdict {
 }
 
 impl Judge {
-    /// A judge of a stream whose first number is this one.
+    /// Creates a check of a stream that starts with this number.
     pub fn from(first: u64) -> Self {
         Self { next: first, ..Self::default() }
     }
 
-    /// This number came. Returns whether it is new.
-    pub fn hear(&mut self, number: u64) -> bool {
+    /// Records the arrival of a number. Returns whether it is new.
+    pub fn receive(&mut self, number: u64) -> bool {
         if number >= self.next {
             self.missing.extend(self.next..number);
             self.next = number + 1;
@@ -59,10 +59,10 @@ impl Judge {
         false
     }
 
-    /// The verdict, if every number before `end` was to come.
+    /// Returns the errors, if all numbers before `end` were sent.
     pub fn verdict(&self, end: u64) -> Verdict {
-        let passed_over = u64::try_from(self.missing.len()).unwrap_or(u64::MAX);
-        Verdict { lost: passed_over + end.saturating_sub(self.next), ..self.verdict }
+        let skipped = u64::try_from(self.missing.len()).unwrap_or(u64::MAX);
+        Verdict { lost: skipped + end.saturating_sub(self.next), ..self.verdict }
     }
 }
 
@@ -70,10 +70,10 @@ impl Judge {
 mod tests {
     use super::*;
 
-    fn judged(heard: &[u64], end: u64) -> (u64, u64, u64) {
+    fn judged(received: &[u64], end: u64) -> (u64, u64, u64) {
         let mut judge = Judge::default();
-        for number in heard {
-            judge.hear(*number);
+        for number in received {
+            judge.receive(*number);
         }
         let Verdict { lost, repeated, out_of_order } = judge.verdict(end);
         (lost, repeated, out_of_order)
@@ -86,19 +86,19 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_is_lost() {
+    fn missing_numbers_are_lost() {
         assert_eq!(judged(&[0, 2, 3], 4), (1, 0, 0));
         assert_eq!(judged(&[0, 1], 4), (2, 0, 0));
         assert_eq!(judged(&[1, 4], 6), (4, 0, 0));
     }
 
     #[test]
-    fn what_came_again_is_repeated() {
+    fn repetitions_are_counted() {
         assert_eq!(judged(&[0, 1, 1, 2, 0], 3), (0, 2, 0));
     }
 
     #[test]
-    fn what_came_late_is_out_of_order_and_not_lost() {
+    fn late_numbers_are_out_of_order_and_not_lost() {
         assert_eq!(judged(&[0, 2, 1, 3], 4), (0, 0, 1));
         assert_eq!(judged(&[2, 1, 0, 0], 3), (0, 1, 2));
     }
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_stream_may_start_later() {
         let mut judge = Judge::from(17);
-        assert!(judge.hear(17) && judge.hear(18) && !judge.hear(18) && !judge.hear(5));
+        assert!(judge.receive(17) && judge.receive(18) && !judge.receive(18) && !judge.receive(5));
         assert_eq!(judge.verdict(19), Verdict { lost: 0, repeated: 2, out_of_order: 0 });
     }
 }

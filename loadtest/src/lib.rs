@@ -1,7 +1,8 @@
-//! The load generator: puts a load on a real stack (or on a peer), and says what it cost and whether all came.
+//! The load generator: puts load on a real stack (or on a peer), and measures its cost and whether everything arrives.
 //!
-//! It is one thread with one runtime, as it shares the processors with what it measures, and counts its own CPU, too.
-//! A message carries when it was due, so a system that falls behind shows it in every message that waits.
+//! It runs on one thread, because it shares the processors with the measured system, and it also measures its own CPU.
+//! Each message carries the time at which it was due, so that a system that falls behind shows the delay of every
+//! message.
 
 pub mod comparison;
 pub mod goals;

@@ -1,7 +1,7 @@
-//! A client's socket as thin as it can be: the generator shares its processors with what it measures.
+//! A minimal client socket: the generator shares the processors with the measured system.
 //!
-//! All sockets read into one buffer, an idle one holds no memory but its own state, and a write goes to the kernel from
-//! where it is asked for.
+//! All sockets read into one buffer, an idle socket uses no memory except for its own state, and writes go directly to
+//! the kernel.
 
 use std::{
     cell::RefCell,
@@ -28,29 +28,29 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-/// Bytes that one read takes, for whichever socket.
+/// Size of the shared read buffer.
 const BUFFER: usize = 64 * 1024;
-/// Bytes that may wait for one socket whose server doesn't read; more is refused.
+/// Maximum bytes queued for a socket whose server doesn't read. Further frames are refused.
 const WAITING: usize = 256 * 1024;
-/// Bytes of an answer to a handshake, at most.
-const ANSWER: usize = 8 * 1024;
-/// The key of every handshake. It protects proxies, of which there are none on loopback.
+/// Maximum size of the response to a handshake.
+const RESPONSE_BYTES: usize = 8 * 1024;
+/// Key of every handshake. It protects against proxies, of which there are none on loopback.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// Addresses of this machine that sockets come from in turn: one has ports for 28,000.
+/// Number of source addresses, used in turn, because one address has ports for only 28,000 sockets.
 const SOURCES: u8 = 100;
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
-/// Why there is no socket.
+/// The error of a failed handshake.
 #[derive(Debug)]
 pub enum Refused {
-    /// The server's HTTP status.
+    /// Refused with this HTTP status.
     Status(u16),
-    /// Closed, with this code, before it was of use.
+    /// Closed with this code before it was ready.
     Closed(Option<u16>),
-    /// The connection.
+    /// Error of the connection.
     Io(io::Error),
 }
 
@@ -84,24 +84,24 @@ pub struct Link {
 #[derive(Debug)]
 pub struct Reader {
     read: OwnedReadHalf,
-    /// What was read and is not yet a whole frame, or not yet asked for.
+    /// Received bytes that are not yet a complete frame, or not yet processed.
     rest: Vec<u8>,
     link: Rc<Link>,
 }
 
-/// How a reading ended.
+/// Reason for the end of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The one who reads had enough.
-    Enough,
-    /// The server closed the socket, with this code if it said one.
+    /// The callback stopped the read.
+    Stopped,
+    /// The server closed the socket, with this code if it sent one.
     Closed(Option<u16>),
 }
 
-/// Opens a socket at `address`; `number` chooses where on this machine it comes from.
+/// Opens a socket to `address`; `number` selects the source address.
 ///
 /// # Errors
-/// When there is no connection, or the server refuses the handshake.
+/// If the connection fails, or the server refuses the handshake.
 pub async fn open(address: SocketAddr, path: &str, number: usize) -> Result<(Rc<Link>, Reader), Refused> {
     let socket = TcpSocket::new_v4()?;
     if address.ip().is_loopback() {
@@ -115,29 +115,29 @@ pub async fn open(address: SocketAddr, path: &str, number: usize) -> Result<(Rc<
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::with_capacity(512);
+    let mut response = Vec::with_capacity(512);
     let head = loop {
-        if stream.read_buf(&mut answer).await? == 0 {
+        if stream.read_buf(&mut response).await? == 0 {
             return Err(Refused::Closed(None));
         }
-        if let Some(head) = head(&answer)? {
+        if let Some(head) = head(&response)? {
             break head;
         }
-        if answer.len() > ANSWER {
-            return Err(io::Error::other("the answer to a handshake has no end").into());
+        if response.len() > RESPONSE_BYTES {
+            return Err(io::Error::other("the response to a handshake is too long").into());
         }
     };
-    let rest = answer.split_off(head);
+    let rest = response.split_off(head);
     let (read, write) = stream.into_split();
     let link = Rc::new(Link { write, waiting: RefCell::default() });
     Ok((link.clone(), Reader { read, rest, link }))
 }
 
-/// The length of the head of an answer, once that is whole and accepts the handshake.
-fn head(answer: &[u8]) -> Result<Option<usize>, Refused> {
+/// Length of a response's head, if it is complete and accepts the handshake.
+fn head(bytes: &[u8]) -> Result<Option<usize>, Refused> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    let status = response.parse(answer).map_err(io::Error::other)?;
+    let status = response.parse(bytes).map_err(io::Error::other)?;
     let httparse::Status::Complete(length) = status else { return Ok(None) };
     let code = response.code.unwrap_or(0);
     if code != 101 {
@@ -148,18 +148,18 @@ fn head(answer: &[u8]) -> Result<Option<usize>, Refused> {
             && header.value == derive_accept_key(KEY.as_bytes()).as_bytes()
     });
     if !accepts {
-        return Err(io::Error::other("the server answers another handshake").into());
+        return Err(io::Error::other("the server accepted a different handshake").into());
     }
     Ok(Some(length))
 }
 
 impl Link {
-    /// Sends a text frame; false if the server has not read for so long that it was given up.
+    /// Sends a text frame. Returns false if the server has not read for so long that the queue is full.
     pub fn send(self: &Rc<Self>, text: &str) -> bool {
         self.put(OpCode::Data(Data::Text), text.as_bytes())
     }
 
-    /// Says goodbye. The server then ends the connection.
+    /// Sends a close frame. The server then closes the connection.
     pub fn close(self: &Rc<Self>) {
         self.put(OpCode::Control(Control::Close), &1000_u16.to_be_bytes());
     }
@@ -172,18 +172,18 @@ impl Link {
         let idle = waiting.is_empty();
         encode(opcode, payload, &mut waiting);
         if idle {
-            let written = self.write.try_write(&waiting).unwrap_or(0); // A broken one shows where it is read.
+            let written = self.write.try_write(&waiting).unwrap_or(0); // An error also appears on reading.
             waiting.drain(..written);
             if !waiting.is_empty() {
                 tokio::task::spawn_local(self.clone().flush());
             } else {
-                waiting.shrink_to(0); // Thousands of sockets write now and then.
+                waiting.shrink_to(0); // There are thousands of sockets, and each rarely writes.
             }
         }
         true
     }
 
-    /// Writes what waits, once the server reads again.
+    /// Writes the queued bytes when the server reads again.
     async fn flush(self: Rc<Self>) {
         while self.write.writable().await.is_ok() {
             let mut waiting = self.waiting.borrow_mut();
@@ -201,20 +201,20 @@ impl Link {
     }
 }
 
-/// Adds a client's frame, masked as the protocol wants it.
+/// Appends a client's frame, masked as the protocol requires.
 fn encode(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
     let mask = fastrand::u32(..).to_ne_bytes();
     let header = FrameHeader { opcode, mask: Some(mask), ..FrameHeader::default() };
     let length = u64::try_from(payload.len()).unwrap_or(u64::MAX);
-    header.format(length, out).expect("a Vec takes everything");
+    header.format(length, out).expect("writing to a Vec doesn't fail");
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
 impl Reader {
-    /// Gives every text frame to `on_text`, until that has enough or the socket is closed. Pings are answered.
+    /// Calls `on_text` with each text frame, until it breaks or the socket is closed. Answers pings.
     pub async fn read(&mut self, mut on_text: impl FnMut(&[u8]) -> ControlFlow<()>) -> Ended {
         if !self.rest.is_empty()
-            && let Some(ended) = self.take(&[], &mut on_text)
+            && let Some(ended) = self.handle_bytes(&[], &mut on_text)
         {
             return ended;
         }
@@ -224,7 +224,7 @@ impl Reader {
                     let mut space = ReadBuf::new(buffer);
                     match ready!(Pin::new(&mut self.read).poll_read(context, &mut space)) {
                         Ok(()) if !space.filled().is_empty() => {
-                            Poll::Ready(self.take(space.filled(), &mut on_text))
+                            Poll::Ready(self.handle_bytes(space.filled(), &mut on_text))
                         }
                         Ok(()) | Err(_) => Poll::Ready(Some(Ended::Closed(None))),
                     }
@@ -237,8 +237,12 @@ impl Reader {
         .await
     }
 
-    /// Takes all whole frames of what was left and of what was read now.
-    fn take(&mut self, read: &[u8], on_text: &mut impl FnMut(&[u8]) -> ControlFlow<()>) -> Option<Ended> {
+    /// Handles all complete frames in the remaining and the newly read bytes.
+    fn handle_bytes(
+        &mut self,
+        read: &[u8],
+        on_text: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Option<Ended> {
         let mut left = std::mem::take(&mut self.rest);
         let bytes = if left.is_empty() {
             read
@@ -270,7 +274,7 @@ impl Reader {
         on_text: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Option<Ended> {
         match opcode {
-            OpCode::Data(Data::Text) => on_text(payload).is_break().then_some(Ended::Enough),
+            OpCode::Data(Data::Text) => on_text(payload).is_break().then_some(Ended::Stopped),
             OpCode::Control(Control::Ping) => {
                 self.link.put(OpCode::Control(Control::Pong), payload);
                 None
@@ -285,10 +289,10 @@ impl Reader {
     }
 }
 
-/// A frame.
+/// Opcode, payload and total length of a frame.
 type Frame<'a> = (OpCode, &'a [u8], usize);
 
-/// The first frame of these bytes, if it is whole: its kind, its payload, and how long it is altogether.
+/// The first frame in these bytes, if it is complete.
 fn frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, Box<dyn std::error::Error>> {
     let mut cursor = Cursor::new(bytes);
     let Some((header, length)) = FrameHeader::parse(&mut cursor)? else { return Ok(None) };
@@ -302,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_taken_once_it_is_whole() {
+    fn a_frame_is_parsed_when_it_is_complete() {
         let bytes = [0x81, 3, b'a', b'b', b'c', 0x89, 0];
         for short in 0..5 {
             assert!(frame(&bytes[..short]).unwrap().is_none());
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_masked() {
+    fn sent_frames_are_masked() {
         let mut out = Vec::new();
         encode(OpCode::Data(Data::Text), b"hello", &mut out);
         assert_eq!(out[..2], [0x81, 0x85]);

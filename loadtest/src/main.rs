@@ -1,4 +1,4 @@
-//! `loadtest`, as `cargo xtask load` runs it.
+//! The program `loadtest`, run by `cargo xtask load`.
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,7 +9,7 @@ use loadtest::{
     run::{Report, Run},
     scenarios::Scenario,
     seed::{self, Shape},
-    system::{self, Make, System},
+    system::{self, StackOptions, System},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sqlx::{Connection, PgConnection};
@@ -20,10 +20,10 @@ use tokio::{
     task::LocalSet,
 };
 
-/// Put load on a stack, and see what it costs and whether everything arrives.
+/// Put load on a stack, and measure its cost and whether everything arrives
 ///
-/// The stack is one of its own, a release build with its own NATS and Postgres on free ports, unless --ready-file names
-/// one that runs.
+/// Starts a separate stack, a release build with its own NATS and Postgres on free ports, unless --ready-file names a
+/// running one.
 #[derive(Parser)]
 #[command(name = "cargo xtask load", bin_name = "cargo xtask load")]
 struct Load {
@@ -37,25 +37,25 @@ struct Load {
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
-    /// Measure every goal, and print them as the table of docs/benchmarks.md
+    /// Measure all goals, and print the table of docs/benchmarks.md
     Goals(Rounds),
-    /// Put the same loads on our system and on every peer, and print the table of docs/benchmarks.md
+    /// Run the same loads on our system and on all peers, and print the table of docs/benchmarks.md
     Peers(Rounds),
-    /// Compare what two runs wrote with --json
+    /// Compare two reports written with --json
     Compare(Compare),
-    /// Fill the database of a running stack with conversations as if they had been held
+    /// Fill the database of a running stack with conversations
     Seed(Seed),
 }
 
 #[derive(Args)]
 struct Rounds {
-    /// How often each is measured; the median counts
+    /// Number of repetitions; the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     repetitions: u8,
-    /// Each once and for a moment: whether it works, not what it costs
+    /// Run each load once and briefly, to check that it works
     #[arg(long)]
     quick: bool,
-    /// Only those whose command has this in it
+    /// Only commands that contain this text
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
 }
@@ -68,44 +68,44 @@ struct Compare {
 
 #[derive(Args)]
 struct Seed {
-    /// The database; without, that of the stack of --ready-file
+    /// URL of the database; by default that of the stack of --ready-file
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// How many conversations
+    /// Number of conversations
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     conversations: u64,
-    /// How many people each has; nobody is in two
+    /// Number of participants of each conversation; no user is in two
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(2..=100))]
     people: u64,
-    /// How many messages over all
+    /// Total number of messages
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     messages: u64,
-    /// How many notifications each of these people has
+    /// Number of notifications of each of these users
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     notifications: u64,
 }
 
 #[derive(Args)]
 struct Options {
-    /// Load the stack of `cargo xtask up` that wrote this file, with the limits that it has
+    /// Use the stack of `cargo xtask up` that wrote this file, with its limits
     #[arg(long, value_name = "PATH", global = true)]
     ready_file: Option<PathBuf>,
-    /// Load this system as well, after ours, and print the ratio; may be said more than once
+    /// Also load this system, after ours, and print the ratio; may be repeated
     #[arg(long, value_name = "PEER", global = true)]
     peer: Vec<Peer>,
-    /// Start the services that are in this folder, to compare two builds of them
+    /// Start the services from this folder, to compare two builds
     #[arg(long, value_name = "PATH", global = true)]
     programs: Option<PathBuf>,
-    /// How many gateways to start
+    /// Number of gateways to start
     #[arg(long, value_name = "N", default_value_t = 1, global = true, value_parser = clap::value_parser!(u8).range(1..=8))]
     gateways: u8,
-    /// Don't wait for the disk, in Postgres and NATS
+    /// Don't wait for the disk in Postgres and NATS
     #[arg(long, global = true)]
     no_fsync: bool,
-    /// Write what was found here, as JSON
+    /// Write the report to this file as JSON
     #[arg(long, value_name = "PATH", global = true)]
     json: Option<PathBuf>,
-    /// Write what was found here, as a page with plots
+    /// Write the report to this file as an HTML page with plots
     #[arg(long, value_name = "PATH", global = true)]
     html: Option<PathBuf>,
 }
@@ -125,12 +125,12 @@ fn main() -> ExitCode {
     })
 }
 
-/// Each socket is a file, here and, as limits are inherited, in what we start.
+/// Raises the limit of open files, because each socket is a file. Child processes inherit the limit.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        eprintln!("the limit of open files stays where it is: {error}");
+        eprintln!("can't raise the limit of open files: {error}");
     }
 }
 
@@ -162,18 +162,18 @@ async fn run(Load { command, options }: Load) -> anyhow::Result<()> {
 }
 
 impl Options {
-    /// Loads our system, then each peer, and says how they compare.
+    /// Loads our system, then each peer, and prints how they compare.
     async fn load(&self, scenario: &Scenario) -> anyhow::Result<()> {
         let began = now()?;
         let mut runs = vec![scenario.run(&self.system(!self.no_fsync).await?.target).await?];
         println!("{}", report::table(&runs[0]));
         for peer in &self.peer {
             let run = scenario.run(&peer.start(!self.no_fsync).await?.target).await?;
-            println!("{}\nIt is made of {}.\n", report::table(&run), peer.versions()?.join(", "));
+            println!("{}\nVersions: {}.\n", report::table(&run), peer.versions()?.join(", "));
             runs.push(run);
         }
         for run in &runs[1..] {
-            println!("{}", report::beside(&runs[0], run, [&runs[0].system, &run.system]));
+            println!("{}", report::side_by_side(&runs[0], run, [&runs[0].system, &run.system]));
         }
         self.write(began, runs)
     }
@@ -182,17 +182,17 @@ impl Options {
         if let Some(file) = &self.ready_file {
             return system::running(file);
         }
-        let us = std::env::current_exe().context("find our own program")?;
-        let make = Make {
-            programs: self.programs.clone().or_else(|| us.parent().map(PathBuf::from)),
+        let program = std::env::current_exe().context("find our own program")?;
+        let options = StackOptions {
+            programs: self.programs.clone().or_else(|| program.parent().map(PathBuf::from)),
             gateways: self.gateways.into(),
             durable,
         };
-        Ok(system::start(&make).await)
+        Ok(system::start(&options).await)
     }
 
     fn write(&self, began: String, runs: Vec<Run>) -> anyhow::Result<()> {
-        let report = Report { began, machine: report::machine(), command: said(), runs };
+        let report = Report { began, machine: report::machine(), command: command_line(), runs };
         if let Some(path) = &self.json {
             let text = serde_json::to_vec_pretty(&report)?;
             fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
@@ -205,15 +205,15 @@ impl Options {
 }
 
 impl Rounds {
-    /// Measures our goals.
+    /// Measures the goals of our system.
     async fn goals(&self, options: &Options) -> anyhow::Result<()> {
         let (began, commands) = (now()?, goals::commands());
         let runs = self.all(&commands, &[None], options).await?;
-        println!("{}\n{}", self.said(), goals::table(&runs));
+        println!("{}\n{}", self.conditions(), goals::table(&runs));
         options.write(began, runs.into_iter().map(|(_, run)| run).collect())
     }
 
-    /// Measures ours and the peers.
+    /// Measures our system and the peers.
     async fn peers(&self, options: &Options) -> anyhow::Result<()> {
         let (began, commands) = (now()?, comparison::commands());
         let peers = if options.peer.is_empty() { Peer::value_variants() } else { &options.peer };
@@ -221,15 +221,15 @@ impl Rounds {
             std::iter::once(None).chain(peers.iter().copied().map(Some)).collect();
         let runs = self.all(&commands, &systems, options).await?;
         let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
-        println!("{}\n{}", self.said(), comparison::table(&runs, &names));
+        println!("{}\n{}", self.conditions(), comparison::table(&runs, &names));
         for peer in peers {
             println!("{}: {}", peer.name(), peer.versions()?.join(", "));
         }
         options.write(began, runs.into_iter().map(|(_, run)| run).collect())
     }
 
-    /// Runs every command on every system (ours is `None`), as often as was asked for. All of one round before the next,
-    /// so that a busy moment of the machine spoils no command's every run.
+    /// Runs every command on every system (`None` is ours), as often as configured. Each round runs all commands, so
+    /// that a temporary load on the machine doesn't affect all runs of one command.
     async fn all<'a>(
         &self,
         commands: &[&'a str],
@@ -245,7 +245,7 @@ impl Rounds {
                 let goals::Line { mut scenario, no_fsync } = goals::line(command);
                 let durable = !(no_fsync || options.no_fsync);
                 if self.quick {
-                    scenario.hurry();
+                    scenario.shorten();
                 }
                 for system in systems {
                     let system = match system {
@@ -263,14 +263,11 @@ impl Rounds {
         Ok(runs)
     }
 
-    /// On what, and how often.
-    fn said(&self) -> String {
+    /// The machine and the number of repetitions.
+    fn conditions(&self) -> String {
         let machine = report::machine();
-        let times = if self.quick {
-            "once, for a moment".to_owned()
-        } else {
-            format!("median of {}", self.repetitions)
-        };
+        let times =
+            if self.quick { "once, briefly".to_owned() } else { format!("median of {}", self.repetitions) };
         format!("{} processors ({}), Linux {}; {times}\n", machine.cpus, machine.model, machine.kernel)
     }
 }
@@ -282,7 +279,7 @@ impl Seed {
             (None, Some(file)) => {
                 system::running(file)?.target.database.clone().context("the stack has no database")?
             }
-            (None, None) => anyhow::bail!("name a database with --database, or a stack with --ready-file"),
+            (None, None) => anyhow::bail!("set --database or --ready-file"),
         };
         let Self { conversations, people, messages, .. } = *self;
         let mut connection = PgConnection::connect(&database).await.context("connect to Postgres")?;
@@ -310,11 +307,11 @@ impl Seed {
 }
 
 fn now() -> anyhow::Result<String> {
-    OffsetDateTime::now_utc().format(&Rfc3339).context("tell the time")
+    OffsetDateTime::now_utc().format(&Rfc3339).context("format the time")
 }
 
-/// The command that we are.
-fn said() -> String {
+/// The command line of this process.
+fn command_line() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("cargo xtask load {}", arguments.join(" "))
 }

@@ -1,4 +1,4 @@
-//! Counts what happens, and shows it while it does.
+//! Counters, latencies and samples of a run, with a progress display.
 
 use crate::{
     processes::{self, Usage, Used, Watched},
@@ -14,25 +14,25 @@ use std::{
 };
 use tokio::task::AbortHandle;
 
-/// How often progress is shown and a sample is kept.
-const SAMPLE: Duration = Duration::from_millis(250);
-/// How often progress is shown where no terminal is.
-const LINE: Duration = Duration::from_secs(5);
+/// Interval of samples and of the progress display.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval of progress lines without a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Counts of one run.
+/// The measurements of one run.
 #[derive(Debug)]
 pub struct Meter {
     epoch: Instant,
     watched: Vec<Watched>,
-    /// Sent, until now.
+    /// Number of items sent so far.
     pub sent: Cell<u64>,
-    /// Delivered, until now.
+    /// Number of items delivered so far.
     pub delivered: Cell<u64>,
-    /// Error frames, until now.
+    /// Number of error frames so far.
     pub errors: Cell<u64>,
-    /// Sockets that the system closed, until now.
+    /// Number of sockets closed by the system so far.
     pub closed: Cell<u64>,
-    /// What was due before this instant of the run is no part of what is measured.
+    /// Start of the measurement. Items that were due earlier are ignored.
     since: Cell<u64>,
     all: RefCell<Histogram<u64>>,
     recent: RefCell<Histogram<u64>>,
@@ -42,7 +42,7 @@ pub struct Meter {
     title: String,
 }
 
-/// A window in which it is measured what processes use.
+/// A measured window.
 #[derive(Debug)]
 pub struct Window {
     before: BTreeMap<String, Used>,
@@ -51,22 +51,21 @@ pub struct Window {
     sampling: AbortHandle,
 }
 
-/// What happened in a window.
+/// Measurements of a window.
 #[derive(Debug)]
 pub struct Measured {
-    /// Sent in it.
+    /// Number of items sent.
     pub sent: u64,
-    /// Delivered in it.
+    /// Number of items delivered.
     pub delivered: u64,
-    /// What each process used.
+    /// Resource usage of each process.
     pub usage: Vec<Usage>,
 }
 
 impl Meter {
-    /// A meter of a run on these processes. `title` is shown with its progress.
+    /// Creates the meter of a run with these processes. `title` is shown with the progress.
     pub fn new(title: &str, processes: &[Watched]) -> Rc<Self> {
-        let histogram =
-            || RefCell::new(Histogram::new_with_bounds(1, 120_000_000, 3).expect("bounds that make sense"));
+        let histogram = || RefCell::new(Histogram::new_with_bounds(1, 120_000_000, 3).expect("valid bounds"));
         let mut watched = processes.to_vec();
         watched.push(Watched::new(GENERATOR, std::process::id()));
         let bar = ProgressBar::new_spinner();
@@ -90,28 +89,28 @@ impl Meter {
         })
     }
 
-    /// Nanoseconds of the run at an instant.
+    /// Time of an instant in the run, in nanoseconds.
     pub fn nanos(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Nanoseconds of the run by now.
+    /// Current time in the run, in nanoseconds.
     pub fn now(&self) -> u64 {
         self.nanos(Instant::now())
     }
 
-    /// Something was sent.
+    /// Counts a sent item.
     pub fn count_sent(&self) {
         self.sent.set(self.sent.get() + 1);
     }
 
-    /// Something arrived.
+    /// Counts a delivered item.
     pub fn count_delivered(&self) {
         self.delivered.set(self.delivered.get() + 1);
     }
 
-    /// Something that was due then is there.
-    pub fn took(&self, due: u64) {
+    /// Records the latency of an item that was due at this time and has just arrived.
+    pub fn record_latency(&self, due: u64) {
         if due < self.since.get() {
             return;
         }
@@ -120,17 +119,17 @@ impl Meter {
         self.recent.borrow_mut().saturating_record(micros);
     }
 
-    /// Says what is being done now.
-    pub fn say(&self, what: &str) {
-        self.bar.set_message(format!("{}: {what}", self.title));
+    /// Shows the current activity.
+    pub fn show(&self, activity: &str) {
+        self.bar.set_message(format!("{}: {activity}", self.title));
         if self.bar.is_hidden() {
-            eprintln!("{}: {what}", self.title);
+            eprintln!("{}: {activity}", self.title);
         } else {
             self.bar.tick();
         }
     }
 
-    /// Begins to measure.
+    /// Starts a window.
     pub fn begin(self: &Rc<Self>) -> Window {
         self.since.set(self.now());
         let (sent, delivered) = (self.sent.get(), self.delivered.get());
@@ -139,12 +138,12 @@ impl Meter {
         Window { before, sent, delivered, sampling }
     }
 
-    /// Keeps and shows how it goes.
+    /// Records and shows samples.
     async fn sample(self: Rc<Self>) {
         let began = Instant::now();
         let (mut at, mut sent, mut delivered) = (began, self.sent.get(), self.delivered.get());
         let mut line = began;
-        let mut ticks = tokio::time::interval(SAMPLE);
+        let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
@@ -164,16 +163,16 @@ impl Meter {
             };
             recent.reset();
             (at, sent, delivered) = (now, self.sent.get(), self.delivered.get());
-            if !self.bar.is_hidden() || now - line >= LINE {
+            if !self.bar.is_hidden() || now - line >= LINE_INTERVAL {
                 line = now;
-                self.say(&shown(&sample));
+                self.show(&shown(&sample));
             }
             self.samples.borrow_mut().push(sample);
-            self.note_peaks();
+            self.update_peaks();
         }
     }
 
-    fn note_peaks(&self) {
+    fn update_peaks(&self) {
         let mut peaks = self.peaks.borrow_mut();
         for (name, used) in processes::used(&self.watched) {
             let peak = peaks.entry(name).or_default();
@@ -184,7 +183,7 @@ impl Meter {
     /// Ends a window.
     pub fn end(&self, window: Window) -> Measured {
         window.sampling.abort();
-        self.note_peaks();
+        self.update_peaks();
         let after = processes::used(&self.watched);
         let peaks = self.peaks.borrow();
         let usage = |(name, before): (&String, &Used)| {
@@ -198,7 +197,7 @@ impl Meter {
             }
         };
         let mut usage: Vec<Usage> = window.before.iter().map(usage).collect();
-        usage.sort_by_key(|usage| usage.name == GENERATOR); // Last: it is no part of the system.
+        usage.sort_by_key(|usage| usage.name == GENERATOR); // Last, because it is not part of the system.
         Measured {
             sent: self.sent.get() - window.sent,
             delivered: self.delivered.get() - window.delivered,
@@ -206,12 +205,12 @@ impl Meter {
         }
     }
 
-    /// The latencies of what was measured.
+    /// Latencies of the measured items.
     pub fn latency(&self) -> Option<Latency> {
         Latency::of(&self.all.borrow())
     }
 
-    /// How it went over time, up to the last thing that came: what is done behind the scenes afterwards takes time, too.
+    /// Samples up to the last sent or delivered item, because background work continues after that.
     pub fn samples(&self) -> Vec<Sample> {
         let mut samples = self.samples.borrow().clone();
         let last = samples.iter().rposition(|sample| sample.sent > 0.0 || sample.delivered > 0.0);
@@ -219,7 +218,7 @@ impl Meter {
         samples
     }
 
-    /// Shows no progress any more.
+    /// Ends the progress display.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

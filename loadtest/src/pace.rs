@@ -1,7 +1,7 @@
-//! When the next thing is due.
+//! Schedules of a fixed rate.
 //!
-//! The runtime's timers are good to a millisecond, which is as long as what is measured. So a thread of its own sleeps
-//! until each instant, and wakes the runtime then.
+//! The runtime's timers have a resolution of a millisecond, which is as long as the measured latencies. So a separate
+//! thread sleeps until each instant and then wakes the runtime.
 
 use std::{
     sync::Arc,
@@ -10,10 +10,10 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// The shortest time between two wake-ups; what is due in between is sent together.
-const GRAIN: Duration = Duration::from_micros(200);
+/// Minimum time between two wake-ups. Items that are due in between are sent together.
+const MIN_TICK: Duration = Duration::from_micros(200);
 
-/// A schedule of a fixed rate: the k-th thing is due k periods after the start, whether or not those before are done.
+/// A schedule of a fixed rate: item k is due k periods after the start, whether or not earlier items are done.
 #[derive(Debug)]
 pub struct Schedule {
     start: Instant,
@@ -24,14 +24,14 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of so many things per second, that starts now and is this long.
+    /// Creates a schedule of `rate` items per second that starts now.
     pub fn new(rate: f64, length: Duration) -> Self {
         let (start, period) = (Instant::now(), Duration::from_secs_f64(1.0 / rate));
         let wake = Arc::new(Notify::new());
-        let (ours, tick) = (wake.clone(), period.max(GRAIN));
+        let (ours, tick) = (wake.clone(), period.max(MIN_TICK));
         thread::spawn(move || {
             let mut at = start;
-            // Alone with it, nobody waits any more.
+            // When this thread holds the only reference, nobody waits any more.
             while Arc::strong_count(&ours) > 1 {
                 at += tick;
                 thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -41,7 +41,7 @@ impl Schedule {
         Self { start, period, length, next: 0, wake }
     }
 
-    /// Waits until the next thing is due, and says when that was; `None` at the end.
+    /// Waits until the next item is due, and returns the time at which it was due; `None` at the end.
     pub async fn next(&mut self) -> Option<Instant> {
         let offset = self.period * self.next;
         if offset >= self.length {
@@ -61,9 +61,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_late_schedule_catches_up_with_what_was_due() {
+    async fn a_late_schedule_catches_up() {
         let mut schedule = Schedule::new(1_000.0, Duration::from_millis(50));
-        thread::sleep(Duration::from_millis(20)); // The runtime is held up.
+        thread::sleep(Duration::from_millis(20)); // Blocks the runtime.
         let mut due = Vec::new();
         while let Some(at) = schedule.next().await {
             due.push(at);

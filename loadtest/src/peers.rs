@@ -1,4 +1,4 @@
-//! The systems that ours is compared with: each fetched from its registry into `target/peers`, and started on servers of
+//! Peers: other systems for comparison, each fetched from its registry into `target/peers`, and started with servers of
 //! its own.
 
 use crate::{
@@ -20,19 +20,19 @@ use testkit::{
 };
 use tokio::net::TcpStream;
 
-/// How long a server may take until it answers.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum time until a server is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A system that others use.
+/// A system to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
-    /// The guide's: Django, Channels, Daphne, Redis, Postgres
+    /// The guide's stack: Django, Channels, Daphne, Redis, Postgres
     Django,
     /// Socket.IO with its Redis adapter, and Postgres
     Socketio,
 }
 
-/// What runs for a peer; stopped in this order.
+/// Processes and database of a peer, stopped in this order.
 pub struct PeerParts {
     _server: Child,
     _redis: Child,
@@ -41,7 +41,7 @@ pub struct PeerParts {
 }
 
 impl Peer {
-    /// Its name.
+    /// Name of the peer.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Django => "django",
@@ -49,17 +49,17 @@ impl Peer {
         }
     }
 
-    /// The folder of its source.
+    /// Folder of its source.
     fn source(self) -> PathBuf {
         place::workspace().join("loadtest/peers").join(self.name())
     }
 
-    /// The folder of what it is made of.
+    /// Folder of its installed packages.
     fn installed(self) -> PathBuf {
         place::workspace().join("target/peers").join(self.name())
     }
 
-    /// The file that says what it is made of.
+    /// File that lists its packages.
     const fn manifest(self) -> &'static str {
         match self {
             Self::Django => "requirements.txt",
@@ -67,10 +67,10 @@ impl Peer {
         }
     }
 
-    /// Fetches what it is made of, unless that is here already.
+    /// Installs its packages, unless they are already installed.
     ///
     /// # Errors
-    /// When it can't be had.
+    /// If one of them is not available.
     fn install(self) -> anyhow::Result<()> {
         provision::debian("redis-server", &["redis-server"], &provision::print)?;
         let (folder, manifest) = (self.installed(), self.source().join(self.manifest()));
@@ -80,7 +80,7 @@ impl Peer {
             return Ok(());
         }
         place::create(&folder)?;
-        eprintln!("fetching what {} is made of", self.name());
+        eprintln!("fetching the packages of {}", self.name());
         match self {
             Self::Django => {
                 run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
@@ -88,16 +88,16 @@ impl Peer {
                 run(Command::new(pip).args(["install", "--quiet", "-r"]).arg(&manifest))?;
             }
             Self::Socketio => {
-                // Node looks for packages beside the program, so that is here, too.
+                // Node looks for packages side_by_side the program, so the program is copied to this folder.
                 fs::copy(&manifest, folder.join("package.json"))?;
                 let install = ["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"];
                 run(Command::new("npm").args(install).current_dir(&folder))?;
             }
         }
-        fs::write(done, wanted).context("note what was installed")
+        fs::write(done, wanted).context("record the installed packages")
     }
 
-    /// What makes conversations in its database.
+    /// Statements that create conversations in its database.
     const fn conversations(self) -> &'static str {
         match self {
             Self::Django => include_str!("../peers/django/conversations.sql"),
@@ -105,24 +105,24 @@ impl Peer {
         }
     }
 
-    /// Starts it, with a Postgres and a Redis of its own.
+    /// Starts it with its own Postgres and Redis.
     ///
     /// # Errors
-    /// When something of it can't be had, or doesn't start.
+    /// If a part is not available or doesn't start.
     pub async fn start(self, durable: bool) -> anyhow::Result<System> {
         tokio::task::spawn_blocking(move || self.install()).await??;
         let postgres =
             Postgres::start_with(PostgresOptions { durable, ..PostgresOptions::default() }).await?;
         let database = TestDatabase::create_on(postgres.url("postgres")).await?;
         let (redis_port, port) = (free_port()?, free_port()?);
-        // As Debian ships it, but for its place; what it holds need not survive.
+        // Debian's defaults, except for the address. The data need not survive.
         let redis = Program::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--port"])
             .arg(redis_port.to_string())
             .folder("/")
             .farewell(Signal::Term)
             .spawn()?;
-        answers(redis_port, &redis).await.context("start redis-server")?;
+        wait_listening(redis_port, &redis).await.context("start redis-server")?;
         let secret = format!("{:032x}", fastrand::u128(..));
         let with_environment = |program: Program| {
             program
@@ -139,10 +139,10 @@ impl Peer {
                 .args(["manage.py", "migrate", "--verbosity", "0"])
                 .folder(self.source());
             let status = with_environment(migrate).spawn()?.wait().await;
-            ensure!(status.is_some_and(|status| status.success()), "the peer's tables can't be made");
+            ensure!(status.is_some_and(|status| status.success()), "can't create the peer's tables");
         }
         let server = with_environment(self.server(port)?).spawn()?;
-        answers(port, &server).await.with_context(|| format!("start {}", self.name()))?;
+        wait_listening(port, &server).await.with_context(|| format!("start {}", self.name()))?;
         let front = match self {
             Self::Django => "daphne",
             Self::Socketio => "node",
@@ -182,10 +182,10 @@ impl Peer {
         })
     }
 
-    /// What it is made of, as far as that says what it can do: name and version.
+    /// Names and versions of its main parts.
     ///
     /// # Errors
-    /// When its manifest can't be read.
+    /// If its manifest can't be read.
     pub fn versions(self) -> anyhow::Result<Vec<String>> {
         let manifest = fs::read_to_string(self.source().join(self.manifest()))?;
         let mut versions: Vec<String> = match self {
@@ -206,13 +206,13 @@ impl Peer {
             Self::Django => &[("python3", "--version"), ("redis-server", "--version")],
             Self::Socketio => &[("node", "--version"), ("redis-server", "--version")],
         };
-        versions.extend(programs.iter().filter_map(|(program, flag)| says(program, flag)));
+        versions.extend(programs.iter().filter_map(|(program, flag)| version_of(program, flag)));
         Ok(versions)
     }
 }
 
-/// The first words of what a program says its version is.
-fn says(program: &str, flag: &str) -> Option<String> {
+/// Name and version of a program, from its version output.
+fn version_of(program: &str, flag: &str) -> Option<String> {
     let output = Command::new(program).arg(flag).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version =
@@ -227,12 +227,12 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until someone listens on a port.
-async fn answers(port: u16, child: &Child) -> anyhow::Result<()> {
+/// Waits until a server accepts connections on a port.
+async fn wait_listening(port: u16, child: &Child) -> anyhow::Result<()> {
     let began = Instant::now();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
-        ensure!(child.is_running(), "it ended");
-        ensure!(began.elapsed() < PATIENCE, "it doesn't answer");
+        ensure!(child.is_running(), "it exited");
+        ensure!(began.elapsed() < READY_TIMEOUT, "it is not ready in time");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

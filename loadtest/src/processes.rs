@@ -1,56 +1,56 @@
-//! What processes use: CPU time and memory, as Linux accounts for them.
+//! CPU time and memory of processes, as reported by Linux.
 
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs};
 
-/// What Linux counts CPU time in, in a second.
+/// Clock ticks per second, the unit of CPU time in Linux.
 const TICKS: f64 = 100.0;
 
-/// A process that is watched.
+/// A measured process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watched {
-    /// What it is called.
+    /// Name in reports.
     pub name: String,
-    /// Its id.
+    /// Process id.
     pub pid: u32,
 }
 
 impl Watched {
-    /// A process.
+    /// Creates a measured process.
     pub fn new(name: impl Into<String>, pid: u32) -> Self {
         Self { name: name.into(), pid }
     }
 }
 
-/// What a process, with all that it has started, has used until now.
+/// CPU and memory of a process and its children so far.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct Used {
-    /// Seconds of CPU.
+    /// CPU time in seconds.
     pub cpu: f64,
-    /// Bytes of memory, those that are shared counted once.
+    /// Memory in bytes. Shared memory is counted once.
     pub memory: u64,
 }
 
-/// What a process used over a measured window.
+/// Resource usage of a process in a measured window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// The process.
+    /// Name of the process.
     pub name: String,
-    /// Seconds of CPU.
+    /// CPU time in seconds.
     pub cpu_seconds: f64,
-    /// Bytes of memory when the window began.
+    /// Memory in bytes at the start of the window.
     pub memory_before: u64,
-    /// At its end.
+    /// Memory in bytes at its end.
     pub memory_after: u64,
-    /// The most that was seen.
+    /// Maximum of the sampled memory.
     pub memory_peak: u64,
 }
 
-/// What each process has used, by name; those of one name together.
+/// Usage of the processes by name. Processes with the same name are added up.
 pub fn used(watched: &[Watched]) -> BTreeMap<String, Used> {
     let mut all: BTreeMap<String, Used> = BTreeMap::new();
     for process in watched {
-        let used = of_family(process.pid);
+        let used = of_process_tree(process.pid);
         let entry = all.entry(process.name.clone()).or_default();
         entry.cpu += used.cpu;
         entry.memory += used.memory;
@@ -58,16 +58,16 @@ pub fn used(watched: &[Watched]) -> BTreeMap<String, Used> {
     all
 }
 
-/// Of a process and its children: Postgres has one for each connection. What we ourselves have started is not ours.
-fn of_family(pid: u32) -> Used {
-    let mut family = vec![pid];
+/// Usage of a process and its children (Postgres has one for each connection). Our own children are not counted.
+fn of_process_tree(pid: u32) -> Used {
+    let mut pids = vec![pid];
     if pid != std::process::id() {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        pids.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
     }
     let (mut private, mut shared) = (0, 0);
     let mut cpu = 0.0;
-    for pid in family {
+    for pid in pids {
         cpu += cpu_of(pid).unwrap_or(0.0);
         let memory = memory_of(pid);
         private += memory.0;
@@ -85,7 +85,7 @@ fn cpu_of(pid: u32) -> Option<f64> {
     Some(ticks.sum::<Result<f64, _>>().ok()? / TICKS)
 }
 
-/// Resident bytes of a process: its own, and those that others may share.
+/// Resident memory of a process in bytes: private, and possibly shared.
 fn memory_of(pid: u32) -> (u64, u64) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
@@ -102,7 +102,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn work_shows_as_cpu_and_memory() {
+    fn work_is_measured_as_cpu_and_memory() {
         let us = [Watched::new("us", std::process::id())];
         let before = used(&us)["us"];
         let began = Instant::now();

@@ -1,129 +1,129 @@
-//! What a run found, as it is kept and compared.
+//! Results of runs, in the form in which they are stored and compared.
 
 use crate::{judge::Verdict, processes::Usage};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// One or more runs, as `--json` writes them.
+/// One or more runs, in the format of `--json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// When the first began, RFC 3339.
+    /// Start of the first run, in RFC 3339.
     pub began: String,
-    /// What they ran on.
+    /// Machine of the runs.
     pub machine: Machine,
-    /// The command.
+    /// Command line.
     pub command: String,
-    /// Each run.
+    /// The runs.
     pub runs: Vec<Run>,
 }
 
-/// What a run ran on.
+/// The machine of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Processors.
+    /// Number of processors.
     pub cpus: usize,
-    /// Their model.
+    /// Model of the processors.
     pub model: String,
-    /// The kernel.
+    /// Version of the kernel.
     pub kernel: String,
 }
 
-/// One scenario on one system.
+/// A run of one scenario on one system.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// The scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// The system.
+    /// Name of the system.
     pub system: String,
-    /// How it was loaded, in words.
+    /// Description of the load.
     pub load: String,
-    /// Seconds for which load was put on.
+    /// Duration of the load in seconds.
     pub seconds: f64,
-    /// What it all comes down to.
+    /// Main results.
     pub figures: Vec<Figure>,
-    /// Things sent.
+    /// Number of items sent.
     pub sent: u64,
-    /// Things that reached a socket.
+    /// Number of items that reached a socket.
     pub delivered: u64,
-    /// Error frames.
+    /// Number of error frames.
     pub errors: u64,
-    /// Sockets that the system closed.
+    /// Number of sockets closed by the system.
     pub closed: u64,
-    /// What was wrong with what came.
+    /// Errors in the delivered items.
     pub verdict: Verdict,
-    /// From when each thing was due until it was there.
+    /// Latency of each item, from its due time to its arrival.
     pub latency: Option<Latency>,
-    /// What each process used, the generator included.
+    /// Resource usage of each process, including the generator.
     pub processes: Vec<Usage>,
-    /// How it went over time.
+    /// Samples over time.
     pub samples: Vec<Sample>,
 }
 
-/// A figure.
+/// A result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Its name.
+    /// Name of the figure.
     pub name: String,
-    /// How much.
+    /// Value in this unit.
     pub value: f64,
-    /// Of what.
+    /// Unit of the value.
     pub unit: String,
-    /// Whether more of it is better.
+    /// True if a larger value is better.
     #[serde(default)]
     pub more_is_better: bool,
 }
 
 impl Figure {
-    /// A figure of which less is better.
+    /// Creates a figure for which a smaller value is better.
     pub fn cost(name: impl Into<String>, value: f64, unit: &str) -> Self {
         Self { name: name.into(), value, unit: unit.to_owned(), more_is_better: false }
     }
 
-    /// A figure of which more is better.
+    /// Creates a figure for which a larger value is better.
     pub fn rate(name: impl Into<String>, value: f64, unit: &str) -> Self {
         Self { more_is_better: true, ..Self::cost(name, value, unit) }
     }
 }
 
 impl Run {
-    /// The value of a figure.
+    /// Value of a figure.
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
     }
 
-    /// CPU seconds of the system's processes, or of those of one name.
+    /// CPU seconds of the system's processes, or of those with this name.
     pub fn cpu(&self, name: Option<&str>) -> f64 {
         let ours = self.processes.iter().filter(|usage| usage.name != GENERATOR);
         ours.filter(|usage| name.is_none_or(|name| usage.name == name)).map(|usage| usage.cpu_seconds).sum()
     }
 }
 
-/// What the generator is called among the processes.
+/// Name of the generator among the processes.
 pub const GENERATOR: &str = "load generator";
 
-/// How long things took, in microseconds.
+/// Latencies in microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// How many.
+    /// Number of latencies.
     pub count: u64,
-    /// The mean.
+    /// Mean.
     pub mean: f64,
-    /// Half of them took at most this long.
+    /// Median.
     pub p50: u64,
-    /// And so on.
+    /// 90th percentile.
     pub p90: u64,
-    /// And so on.
+    /// 99th percentile.
     pub p99: u64,
-    /// And so on.
+    /// 99.9th percentile.
     pub p999: u64,
-    /// The longest.
+    /// Maximum.
     pub max: u64,
-    /// Pairs of percentile and microseconds, closer together towards 100.
+    /// Pairs of percentile and microseconds, at smaller intervals towards 100.
     pub curve: Vec<(f64, u64)>,
 }
 
 impl Latency {
-    /// What a histogram of microseconds says, if it has anything.
+    /// Evaluates a histogram of microseconds; `None` if it is empty.
     pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         if histogram.is_empty() {
             return None;
@@ -143,19 +143,19 @@ impl Latency {
     }
 }
 
-/// A moment of a run.
+/// A sample of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Seconds since the load began.
+    /// Seconds since the start of the load.
     pub at: f64,
-    /// Sent per second.
+    /// Items sent per second.
     pub sent: f64,
-    /// Delivered per second.
+    /// Items delivered per second.
     pub delivered: f64,
-    /// Latencies in microseconds, where anything came.
+    /// Median latency in microseconds, if any item arrived.
     pub p50: Option<u64>,
-    /// And so on.
+    /// 99th percentile in microseconds.
     pub p99: Option<u64>,
-    /// The longest.
+    /// Maximum in microseconds.
     pub max: Option<u64>,
 }

@@ -1,43 +1,42 @@
-//! Fills a database with conversations as if they had been held: for questions whose cost must not grow with what is
-//! stored.
+//! Fills a database with conversations, for measurements of requests whose cost must not grow with the stored data.
 
 use anyhow::Context;
 use sqlx::{Executor, PgConnection};
 
-/// Messages of one statement.
+/// Number of rows of one statement.
 const STEP: u64 = 200_000;
 
-/// How much of everything.
+/// Amount of data to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Conversations.
+    /// Number of conversations.
     pub conversations: u64,
-    /// People of each; nobody is in two.
+    /// Number of participants of each conversation. No user is in two.
     pub people: u64,
-    /// Messages over all, shared out evenly, the people of a conversation sending in turn.
+    /// Total number of messages, distributed evenly. The participants of a conversation take turns in sending.
     pub messages: u64,
 }
 
-/// What was stored. Ids are without a hole.
+/// The stored data. Its ids have no gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seeded {
-    /// The first conversation.
+    /// Id of the first conversation.
     pub first_conversation: i64,
-    /// The first user; those of the next conversation follow those of this one.
+    /// Id of the first user. The users of each conversation directly follow those of the previous one.
     pub first_user: i64,
-    /// The first message.
+    /// Id of the first message.
     pub first_message: i64,
-    /// The last message.
+    /// Id of the last message.
     pub last_message: i64,
-    /// Messages over all.
+    /// Total number of messages.
     pub messages: u64,
 }
 
-/// Stores conversations in chat-service's schema as it would have, everyone having read up to what they last sent.
-/// The messages are those of all conversations in turn, so ids grow with time as they do in life.
+/// Stores conversations in chat-service's schema, in the form in which it would store them. Each participant has read
+/// up to their own last message. The conversations take turns in getting messages, so that ids grow with time as usual.
 ///
 /// # Errors
-/// When the database doesn't have the schema, or doesn't take it.
+/// If the schema is missing, or a statement fails.
 pub async fn fill(
     connection: &mut PgConnection,
     shape: Shape,
@@ -52,8 +51,8 @@ pub async fn fill(
         first_numbers(connection, "conversations_conversation_id_seq", conversations).await?;
     let first_user = crate::world::new_users();
 
-    // The message of place i, from 0, is number i / conversations of conversation i % conversations.
-    let last_seq = "($5 - n - 1 + $4) / $4"; // How many the n-th conversation has.
+    // Message i, counted from 0, is number i / conversations of conversation i % conversations.
+    let last_seq = "($5 - n - 1 + $4) / $4"; // Number of messages of the n-th conversation.
     let heads = format!(
         "insert into conversations (conversation_id, people, last_seq, last_message_id, activity)
          select $1 + n, sha256(convert_to('seed ' || $1 || ' ' || n, 'UTF8')), l.seq,
@@ -61,8 +60,8 @@ pub async fn fill(
                 case when l.seq > 0 then $2 + (l.seq - 1) * $4 + n else $2 + $5 + n end
          from generate_series(0, $4 - 1) n, lateral (select {last_seq} as seq) l where $3 > 0 and $6 > 0"
     );
-    // Person k sends the messages whose seq is k + 1 modulo the number of people.
-    let everyone = format!(
+    // Participant k sends the messages whose seq is k + 1 modulo the number of participants.
+    let participants = format!(
         "insert into participants (conversation_id, user_id, read_seq, read_message_id, read_at, read_by_sending)
          select $1 + n, $3 + n * $6 + k, r.seq, case when r.seq > 0 then $2 + (r.seq - 1) * $4 + n else 0 end,
                 case when r.seq > 0 then clock_timestamp() end, r.seq > 0
@@ -70,7 +69,7 @@ pub async fn fill(
               lateral (select {last_seq} as seq) l,
               lateral (select case when l.seq > k then l.seq - (l.seq - 1 - k) % $6 else 0 end as seq) r"
     );
-    for statement in [heads, everyone] {
+    for statement in [heads, participants] {
         let query = sqlx::query(sqlx::AssertSqlSafe(statement))
             .bind(first_conversation)
             .bind(first_message)
@@ -115,11 +114,11 @@ pub async fn fill(
     })
 }
 
-/// Stores notifications for each of so many users, in notify-service's schema as it would have: the last one unread. How
-/// far they have read their conversations, which [`fill`] has stored, is known there, too.
+/// Stores notifications for each of these users in notify-service's schema, in the form in which it would store them;
+/// only the last one is unread. Also stores the read markers of the conversations that [`fill`] has stored.
 ///
 /// # Errors
-/// When the database doesn't have the schema, or doesn't take it.
+/// If the schema is missing, or a statement fails.
 pub async fn fill_inboxes(
     connection: &mut PgConnection,
     first_user: i64,
@@ -170,9 +169,9 @@ pub async fn fill_inboxes(
     Ok(())
 }
 
-/// The first of so many numbers of a sequence; whoever draws from it later is given none of them.
+/// Reserves `count` consecutive numbers of a sequence, and returns the first. Nobody else gets them.
 async fn first_numbers(connection: &mut PgConnection, sequence: &str, count: i64) -> anyhow::Result<i64> {
     let taken = "select setval($1::regclass, nextval($1::regclass) + $2) - $2";
     let taken = sqlx::query_scalar(taken).bind(sequence).bind(count);
-    taken.fetch_one(connection).await.context("find free numbers")
+    taken.fetch_one(connection).await.context("reserve ids")
 }

@@ -1,4 +1,4 @@
-//! Starts what load is put on, or finds it running.
+//! Starts our system, or finds a running one.
 
 use crate::{
     peers::PeerParts,
@@ -20,60 +20,60 @@ use std::{
 };
 use testkit::Postgres;
 
-/// What our own system is called in reports.
+/// Name of our own system in reports.
 pub const OURS: &str = "vyzio";
 
-/// A system, up as long as this is there.
+/// A system that runs until this is dropped.
 pub struct System {
-    /// How to reach it.
+    /// Addresses and processes of the system.
     pub target: Target,
-    /// What was started for it.
+    /// Processes that were started for it.
     _parts: Parts,
-    /// Whether it may be stopped without a word: its parts then miss each other.
-    over: Arc<AtomicBool>,
+    /// Set at the stop, when its parts lose each other, to silence their logs.
+    is_stopping: Arc<AtomicBool>,
 }
 
-/// What was started for a system.
+/// Processes that were started for a system.
 pub enum Parts {
-    /// Nothing: it ran already.
-    Nothing,
-    /// A stack of our own.
+    /// None, because the system was already running.
+    None,
+    /// Our own stack.
     Ours(Box<Stack>),
-    /// A peer's.
+    /// A peer.
     Peer(Box<PeerParts>),
 }
 
 impl System {
-    /// A system of these parts.
+    /// Creates a system from its parts.
     pub fn of(target: Target, parts: Parts) -> Self {
-        Self { target, _parts: parts, over: Arc::default() }
+        Self { target, _parts: parts, is_stopping: Arc::default() }
     }
 }
 
 impl Drop for System {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.is_stopping.store(true, Ordering::Relaxed);
     }
 }
 
-/// How our own stack is started.
+/// Options of our own stack.
 #[derive(Debug, Clone, Default)]
-pub struct Make {
-    /// The folder of the services' programs; beside the test that runs unless set.
+pub struct StackOptions {
+    /// Folder of the services' programs; by default the folder of the running test.
     pub programs: Option<PathBuf>,
-    /// How many gateways.
+    /// Number of gateways.
     pub gateways: usize,
-    /// Whether Postgres and NATS wait for the disk.
+    /// True if Postgres and NATS wait for the disk.
     pub durable: bool,
 }
 
-/// Starts a stack of our own: nats-server, Postgres and the services, without limits for users and addresses.
+/// Starts our own stack: nats-server, Postgres and the services, without rate limits.
 ///
 /// # Panics
-/// When it doesn't start.
-pub async fn start(make: &Make) -> System {
-    let over = Arc::new(AtomicBool::new(false));
-    let quiet = over.clone();
+/// If it doesn't start.
+pub async fn start(settings: &StackOptions) -> System {
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    let quiet = is_stopping.clone();
     let rates = [
         "HANDSHAKE_RATE",
         "SEND_RATE",
@@ -86,13 +86,13 @@ pub async fn start(make: &Make) -> System {
     let mut env: Vec<_> = rates.map(|rate| (rate, "0".to_owned())).to_vec();
     env.push(("SOCKETS_PER_USER", "100000".to_owned()));
     let options = Options {
-        counts: [make.gateways.max(1), 1, 1, 1],
+        counts: [settings.gateways.max(1), 1, 1, 1],
         env,
         own_postgres: true,
-        // The generator is told an address alone, as for the peers.
+        // The generator connects without credentials, as to the peers.
         accounts: false,
-        durable: make.durable,
-        programs: make.programs.clone(),
+        durable: settings.durable,
+        programs: settings.programs.clone(),
         on_line: Arc::new(move |name, line| {
             if !quiet.load(Ordering::Relaxed) {
                 eprintln!("{name}: {line}");
@@ -101,7 +101,7 @@ pub async fn start(make: &Make) -> System {
         ..Options::default()
     };
     let stack = Stack::with(options).await;
-    let gateways = make.gateways.max(1);
+    let gateways = settings.gateways.max(1);
     let addresses = (0..gateways).filter_map(|index| stack.host(index).parse().ok()).collect();
     let mut processes: Vec<Watched> = stack
         .services()
@@ -121,10 +121,10 @@ pub async fn start(make: &Make) -> System {
         database: Some(stack.database.url()),
         conversations: None,
     };
-    System { target, _parts: Parts::Ours(Box::new(stack)), over }
+    System { target, _parts: Parts::Ours(Box::new(stack)), is_stopping }
 }
 
-/// The file that `cargo xtask up --ready-file` writes.
+/// Content of the file that `cargo xtask up --ready-file` writes.
 #[derive(Deserialize)]
 struct Ready {
     gateways: Vec<String>,
@@ -139,22 +139,20 @@ struct Process {
     pid: Option<u32>,
 }
 
-/// Finds a stack that runs, by its ready file. What it limits, it limits.
+/// Finds a running stack by its ready file. Its rate limits apply.
 ///
 /// # Errors
-/// When the file can't be used.
+/// If the file can't be used.
 pub fn running(ready_file: &Path) -> anyhow::Result<System> {
     let text = fs::read(ready_file).with_context(|| format!("read {}", ready_file.display()))?;
     let ready: Ready =
         serde_json::from_slice(&text).with_context(|| format!("read {}", ready_file.display()))?;
-    let Some(secret) = ready.jwt_secret else {
-        bail!("the stack has no secret that tokens could be signed with")
-    };
+    let Some(secret) = ready.jwt_secret else { bail!("the stack has no secret to sign tokens with") };
     let processes = ready.processes.into_iter().flat_map(|(kind, processes)| {
         processes.into_iter().filter_map(move |process| Some(Watched::new(kind.clone(), process.pid?)))
     });
     let mut processes: Vec<Watched> = processes.collect();
-    processes.sort_by_key(|process| process.name != Kind::Gateway.program()); // The front first.
+    processes.sort_by_key(|process| process.name != Kind::Gateway.program()); // The front process comes first.
     let target = Target {
         name: OURS.to_owned(),
         dialect: Dialect::Guide,
@@ -165,10 +163,10 @@ pub fn running(ready_file: &Path) -> anyhow::Result<System> {
         database: Some(ready.database),
         conversations: None,
     };
-    Ok(System::of(target, Parts::Nothing))
+    Ok(System::of(target, Parts::None))
 }
 
-/// The address of a URL.
+/// Address in a URL.
 fn address(url: &str) -> anyhow::Result<SocketAddr> {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
     let mut found = authority.to_socket_addrs().with_context(|| format!("look up {authority}"))?;

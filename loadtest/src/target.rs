@@ -1,4 +1,4 @@
-//! What load is put on, and how it is talked to.
+//! A system under load, and its clients.
 
 use crate::{
     link::{self, Ended, Link, Reader, Refused},
@@ -17,41 +17,41 @@ use std::{
 /// A system under load.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Its name in reports.
+    /// Name in reports.
     pub name: String,
-    /// How its clients talk.
+    /// Protocol of its clients.
     pub dialect: Dialect,
-    /// Where clients connect, in turn.
+    /// Addresses of its servers, used in turn.
     pub addresses: Vec<SocketAddr>,
-    /// What signs its tokens.
+    /// Secret that signs its tokens.
     pub secret: String,
-    /// What runs of it.
+    /// Measured processes.
     pub processes: Vec<Watched>,
-    /// Its NATS, if it has one.
+    /// URL of its NATS, if it has one.
     pub nats: Option<String>,
-    /// Its Postgres.
+    /// URL of its Postgres.
     pub database: Option<String>,
-    /// Statements that make conversations in its Postgres, where it has no other way.
+    /// Statements that create conversations in its Postgres, if there is no other way.
     pub conversations: Option<&'static str>,
 }
 
-/// How clients talk.
+/// Protocol of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// A socket for each conversation, frames of JSON: the guide's, which ours is, too.
+    /// The guide's protocol, which our system also uses: a socket for each conversation, with JSON frames.
     Guide,
     /// Socket.IO over WebSocket: engine.io packets around `["event", …]`.
     SocketIo,
 }
 
-/// What a socket is for.
+/// Subject of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     /// A conversation.
     Chat(i64),
-    /// A conversation, from after this message on.
+    /// A conversation, resumed after this message.
     ChatAfter(i64, i64),
-    /// Who types in a conversation.
+    /// Typing in a conversation.
     Typing(i64),
     /// The user's notifications.
     Notifications,
@@ -67,33 +67,34 @@ impl Channel {
     }
 }
 
-/// What a user is called, in tokens and wherever a backend names it.
+/// Name of a user, in tokens and in requests of backends.
 pub fn username(user: i64) -> String {
     format!("user{user}")
 }
 
 impl Target {
-    /// What its process is called that holds the clients' sockets: the first of all.
+    /// Name of the process that holds the clients' sockets: the first one.
     pub fn front(&self) -> &str {
         self.processes.first().map_or("", |process| &process.name)
     }
 
-    /// A token as the marketplace's backend issues it.
+    /// Creates a token as the marketplace's backend would issue it.
     ///
     /// # Errors
-    /// When it can't be signed.
+    /// If it can't be signed.
     pub fn token(&self, user: i64) -> anyhow::Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("tell the time")?.as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs();
         let claims = json!({"user_id": user, "username": username(user), "token_type": "access",
             "iat": now, "exp": now + 3 * 3600, "jti": format!("{user:032x}")});
         let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
         jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).context("sign a token")
     }
 
-    /// Opens a socket in a user's name; it is of use when this returns. `number` says which socket of all it is.
+    /// Opens a socket for a user. It is ready for use when this returns. `number` is the number of the socket in the
+    /// run.
     ///
     /// # Errors
-    /// When it is refused.
+    /// If it is refused.
     pub async fn open(&self, channel: Channel, user: i64, number: usize) -> Result<Client, Refused> {
         let token = self.token(user).map_err(std::io::Error::other)?;
         let address = self.addresses[number % self.addresses.len()];
@@ -113,7 +114,7 @@ impl Target {
     }
 }
 
-/// A client that is connected.
+/// A connected client.
 #[derive(Debug)]
 pub struct Client {
     link: Rc<Link>,
@@ -121,7 +122,7 @@ pub struct Client {
     dialect: Dialect,
 }
 
-/// What a client sends with.
+/// The sending half of a client.
 #[derive(Debug, Clone)]
 pub struct Sender {
     link: Rc<Link>,
@@ -129,12 +130,12 @@ pub struct Sender {
 }
 
 impl Client {
-    /// What it sends with.
+    /// Returns the sending half.
     pub fn sender(&self) -> Sender {
         Sender { link: self.link.clone(), dialect: self.dialect }
     }
 
-    /// Socket.IO's own handshake, inside of the socket's.
+    /// Performs Socket.IO's own handshake, inside the socket.
     async fn join(&mut self, channel: Channel, token: &str) -> Result<(), Refused> {
         let conversation = match channel {
             Channel::Chat(id) | Channel::ChatAfter(id, _) | Channel::Typing(id) => Some(id),
@@ -158,14 +159,14 @@ impl Client {
             })
             .await;
         match ended {
-            Ended::Enough if joined => Ok(()),
-            Ended::Enough => Err(Refused::Closed(None)),
+            Ended::Stopped if joined => Ok(()),
+            Ended::Stopped => Err(Refused::Closed(None)),
             Ended::Closed(code) => Err(Refused::Closed(code)),
         }
     }
 
-    /// Gives the JSON of every frame to `on_frame`, until that has enough or the server closes the socket.
-    pub async fn hear(&mut self, mut on_frame: impl FnMut(&[u8]) -> ControlFlow<()>) -> Ended {
+    /// Calls `on_frame` with the JSON of each frame, until it breaks or the server closes the socket.
+    pub async fn receive(&mut self, mut on_frame: impl FnMut(&[u8]) -> ControlFlow<()>) -> Ended {
         match self.dialect {
             Dialect::Guide => self.reader.read(on_frame).await,
             Dialect::SocketIo => {
@@ -188,17 +189,17 @@ impl Client {
         }
     }
 
-    /// Reads only what keeps it alive, until the server closes it.
+    /// Reads and ignores all frames until the server closes the socket. Returns the close code.
     pub async fn idle(mut self) -> Option<u16> {
-        match self.hear(|_| ControlFlow::Continue(())).await {
+        match self.receive(|_| ControlFlow::Continue(())).await {
             Ended::Closed(code) => code,
-            Ended::Enough => None,
+            Ended::Stopped => None,
         }
     }
 }
 
 impl Sender {
-    /// Sends a chat message; the text needs no escapes in JSON. False if the server doesn't read any more.
+    /// Sends a chat message, whose text must need no escapes in JSON. Returns false if the server no longer reads.
     pub fn message(&self, text: &str) -> bool {
         match self.dialect {
             Dialect::Guide => self.link.send(&format!(r#"{{"message":"{text}"}}"#)),
@@ -206,7 +207,7 @@ impl Sender {
         }
     }
 
-    /// Says whether the user types.
+    /// Sends a typing state.
     pub fn typing(&self, is_typing: bool) -> bool {
         match self.dialect {
             Dialect::Guide => self.link.send(&format!(r#"{{"is_typing":{is_typing}}}"#)),
@@ -214,61 +215,61 @@ impl Sender {
         }
     }
 
-    /// Says goodbye; the server ends the connection.
+    /// Starts the closing handshake; the server then closes the connection.
     pub fn close(&self) {
         self.link.close();
     }
 }
 
-/// A server's frame, as much of it as the generator looks at.
+/// A server's frame, with the fields that the generator reads.
 #[derive(Debug, Deserialize)]
 pub struct Frame<'a> {
-    /// Its type.
+    /// Type of the frame.
     #[serde(rename = "type", borrow)]
     pub kind: &'a str,
-    /// Its number in its log, where the system has that.
+    /// Number in the log, if the system has numbers.
     #[serde(default)]
     pub seq: Option<u64>,
-    /// A message's text.
+    /// Text of a message.
     #[serde(default, borrow)]
     pub content: Option<&'a str>,
-    /// Whether someone types.
+    /// Typing state.
     #[serde(default)]
     pub is_typing: Option<bool>,
-    /// What an event said.
+    /// Data of an event.
     #[serde(default, borrow)]
     pub data: Option<Data<'a>>,
 }
 
-/// What an event of ours said.
+/// Data of one of our events.
 #[derive(Debug, Deserialize)]
 pub struct Data<'a> {
-    /// Its stamp.
+    /// Text of its stamp.
     #[serde(default, borrow)]
     pub stamp: Option<&'a str>,
 }
 
-/// What each message carries to be known by: its sender's place, its number, and when it was due.
+/// Identity of a message: its sender, its number, and the time at which it was due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// Which of the conversation's senders.
+    /// Index of the sender in the conversation.
     pub sender: usize,
-    /// Which of the sender's messages, from 0.
+    /// Number of the message of this sender, from 0.
     pub number: u64,
-    /// When it was due, in nanoseconds of the run.
+    /// Time at which it was due, in nanoseconds of the run.
     pub due: u64,
 }
 
 impl Stamp {
-    /// As text of at least this many characters.
+    /// Formats the stamp as a text of at least this many characters.
     pub fn text(self, characters: usize) -> String {
         let mut text = format!("{} {} {} ", self.sender, self.number, self.due);
         text.extend(std::iter::repeat_n('.', characters.saturating_sub(text.len() + 1)));
-        text.push('!'); // Servers trim.
+        text.push('!'); // Servers trim texts.
         text
     }
 
-    /// From such a text.
+    /// Parses such a text.
     pub fn of(text: &str) -> Option<Self> {
         let mut parts = text.split(' ');
         let mut part = || parts.next()?.parse::<u64>().ok();

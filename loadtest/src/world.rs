@@ -1,4 +1,4 @@
-//! Who chats with whom: made anew for each run, so that no run finds what another has left.
+//! Conversations and users, created anew for each run, so that runs don't affect each other.
 
 use crate::target::{Dialect, Target, username};
 use anyhow::{Context, ensure};
@@ -8,32 +8,32 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::time::{Duration, Instant};
 
-/// Conversations that are made at once.
+/// Number of conversations that are created concurrently.
 const AT_ONCE: usize = 64;
-/// How long what was put on may take to be worked off.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of the work that remains after the load.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// notify-service's consumer of the chat log.
 const NOTIFY_CONSUMER: &str = "notify";
 
 /// A conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Its id.
+    /// Id of the conversation.
     pub id: i64,
-    /// Who is in it.
+    /// Participants.
     pub users: Vec<i64>,
 }
 
-/// An id from which on ids are free; in 32 bits, which is all that Django's users have. That two runs on one stack meet
-/// is unlikely, and harmless where only the people of a conversation are concerned.
+/// The first of a range of free user ids, within the 32 bits of Django's user ids. Two runs on one stack are unlikely
+/// to get the same users. That is harmless if only participants of a conversation are concerned.
 pub fn new_users() -> i64 {
     fastrand::i64(1..1 << 30)
 }
 
-/// Makes conversations of new people, each of this many.
+/// Creates conversations of new users, each with this many participants.
 ///
 /// # Errors
-/// When the system doesn't.
+/// If the system fails.
 pub async fn conversations(
     target: &Target,
     count: usize,
@@ -48,29 +48,29 @@ pub async fn conversations(
     let ids = match target.conversations {
         Some(sql) => by_sql(target, sql, &users).await?,
         None => {
-            by_request(target.nats.as_deref().context("conversations are made over NATS")?, &users).await?
+            by_request(target.nats.as_deref().context("creating conversations needs NATS")?, &users).await?
         }
     };
     Ok(ids.into_iter().zip(users).map(|(id, users)| Conversation { id, users }).collect())
 }
 
-/// As a backend of the marketplace does it.
+/// Creates conversations by requests over NATS, like a backend of the marketplace.
 async fn by_request(nats: &str, users: &[Vec<i64>]) -> anyhow::Result<Vec<i64>> {
     let client = async_nats::connect(nats).await.context("connect to NATS")?;
-    let make = async |people: &Vec<i64>| {
+    let create = async |people: &Vec<i64>| {
         let participants: Vec<Value> =
             people.iter().map(|user| json!({"user_id": user, "username": username(*user)})).collect();
         let request = json!({"participants": participants}).to_string();
-        let answer = client.request("chat.conversations.create", request.into()).await?;
-        let conversation: Value = serde_json::from_slice(&answer.payload)?;
-        conversation["conversation_id"].as_i64().with_context(|| format!("no conversation: {conversation}"))
+        let reply = client.request("chat.conversations.create", request.into()).await?;
+        let conversation: Value = serde_json::from_slice(&reply.payload)?;
+        conversation["conversation_id"].as_i64().with_context(|| format!("unexpected reply: {conversation}"))
     };
-    stream::iter(users).map(make).buffered(AT_ONCE).try_collect().await
+    stream::iter(users).map(create).buffered(AT_ONCE).try_collect().await
 }
 
-/// By a peer's own statement, which takes ids of conversations and of users, pair by pair.
+/// Creates conversations with a peer's own statement, whose parameters are pairs of conversation id and user id.
 async fn by_sql(target: &Target, sql: &str, users: &[Vec<i64>]) -> anyhow::Result<Vec<i64>> {
-    let url = target.database.as_ref().context("a peer has a database")?;
+    let url = target.database.as_ref().context("the peer has no database")?;
     let first = new_users();
     let (mut ids, mut conversations, mut people) = (Vec::new(), Vec::new(), Vec::new());
     for (id, users) in (first..).zip(users) {
@@ -81,16 +81,16 @@ async fn by_sql(target: &Target, sql: &str, users: &[Vec<i64>]) -> anyhow::Resul
     let mut connection = PgConnection::connect(url).await.context("connect to the peer's Postgres")?;
     for statement in sql.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()) {
         let query = sqlx::query(AssertSqlSafe(statement.to_owned())).bind(&conversations).bind(&people);
-        query.execute(&mut connection).await.context("make the peer's conversations")?;
+        query.execute(&mut connection).await.context("create the peer's conversations")?;
     }
     connection.close().await?;
     Ok(ids)
 }
 
-/// Waits until what is done behind the scenes is done: every message's notification is made.
+/// Waits until all background work is done: every message has its notification.
 ///
 /// # Errors
-/// When that takes too long.
+/// If it takes too long.
 pub async fn settled(target: &Target) -> anyhow::Result<()> {
     let Some(nats) = target.nats.as_ref().filter(|_| target.dialect == Dialect::Guide) else { return Ok(()) };
     let jetstream = jetstream::new(async_nats::connect(nats).await?);
@@ -103,8 +103,11 @@ pub async fn settled(target: &Target) -> anyhow::Result<()> {
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             return Ok(());
         }
-        let left = info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(0);
-        ensure!(began.elapsed() < PATIENCE, "{left} commits have not been notified of after {PATIENCE:?}");
+        let pending = info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(0);
+        ensure!(
+            began.elapsed() < SETTLE_TIMEOUT,
+            "{pending} commits are still without notifications after {SETTLE_TIMEOUT:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

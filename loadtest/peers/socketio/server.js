@@ -1,4 +1,4 @@
-// A chat as Socket.IO's own documentation builds it: rooms, the Redis adapter, messages kept in Postgres.
+// A chat as in Socket.IO's own documentation: rooms, the Redis adapter, messages stored in Postgres.
 
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";

@@ -1,10 +1,10 @@
-//! Runs side by side.
+//! Comparison of runs.
 
 use super::table::{aligned, amount};
 use crate::run::{Figure, Run};
 
-/// Two runs, figure by figure, with the ratio of the second to the first.
-pub fn beside(base: &Run, other: &Run, names: [&str; 2]) -> String {
+/// Compares two runs, figure by figure, with the ratio of the second to the first.
+pub fn side_by_side(base: &Run, other: &Run, names: [&str; 2]) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for (figure, theirs) in figures(base).iter().filter_map(|figure| {
         let theirs = figures(other).into_iter().find(|theirs| theirs.name == figure.name)?;
@@ -24,11 +24,11 @@ pub fn beside(base: &Run, other: &Run, names: [&str; 2]) -> String {
     };
     rows.push(vec!["lost · repeated · out of order".to_owned(), wrong(base), wrong(other), String::new()]);
     let mut out = format!("{}: {}\n\n", base.scenario, base.load);
-    aligned(&mut out, &["", names[0], names[1], "ratio"], &rows).expect("a String takes everything");
+    aligned(&mut out, &["", names[0], names[1], "ratio"], &rows).expect("writing to a String doesn't fail");
     out
 }
 
-/// The figures of a run, its latencies among them.
+/// Figures of a run, including its latencies.
 fn figures(run: &Run) -> Vec<Figure> {
     let mut figures = run.figures.clone();
     if let Some(latency) = &run.latency {
@@ -39,7 +39,7 @@ fn figures(run: &Run) -> Vec<Figure> {
     figures
 }
 
-/// How many times, in no more digits than it is good for.
+/// Formats a ratio, with as many digits as are significant.
 pub fn ratio(ratio: f64) -> String {
     match ratio {
         10.0.. => format!("{ratio:.0}×"),
@@ -47,7 +47,7 @@ pub fn ratio(ratio: f64) -> String {
     }
 }
 
-/// Compares the runs of two reports, those of the same scenario, load and system with each other, in their order.
+/// Compares the runs of two reports, in order. Only runs with the same scenario, load and system are compared.
 pub fn reports(before: &[Run], after: &[Run]) -> String {
     let mut left: Vec<&Run> = after.iter().collect();
     let mut out = String::new();
@@ -59,7 +59,7 @@ pub fn reports(before: &[Run], after: &[Run]) -> String {
             Some(position) => {
                 out.push_str(&format!(
                     "{} on {}\n",
-                    beside(run, left.remove(position), ["before", "after"]),
+                    side_by_side(run, left.remove(position), ["before", "after"]),
                     run.system
                 ));
             }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_say_no_more_than_they_know() {
+    fn ratios_have_only_significant_digits() {
         assert_eq!(ratio(0.5), "0.50×");
         assert_eq!(ratio(93.4), "93×");
     }

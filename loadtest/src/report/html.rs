@@ -1,4 +1,4 @@
-//! Runs as a page of its own: one file, which any browser shows, light or dark.
+//! Runs as a single self-contained HTML page, with a light and a dark style.
 
 use super::{
     plot::{self, Axis, Bar, Line},
@@ -7,16 +7,16 @@ use super::{
 use crate::run::{GENERATOR, Report, Run};
 use std::fmt::Write;
 
-/// The colours of the style that processes have.
+/// Colours of the processes, as numbers in the style sheet.
 const COLOURS: [usize; 9] = [0, 1, 2, 3, 4, 5, 7, 8, 9];
-/// The generator's.
+/// Colour of the generator.
 const GREY: usize = 6;
 const STYLE: &str = include_str!("style.css");
 
-/// The page.
+/// Creates the page.
 pub fn html(report: &Report) -> String {
     let mut out = String::new();
-    page(&mut out, report).expect("a String takes everything");
+    page(&mut out, report).expect("writing to a String doesn't fail");
     out
 }
 
@@ -42,7 +42,7 @@ fn page(out: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-/// Runs of the same scenario and load, one after the other.
+/// Groups runs of the same scenario and load.
 fn groups(runs: &[Run]) -> Vec<Vec<&Run>> {
     let mut groups: Vec<Vec<&Run>> = Vec::new();
     for run in runs {
@@ -84,7 +84,7 @@ fn section(out: &mut String, runs: &[&Run]) -> std::fmt::Result {
     Ok(())
 }
 
-/// What each run is called: its system, and a number where that has more than one.
+/// Name of each run: its system, with a number if the system has several runs.
 fn names(runs: &[&Run]) -> Vec<String> {
     let name = |(index, run): (usize, &&Run)| {
         let again = runs.iter().filter(|other| other.system == run.system).count() > 1;
@@ -135,16 +135,16 @@ fn figures(out: &mut String, runs: &[&Run], names: &[String]) -> std::fmt::Resul
     Ok(())
 }
 
-/// A line for each run.
-fn of_each(
+/// Creates a line for each run.
+fn line_for_each(
     runs: &[&Run],
     names: &[String],
-    what: &str,
+    suffix: &str,
     dashed: bool,
     points: impl Fn(&Run) -> Vec<(f64, f64)>,
 ) -> Vec<Line> {
     let line = |(colour, (run, name)): (usize, (&&Run, &String))| Line {
-        name: format!("{name}{what}"),
+        name: format!("{name}{suffix}"),
         colour,
         dashed,
         points: points(run),
@@ -152,7 +152,7 @@ fn of_each(
     runs.iter().zip(names).enumerate().map(line).collect()
 }
 
-fn reach(lines: &[Line]) -> (f64, f64, f64) {
+fn bounds(lines: &[Line]) -> (f64, f64, f64) {
     let points = || lines.iter().flat_map(|line| &line.points);
     let least = points().map(|point| point.1).filter(|value| *value > 0.0).fold(f64::MAX, f64::min);
     (
@@ -163,10 +163,10 @@ fn reach(lines: &[Line]) -> (f64, f64, f64) {
 }
 
 fn throughput(runs: &[&Run], names: &[String]) -> String {
-    let lines = of_each(runs, names, "", false, |run| {
+    let lines = line_for_each(runs, names, "", false, |run| {
         run.samples.iter().map(|sample| (sample.at, sample.delivered)).collect()
     });
-    let (long, _, most) = reach(&lines);
+    let (long, _, most) = bounds(&lines);
     plot::lines("Delivered", &Axis::linear("seconds", long), &Axis::linear("per second", most), &lines)
 }
 
@@ -177,9 +177,9 @@ fn latency_over_time(runs: &[&Run], names: &[String]) -> String {
             run.samples.iter().filter_map(point).collect::<Vec<_>>()
         }
     };
-    let mut lines = of_each(runs, names, " p50", false, at(|sample| sample.p50));
-    lines.extend(of_each(runs, names, " p99", true, at(|sample| sample.p99)));
-    let (long, least, most) = reach(&lines);
+    let mut lines = line_for_each(runs, names, " p50", false, at(|sample| sample.p50));
+    lines.extend(line_for_each(runs, names, " p99", true, at(|sample| sample.p99)));
+    let (long, least, most) = bounds(&lines);
     let (x, y) = (Axis::linear("seconds", long), Axis::decades("milliseconds", least, most));
     plot::lines("Latency over time", &x, &y, &lines)
 }
@@ -188,17 +188,17 @@ fn sample_at(sample: &crate::run::Sample) -> f64 {
     sample.at
 }
 
-/// Latency by percentile, each nine as wide as the one before.
+/// Latency by percentile, with the same width for each further nine.
 fn percentiles(runs: &[&Run], names: &[String]) -> String {
     let nines = |percentile: f64| 100.0 / (100.0 - percentile).max(1e-4);
-    let lines = of_each(runs, names, "", false, |run| {
+    let lines = line_for_each(runs, names, "", false, |run| {
         let Some(latency) = &run.latency else { return Vec::new() };
-        // Past what so many can say, there is only the longest.
+        // So few samples say nothing about higher percentiles; those would only repeat the maximum.
         let end = 10.0 * latency.count as f64;
         let points = latency.curve.iter().map(|(percentile, micros)| (nines(*percentile), *micros));
         points.filter(|(at, _)| *at <= end).map(|(at, micros)| (at, micros.max(10) as f64 / 1e3)).collect()
     });
-    let (far, least, most) = reach(&lines);
+    let (far, least, most) = bounds(&lines);
     let all = [
         (0.0, "0"),
         (50.0, "50"),
@@ -214,7 +214,7 @@ fn percentiles(runs: &[&Run], names: &[String]) -> String {
     plot::lines("Latency", &x, &Axis::decades("milliseconds", least, most), &lines)
 }
 
-/// Every process of these runs with its colour, in the order in which they come.
+/// All processes of these runs with their colours, in order of appearance.
 fn process_names(runs: &[&Run]) -> Vec<(String, usize)> {
     let mut names: Vec<(String, usize)> = Vec::new();
     for usage in runs.iter().flat_map(|run| &run.processes) {
@@ -224,12 +224,12 @@ fn process_names(runs: &[&Run]) -> Vec<(String, usize)> {
             names.push((usage.name.clone(), colour));
         }
     }
-    // The generator last: it is no part of what is measured.
+    // The generator comes last, because it is not part of the measured system.
     names.sort_by_key(|(name, _)| name == GENERATOR);
     names
 }
 
-/// What each thing that was sent cost; where nothing was, what all took.
+/// CPU per sent item or, if nothing was sent, in total.
 fn processors(runs: &[&Run], names: &[String]) -> String {
     let each = runs.iter().all(|run| run.sent > 0);
     let bar = |(run, name): (&&Run, &String)| {
@@ -239,7 +239,7 @@ fn processors(runs: &[&Run], names: &[String]) -> String {
     };
     let bars: Vec<Bar> = runs.iter().zip(names).map(bar).collect();
     let (title, unit) =
-        if each { ("CPU for each sent, by process", "microseconds") } else { ("CPU by process", "seconds") };
+        if each { ("CPU per sent item, by process", "microseconds") } else { ("CPU by process", "seconds") };
     plot::bars(title, unit, &process_names(runs), &bars)
 }
 
@@ -250,7 +250,7 @@ fn memory(runs: &[&Run], names: &[String]) -> String {
         Bar { name: name.clone(), parts }
     };
     let bars: Vec<Bar> = runs.iter().zip(names).map(bar).collect();
-    plot::bars("Memory by process, at most", "MiB", &process_names(runs), &bars)
+    plot::bars("Peak memory, by process", "MiB", &process_names(runs), &bars)
 }
 
 fn escaped(text: &str) -> String {

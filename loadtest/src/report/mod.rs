@@ -1,18 +1,18 @@
-//! Shows what runs found.
+//! Reports of runs.
 
 mod compare;
 mod html;
 mod plot;
 mod table;
 
-pub use compare::{beside, ratio, reports};
+pub use compare::{ratio, reports, side_by_side};
 pub use html::html;
 pub use table::{aligned, amount, table};
 
 use crate::run::Machine;
 use std::fs;
 
-/// What we run on.
+/// The machine of this process.
 pub fn machine() -> Machine {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,4 +1,4 @@
-//! Plots, as SVG that needs nothing else.
+//! Plots as self-contained SVG.
 
 use std::fmt::Write;
 
@@ -8,36 +8,36 @@ const LEFT: f64 = 62.0;
 const RIGHT: f64 = 26.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
-/// Height of one bar, and from one bar to the next.
+/// Height of a bar, and distance between the tops of two bars.
 const BAR: f64 = 22.0;
 const BAR_STEP: f64 = 36.0;
 
 /// An axis.
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// What it shows, with its unit.
+    /// Title with the unit.
     pub name: &'static str,
-    /// Where a label is, and what it says; also the first and last value that it reaches to.
+    /// Positions and texts of the labels. The first and the last one are the ends of the axis.
     pub ticks: Vec<(f64, String)>,
-    /// Whether each step multiplies.
+    /// True for a logarithmic scale.
     pub log: bool,
 }
 
 /// A line.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// What it is.
+    /// Name in the legend.
     pub name: String,
-    /// Which colour it has.
+    /// Number of the colour in the style sheet.
     pub colour: usize,
-    /// Whether it is dashed.
+    /// True for a dashed line.
     pub dashed: bool,
-    /// Where it goes; apart where nothing is known.
+    /// Points of the line, sorted along the x axis.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Axis {
-    /// From 0 to at least `most`, with about five labels.
+    /// A linear axis from 0 to at least `most`, with about five labels.
     pub fn linear(name: &'static str, most: f64) -> Self {
         let most = if most > 0.0 { most } else { 1.0 };
         let rough = most / 5.0;
@@ -50,7 +50,7 @@ impl Axis {
         Self { name, ticks, log: false }
     }
 
-    /// Powers of ten around these.
+    /// A logarithmic axis with a label for each power of ten around these values.
     pub fn decades(name: &'static str, least: f64, most: f64) -> Self {
         let (first, last) = (least.max(1e-6).log10().floor(), most.max(1e-6).log10().ceil());
         let last = if last > first { last } else { first + 1.0 };
@@ -59,7 +59,7 @@ impl Axis {
         Self { name, ticks: ticks.map(|value| (value, short(value))).collect(), log: true }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    fn position(&self, value: f64) -> f64 {
         let scale = |value: f64| if self.log { value.max(1e-9).log10() } else { value };
         let (first, last) = (self.ticks.first(), self.ticks.last());
         let (first, last) = (first.map_or(0.0, |tick| scale(tick.0)), last.map_or(1.0, |tick| scale(tick.0)));
@@ -70,13 +70,13 @@ impl Axis {
 /// A plot of lines.
 pub fn lines(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
     let mut out = String::new();
-    draw_lines(&mut out, title, x, y, lines).expect("a String takes everything");
+    draw_lines(&mut out, title, x, y, lines).expect("writing to a String doesn't fail");
     out
 }
 
 fn draw_lines(out: &mut String, title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> std::fmt::Result {
-    let across = |value: f64| LEFT + x.place(value) * (WIDTH - LEFT - RIGHT);
-    let up = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
+    let across = |value: f64| LEFT + x.position(value) * (WIDTH - LEFT - RIGHT);
+    let up = |value: f64| HEIGHT - BOTTOM - y.position(value) * (HEIGHT - TOP - BOTTOM);
     begin(out, title, HEIGHT)?;
     for (value, label) in &y.ticks {
         let at = up(*value);
@@ -122,19 +122,19 @@ fn draw_lines(out: &mut String, title: &str, x: &Axis, y: &Axis, lines: &[Line])
     Ok(())
 }
 
-/// A bar of parts, each with its colour.
+/// A bar with coloured parts.
 #[derive(Debug, Clone)]
 pub struct Bar {
-    /// What it is.
+    /// Label of the bar.
     pub name: String,
-    /// Its parts: what, how much.
+    /// Name and value of each part.
     pub parts: Vec<(String, f64)>,
 }
 
-/// A plot of bars, whose parts are those of `names`, each with its colour.
+/// Plots bars. `names` maps the names of their parts to colours.
 pub fn bars(title: &str, unit: &'static str, names: &[(String, usize)], bars: &[Bar]) -> String {
     let mut out = String::new();
-    draw_bars(&mut out, title, unit, names, bars).expect("a String takes everything");
+    draw_bars(&mut out, title, unit, names, bars).expect("writing to a String doesn't fail");
     out
 }
 
@@ -148,7 +148,7 @@ fn draw_bars(
     let total = |bar: &Bar| bar.parts.iter().map(|(_, value)| value).sum::<f64>();
     let x = Axis::linear(unit, bars.iter().map(total).fold(0.0, f64::max));
     let left = 92.0;
-    let across = |value: f64| left + x.place(value) * (WIDTH - left - 84.0);
+    let across = |value: f64| left + x.position(value) * (WIDTH - left - 84.0);
     let height = TOP + bars.len() as f64 * BAR_STEP + BOTTOM;
     begin(out, title, height)?;
     for (value, label) in &x.ticks {
@@ -164,7 +164,7 @@ fn draw_bars(
         for (name, value) in &bar.parts {
             let colour = names.iter().find(|(known, _)| known == name).map_or(0, |(_, colour)| *colour);
             let (start, end) = (across(from), across(from + value));
-            // A gap between parts, so that they can be told apart without their colours.
+            // A gap between parts, so that they can be distinguished without colours.
             let width = (end - start - 1.5).max(0.0);
             writeln!(
                 out,
@@ -204,7 +204,7 @@ fn legend<'a>(out: &mut String, items: impl Iterator<Item = (&'a str, usize, boo
     Ok(())
 }
 
-/// A number as a label.
+/// Formats a number for a label.
 fn short(value: f64) -> String {
     match value {
         1e6.. => format!("{}M", trimmed(value / 1e6)),

@@ -1,12 +1,12 @@
-//! Runs as text, in the form that a document takes as well.
+//! Runs as text tables, also used in documents.
 
 use crate::run::{GENERATOR, Run};
 use std::fmt::Write;
 
-/// A run's figures, latencies and processes.
+/// Formats a run's figures, latencies and processes.
 pub fn table(run: &Run) -> String {
     let mut out = String::new();
-    write(&mut out, run).expect("a String takes everything");
+    write(&mut out, run).expect("writing to a String doesn't fail");
     out
 }
 
@@ -34,7 +34,7 @@ fn write(out: &mut String, run: &Run) -> std::fmt::Result {
     aligned(out, &["process", "CPU s", "MiB before", "after"], &rows)
 }
 
-/// A table whose columns are as wide as what is in them: the first to the left, numbers to the right.
+/// Writes a table with fitted column widths: the first column is left-aligned, the others right-aligned.
 pub fn aligned(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> std::fmt::Result {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count().max(3)).collect();
     for row in rows {
@@ -60,7 +60,7 @@ pub fn aligned(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> std::fm
     rows.iter().try_for_each(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
-/// A number with its unit, no more digits than it is good for.
+/// Formats a number with its unit, with as many digits as are significant.
 pub fn amount(value: f64, unit: &str) -> String {
     let digits = match value.abs() {
         1000.0.. => 0,
@@ -70,7 +70,7 @@ pub fn amount(value: f64, unit: &str) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// Microseconds in milliseconds.
+/// Formats microseconds as milliseconds.
 pub fn millis(micros: u64) -> String {
     format!("{:.2}", micros as f64 / 1e3)
 }

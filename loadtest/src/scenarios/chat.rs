@@ -1,4 +1,4 @@
-//! People who send each other messages: a few in many conversations, or many in one.
+//! Users who send messages: a few in each of many conversations, or many in one.
 
 use super::{
     Length, at_most, measured_run, per, rate,
@@ -13,20 +13,20 @@ use crate::{
 use clap::Args;
 use std::{rc::Rc, time::Instant};
 
-/// People in conversations of two.
+/// Users in conversations of two.
 #[derive(Debug, Clone, Args)]
 pub struct Chat {
-    /// How many conversations
+    /// Number of conversations
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = at_most(10_000))]
     conversations: usize,
-    /// How many of the two send
+    /// Number of senders in each conversation
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most(2))]
     senders: usize,
-    /// Messages per second over all, whether or not those before have arrived; without, each sender sends the next as
-    /// soon as it sees its last
+    /// Total messages per second, whether or not earlier ones have arrived; by default each sender sends its next
+    /// message when it receives its last one
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Characters of a message
+    /// Length of a message in characters
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = at_most(4000))]
     size: usize,
     #[command(flatten)]
@@ -36,19 +36,19 @@ pub struct Chat {
 /// One conversation with many sockets.
 #[derive(Debug, Clone, Args)]
 pub struct FanOut {
-    /// How many sockets hear it
+    /// Number of sockets
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_most(15_000))]
     sockets: usize,
-    /// How many of them send
+    /// Number of sending sockets
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_most(1000))]
     senders: usize,
-    /// Messages per second over all; without, each sender sends the next as soon as it sees its last
+    /// Total messages per second; by default each sender sends its next message when it receives its last one
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     /// All senders send at the same instant
     #[arg(long, requires = "rate")]
     burst: bool,
-    /// Characters of a message
+    /// Length of a message in characters
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = at_most(4000))]
     size: usize,
     #[command(flatten)]
@@ -71,7 +71,7 @@ impl Chat {
             if self.senders == 1 { "one" } else { "both" },
             shown_rate(self.rate)
         );
-        let run = talk(target, meter, plan, self.length).await?;
+        let run = run_plan(target, meter, plan, self.length).await?;
         Ok(Run { load, ..run })
     }
 }
@@ -89,19 +89,19 @@ impl FanOut {
         let together = if self.burst { ", together" } else { "" };
         let load =
             format!("{} sockets, {} sending {}{together}", self.sockets, self.senders, shown_rate(self.rate));
-        let run = talk(target, meter, plan, self.length).await?;
+        let run = run_plan(target, meter, plan, self.length).await?;
         Ok(Run { load, ..run })
     }
 }
 
-/// Lets people talk, and measures what that costs.
-async fn talk(target: &Target, meter: &Rc<Meter>, plan: Plan, length: Length) -> anyhow::Result<Run> {
+/// Runs the plan, and measures its cost.
+async fn run_plan(target: &Target, meter: &Rc<Meter>, plan: Plan, length: Length) -> anyhow::Result<Run> {
     let rooms = Rooms::open(target, meter, plan).await?;
-    meter.say("warms up");
-    rooms.go(length.warm_up()).await;
+    meter.show("warming up");
+    rooms.run(length.warm_up()).await;
     world::settled(target).await?;
     let (window, began) = (meter.begin(), Instant::now());
-    rooms.go(length.measured()).await;
+    rooms.run(length.measured()).await;
     let took = began.elapsed().as_secs_f64();
     world::settled(target).await?;
     let measured = meter.end(window);

@@ -1,4 +1,4 @@
-//! What is done to a system.
+//! The scenarios.
 
 mod chat;
 mod notify;
@@ -19,29 +19,29 @@ use std::time::Duration;
 /// A scenario.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Scenario {
-    /// People in conversations of two: each message is stored, and shown to both
+    /// Users in conversations of two: each message is stored and delivered to both
     Chat(chat::Chat),
-    /// One conversation with many sockets: each message goes to all of them
+    /// One conversation with many sockets: each message is delivered to all of them
     FanOut(chat::FanOut),
-    /// Sockets on which nothing happens: their memory, and the CPU that keeps them alive
+    /// Idle sockets: their memory, and the CPU that keeps them alive
     Idle(sockets::Idle),
-    /// Sockets that come at a rate: token, membership, subscription
+    /// New sockets at a fixed rate: token, membership, subscription
     Handshake(sockets::Handshake),
-    /// Pairs of which one types and the other sees it
+    /// Pairs of users, of whom one types and the other receives the events
     Typing(typing::Typing),
-    /// Events of a backend, each shown to its user
+    /// Events of a backend, each delivered to its user
     Notify(notify::Notify),
-    /// Clients that come back to a long conversation and are sent what they missed
+    /// Clients that resume a long conversation and receive the messages that they missed
     Resume(resume::Resume),
 }
 
-/// How long.
+/// Duration of a run.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Length {
-    /// Seconds that are measured
+    /// Duration of the measurement in seconds
     #[arg(long, value_name = "N", default_value_t = 10.0)]
     pub seconds: f64,
-    /// Seconds of the same load before
+    /// Duration of the same load before it, in seconds
     #[arg(long, value_name = "N", default_value_t = 2.0)]
     pub warm_up: f64,
 }
@@ -57,7 +57,7 @@ impl Length {
 }
 
 impl Scenario {
-    /// Its name.
+    /// Name of the scenario.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Chat(_) => "chat",
@@ -70,12 +70,13 @@ impl Scenario {
         }
     }
 
-    /// The same for a moment, on a tenth of the idle sockets: says whether it works, and little about what it costs.
-    pub fn hurry(&mut self) {
+    /// Shortens the run, and uses a tenth of the idle sockets: this checks that the scenario works, rather than its
+    /// cost.
+    pub fn shorten(&mut self) {
         let length = match self {
             Self::Chat(chat) => &mut chat.length,
             Self::FanOut(fan_out) => &mut fan_out.length,
-            Self::Idle(idle) => return idle.hurry(),
+            Self::Idle(idle) => return idle.shorten(),
             Self::Handshake(handshake) => &mut handshake.length,
             Self::Typing(typing) => &mut typing.length,
             Self::Notify(notify) => &mut notify.length,
@@ -84,10 +85,10 @@ impl Scenario {
         *length = Length { seconds: 1.0, warm_up: 0.5 };
     }
 
-    /// Puts the load on.
+    /// Runs the scenario.
     ///
     /// # Errors
-    /// When it can't be put on.
+    /// If the load can't be generated.
     pub async fn run(&self, target: &Target) -> anyhow::Result<Run> {
         let meter = Meter::new(&format!("{} on {}", self.name(), target.name), &target.processes);
         let run = match self {
@@ -111,7 +112,7 @@ impl Scenario {
     }
 }
 
-/// A run with what was measured, its figures to be added.
+/// A run with the measurements, but without figures.
 fn measured_run(measured: &Measured, seconds: f64) -> Run {
     Run {
         scenario: String::new(),
@@ -130,7 +131,7 @@ fn measured_run(measured: &Measured, seconds: f64) -> Run {
     }
 }
 
-/// Microseconds for each, of seconds for all.
+/// Microseconds per item, from total seconds.
 fn per(seconds: f64, count: f64) -> f64 {
     if count == 0.0 { 0.0 } else { seconds * 1e6 / count }
 }
@@ -142,5 +143,5 @@ fn at_most(most: i64) -> impl clap::builder::TypedValueParser<Value = usize> {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if (0.1..=1_000_000.0).contains(&rate) { Ok(rate) } else { Err("0.1 to 1000000".to_owned()) }
+    if (0.1..=1_000_000.0).contains(&rate) { Ok(rate) } else { Err("must be from 0.1 to 1000000".to_owned()) }
 }

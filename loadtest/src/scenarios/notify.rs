@@ -1,8 +1,8 @@
-//! Events of a backend, each for one user, who sees it on a socket.
+//! Events of a backend, each for one user, who receives it on a socket.
 
 use super::{
     Length, at_most, measured_run, per, rate,
-    rooms::{OPENING, Pace},
+    rooms::{CONCURRENT_OPENS, Pace},
 };
 use crate::{
     judge::{Judge, Verdict},
@@ -26,19 +26,19 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// After this long without anything new, what has not come does not come.
-const SILENCE: Duration = Duration::from_secs(20);
+/// Time without any delivery after which the missing events count as lost.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Events of a backend.
 #[derive(Debug, Clone, Args)]
 pub struct Notify {
-    /// How many users there are, each with a socket
+    /// Number of users, each with one socket
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = at_most(10_000))]
     users: usize,
-    /// Events per second; without, as fast as JetStream takes them
+    /// Events per second; by default as fast as JetStream accepts them
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Events that are sent and not yet acknowledged, at most
+    /// Maximum number of events without an ack
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = at_most(10_000))]
     in_flight: usize,
     #[command(flatten)]
@@ -47,18 +47,17 @@ pub struct Notify {
 
 impl Notify {
     pub(super) async fn run(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<Run> {
-        meter.say(&format!("opens {} sockets", self.users));
+        meter.show(&format!("opening {} sockets", self.users));
         let inboxes = Inboxes::open(target, meter, self.users, self.in_flight).await?;
         let pace = self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate, burst: false });
-        meter.say("warms up");
-        inboxes.go(pace, self.length.warm_up()).await?;
+        meter.show("warming up");
+        inboxes.run(pace, self.length.warm_up()).await?;
         let (window, began) = (meter.begin(), Instant::now());
-        inboxes.go(pace, self.length.measured()).await?;
+        inboxes.run(pace, self.length.measured()).await?;
         let took = began.elapsed().as_secs_f64();
         let measured = meter.end(window);
         let mut run = measured_run(&measured, self.length.seconds);
-        let rate =
-            self.rate.map_or("as fast as they are taken".to_owned(), |rate| format!("{rate} events/s"));
+        let rate = self.rate.map_or("as fast as possible".to_owned(), |rate| format!("{rate} events/s"));
         run.load = format!("{} users, {rate}", self.users);
         run.verdict = inboxes.verdict();
         run.figures = vec![
@@ -69,14 +68,14 @@ impl Notify {
     }
 }
 
-/// A backend, and the users whom it tells.
+/// A backend, and the users that it notifies.
 struct Inboxes {
     meter: Rc<Meter>,
     jetstream: jetstream::Context,
     first_user: i64,
     users: Vec<Rc<User>>,
     next: Cell<usize>,
-    under_way: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
     failed: Rc<Cell<u64>>,
 }
 
@@ -87,17 +86,17 @@ struct User {
 }
 
 impl Inboxes {
-    /// Lets the users in. At most `under_way` events are sent and not yet acknowledged.
+    /// Opens the users' sockets. At most `in_flight` events are published and not yet acknowledged.
     ///
     /// # Errors
-    /// When one is refused, or there is no NATS.
+    /// If one is refused, or there is no NATS.
     pub async fn open(
         target: &Target,
         meter: &Rc<Meter>,
         count: usize,
-        under_way: usize,
+        in_flight: usize,
     ) -> anyhow::Result<Self> {
-        let nats = target.nats.as_ref().context("events are published over NATS")?;
+        let nats = target.nats.as_ref().context("publishing events needs NATS")?;
         let jetstream = jetstream::new(async_nats::connect(nats).await.context("connect to NATS")?);
         let first_user = world::new_users();
         let users = stream::iter((first_user..).take(count).enumerate())
@@ -109,11 +108,11 @@ impl Inboxes {
                     judge: RefCell::default(),
                     inbox: RefCell::new(Judge::from(1)),
                 });
-                let (hearing, meter) = (user.clone(), meter.clone());
+                let (receiver, meter) = (user.clone(), meter.clone());
                 tokio::task::spawn_local(async move {
                     client
-                        .hear(|frame| {
-                            hearing.heard(frame, &meter);
+                        .receive(|frame| {
+                            receiver.on_frame(frame, &meter);
                             ControlFlow::Continue(())
                         })
                         .await;
@@ -121,7 +120,7 @@ impl Inboxes {
                 });
                 anyhow::Ok(user)
             })
-            .buffered(OPENING)
+            .buffered(CONCURRENT_OPENS)
             .try_collect()
             .await?;
         Ok(Self {
@@ -130,16 +129,16 @@ impl Inboxes {
             first_user,
             users,
             next: Cell::new(0),
-            under_way: Arc::new(Semaphore::new(under_way)),
+            in_flight: Arc::new(Semaphore::new(in_flight)),
             failed: Rc::default(),
         })
     }
 
-    /// Publishes for this long, and waits until all is seen, or nothing more is.
+    /// Publishes for this time, and then waits until all events have arrived or no more arrive.
     ///
     /// # Errors
-    /// When JetStream refuses.
-    pub async fn go(&self, pace: Pace, length: Duration) -> anyhow::Result<()> {
+    /// If JetStream refuses an event.
+    pub async fn run(&self, pace: Pace, length: Duration) -> anyhow::Result<()> {
         match pace {
             Pace::Open { rate, .. } => {
                 let mut schedule = Schedule::new(rate, length);
@@ -154,24 +153,24 @@ impl Inboxes {
                 }
             }
         }
-        self.arrived().await;
+        self.wait_delivered().await;
         ensure!(self.failed.get() == 0, "JetStream refused {} events", self.failed.get());
         Ok(())
     }
 
     async fn publish(&self, due: u64) -> anyhow::Result<()> {
-        let place = self.next.get() % self.users.len();
+        let index = self.next.get() % self.users.len();
         self.next.set(self.next.get() + 1);
-        let user = &self.users[place];
+        let user = &self.users[index];
         let stamp = Stamp { sender: 0, number: user.sent.get(), due };
         user.sent.set(stamp.number + 1);
-        let user_id = self.first_user + i64::try_from(place)?;
+        let user_id = self.first_user + i64::try_from(index)?;
         let event = json!({
             "event_id": format!("{user_id}-{}", stamp.number),
             "user_id": user_id,
             "data": {"payment_id": 789, "stamp": stamp.text(0)},
         });
-        let permit = self.under_way.clone().acquire_owned().await?;
+        let permit = self.in_flight.clone().acquire_owned().await?;
         let sent = self.jetstream.publish("events.payment_completed", event.to_string().into()).await?;
         self.meter.count_sent();
         let failed = self.failed.clone();
@@ -184,9 +183,9 @@ impl Inboxes {
         Ok(())
     }
 
-    async fn arrived(&self) {
+    async fn wait_delivered(&self) {
         let (mut seen, mut at) = (self.meter.delivered.get(), Instant::now());
-        while self.meter.delivered.get() < self.meter.sent.get() && at.elapsed() < SILENCE {
+        while self.meter.delivered.get() < self.meter.sent.get() && at.elapsed() < DELIVERY_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(2)).await;
             if seen != self.meter.delivered.get() {
                 (seen, at) = (self.meter.delivered.get(), Instant::now());
@@ -194,7 +193,7 @@ impl Inboxes {
         }
     }
 
-    /// What was wrong with what the users saw. Their inboxes number what comes.
+    /// Errors in the received events. Each inbox numbers its events.
     pub fn verdict(&self) -> Verdict {
         let mut all = Verdict::default();
         for user in &self.users {
@@ -207,15 +206,15 @@ impl Inboxes {
 }
 
 impl User {
-    fn heard(&self, frame: &[u8], meter: &Meter) {
+    fn on_frame(&self, frame: &[u8], meter: &Meter) {
         let Ok(frame) = serde_json::from_slice::<Frame<'_>>(frame) else { return };
         let Some(stamp) = frame.data.and_then(|data| data.stamp).and_then(Stamp::of) else { return };
-        if self.judge.borrow_mut().hear(stamp.number) {
+        if self.judge.borrow_mut().receive(stamp.number) {
             meter.count_delivered();
-            meter.took(stamp.due);
+            meter.record_latency(stamp.due);
         }
         if let Some(seq) = frame.seq {
-            self.inbox.borrow_mut().hear(seq);
+            self.inbox.borrow_mut().receive(seq);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that come back to a long conversation, and are sent what they missed.
+//! Clients that resume a long conversation and receive the messages that they missed.
 
 use super::{Length, measured_run, per, rate};
 use crate::{
@@ -19,21 +19,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Resumes that may be under way at once before the rest is given up.
-const UNDER_WAY: usize = 5_000;
-/// How long a client waits for what it missed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum number of concurrent resumes. Further ones count as errors.
+const MAX_IN_FLIGHT: usize = 5_000;
+/// Time for which a client waits for the missed messages.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Clients that come back.
+/// Clients that resume.
 #[derive(Debug, Clone, Args)]
 pub struct Resume {
-    /// Messages that the conversation has
+    /// Number of messages of the conversation
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..=100_000_000))]
     stored: u64,
-    /// How many of the last ones each client has missed
+    /// Number of latest messages that each client has missed
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     missed: u64,
-    /// Clients per second
+    /// Resumes per second
     #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = rate)]
     rate: f64,
     #[command(flatten)]
@@ -42,16 +42,16 @@ pub struct Resume {
 
 impl Resume {
     pub(super) async fn run(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<Run> {
-        let returns = Returns::make(target, meter, self.stored, self.missed).await?;
-        meter.say("warms up");
-        returns.go(self.rate, self.length.warm_up()).await?;
+        let resumes = Resumes::create(target, meter, self.stored, self.missed).await?;
+        meter.show("warming up");
+        resumes.run(self.rate, self.length.warm_up()).await?;
         let window = meter.begin();
-        returns.go(self.rate, self.length.measured()).await?;
+        resumes.run(self.rate, self.length.measured()).await?;
         let measured = meter.end(window);
         let mut run = measured_run(&measured, self.length.seconds);
         run.load =
-            format!("{} resumes/s after the last {} of {} messages", self.rate, returns.missed, self.stored);
-        run.verdict = returns.verdict();
+            format!("{} resumes/s after the last {} of {} messages", self.rate, resumes.missed, self.stored);
+        run.verdict = resumes.verdict();
         let resumed = measured.delivered as f64;
         run.figures = vec![
             Figure::rate("resumes per second", resumed / self.length.measured().as_secs_f64(), "/s"),
@@ -61,33 +61,33 @@ impl Resume {
     }
 }
 
-/// A conversation that clients come back to.
-struct Returns {
+/// A conversation that clients resume.
+struct Resumes {
     target: Target,
     meter: Rc<Meter>,
     conversation: seed::Seeded,
     missed: u64,
     number: Cell<usize>,
-    under_way: Cell<usize>,
+    in_flight: Cell<usize>,
     verdict: Cell<Verdict>,
 }
 
-impl Returns {
-    /// A conversation with so many messages in it, of which each client that comes back has missed the last few.
+impl Resumes {
+    /// Stores a conversation with so many messages. Each client has missed the latest `missed` of them.
     ///
     /// # Errors
-    /// When it can't be stored.
-    pub async fn make(
+    /// If it can't be stored.
+    pub async fn create(
         target: &Target,
         meter: &Rc<Meter>,
         stored: u64,
         missed: u64,
     ) -> anyhow::Result<Rc<Self>> {
-        let database = target.database.as_ref().context("messages are stored in Postgres")?;
+        let database = target.database.as_ref().context("storing messages needs Postgres")?;
         let mut connection = PgConnection::connect(database).await.context("connect to Postgres")?;
         let shape = seed::Shape { conversations: 1, people: 100, messages: stored };
         let conversation = seed::fill(&mut connection, shape, |done| {
-            meter.say(&format!("stores {stored} messages, {done} so far"));
+            meter.show(&format!("storing {stored} messages, {done} so far"));
         })
         .await?;
         connection.close().await?;
@@ -97,36 +97,36 @@ impl Returns {
             conversation,
             missed: missed.min(stored - 1),
             number: Cell::new(0),
-            under_way: Cell::new(0),
+            in_flight: Cell::new(0),
             verdict: Cell::default(),
         }))
     }
 
-    /// Lets clients come back for this long, each when it is due.
+    /// Resumes clients for this time, each when it is due.
     ///
     /// # Errors
-    /// When they come to no end.
-    pub async fn go(self: &Rc<Self>, rate: f64, length: Duration) -> anyhow::Result<()> {
+    /// If the resumes don't end.
+    pub async fn run(self: &Rc<Self>, rate: f64, length: Duration) -> anyhow::Result<()> {
         let mut schedule = Schedule::new(rate, length);
         while let Some(due) = schedule.next().await {
-            if self.under_way.get() >= UNDER_WAY {
+            if self.in_flight.get() >= MAX_IN_FLIGHT {
                 self.meter.errors.set(self.meter.errors.get() + 1);
                 continue;
             }
-            self.under_way.set(self.under_way.get() + 1);
+            self.in_flight.set(self.in_flight.get() + 1);
             self.meter.count_sent();
-            let (returns, due) = (self.clone(), self.meter.nanos(due));
+            let (resumes, due) = (self.clone(), self.meter.nanos(due));
             tokio::task::spawn_local(async move {
-                let resumed = tokio::time::timeout(PATIENCE, returns.resume(due)).await;
-                returns.under_way.set(returns.under_way.get() - 1);
+                let resumed = tokio::time::timeout(RESUME_TIMEOUT, resumes.resume(due)).await;
+                resumes.in_flight.set(resumes.in_flight.get() - 1);
                 if !matches!(resumed, Ok(Ok(()))) {
-                    returns.meter.errors.set(returns.meter.errors.get() + 1);
+                    resumes.meter.errors.set(resumes.meter.errors.get() + 1);
                 }
             });
         }
         let last = Instant::now();
-        while self.under_way.get() > 0 {
-            ensure!(last.elapsed() < 2 * PATIENCE, "{} resumes have no end", self.under_way.get());
+        while self.in_flight.get() > 0 {
+            ensure!(last.elapsed() < 2 * RESUME_TIMEOUT, "{} resumes did not end", self.in_flight.get());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
@@ -137,24 +137,24 @@ impl Returns {
         self.number.set(number + 1);
         let seed::Seeded { first_conversation, first_user, last_message, messages, .. } = self.conversation;
         let user = first_user + i64::try_from(number % 100)?;
-        // Messages of one conversation have ids without a hole here.
+        // The ids of the messages of this conversation have no gaps.
         let after = last_message - i64::try_from(self.missed)?;
         let channel = Channel::ChatAfter(first_conversation, after);
         let mut client = self.target.open(channel, user, number).await?;
         let mut judge = Judge::from(messages - self.missed + 1);
-        let mut left = self.missed;
+        let mut missing = self.missed;
         client
-            .hear(|frame| {
+            .receive(|frame| {
                 let Ok(frame) = serde_json::from_slice::<Frame<'_>>(frame) else {
                     return ControlFlow::Continue(());
                 };
                 if let ("message", Some(seq)) = (frame.kind, frame.seq)
-                    && judge.hear(seq)
+                    && judge.receive(seq)
                 {
-                    left -= 1;
-                    if left == 0 {
+                    missing -= 1;
+                    if missing == 0 {
                         self.meter.count_delivered();
-                        self.meter.took(due);
+                        self.meter.record_latency(due);
                         return ControlFlow::Break(());
                     }
                 }
@@ -169,7 +169,7 @@ impl Returns {
         Ok(())
     }
 
-    /// What was wrong with what they were sent.
+    /// Errors in the received messages.
     pub fn verdict(&self) -> Verdict {
         self.verdict.get()
     }

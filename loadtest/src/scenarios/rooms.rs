@@ -1,4 +1,4 @@
-//! Conversations in which people send and everyone hears: chat and fan-out are two shapes of it.
+//! Conversations in which some sockets send and all receive. The scenarios chat and fan-out are two shapes of this.
 
 use crate::{
     judge::{Judge, Verdict},
@@ -16,42 +16,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Sockets that are opened at once.
-pub const OPENING: usize = 32;
-/// After this long without anything new, what has not come does not come.
-const SILENCE: Duration = Duration::from_secs(6);
-/// How long a sender waits after an error.
+/// Number of sockets that are opened concurrently.
+pub const CONCURRENT_OPENS: usize = 32;
+/// Time without any delivery after which the missing messages count as lost.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(6);
+/// Time for which a sender waits after an error.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The shape of it.
+/// Shape of the load.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Conversations.
+    /// Number of conversations.
     pub conversations: usize,
-    /// Users of each.
+    /// Number of users of each conversation.
     pub people: usize,
-    /// Sockets of each.
+    /// Number of sockets of each conversation.
     pub sockets: usize,
-    /// Sockets of each that send.
+    /// Number of sending sockets of each conversation.
     pub senders: usize,
-    /// Characters of a message.
+    /// Length of a message in characters.
     pub size: usize,
-    /// When they send.
+    /// Pace of the senders.
     pub pace: Pace,
 }
 
-/// When senders send.
+/// Pace of the senders.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// At a rate of messages per second over all, whether or not those before have arrived; in bursts, all senders at
-    /// the same instant.
+    /// At a fixed total rate, whether or not earlier messages have arrived.
     Open {
         /// Messages per second.
         rate: f64,
-        /// Whether all senders send together.
+        /// True if all senders send at the same instant.
         burst: bool,
     },
-    /// Each as soon as it sees its message before.
+    /// Each sender sends its next message when it has received its last one.
     Closed,
 }
 
@@ -60,81 +59,82 @@ struct Room {
     sockets: u64,
 }
 
-struct Mouth {
+struct RoomSender {
     room: Rc<Room>,
-    place: usize,
+    index: usize,
     sender: Sender,
 }
 
-/// What one socket heard: of each sender, and of the log, which is numbered from 1.
-struct Ear {
+/// Checks of one socket: of the messages of each sender, and of the log, which is numbered from 1.
+struct RoomReceiver {
     room: Rc<Room>,
     senders: Vec<Judge>,
     log: Judge,
 }
 
-/// The conversations, with everyone in them.
+/// The conversations, with all their sockets.
 pub struct Rooms {
     plan: Plan,
     meter: Rc<Meter>,
     running: Cell<bool>,
     rooms: RefCell<Vec<Rc<Room>>>,
-    mouths: RefCell<Vec<Rc<Mouth>>>,
-    ears: RefCell<Vec<Rc<RefCell<Ear>>>>,
+    senders: RefCell<Vec<Rc<RoomSender>>>,
+    receivers: RefCell<Vec<Rc<RefCell<RoomReceiver>>>>,
 }
 
 impl Rooms {
-    /// Makes the conversations, and lets everyone in.
+    /// Creates the conversations, and opens all sockets.
     ///
     /// # Errors
-    /// When a conversation can't be made or a socket is refused.
+    /// If a conversation can't be created or a socket is refused.
     pub async fn open(target: &Target, meter: &Rc<Meter>, plan: Plan) -> anyhow::Result<Rc<Self>> {
-        meter.say(&format!("makes {} conversations", plan.conversations));
+        meter.show(&format!("creating {} conversations", plan.conversations));
         let conversations = world::conversations(target, plan.conversations, plan.people).await?;
-        meter.say(&format!("opens {} sockets", plan.conversations * plan.sockets));
+        meter.show(&format!("opening {} sockets", plan.conversations * plan.sockets));
         let rooms = Rc::new(Self {
             plan,
             meter: meter.clone(),
             running: Cell::new(false),
             rooms: RefCell::default(),
-            mouths: RefCell::default(),
-            ears: RefCell::default(),
+            senders: RefCell::default(),
+            receivers: RefCell::default(),
         });
-        let mut places = Vec::new();
+        let mut seats = Vec::new();
         for Conversation { id, users } in &conversations {
             let room = Rc::new(Room {
                 sent: vec![Cell::new(0); rooms.plan.senders],
                 sockets: u64::try_from(rooms.plan.sockets)?,
             });
             rooms.rooms.borrow_mut().push(room.clone());
-            places.extend(
-                (0..rooms.plan.sockets).map(|place| (room.clone(), *id, users[place % users.len()], place)),
+            seats.extend(
+                (0..rooms.plan.sockets).map(|index| (room.clone(), *id, users[index % users.len()], index)),
             );
         }
-        let mut opened = stream::iter(places.into_iter().enumerate())
-            .map(async |(number, (room, id, user, place))| {
+        let mut opened = stream::iter(seats.into_iter().enumerate())
+            .map(async |(number, (room, id, user, index))| {
                 let client = target.open(Channel::Chat(id), user, number).await;
-                client.map(|client| (room, place, client)).context("open a socket")
+                client.map(|client| (room, index, client)).context("open a socket")
             })
-            .buffer_unordered(OPENING);
-        while let Some((room, place, client)) = opened.try_next().await? {
-            rooms.clone().enter(room, place, client);
+            .buffer_unordered(CONCURRENT_OPENS);
+        while let Some((room, index, client)) = opened.try_next().await? {
+            rooms.clone().add_client(room, index, client);
         }
-        rooms.mouths.borrow_mut().sort_by_key(|mouth| mouth.place); // Conversations in turn, for an even load.
+        rooms.senders.borrow_mut().sort_by_key(|sender| sender.index); // Alternates between conversations, for an even load.
         Ok(rooms)
     }
 
-    fn enter(self: Rc<Self>, room: Rc<Room>, place: usize, mut client: Client) {
+    fn add_client(self: Rc<Self>, room: Rc<Room>, index: usize, mut client: Client) {
         let senders = vec![Judge::default(); self.plan.senders];
-        let ear = Rc::new(RefCell::new(Ear { room: room.clone(), senders, log: Judge::from(1) }));
-        self.ears.borrow_mut().push(ear.clone());
-        let sends = place < self.plan.senders;
-        let mouth = sends.then(|| Rc::new(Mouth { room, place, sender: client.sender() }));
-        self.mouths.borrow_mut().extend(mouth.clone());
+        let receiver =
+            Rc::new(RefCell::new(RoomReceiver { room: room.clone(), senders, log: Judge::from(1) }));
+        self.receivers.borrow_mut().push(receiver.clone());
+        let sends = index < self.plan.senders;
+        let sender = sends.then(|| Rc::new(RoomSender { room, index, sender: client.sender() }));
+        self.senders.borrow_mut().extend(sender.clone());
         tokio::task::spawn_local(async move {
             client
-                .hear(|frame| {
-                    self.heard(frame, &mut ear.borrow_mut(), mouth.as_ref());
+                .receive(|frame| {
+                    self.on_frame(frame, &mut receiver.borrow_mut(), sender.as_ref());
                     ControlFlow::Continue(())
                 })
                 .await;
@@ -142,30 +142,30 @@ impl Rooms {
         });
     }
 
-    fn heard(self: &Rc<Self>, frame: &[u8], ear: &mut Ear, mouth: Option<&Rc<Mouth>>) {
+    fn on_frame(self: &Rc<Self>, frame: &[u8], receiver: &mut RoomReceiver, sender: Option<&Rc<RoomSender>>) {
         let Ok(frame) = serde_json::from_slice::<Frame<'_>>(frame) else { return };
         match frame.kind {
             "message" => {
                 let Some(stamp) = frame.content.and_then(Stamp::of) else { return };
-                let Some(judge) = ear.senders.get_mut(stamp.sender) else { return };
-                if judge.hear(stamp.number) {
+                let Some(judge) = receiver.senders.get_mut(stamp.sender) else { return };
+                if judge.receive(stamp.number) {
                     self.meter.count_delivered();
                 }
                 if let Some(seq) = frame.seq {
-                    ear.log.hear(seq);
+                    receiver.log.receive(seq);
                 }
-                match mouth.filter(|mouth| mouth.place == stamp.sender) {
-                    Some(mouth) => self.goes_on(mouth),
-                    None => self.meter.took(stamp.due),
+                match sender.filter(|sender| sender.index == stamp.sender) {
+                    Some(sender) => self.send_next(sender),
+                    None => self.meter.record_latency(stamp.due),
                 }
             }
             "error" => {
                 self.meter.errors.set(self.meter.errors.get() + 1);
-                if let Some(mouth) = mouth {
-                    let (rooms, mouth) = (self.clone(), mouth.clone());
+                if let Some(sender) = sender {
+                    let (rooms, sender) = (self.clone(), sender.clone());
                     tokio::task::spawn_local(async move {
                         tokio::time::sleep(PAUSE).await;
-                        rooms.goes_on(&mouth);
+                        rooms.send_next(&sender);
                     });
                 }
             }
@@ -173,55 +173,55 @@ impl Rooms {
         }
     }
 
-    /// In a closed loop, a sender that is done with one message sends the next.
-    fn goes_on(&self, mouth: &Mouth) {
+    /// In a closed loop, sends the next message after the last one has arrived.
+    fn send_next(&self, sender: &RoomSender) {
         if self.plan.pace == Pace::Closed && self.running.get() {
-            self.send(mouth, self.meter.now());
+            self.send(sender, self.meter.now());
         }
     }
 
-    fn send(&self, mouth: &Mouth, due: u64) {
-        let sent = &mouth.room.sent[mouth.place];
-        let stamp = Stamp { sender: mouth.place, number: sent.get(), due };
-        if mouth.sender.message(&stamp.text(self.plan.size)) {
+    fn send(&self, sender: &RoomSender, due: u64) {
+        let sent = &sender.room.sent[sender.index];
+        let stamp = Stamp { sender: sender.index, number: sent.get(), due };
+        if sender.sender.message(&stamp.text(self.plan.size)) {
             sent.set(stamp.number + 1);
             self.meter.count_sent();
         } else {
-            self.meter.errors.set(self.meter.errors.get() + 1); // The server has not read for long.
+            self.meter.errors.set(self.meter.errors.get() + 1); // The server has not read for a long time.
         }
     }
 
-    /// Sends for this long, then waits until everything has come, or nothing comes any more.
-    pub async fn go(&self, length: Duration) {
-        let mouths = self.mouths.borrow().clone();
+    /// Sends for this time, and then waits until all messages have arrived or no more arrive.
+    pub async fn run(&self, length: Duration) {
+        let senders = self.senders.borrow().clone();
         match self.plan.pace {
             Pace::Closed => {
                 self.running.set(true);
-                for mouth in &mouths {
-                    self.send(mouth, self.meter.now());
+                for sender in &senders {
+                    self.send(sender, self.meter.now());
                 }
                 tokio::time::sleep(length).await;
                 self.running.set(false);
             }
             Pace::Open { rate, burst } => {
-                let together = if burst { mouths.len() } else { 1 };
+                let together = if burst { senders.len() } else { 1 };
                 let mut schedule = Schedule::new(rate / together as f64, length);
-                let mut turn = mouths.chunks(together).cycle();
+                let mut turn = senders.chunks(together).cycle();
                 while let (Some(due), Some(turn)) = (schedule.next().await, turn.next()) {
-                    for mouth in turn {
-                        self.send(mouth, self.meter.nanos(due));
+                    for sender in turn {
+                        self.send(sender, self.meter.nanos(due));
                     }
                 }
             }
         }
-        self.arrived().await;
+        self.wait_delivered().await;
     }
 
-    async fn arrived(&self) {
+    async fn wait_delivered(&self) {
         let of = |room: &Rc<Room>| room.sent.iter().map(Cell::get).sum::<u64>() * room.sockets;
         let expected: u64 = self.rooms.borrow().iter().map(of).sum();
         let (mut seen, mut at) = (self.meter.delivered.get(), Instant::now());
-        while self.meter.delivered.get() < expected && at.elapsed() < SILENCE {
+        while self.meter.delivered.get() < expected && at.elapsed() < DELIVERY_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(2)).await;
             if seen != self.meter.delivered.get() {
                 (seen, at) = (self.meter.delivered.get(), Instant::now());
@@ -229,17 +229,17 @@ impl Rooms {
         }
     }
 
-    /// What was wrong with what all sockets heard.
+    /// Errors in the messages of all sockets.
     pub fn verdict(&self) -> Verdict {
         let mut all = Verdict::default();
-        for ear in self.ears.borrow().iter() {
-            let ear = ear.borrow();
+        for receiver in self.receivers.borrow().iter() {
+            let receiver = receiver.borrow();
             let mut verdict = Verdict::default();
-            for (judge, sent) in ear.senders.iter().zip(&ear.room.sent) {
+            for (judge, sent) in receiver.senders.iter().zip(&receiver.room.sent) {
                 verdict += judge.verdict(sent.get());
             }
-            // Two senders' messages have an order only where the log has numbers.
-            let log = ear.log.verdict(0);
+            // Messages of two senders are ordered only if the log has numbers.
+            let log = receiver.log.verdict(0);
             verdict.lost = verdict.lost.max(log.lost);
             verdict.repeated = verdict.repeated.max(log.repeated);
             verdict.out_of_order = verdict.out_of_order.max(log.out_of_order);

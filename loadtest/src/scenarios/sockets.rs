@@ -1,6 +1,6 @@
-//! Sockets that only are there, and sockets that come.
+//! Idle sockets, and new sockets.
 
-use super::{Length, at_most, measured_run, per, rate, rooms::OPENING};
+use super::{Length, at_most, measured_run, per, rate, rooms::CONCURRENT_OPENS};
 use crate::{
     meter::Meter,
     pace::Schedule,
@@ -17,37 +17,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Handshakes that may be under way at once before the rest is given up.
-const UNDER_WAY: usize = 5_000;
-/// How long those under way may take at the end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum number of concurrent handshakes. Further ones count as errors.
+const MAX_IN_FLIGHT: usize = 5_000;
+/// Timeout of the last handshakes.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long sockets are left alone before it is looked what they cost.
+/// Time between opening the sockets and measuring them.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Sockets that come and go first, so that what the first one costs is not counted as any one's.
-const FIRST: usize = 200;
+/// Number of sockets that are opened and closed first, so that one-time costs are not measured.
+const WARM_UP_SOCKETS: usize = 200;
 
-/// Sockets on which nothing happens.
+/// Idle sockets.
 #[derive(Debug, Clone, Args)]
 pub struct Idle {
-    /// How many sockets
+    /// Number of sockets
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_most(15_000))]
     sockets: usize,
-    /// How many of them are on the same conversation
+    /// Number of sockets of the same conversation
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most(10_000))]
     per_conversation: usize,
-    /// Seconds that are measured; pings come every 25 s
+    /// Duration of the measurement in seconds; pings are sent every 25 s
     #[arg(long, value_name = "N", default_value_t = 50.0)]
     seconds: f64,
 }
 
-/// Sockets that come at a rate.
+/// New sockets at a fixed rate.
 #[derive(Debug, Clone, Args)]
 pub struct Handshake {
-    /// Sockets per second; all stay open, 15,000 at most
+    /// Sockets per second; all stay open, at most 15,000
     #[arg(long, value_name = "N", default_value_t = 1000.0, value_parser = rate)]
     rate: f64,
-    /// How many of them are on the same conversation
+    /// Number of sockets of the same conversation
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_most(10_000))]
     per_conversation: usize,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub struct Handshake {
 }
 
 impl Idle {
-    pub(super) fn hurry(&mut self) {
+    pub(super) fn shorten(&mut self) {
         self.sockets = self.sockets.div_ceil(10);
         self.seconds = 1.0;
     }
@@ -63,15 +63,16 @@ impl Idle {
     pub(super) async fn run(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<Run> {
         let seconds = Duration::from_secs_f64(self.seconds.clamp(0.1, 3600.0));
         let settle = SETTLE.min(seconds);
-        meter.say("makes conversations");
-        let first = Places::make(target, FIRST.min(self.sockets), self.per_conversation).await?;
-        let places = Places::make(target, self.sockets, self.per_conversation).await?;
-        meter.say("opens and closes the first sockets");
-        first.visit(target).await?;
+        meter.show("creating conversations");
+        let first =
+            Subscriptions::create(target, WARM_UP_SOCKETS.min(self.sockets), self.per_conversation).await?;
+        let subscriptions = Subscriptions::create(target, self.sockets, self.per_conversation).await?;
+        meter.show("opening and closing the first sockets");
+        first.open_and_close(target).await?;
         tokio::time::sleep(settle).await;
-        meter.say(&format!("opens {} sockets", self.sockets));
+        meter.show(&format!("opening {} sockets", self.sockets));
         let window = meter.begin();
-        places.open(target, meter).await?;
+        subscriptions.open(target, meter).await?;
         tokio::time::sleep(settle).await;
         let opened = meter.end(window);
         let window = meter.begin();
@@ -81,7 +82,7 @@ impl Idle {
         run.load = format!("{} sockets, {} on each conversation", self.sockets, self.per_conversation);
         run.delivered = opened.delivered;
         let sockets = self.sockets as f64;
-        // Where clients connect is what holds sockets; a peer has one process for everything but its servers.
+        // The front process holds the sockets. A peer has one process for everything except its servers.
         let front = target.front();
         let memory = |name: &str| {
             let usage = opened.usage.iter().find(|usage| usage.name == name);
@@ -108,14 +109,15 @@ impl Handshake {
     pub(super) async fn run(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<Run> {
         let seconds = self.length.warm_up().as_secs_f64() + self.length.measured().as_secs_f64();
         let sockets = self.rate * seconds;
-        ensure!(sockets <= 15_000.0, "{sockets} sockets would be open at the end, which is too many");
-        meter.say("makes conversations");
-        let places = Places::make(target, sockets.ceil() as usize, self.per_conversation).await?;
-        let arrivals = Arrivals::new(target, meter, places);
-        meter.say("warms up");
-        arrivals.go(self.rate, self.length.warm_up()).await?;
+        ensure!(sockets <= 15_000.0, "{sockets} sockets would be open at the end; the limit is 15000");
+        meter.show("creating conversations");
+        let subscriptions =
+            Subscriptions::create(target, sockets.ceil() as usize, self.per_conversation).await?;
+        let load = HandshakeLoad::new(target, meter, subscriptions);
+        meter.show("warming up");
+        load.run(self.rate, self.length.warm_up()).await?;
         let window = meter.begin();
-        arrivals.go(self.rate, self.length.measured()).await?;
+        load.run(self.rate, self.length.measured()).await?;
         let measured = meter.end(window);
         let mut run = measured_run(&measured, self.length.seconds);
         run.load = format!("{} handshakes/s, {} on each conversation", self.rate, self.per_conversation);
@@ -128,53 +130,53 @@ impl Handshake {
     }
 }
 
-/// Sockets on conversations, each to be opened.
-pub struct Places(Vec<(Channel, i64)>);
+/// Sockets to open: the channel and user of each.
+pub struct Subscriptions(Vec<(Channel, i64)>);
 
-impl Places {
-    /// Makes conversations for so many sockets, so many in each, of users who have one socket unless a conversation has
-    /// more than people.
+impl Subscriptions {
+    /// Creates conversations for so many sockets, `each` per conversation. A user has one socket, unless a conversation
+    /// has more sockets than users.
     ///
     /// # Errors
-    /// When the system doesn't.
-    pub async fn make(target: &Target, sockets: usize, each: usize) -> anyhow::Result<Self> {
+    /// If the system fails.
+    pub async fn create(target: &Target, sockets: usize, each: usize) -> anyhow::Result<Self> {
         let people = each.clamp(2, contract::limits::PARTICIPANTS_MAX);
         let conversations = world::conversations(target, sockets.div_ceil(each), people).await?;
         let of = |conversation: world::Conversation| {
             let users = conversation.users;
-            (0..each).map(move |place| (Channel::Chat(conversation.id), users[place % users.len()]))
+            (0..each).map(move |index| (Channel::Chat(conversation.id), users[index % users.len()]))
         };
         Ok(Self(conversations.into_iter().flat_map(of).take(sockets).collect()))
     }
 
-    /// Opens them all, a few at a time, and closes them again.
+    /// Opens all sockets, a few at a time, and closes them again.
     ///
     /// # Errors
-    /// When one is refused.
-    async fn visit(&self, target: &Target) -> anyhow::Result<()> {
-        let visits = stream::iter(self.0.iter().enumerate()).map(async |(number, (channel, user))| {
+    /// If one is refused.
+    async fn open_and_close(&self, target: &Target) -> anyhow::Result<()> {
+        let sockets = stream::iter(self.0.iter().enumerate()).map(async |(number, (channel, user))| {
             let client = target.open(*channel, *user, number).await.context("open a socket")?;
             client.sender().close();
             client.idle().await;
             anyhow::Ok(())
         });
-        visits.buffer_unordered(OPENING).try_collect().await
+        sockets.buffer_unordered(CONCURRENT_OPENS).try_collect().await
     }
 
-    /// Opens them all, a few at a time; they stay open.
+    /// Opens all sockets, a few at a time, and keeps them open.
     ///
     /// # Errors
-    /// When one is refused.
+    /// If one is refused.
     pub async fn open(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<()> {
         let opening = stream::iter(self.0.iter().enumerate())
             .map(async |(number, (channel, user))| {
                 let due = meter.now();
                 let client = target.open(*channel, *user, number).await.context("open a socket")?;
                 meter.count_delivered();
-                meter.took(due);
+                meter.record_latency(due);
                 anyhow::Ok(client)
             })
-            .buffer_unordered(OPENING);
+            .buffer_unordered(CONCURRENT_OPENS);
         opening
             .try_for_each(async |client| {
                 let meter = meter.clone();
@@ -188,55 +190,55 @@ impl Places {
     }
 }
 
-/// Sockets that come at a rate, and stay.
-pub struct Arrivals {
+/// Opens sockets at a fixed rate, and keeps them open.
+pub struct HandshakeLoad {
     target: Target,
     meter: Rc<Meter>,
-    places: Places,
+    subscriptions: Subscriptions,
     next: Cell<usize>,
-    under_way: Cell<usize>,
+    in_flight: Cell<usize>,
 }
 
-impl Arrivals {
-    /// Those of these places.
-    pub fn new(target: &Target, meter: &Rc<Meter>, places: Places) -> Rc<Self> {
+impl HandshakeLoad {
+    /// Creates the load from these subscriptions.
+    pub fn new(target: &Target, meter: &Rc<Meter>, subscriptions: Subscriptions) -> Rc<Self> {
         let (target, meter) = (target.clone(), meter.clone());
-        Rc::new(Self { target, meter, places, next: Cell::new(0), under_way: Cell::new(0) })
+        Rc::new(Self { target, meter, subscriptions, next: Cell::new(0), in_flight: Cell::new(0) })
     }
 
-    /// Opens sockets for this long, each when it is due, then waits for those under way.
+    /// Opens sockets for this time, each when it is due, and waits for the last handshakes.
     ///
     /// # Errors
-    /// When those under way come to no end.
-    pub async fn go(self: &Rc<Self>, rate: f64, length: Duration) -> anyhow::Result<()> {
+    /// If the last handshakes don't end.
+    pub async fn run(self: &Rc<Self>, rate: f64, length: Duration) -> anyhow::Result<()> {
         let mut schedule = Schedule::new(rate, length);
         while let Some(due) = schedule.next().await {
             let number = self.next.get();
-            if self.under_way.get() >= UNDER_WAY || number >= self.places.0.len() {
+            if self.in_flight.get() >= MAX_IN_FLIGHT || number >= self.subscriptions.0.len() {
                 self.meter.errors.set(self.meter.errors.get() + 1);
                 continue;
             }
             self.next.set(number + 1);
-            self.under_way.set(self.under_way.get() + 1);
+            self.in_flight.set(self.in_flight.get() + 1);
             self.meter.count_sent();
-            tokio::task::spawn_local(self.clone().arrive(number, self.meter.nanos(due)));
+            tokio::task::spawn_local(self.clone().open(number, self.meter.nanos(due)));
         }
         let last = Instant::now();
-        while self.under_way.get() > 0 {
-            ensure!(last.elapsed() < PATIENCE, "{} handshakes have no end", self.under_way.get());
+        while self.in_flight.get() > 0 {
+            ensure!(last.elapsed() < HANDSHAKE_TIMEOUT, "{} handshakes did not end", self.in_flight.get());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
     }
 
-    async fn arrive(self: Rc<Self>, number: usize, due: u64) {
-        let (channel, user) = self.places.0[number];
+    async fn open(self: Rc<Self>, number: usize, due: u64) {
+        let (channel, user) = self.subscriptions.0[number];
         let opened = self.target.open(channel, user, number).await;
-        self.under_way.set(self.under_way.get() - 1);
+        self.in_flight.set(self.in_flight.get() - 1);
         match opened {
             Ok(client) => {
                 self.meter.count_delivered();
-                self.meter.took(due);
+                self.meter.record_latency(due);
                 client.idle().await;
                 self.meter.closed.set(self.meter.closed.get() + 1);
             }

@@ -1,6 +1,6 @@
-//! Pairs of which one types and the other sees it.
+//! Pairs of users, of whom one types and the other receives the events.
 
-use super::{Length, at_most, measured_run, per, rate, rooms::OPENING};
+use super::{Length, at_most, measured_run, per, rate, rooms::CONCURRENT_OPENS};
 use crate::{
     judge::Verdict,
     meter::Meter,
@@ -20,16 +20,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long what was typed may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum time until a typing event is received.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pairs of which one types.
+/// Pairs of users, of whom one types.
 #[derive(Debug, Clone, Args)]
 pub struct Typing {
-    /// How many pairs
+    /// Number of pairs
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = at_most(5_000))]
     pairs: usize,
-    /// Beginnings and ends per second over all
+    /// Total number of starts and stops per second
     #[arg(long, value_name = "N", default_value_t = 2000.0, value_parser = rate)]
     rate: f64,
     #[command(flatten)]
@@ -38,12 +38,12 @@ pub struct Typing {
 
 impl Typing {
     pub(super) async fn run(&self, target: &Target, meter: &Rc<Meter>) -> anyhow::Result<Run> {
-        meter.say(&format!("opens {} sockets", 2 * self.pairs));
+        meter.show(&format!("opening {} sockets", 2 * self.pairs));
         let pairs = Pairs::open(target, meter, self.pairs).await?;
-        meter.say("warms up");
-        pairs.go(self.rate, self.length.warm_up()).await;
+        meter.show("warming up");
+        pairs.run(self.rate, self.length.warm_up()).await;
         let window = meter.begin();
-        pairs.go(self.rate, self.length.measured()).await;
+        pairs.run(self.rate, self.length.measured()).await;
         let measured = meter.end(window);
         let mut run = measured_run(&measured, self.length.seconds);
         run.load = format!("{} pairs, {} events/s", self.pairs, self.rate);
@@ -60,7 +60,7 @@ impl Typing {
     }
 }
 
-/// Everyone.
+/// All pairs.
 struct Pairs {
     meter: Rc<Meter>,
     pairs: Vec<Rc<Pair>>,
@@ -68,17 +68,17 @@ struct Pairs {
 }
 
 struct Pair {
-    types: Cell<bool>,
+    is_typing: Cell<bool>,
     sender: Sender,
-    /// What the other has not seen yet, and when it was due.
-    unseen: RefCell<VecDeque<(bool, u64)>>,
+    /// Events that the other user has not received yet, and when they were due.
+    pending: RefCell<VecDeque<(bool, u64)>>,
     verdict: Cell<Verdict>,
 }
 
 impl Pairs {
-    /// Lets them all in.
+    /// Opens all sockets.
     ///
-    /// # Errors
+    /// If one of them is refused.
     /// When one is refused.
     pub async fn open(target: &Target, meter: &Rc<Meter>, count: usize) -> anyhow::Result<Self> {
         let conversations = world::conversations(target, count, 2).await?;
@@ -89,72 +89,74 @@ impl Pairs {
                 let mut watcher = open(conversation.users[1]).await?;
                 let typist = open(conversation.users[0]).await?;
                 let pair = Rc::new(Pair {
-                    types: Cell::new(false),
+                    is_typing: Cell::new(false),
                     sender: typist.sender(),
-                    unseen: RefCell::default(),
+                    pending: RefCell::default(),
                     verdict: Cell::default(),
                 });
                 tokio::task::spawn_local(count_close(meter.clone(), async move {
                     typist.idle().await;
                 }));
-                let (seeing, sees) = (pair.clone(), meter.clone());
-                let watching = async move {
+                let (watched, counts) = (pair.clone(), meter.clone());
+                let receiving = async move {
                     watcher
-                        .hear(|frame| {
-                            seeing.seen(frame, &sees);
+                        .receive(|frame| {
+                            watched.on_frame(frame, &counts);
                             ControlFlow::Continue(())
                         })
                         .await;
                 };
-                tokio::task::spawn_local(count_close(meter.clone(), watching));
+                tokio::task::spawn_local(count_close(meter.clone(), receiving));
                 anyhow::Ok(pair)
             })
-            .buffered(OPENING)
+            .buffered(CONCURRENT_OPENS)
             .try_collect()
             .await?;
         Ok(Self { meter: meter.clone(), pairs, next: Cell::new(0) })
     }
 
-    /// Types for this long: someone begins or ends each time that it is due.
-    pub async fn go(&self, rate: f64, length: Duration) {
+    /// Types for this time: a user starts or stops typing whenever an event is due.
+    pub async fn run(&self, rate: f64, length: Duration) {
         let mut schedule = Schedule::new(rate, length);
         while let Some(due) = schedule.next().await {
             let pair = &self.pairs[self.next.get() % self.pairs.len()];
             self.next.set(self.next.get() + 1);
-            pair.types.set(!pair.types.get());
-            pair.unseen.borrow_mut().push_back((pair.types.get(), self.meter.nanos(due)));
-            pair.sender.typing(pair.types.get());
+            pair.is_typing.set(!pair.is_typing.get());
+            pair.pending.borrow_mut().push_back((pair.is_typing.get(), self.meter.nanos(due)));
+            pair.sender.typing(pair.is_typing.get());
             self.meter.count_sent();
         }
         let last = Instant::now();
-        while last.elapsed() < PATIENCE && self.pairs.iter().any(|pair| !pair.unseen.borrow().is_empty()) {
+        while last.elapsed() < DELIVERY_TIMEOUT
+            && self.pairs.iter().any(|pair| !pair.pending.borrow().is_empty())
+        {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// What was never seen, or seen again.
+    /// Lost and repeated events.
     pub fn verdict(&self) -> Verdict {
         let mut all = Verdict::default();
         for pair in &self.pairs {
             all += pair.verdict.get();
-            all.lost += u64::try_from(pair.unseen.borrow().len()).unwrap_or(u64::MAX);
+            all.lost += u64::try_from(pair.pending.borrow().len()).unwrap_or(u64::MAX);
         }
         all
     }
 }
 
 impl Pair {
-    fn seen(&self, frame: &[u8], meter: &Meter) {
+    fn on_frame(&self, frame: &[u8], meter: &Meter) {
         let Ok(Frame { kind: "typing", is_typing: Some(types), .. }) = serde_json::from_slice(frame) else {
             return;
         };
-        let mut unseen = self.unseen.borrow_mut();
+        let mut pending = self.pending.borrow_mut();
         let mut verdict = self.verdict.get();
-        // One begins and ends in turn, so what is seen out of turn follows what was lost.
-        while let Some((typed, due)) = unseen.pop_front() {
-            if typed == types {
+        // Starts and stops alternate, so an unexpected one means that the events before it were lost.
+        while let Some((sent, due)) = pending.pop_front() {
+            if sent == types {
                 meter.count_delivered();
-                meter.took(due);
+                meter.record_latency(due);
                 self.verdict.set(verdict);
                 return;
             }

@@ -1,11 +1,11 @@
-//! The generator on a real stack, for a moment.
+//! Short runs of the generator on a real stack.
 
 use clap::Parser;
 use loadtest::seed::{self, Seeded, Shape};
 use loadtest::{
     run::Run,
     scenarios::Scenario,
-    system::{self, Make, System},
+    system::{self, StackOptions, System},
 };
 use sqlx::{Connection, PgConnection};
 use tokio::task::LocalSet;
@@ -22,16 +22,16 @@ async fn run(system: &System, command: &str) -> Run {
 }
 
 #[tokio::test]
-async fn every_scenario_says_what_it_cost_and_that_all_came() {
+async fn every_scenario_reports_its_cost_and_complete_delivery() {
     let all = async {
-        let make = Make { gateways: 1, ..Make::default() };
-        let system = system::start(&make).await;
+        let options = StackOptions { gateways: 1, ..StackOptions::default() };
+        let system = system::start(&options).await;
 
         let chat = run(&system, "chat --conversations 5 --seconds 0.3 --warm-up 0.1").await;
-        assert!(chat.sent >= 10, "each of ten people has sent one");
+        assert!(chat.sent >= 10, "each of ten users has sent one message");
         assert_eq!(chat.delivered, 2 * chat.sent);
         assert!(chat.cpu(None) > 0.0);
-        // What is seen by its sender is no latency.
+        // A message that its own sender receives has no latency.
         assert_eq!(chat.latency.as_ref().map(|latency| latency.count), Some(chat.sent));
 
         let open = run(&system, "chat --conversations 2 --rate 50 --seconds 0.5 --warm-up 0").await;
@@ -53,7 +53,7 @@ async fn every_scenario_says_what_it_cost_and_that_all_came() {
         let idle = run(&system, "idle --sockets 20 --seconds 0.2").await;
         assert_eq!(idle.delivered, 20);
 
-        what_is_seeded_is_consistent(&system).await;
+        check_seeded_data(&system).await;
 
         for run in [chat, open, fan_out, burst, typing, notify, handshake, resume, idle] {
             assert!(run.verdict.is_clean() && run.errors == 0 && run.closed == 0, "{run:?}");
@@ -63,8 +63,9 @@ async fn every_scenario_says_what_it_cost_and_that_all_came() {
     LocalSet::new().run_until(all).await;
 }
 
-/// Ten messages of two people each in three conversations: 4, 3 and 3, as chat-service would have stored them.
-async fn what_is_seeded_is_consistent(system: &System) {
+/// Seeds ten messages in three conversations of two users each: 4, 3 and 3, in the form in which chat-service would
+/// store them.
+async fn check_seeded_data(system: &System) {
     let database = system.target.database.as_ref().expect("a database");
     let mut connection = PgConnection::connect(database).await.expect("connect to Postgres");
     let shape = Shape { conversations: 3, people: 2, messages: 10 };
@@ -82,7 +83,7 @@ async fn what_is_seeded_is_consistent(system: &System) {
     .await
     .expect("heads");
     assert_eq!(heads, [(4, 4), (3, 3), (3, 3)]);
-    // Each has read up to what they last sent.
+    // Each user has read up to their own last message.
     let markers: Vec<(i64, bool)> = sqlx::query_as(
         "select p.read_seq, p.read_message_id = max(m.message_id) and p.read_seq = max(m.seq)
          from participants p

@@ -16,7 +16,7 @@ def user_of(token):
 
 
 class JWTAuthMiddleware:
-    """Sets the scope's user by the token in the query."""
+    """Sets the scope's user from the token in the query."""
 
     def __init__(self, app):
         self.app = app

@@ -7,7 +7,7 @@ from .models import Conversation, Message
 
 
 class ConversationConsumer(AsyncJsonWebsocketConsumer):
-    """A socket of a participant, in the group of the conversation."""
+    """A participant's socket, in the group of its conversation."""
 
     prefix = None
 

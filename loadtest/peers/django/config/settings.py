@@ -1,4 +1,4 @@
-"""The guide's settings, with Postgres for what is stored and simplejwt for tokens."""
+"""The guide's settings, with Postgres as the database and simplejwt for tokens."""
 
 import os
 from datetime import timedelta
@@ -29,7 +29,7 @@ DATABASES = {
         "PORT": _database.port,
         "USER": _database.username,
         "NAME": _database.path[1:],
-        # A connection for each query, as it is by default, would be unfair.
+        # A connection for each query, Django's default here, would be unfair.
         "CONN_MAX_AGE": 600,
     }
 }
