@@ -1,4 +1,4 @@
-//! Names of channels, and ids in subjects: what is taken names one thing, in one way.
+//! Names of channels and ids in subjects: each accepted text names one thing in one way.
 #![no_main]
 
 use contract::{ConversationId, UserId};
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Some(name) = gateway::fuzzing::channel(text) {
-        // Zeros in front are taken, and left out from then on.
+        // Leading zeros are accepted, and removed in the normalized name.
         assert_eq!(gateway::fuzzing::channel(&name).as_ref(), Some(&name));
         assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'/'), "{name}");
     }

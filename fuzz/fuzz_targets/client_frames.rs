@@ -1,4 +1,4 @@
-//! Frames of clients in every dialect: none panics, and what is taken could be stored.
+//! Clients' frames in every dialect: none causes a panic, and accepted messages can be stored.
 #![no_main]
 
 use contract::{

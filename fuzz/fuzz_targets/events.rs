@@ -1,4 +1,4 @@
-//! What comes over NATS: events of other backends, and of our own services.
+//! Payloads from NATS: events of other backends and of our own services.
 #![no_main]
 
 use async_nats::HeaderMap;

@@ -1,11 +1,11 @@
-//! The NATS protocol as the gateway's connection for events reads it: in whatever pieces bytes come, the same is
-//! understood.
+//! The NATS protocol parser of the gateway's connection for events: the result doesn't depend on how the bytes are
+//! split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    // The first byte says how long the pieces are.
+    // The first byte is the length of the pieces.
     let Some((length, bytes)) = input.split_first() else { return };
     let whole = gateway::fuzzing::nats(&[bytes]);
     for length in [usize::from(*length).max(1), 1] {

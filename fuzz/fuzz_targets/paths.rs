@@ -1,4 +1,4 @@
-//! Paths and queries.
+//! Paths and queries of handshakes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Tokens, the places that they come in, and published keys: none panics, and none that nobody signed is taken.
+//! Tokens, their places in a request, and published keys: none causes a panic, and no unsigned token is accepted.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
