@@ -1,26 +1,26 @@
-//! The fault harness: clients chat while parts of the stack are killed, stopped and cut off; at the end, what each was
-//! told and promised is compared with what is there.
+//! The fault harness: clients chat while parts of the stack are killed, frozen and disconnected. At the end, everything
+//! that clients received and that was promised to them is compared with the stored data.
 //!
-//! Everything comes from a seed, as far as a real system allows: who chats with whom and how, and what breaks when.
-//! What a socket is told is checked frame by frame ([`watch`]) and against what other sockets are told ([`ledger`]);
-//! what is stored at the end is judged by [`judge`] and [`inbox`]. These are pure, so that tests show that they find
-//! what they are there to find.
+//! As far as a real system allows, a seed determines the whole run: the conversations, the behaviour of the clients, and
+//! the faults. The frames of a socket are checked one by one ([`watch`]) and compared with those of other sockets
+//! ([`ledger`]). [`judge`] and [`inbox`] check the stored data at the end. These modules are pure, so that tests can
+//! prove that they detect errors.
 
 mod backend;
+mod connection;
 pub mod faults;
+mod final_state;
 pub mod frame;
-mod hear;
 pub mod inbox;
 pub mod judge;
 pub mod ledger;
-mod line;
 mod page;
 mod people;
 mod proxy;
+mod receive;
 pub mod report;
 pub mod rules;
 mod settle;
-mod truth;
 pub mod watch;
 pub mod world;
 
@@ -31,7 +31,7 @@ pub use world::Counters;
 
 use crate::{OnLine, Options, Stack};
 use backend::Backend;
-use faults::Saboteur;
+use faults::FaultInjector;
 use people::People;
 use rules::{Fault, Rule};
 use serde_json::json;
@@ -45,24 +45,24 @@ use std::{
 use tokio::task::JoinSet;
 use world::{Phase, World};
 
-/// What a run is made of.
+/// Options of a run.
 #[derive(Debug, Clone)]
 pub struct Chaos {
-    /// What all random choices come from.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// How long people chat.
+    /// Duration of the chat.
     pub length: Duration,
-    /// What may break.
+    /// Parts that may fail.
     pub parts: Vec<Part>,
-    /// How many of each service, in the order of [`crate::Kind`].
+    /// Number of replicas of each service, in the order of [`crate::Kind`].
     pub counts: [usize; 4],
-    /// How many nats-servers; a cluster if there is more than one.
+    /// Number of nats-servers; several form a cluster.
     pub servers: usize,
-    /// How many clients.
+    /// Number of clients.
     pub clients: usize,
-    /// The folder of the services' programs; beside the test that runs unless set.
+    /// Folder of the services' programs; by default the folder of the running test.
     pub programs: Option<PathBuf>,
-    /// Where the services' logs go.
+    /// Folder for the services' logs.
     pub logs: Option<PathBuf>,
 }
 
@@ -82,10 +82,10 @@ impl Default for Chaos {
 }
 
 impl Chaos {
-    /// Runs it. `counters` can be looked at meanwhile.
+    /// Runs the harness. `counters` can be read meanwhile.
     ///
     /// # Errors
-    /// When the stack can't be started, or what is there at the end can't be read.
+    /// If the stack can't be started, or the stored data can't be read at the end.
     pub async fn run(self, counters: Arc<Counters>) -> anyhow::Result<Report> {
         let panics: Arc<OnceLock<Arc<World>>> = Arc::default();
         let options = Options {
@@ -94,7 +94,7 @@ impl Chaos {
             own_postgres: true,
             proxied: true,
             programs: self.programs.clone(),
-            on_line: self.listen(panics.clone())?,
+            on_line: self.log_output(panics.clone())?,
             ..Options::default()
         };
         let mut stack = Stack::with(options).await;
@@ -106,15 +106,15 @@ impl Chaos {
 
         let mut running = self.start(&world, &stack, &people, &conversations).await?;
         let plan = faults::plan(self.seed, self.length, &self.parts, self.counts, self.servers);
-        let faults = Saboteur::new(&mut stack, world.clone()).run(&plan, self.length).await;
+        let faults = FaultInjector::new(&mut stack, world.clone()).run(&plan, self.length).await;
         let chatted = world.began.elapsed();
 
-        world.enter(Phase::Settling);
+        world.set_phase(Phase::Settling);
         stack.ready().await;
         let began = Instant::now();
         settle::wait(&stack, &world).await?;
         let settled = began.elapsed();
-        world.enter(Phase::Over);
+        world.set_phase(Phase::Over);
         while let Some(ended) = running.join_next().await {
             if let Err(error) = ended.map_err(anyhow::Error::from)
                 && !error.to_string().contains("cancelled")
@@ -122,8 +122,8 @@ impl Chaos {
                 return Err(error.context("a client"));
             }
         }
-        let truth = truth::read(&stack, &people.users, &conversations).await?;
-        let found = judge::judge(&world.ledger(), &world.board(), &truth);
+        let state = final_state::read(&stack, &people.users, &conversations).await?;
+        let found = judge::judge(&world.ledger(), &world.deliveries(), &state);
         found.into_iter().for_each(|fault| world.violation(fault));
         stop(&mut stack, &world).await;
         Ok(Report {
@@ -132,14 +132,14 @@ impl Chaos {
             settled,
             faults,
             counters: world.counters.clone(),
-            stored: (truth.messages.len(), truth.notifications.len()),
+            stored: (state.messages.len(), state.notifications.len()),
             notes: world.notes(),
             violations: world.violations(),
             again: self.command(),
         })
     }
 
-    /// Lets everyone chat.
+    /// Starts all clients.
     async fn start(
         &self,
         world: &Arc<World>,
@@ -160,15 +160,15 @@ impl Chaos {
         let lag = world.clone();
         running.spawn(async move {
             tokio::select! {
-                () = lag.notice_lag() => {}
+                () = lag.watch_lag() => {}
                 () = lag.until(Phase::Over) => {}
             }
         });
         Ok(running)
     }
 
-    /// Keeps what services say, and looks for panics in it.
-    fn listen(&self, world: Arc<OnceLock<Arc<World>>>) -> anyhow::Result<OnLine> {
+    /// Writes the services' output to a file, and detects panics in it.
+    fn log_output(&self, world: Arc<OnceLock<Arc<World>>>) -> anyhow::Result<OnLine> {
         let file = match &self.logs {
             Some(folder) => {
                 testkit::place::create(folder)?;
@@ -205,24 +205,24 @@ impl Chaos {
     }
 }
 
-/// Opens everyone's conversations: their ids and participants.
+/// Creates all conversations. Returns their ids and participants.
 async fn open(stack: &Stack, people: &People) -> Vec<(i64, Vec<i64>)> {
     let mut conversations = Vec::new();
     for users in &people.conversations {
         let body = json!({"participant_ids": &users[1..]});
-        let made = stack.post("/api/conversations", users[0], body).await.expect(201);
-        let id = made["conversation_id"].as_i64().expect("a conversation has an id");
+        let created = stack.post("/api/conversations", users[0], body).await.expect(201);
+        let id = created["conversation_id"].as_i64().expect("a conversation has an id");
         conversations.push((id, users.clone()));
     }
     conversations
 }
 
-/// Asks every service to stop, one after the other.
+/// Pauses all services, one after the other.
 async fn stop(stack: &mut Stack, world: &World) {
     for (kind, index) in stack.services() {
-        let asked = Instant::now();
+        let began = Instant::now();
         let Some(child) = stack.take(kind, index) else { continue };
         let status = child.terminate(testkit::Signal::Term, Duration::from_secs(32)).await;
-        world.check(faults::stopped_well(kind, index, status, asked.elapsed()));
+        world.check(faults::check_stop(kind, index, status, began.elapsed()));
     }
 }

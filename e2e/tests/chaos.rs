@@ -1,12 +1,13 @@
-//! A minute of chaos, and a while on a cluster: a program of its own, so that it has the machine for itself.
+//! A minute of faults, and a shorter run on a cluster. It is a separate program, so that nothing else runs on the
+//! machine.
 
 use e2e::chaos::{Chaos, Counters, Part};
 use std::{path::Path, sync::Arc, time::Duration};
 
-/// Another seed each day would make a failure of today one that nobody can repeat tomorrow.
+// A fixed seed, so that a failure can be repeated.
 const SEED: u64 = 20_251_209;
 
-/// One after the other.
+/// Makes the tests run one after the other.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn run(name: &str, length: u64, chaos: Chaos) {
@@ -19,17 +20,17 @@ async fn run(name: &str, length: u64, chaos: Chaos) {
     };
     let report = chaos.run(Arc::new(Counters::default())).await.expect("the stack to run");
     println!("{report}");
-    assert!(report.is_clean(), "there are violations");
+    assert!(report.is_clean(), "the run has violations");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
+async fn nothing_is_lost_duplicated_or_reordered_during_faults() {
     let seconds = std::env::var("CHAOS_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(60);
     run("chaos", seconds, Chaos::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_on_a_cluster_that_loses_its_servers() {
+async fn nothing_is_lost_duplicated_or_reordered_on_a_cluster_that_loses_servers() {
     let parts = vec![Part::Nats, Part::Chat, Part::Notify];
     run("chaos-cluster", 25, Chaos { servers: 3, parts, ..Chaos::default() }).await;
 }

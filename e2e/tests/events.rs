@@ -1,9 +1,9 @@
-//! Guarantee 4: an event that JetStream acknowledged becomes exactly one notification for each of its users, or one dead
-//! letter, although notify-service (two replicas), Postgres and NATS are killed at random meanwhile.
+//! Guarantee 4: each event that JetStream has acknowledged becomes exactly one notification for each of its users, or
+//! one dead letter, even if notify-service (two replicas), Postgres and NATS are killed at random meanwhile.
 //!
-//! `FAULT_EVENTS=100000` publishes so many, instead of 5,000, to 1,000 users; `FAULT_SEED` repeats what was published and
-//! which faults were chosen, though not their exact moments. `--nocapture` shows the table.
-#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+//! `FAULT_EVENTS=100000` sets the number of events (5,000 by default), for 1,000 users. `FAULT_SEED` repeats the events
+//! and the choice of faults, but not the exact times of the faults. `--nocapture` shows the table.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use async_nats::{HeaderMap, jetstream};
 use e2e::{Kind, Options, Stack};
@@ -21,28 +21,28 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 const USERS: i64 = 1_000;
-/// Users whose sockets are open all the time.
+/// Users whose sockets are open during the whole run.
 const WATCHED: i64 = 20;
 const PUBLISHERS: usize = 50;
-/// Events that are published in a second, at most.
+/// Maximum number of published events per second.
 const PER_SECOND: u64 = 1_000;
-/// Publishing lasts longer than this, so that everything breaks once at least.
-const AT_LEAST: Duration = Duration::from_secs(15);
+/// Minimum duration of publishing, so that each part fails at least once.
+const MIN_DURATION: Duration = Duration::from_secs(15);
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable)
         .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
 }
 
-/// How an event is known, if it is.
+/// Idempotency key of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
     ByEventId,
     ByMessageId,
-    /// It is published once only: a second time would be another event.
+    /// None: the event is published only once, because a repeat would be another event.
     No,
-    /// It can't be used.
+    /// The event is unusable.
     Bad,
 }
 
@@ -82,7 +82,7 @@ impl Event {
         (headers, body.to_string())
     }
 
-    /// Publishes it once; whether JetStream has acknowledged it.
+    /// Publishes the event once. Returns whether JetStream acknowledged it.
     async fn publish(&mut self, jetstream: &jetstream::Context) -> bool {
         self.attempts += 1;
         let (headers, body) = self.message();
@@ -97,14 +97,14 @@ impl Event {
     }
 }
 
-/// Publishes events until each that may be published again is acknowledged; some more often than that.
+/// Publishes events. Repeats each event with a key until it is acknowledged, and some of them more often.
 async fn publisher(
     mut events: Vec<Event>,
     jetstream: jetstream::Context,
     mut random: fastrand::Rng,
 ) -> Vec<Event> {
     let pace = Duration::from_secs(1) * PUBLISHERS as u32 / PER_SECOND as u32;
-    let mut pace = interval(pace.max(AT_LEAST / events.len().max(1) as u32));
+    let mut pace = interval(pace.max(MIN_DURATION / events.len().max(1) as u32));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for index in 0..events.len() {
         pace.tick().await;
@@ -122,7 +122,7 @@ async fn publisher(
     events
 }
 
-/// Kills one thing after the other, until there is nothing more to disturb. Returns how often which was killed.
+/// Kills one part after the other until `over` is set. Returns the number of kills by part.
 async fn faults(
     stack: &mut Stack,
     over: &AtomicBool,
@@ -170,7 +170,7 @@ async fn faults(
     killed
 }
 
-/// Follows an inbox on a socket as a page does, and checks that it shows each `seq` once and in turn.
+/// Reads an inbox on a socket like a page, and checks that each `seq` arrives once and in order.
 async fn watch(url: String, last: Arc<Mutex<HashMap<i64, i64>>>, user: i64) {
     let mut after = "0".to_owned();
     loop {
@@ -189,27 +189,27 @@ async fn watch(url: String, last: Arc<Mutex<HashMap<i64, i64>>>, user: i64) {
     }
 }
 
-/// Every dead letter's event, with how many there are of it.
+/// Number of dead letters by event.
 async fn dead_letters(jetstream: &jetstream::Context) -> HashMap<u64, u64> {
     let stream = jetstream.get_stream("DEADLETTERS").await.unwrap();
-    let mut left = stream.cached_info().state.messages;
+    let mut pending = stream.cached_info().state.messages;
     let consumer = stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await.unwrap();
     let mut messages = consumer.messages().await.unwrap();
     let mut found = HashMap::new();
-    while left > 0 {
+    while pending > 0 {
         let message = e2e::within("a dead letter", messages.next()).await.unwrap().unwrap();
         let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
         *found.entry(body["data"]["number"].as_u64().unwrap()).or_default() += 1;
-        left -= 1;
+        pending -= 1;
     }
     found
 }
 
-/// Waits until every event is done with and gone. Returns how many of them were still there when nobody waited for them
-/// any more: a nats-server that was killed may bring back what it had removed.
-async fn is_settled(jetstream: &jetstream::Context) -> u64 {
+/// Waits until every event is handled and removed. Returns the number of events that were still in the stream when none
+/// was pending: a killed nats-server may restore removed messages.
+async fn settle(jetstream: &jetstream::Context) -> u64 {
     let began = Instant::now();
-    let mut brought_back = 0;
+    let mut restored = 0;
     loop {
         if let Ok(stream) = jetstream.get_stream_no_info("EVENTS").await
             && let Ok(consumer) = stream.consumer_info("notify").await
@@ -218,17 +218,17 @@ async fn is_settled(jetstream: &jetstream::Context) -> u64 {
             && let Ok(info) = stream.get_info().await
         {
             match info.state.messages {
-                0 => return brought_back,
-                left => brought_back = left,
+                0 => return restored,
+                messages => restored = messages,
             }
         }
-        assert!(began.elapsed() < Duration::from_secs(300), "some events still wait");
+        assert!(began.elapsed() < Duration::from_secs(300), "some events are still pending");
         sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_acknowledged_event_is_once_in_its_inboxes_whatever_is_killed() {
+async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
     let count = number("FAULT_EVENTS").unwrap_or(5_000);
     let seed = number("FAULT_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("FAULT_EVENTS={count} FAULT_SEED={seed}");
@@ -265,8 +265,8 @@ async fn each_acknowledged_event_is_once_in_its_inboxes_whatever_is_killed() {
     let (published, killed) = tokio::join!(published, faults(&mut stack, &over, fault_random));
     let events: Vec<Event> = published.into_iter().flat_map(Result::unwrap).collect();
     let publishing = began.elapsed();
-    let brought_back = is_settled(&jetstream).await;
-    println!("brought back by a killed nats-server in the end, and done again: {brought_back}\n");
+    let restored = settle(&jetstream).await;
+    println!("restored by a killed nats-server at the end, and handled again: {restored}\n");
     stack.ready().await;
     let took = began.elapsed();
 
@@ -300,21 +300,21 @@ async fn each_acknowledged_event_is_once_in_its_inboxes_whatever_is_killed() {
         let stored = rows.keys().filter(|(owner, _)| *owner == user).count() as i64;
         let counted = stack.get("/api/notifications/unread_count", user).await;
         assert_eq!(counted["unread_count"], stored, "user {user}");
-        e2e::eventually(&format!("user {user}'s socket to have shown all {stored}"), || async {
+        e2e::eventually(&format!("user {user}'s socket to receive all {stored}"), || async {
             (seen.lock().unwrap().get(&user).copied().unwrap_or(0) == stored).then_some(())
         })
         .await;
     }
     for socket in sockets {
-        assert!(!socket.is_finished(), "a socket showed a seq out of turn");
+        assert!(!socket.is_finished(), "a socket received a seq out of order");
         socket.abort();
     }
 }
 
-/// What became of the events.
+/// Result of the run.
 #[derive(Debug, Default)]
 struct Verdict {
-    /// Events by how they are known: how many, publishes of them, acknowledged.
+    /// By key of the events: number of events, of attempts, and of acknowledged events.
     events: BTreeMap<Known, (u64, u64, u64)>,
     promised: u64,
     stored: u64,
@@ -339,7 +339,7 @@ impl Verdict {
                 let found = letters.get(&event.number).copied().unwrap_or(0);
                 verdict.letters += found;
                 verdict.letters_missing += u64::from(event.acknowledged && found == 0);
-                // Each attempt that NATS was killed in may have been stored, as an event of its own.
+                // Each attempt during a kill of NATS may have been stored as a separate event.
                 verdict.letters_too_many += found.saturating_sub(event.attempts);
                 continue;
             }
@@ -368,11 +368,14 @@ impl Verdict {
         println!("| seconds of publishing, until all was done | {publishing:.0}, {took:.0} |");
         println!("| notifications promised by acknowledged events | {} |", self.promised);
         println!("| notifications stored, with those of unacknowledged events | {} |", self.stored);
-        println!("| missing, doubled, of nobody | {}, {}, {} |", self.missing, self.doubled, self.unexpected);
+        println!(
+            "| missing, duplicated, unexpected | {}, {}, {} |",
+            self.missing, self.doubled, self.unexpected
+        );
         println!(
             "| dead letters; missing, too many | {}; {}, {} |",
             self.letters, self.letters_missing, self.letters_too_many
         );
-        println!("| inboxes of {USERS} with a wrong count or a hole in seq | {holes} |");
+        println!("| inboxes of {USERS} with a wrong count or a gap in seq | {holes} |");
     }
 }

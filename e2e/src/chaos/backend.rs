@@ -1,4 +1,4 @@
-//! Another backend of the marketplace: it publishes events, and sends messages in users' names.
+//! Another backend of the marketplace, which publishes events and sends messages for users.
 
 use super::{
     ledger::{Promise, Published},
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// How long to wait for an acknowledgement.
-const ACK: Duration = Duration::from_secs(4);
+/// Timeout of an ack.
+const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A backend.
 pub struct Backend {
@@ -23,17 +23,17 @@ pub struct Backend {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     users: Vec<i64>,
-    /// Conversations, each with its participants.
+    /// Conversations with their participants.
     conversations: Vec<(i64, Vec<i64>)>,
     name: String,
     published: u64,
 }
 
 impl Backend {
-    /// One with this number, on this stack's NATS.
+    /// Creates backend number `number`, connected to this stack's NATS.
     ///
     /// # Errors
-    /// When NATS can't be reached.
+    /// If NATS can't be reached.
     pub async fn new(
         world: Arc<World>,
         seed: u64,
@@ -49,13 +49,13 @@ impl Backend {
             .connect(stack.nats_urls("operator"))
             .await?;
         let mut jetstream = jetstream::new(client.clone());
-        jetstream.set_timeout(ACK);
+        jetstream.set_timeout(ACK_TIMEOUT);
         let rng = Rng::with_seed(seed ^ (0xbac0 + number as u64));
         let name = format!("b{number}");
         Ok(Self { world, rng, client, jetstream, users, conversations, name, published: 0 })
     }
 
-    /// Publishes while people chat; what is begun is finished.
+    /// Publishes while clients chat, and finishes what it has begun.
     pub async fn run(mut self) {
         while self.world.phase() == Phase::Chatting {
             sleep(Duration::from_millis(self.rng.u64(50..700))).await;
@@ -63,9 +63,9 @@ impl Backend {
             let event = format!("{}.{}", self.name, self.published);
             match self.rng.u8(..20) {
                 0..12 => self.notify(&event).await,
-                12..15 => self.murmur(&event).await,
-                15 => self.babble(&event).await,
-                _ => self.say(&event).await,
+                12..15 => self.publish_without_ack(&event).await,
+                15 => self.publish_unusable(&event).await,
+                _ => self.send_message(&event).await,
             }
         }
     }
@@ -77,11 +77,11 @@ impl Backend {
         users
     }
 
-    fn note(&self, event: &str, users: Vec<i64>, promise: Promise) {
+    fn record(&self, event: &str, users: Vec<i64>, promise: Promise) {
         self.world.ledger().events.insert(event.to_owned(), Published { users, promise, acked: false });
     }
 
-    /// Publishes an event that has a name until it is acknowledged, and at times once more.
+    /// Publishes an event with an id until it is acknowledged, and sometimes once more.
     async fn notify(&mut self, event: &str) {
         let users = self.recipients();
         let mut body = json!({"user_ids": users, "data": {"event": event}});
@@ -91,25 +91,25 @@ impl Backend {
         } else {
             headers.insert("Nats-Msg-Id", event);
         }
-        self.note(event, users, Promise::Once);
+        self.record(event, users, Promise::Once);
         self.publish("events.payment_completed", event, &headers, &body).await;
         if self.rng.u8(..5) == 0 {
             self.publish("events.payment_completed", event, &headers, &body).await;
         }
     }
 
-    /// Publishes an event without caring.
-    async fn murmur(&mut self, event: &str) {
+    /// Publishes an event without waiting for an ack.
+    async fn publish_without_ack(&mut self, event: &str) {
         let user = self.recipients()[0];
-        self.note(event, vec![user], Promise::AtMostOnce);
+        self.record(event, vec![user], Promise::AtMostOnce);
         let body = json!({"user_id": user, "data": {"event": event}}).to_string();
         self.client.publish("events.listing_published", body.into()).await.ok();
     }
 
-    /// Publishes what no one can use.
-    async fn babble(&mut self, event: &str) {
+    /// Publishes an unusable event.
+    async fn publish_unusable(&mut self, event: &str) {
         let user = self.recipients()[0];
-        self.note(event, vec![user], Promise::DeadLetter);
+        self.record(event, vec![user], Promise::DeadLetter);
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", event);
         let body = json!({"user_id": user, "data": {"event": event}});
@@ -121,11 +121,11 @@ impl Backend {
             let published =
                 self.jetstream.publish_with_headers(subject, headers.clone(), body.to_string().into());
             let acked = async { published.await.ok()?.await.ok() };
-            if let Ok(Some(_)) = timeout(2 * ACK, acked).await {
+            if let Ok(Some(_)) = timeout(2 * ACK_TIMEOUT, acked).await {
                 if let Some(published) = self.world.ledger().events.get_mut(event)
                     && !std::mem::replace(&mut published.acked, true)
                 {
-                    Counters::one(&self.world.counters.events);
+                    Counters::increment(&self.world.counters.events);
                 }
                 return;
             }
@@ -133,23 +133,23 @@ impl Backend {
         }
     }
 
-    /// Sends a message in a participant's name, until it is stored.
-    async fn say(&mut self, name: &str) {
+    /// Sends a message for a participant until it is stored.
+    async fn send_message(&mut self, name: &str) {
         let Some((conversation, people)) = self.rng.choice(&self.conversations).cloned() else { return };
         let Some(sender) = self.rng.choice(people) else { return };
         let content = format!("{name} from a backend.");
-        Counters::one(&self.world.counters.messages);
+        Counters::increment(&self.world.counters.messages);
         self.world.ledger().sends(&content, conversation, sender, Some(name));
         let body = json!({
             "conversation_id": conversation, "sender_id": sender, "message": content, "client_id": name,
         });
         while self.world.phase() != Phase::Over {
-            match self.ask("chat.messages.send", &body).await {
+            match self.request("chat.messages.send", &body).await {
                 Ok(message) => {
                     let acked =
                         self.world.ledger().acked(&content, "a reply", Some(message.message_id.get()));
                     if self.world.check(acked) == Some(true) {
-                        Counters::one(&self.world.counters.acked);
+                        Counters::increment(&self.world.counters.acked);
                     }
                     return;
                 }
@@ -162,15 +162,15 @@ impl Backend {
         }
     }
 
-    /// The answer to a request, or its refusal for good; `None` when it is to be asked again.
-    async fn ask(&self, subject: &'static str, body: &Value) -> Result<Message, Option<String>> {
+    /// Returns the reply, or a final refusal; the error is `None` if the request should be repeated.
+    async fn request(&self, subject: &'static str, body: &Value) -> Result<Message, Option<String>> {
         let request = self.client.request(subject, body.to_string().into());
-        let Ok(Ok(answer)) = timeout(ACK, request).await else { return Err(None) };
-        let refusal = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error"));
+        let Ok(Ok(reply)) = timeout(ACK_TIMEOUT, request).await else { return Err(None) };
+        let refusal = reply.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error"));
         match refusal {
             Some(refusal) if refusal.as_str().starts_with("unavailable") => Err(None),
             Some(refusal) => Err(Some(refusal.to_string())),
-            None => serde_json::from_slice(&answer.payload).map_err(|error| Some(error.to_string())),
+            None => serde_json::from_slice(&reply.payload).map_err(|error| Some(error.to_string())),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What is done to the stack: worked out beforehand from the seed, then done.
+//! Injected faults: planned from the seed before the run, then executed.
 
 use super::{
     proxy::Flow,
-    rules::{Fault as Wrong, Rule},
+    rules::{Fault as Violation, Rule},
     world::{Counters, World},
 };
 use crate::{Kind, Stack};
@@ -17,10 +17,10 @@ use std::{
 use testkit::Signal;
 use tokio::task::JoinSet;
 
-/// How long a service may take to stop.
-const STOPPING: Duration = Duration::from_secs(30);
+/// Maximum time for a service to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// What may break.
+/// A part that may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// The gateways.
@@ -35,12 +35,12 @@ pub enum Part {
     Nats,
     /// Postgres.
     Postgres,
-    /// The ways to NATS and Postgres.
+    /// The connections to NATS and Postgres.
     Net,
 }
 
 impl Part {
-    /// Every part, with its name.
+    /// All parts with their names.
     pub const ALL: [(Self, &'static str); 7] = [
         (Self::Gateway, "gateway"),
         (Self::Chat, "chat"),
@@ -51,7 +51,7 @@ impl Part {
         (Self::Net, "net"),
     ];
 
-    /// How often it breaks, among the others: most often where most can go wrong.
+    /// Relative frequency of faults. It is highest for the parts with the most possible failures.
     fn weight(self) -> usize {
         match self {
             Self::Net => 5,
@@ -61,7 +61,7 @@ impl Part {
         }
     }
 
-    /// Its name.
+    /// Name of the part.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, name)| name)
     }
@@ -84,43 +84,43 @@ impl std::str::FromStr for Part {
         let known = Self::ALL.iter().find(|(_, known)| *known == name);
         known.map(|(part, _)| *part).ok_or_else(|| {
             let names = Self::ALL.map(|(_, name)| name).join(", ");
-            format!("{name} is none of {names}")
+            format!("{name} is not one of {names}")
         })
     }
 }
 
-/// What breaks.
+/// Target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// A service.
+    /// A replica of a service.
     Service(Kind, usize),
-    /// One of the nats-servers.
+    /// A nats-server.
     Nats(usize),
     /// Postgres.
     Postgres,
-    /// The way of a service to NATS.
-    WayToNats(Kind, usize),
-    /// The way of a service to Postgres.
-    WayToPostgres(Kind, usize),
+    /// Connections of a service to NATS.
+    LinkToNats(Kind, usize),
+    /// Connections of a service to Postgres.
+    LinkToPostgres(Kind, usize),
 }
 
-/// How it breaks.
+/// Kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum How {
-    /// Killed with -9, and started again after a while.
+pub enum FaultKind {
+    /// Killed with -9, and restarted after a while.
     Kill,
-    /// Stopped, and continued after a while.
+    /// Frozen, and resumed after a while.
     Stop,
-    /// Asked to stop, and started again when it has.
+    /// Stopped gracefully, and restarted when it has ended.
     Terminate,
-    /// Connections reset.
+    /// Connections are reset.
     Reset,
-    /// Connections stalled, or new ones refused, for a while.
+    /// Connections are stalled, or new ones refused, for a while.
     Cut(Flow),
 }
 
-impl How {
-    /// The column of the table that it belongs to.
+impl FaultKind {
+    /// Column of the fault in the report.
     pub const fn column(self) -> &'static str {
         match self {
             Self::Kill => "kills",
@@ -131,22 +131,22 @@ impl How {
     }
 }
 
-/// One thing to do.
+/// A planned fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
-    /// When, since the beginning.
+    /// Time since the start of the run.
     pub at: Duration,
-    /// To what.
+    /// Target of the fault.
     pub target: Target,
-    /// How.
-    pub how: How,
-    /// For how long.
-    pub lasts: Duration,
+    /// Kind of the fault.
+    pub fault: FaultKind,
+    /// Duration of the fault.
+    pub duration: Duration,
 }
 
-/// Works out what to do: in rounds, each with a quiet end in which everything is whole.
+/// Plans the faults, in rounds. At the end of each round, all faults are repaired.
 ///
-/// `counts` and `servers` say how many of each service and how many nats-servers there are.
+/// `counts` and `servers` are the numbers of replicas of each service and of nats-servers.
 pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4], servers: usize) -> Vec<Planned> {
     let mut rng = Rng::with_seed(seed);
     let mut plan = Vec::new();
@@ -156,10 +156,10 @@ pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4], ser
         let end = (at + between(&mut rng, 12.0, 25.0)).min(length);
         while at < end {
             if let Some(part) = deal(&mut rng, &mut deck, parts)
-                && let Some((target, how)) = one(&mut rng, part, counts, servers)
+                && let Some((target, fault)) = random_fault(&mut rng, part, counts, servers)
             {
-                let lasts = lasts(&mut rng, target, how).min(end - at);
-                let planned = Planned { at, target, how, lasts };
+                let duration = duration(&mut rng, target, fault).min(end - at);
+                let planned = Planned { at, target, fault, duration };
                 plan.push(planned);
             }
             at += between(&mut rng, 0.2, 2.0);
@@ -169,7 +169,7 @@ pub fn plan(seed: u64, length: Duration, parts: &[Part], counts: [usize; 4], ser
     plan
 }
 
-/// The next part to break. Dealt like cards, so that none is left out for long.
+/// Returns the next part to break. Parts are dealt like cards, so that none is left out for long.
 fn deal(rng: &mut Rng, deck: &mut Vec<Part>, parts: &[Part]) -> Option<Part> {
     if deck.is_empty() {
         deck.extend(parts.iter().flat_map(|part| std::iter::repeat_n(*part, part.weight())));
@@ -182,29 +182,40 @@ fn between(rng: &mut Rng, least: f64, most: f64) -> Duration {
     Duration::from_secs_f64(least + rng.f64() * (most - least))
 }
 
-fn one(rng: &mut Rng, part: Part, counts: [usize; 4], servers: usize) -> Option<(Target, How)> {
+fn random_fault(
+    rng: &mut Rng,
+    part: Part,
+    counts: [usize; 4],
+    servers: usize,
+) -> Option<(Target, FaultKind)> {
     if let Some(kind) = part.kind() {
-        let how = *rng.choice(&[How::Kill, How::Kill, How::Stop, How::Stop, How::Terminate])?;
-        return Some((Target::Service(kind, index(rng, kind, counts)?), how));
+        let fault = *rng.choice(&[
+            FaultKind::Kill,
+            FaultKind::Kill,
+            FaultKind::Stop,
+            FaultKind::Stop,
+            FaultKind::Terminate,
+        ])?;
+        return Some((Target::Service(kind, index(rng, kind, counts)?), fault));
     }
     if part == Part::Net {
-        return way(rng, counts);
+        return link_fault(rng, counts);
     }
-    let how = *rng.choice(&[How::Kill, How::Stop])?;
+    let fault = *rng.choice(&[FaultKind::Kill, FaultKind::Stop])?;
     let target = match part {
         Part::Nats if servers > 1 => Target::Nats(rng.usize(..servers)),
         Part::Nats => Target::Nats(0),
         _ => Target::Postgres,
     };
-    Some((target, how))
+    Some((target, fault))
 }
 
-fn lasts(rng: &mut Rng, target: Target, how: How) -> Duration {
-    match (how, target) {
-        (How::Reset | How::Terminate, _) => Duration::ZERO,
-        (How::Stop, Target::Service(..)) => between(rng, 1.0, 12.0),
-        (How::Stop | How::Cut(_), _) => between(rng, 1.0, 9.0),
-        (How::Kill, _) => between(rng, 0.1, 4.0),
+fn duration(rng: &mut Rng, target: Target, fault: FaultKind) -> Duration {
+    match (fault, target) {
+        (FaultKind::Reset | FaultKind::Terminate, _) => Duration::ZERO,
+        (FaultKind::Stop, Target::Service(..)) => between(rng, 1.0, 12.0),
+        (FaultKind::Stop | FaultKind::Cut(_), _) => between(rng, 1.0, 9.0),
+        (FaultKind::Kill, _) => between(rng, 0.1, 4.0),
     }
 }
 
@@ -213,40 +224,40 @@ fn index(rng: &mut Rng, kind: Kind, counts: [usize; 4]) -> Option<usize> {
     (counts[position] > 0).then(|| rng.usize(..counts[position]))
 }
 
-fn way(rng: &mut Rng, counts: [usize; 4]) -> Option<(Target, How)> {
-    // What typing-service misses, nobody does.
+fn link_fault(rng: &mut Rng, counts: [usize; 4]) -> Option<(Target, FaultKind)> {
+    // typing-service gets the fewest faults, because nothing depends on it.
     let kinds = [Kind::Gateway, Kind::Gateway, Kind::Chat, Kind::Chat, Kind::Notify, Kind::Typing];
     let kind = *rng.choice(&kinds)?;
     let index = index(rng, kind, counts)?;
     let has_database = [Kind::Chat, Kind::Notify].contains(&kind);
     let target = if has_database && rng.bool() {
-        Target::WayToPostgres(kind, index)
+        Target::LinkToPostgres(kind, index)
     } else {
-        Target::WayToNats(kind, index)
+        Target::LinkToNats(kind, index)
     };
     let flows = [Flow::Stall, Flow::StallUp, Flow::StallDown, Flow::Refuse];
-    let how = if rng.u8(..3) == 0 { How::Reset } else { How::Cut(*rng.choice(&flows)?) };
-    Some((target, how))
+    let fault = if rng.u8(..3) == 0 { FaultKind::Reset } else { FaultKind::Cut(*rng.choice(&flows)?) };
+    Some((target, fault))
 }
 
-/// Does what was planned.
-pub struct Saboteur<'a> {
+/// Executes the planned faults.
+pub struct FaultInjector<'a> {
     stack: &'a mut Stack,
     world: Arc<World>,
-    /// What is broken, until when.
-    broken: Vec<(Instant, Target, How)>,
+    /// Current faults and the times of their repair.
+    broken: Vec<(Instant, Target, FaultKind)>,
     stopping: JoinSet<(Kind, usize, Option<ExitStatus>, Duration)>,
-    /// By part and column.
+    /// Number of executed faults by part and column.
     done: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-impl<'a> Saboteur<'a> {
-    /// Of this stack.
+impl<'a> FaultInjector<'a> {
+    /// Creates the injector for this stack.
     pub fn new(stack: &'a mut Stack, world: Arc<World>) -> Self {
         Self { stack, world, broken: Vec::new(), stopping: JoinSet::new(), done: BTreeMap::new() }
     }
 
-    /// Does everything, and mends it; returns how much of what was done, by part and column.
+    /// Executes all faults and repairs them. Returns the number of faults by part and column.
     pub async fn run(
         mut self,
         plan: &[Planned],
@@ -256,14 +267,14 @@ impl<'a> Saboteur<'a> {
         let mut plan = plan.iter().peekable();
         loop {
             let next = plan.peek().map(|planned| began + planned.at);
-            let mends = self.broken.iter().map(|(until, ..)| *until).min();
+            let repairs = self.broken.iter().map(|(until, ..)| *until).min();
             let over = began + length;
-            let due = next.into_iter().chain(mends).min().unwrap_or(over);
-            let nothing_left = next.is_none() && mends.is_none();
-            if nothing_left && Instant::now() >= over && self.stopping.is_empty() {
+            let due = next.into_iter().chain(repairs).min().unwrap_or(over);
+            let is_done = next.is_none() && repairs.is_none();
+            if is_done && Instant::now() >= over && self.stopping.is_empty() {
                 return self.done;
             }
-            // Looks now and then whether something has ended by itself.
+            // Wakes up regularly to detect processes that have ended by themselves.
             let due = due.min(Instant::now() + Duration::from_millis(500));
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {}
@@ -271,15 +282,16 @@ impl<'a> Saboteur<'a> {
                     self.stopped(ended.expect("waiting for a process does not panic"));
                 }
             }
-            self.look_after();
-            self.mend_due().await;
+            self.restart_ended();
+            self.repair_due().await;
             if let Some(planned) = plan.next_if(|planned| began + planned.at <= Instant::now()) {
                 self.break_one(*planned).await;
             }
         }
     }
 
-    /// Whether something is broken already: two faults at once would mend each other.
+    /// Whether the target has a fault already. The repair of one of two simultaneous faults would also repair the
+    /// other.
     fn is_broken(&self, target: Target) -> bool {
         let missing = match target {
             Target::Service(kind, index) => !self.stack.runs(kind, index),
@@ -289,7 +301,7 @@ impl<'a> Saboteur<'a> {
     }
 
     async fn break_one(&mut self, planned: Planned) {
-        let Planned { target, how, lasts, .. } = planned;
+        let Planned { target, fault, duration, .. } = planned;
         if self.is_broken(target) {
             return;
         }
@@ -297,39 +309,39 @@ impl<'a> Saboteur<'a> {
             Target::Service(kind, _) => kind.program(),
             Target::Nats(_) => "nats-server",
             Target::Postgres => "postgres",
-            Target::WayToNats(..) => "way to NATS",
-            Target::WayToPostgres(..) => "way to Postgres",
+            Target::LinkToNats(..) => "link to NATS",
+            Target::LinkToPostgres(..) => "link to Postgres",
         };
-        *self.done.entry((part, how.column())).or_default() += 1;
-        Counters::one(&self.world.counters.faults);
-        self.world.note(format!("{target:?} {how:?} for {:.1} s", lasts.as_secs_f32()));
-        match (target, how) {
-            (Target::Service(kind, index), How::Kill) => self.stack.kill(kind, index).await,
-            (Target::Service(kind, index), How::Stop) => {
+        *self.done.entry((part, fault.column())).or_default() += 1;
+        Counters::increment(&self.world.counters.faults);
+        self.world.note(format!("{target:?} {fault:?} for {:.1} s", duration.as_secs_f32()));
+        match (target, fault) {
+            (Target::Service(kind, index), FaultKind::Kill) => self.stack.kill(kind, index).await,
+            (Target::Service(kind, index), FaultKind::Stop) => {
                 if kind == Kind::Gateway {
-                    self.world.gateway_stopped(index, true);
+                    self.world.set_gateway_paused(index, true);
                 }
                 self.stack.signal(kind, index, Signal::Stop);
             }
             (Target::Service(kind, index), _) => return self.terminate(kind, index),
-            (Target::Nats(index), How::Kill) => self.stack.server(index).kill().await,
+            (Target::Nats(index), FaultKind::Kill) => self.stack.server(index).kill().await,
             (Target::Nats(index), _) => self.stack.server(index).stop(),
-            (Target::Postgres, How::Kill) => self.postgres().kill().await,
+            (Target::Postgres, FaultKind::Kill) => self.postgres().kill().await,
             (Target::Postgres, _) => self.postgres().stop(),
-            (_, How::Cut(flow)) => self.way(target, flow, flow == Flow::Refuse),
-            (..) => return self.way(target, Flow::Pass, true),
+            (_, FaultKind::Cut(flow)) => self.set_link(target, flow, flow == Flow::Refuse),
+            (..) => return self.set_link(target, Flow::Pass, true),
         }
-        self.broken.push((Instant::now() + lasts, target, how));
+        self.broken.push((Instant::now() + duration, target, fault));
     }
 
     fn postgres(&mut self) -> &mut testkit::Postgres {
-        self.stack.postgres.as_mut().expect("the stack of a chaos run has a Postgres of its own")
+        self.stack.postgres.as_mut().expect("the stack of a chaos run has its own Postgres")
     }
 
-    fn way(&self, target: Target, flow: Flow, reset: bool) {
+    fn set_link(&self, target: Target, flow: Flow, reset: bool) {
         let proxies = match target {
-            Target::WayToNats(kind, index) => &self.stack.links_of(kind, index).nats[..],
-            Target::WayToPostgres(kind, index) => {
+            Target::LinkToNats(kind, index) => &self.stack.links_of(kind, index).nats[..],
+            Target::LinkToPostgres(kind, index) => {
                 std::slice::from_ref(&self.stack.links_of(kind, index).postgres)
             }
             Target::Service(..) | Target::Nats(_) | Target::Postgres => return,
@@ -342,108 +354,110 @@ impl<'a> Saboteur<'a> {
         }
     }
 
-    async fn mend_due(&mut self) {
+    async fn repair_due(&mut self) {
         let now = Instant::now();
         let (due, rest) = std::mem::take(&mut self.broken).into_iter().partition(|(until, ..)| *until <= now);
         self.broken = rest;
-        let due: Vec<(Instant, Target, How)> = due;
-        for (_, target, how) in due {
-            match (target, how) {
-                (Target::Service(kind, index), How::Kill) => self.stack.restart(kind, index),
+        let due: Vec<(Instant, Target, FaultKind)> = due;
+        for (_, target, fault) in due {
+            match (target, fault) {
+                (Target::Service(kind, index), FaultKind::Kill) => self.stack.restart(kind, index),
                 (Target::Service(kind, index), _) => {
                     self.stack.signal(kind, index, Signal::Cont);
                     if kind == Kind::Gateway {
-                        self.world.gateway_stopped(index, false);
+                        self.world.set_gateway_paused(index, false);
                     }
                 }
-                (Target::Nats(index), How::Kill) => {
+                (Target::Nats(index), FaultKind::Kill) => {
                     let restarted = self.stack.server(index).restart().await;
-                    self.mended("nats-server", restarted);
+                    self.check_restart("nats-server", restarted);
                 }
                 (Target::Nats(index), _) => self.stack.server(index).cont(),
-                (Target::Postgres, How::Kill) => {
+                (Target::Postgres, FaultKind::Kill) => {
                     let restarted = self.postgres().restart().await;
-                    self.mended("postgres", restarted);
+                    self.check_restart("postgres", restarted);
                 }
                 (Target::Postgres, _) => self.postgres().cont(),
-                (Target::WayToNats(..) | Target::WayToPostgres(..), _) => self.way(target, Flow::Pass, false),
+                (Target::LinkToNats(..) | Target::LinkToPostgres(..), _) => {
+                    self.set_link(target, Flow::Pass, false)
+                }
             }
         }
     }
 
-    fn mended(&self, what: &str, restarted: anyhow::Result<()>) {
+    fn check_restart(&self, what: &str, restarted: anyhow::Result<()>) {
         if let Err(error) = restarted {
             self.world
-                .violation(Wrong::new(Rule::Process, format!("{what} does not start again: {error:#}")));
+                .violation(Violation::new(Rule::Process, format!("{what} does not restart: {error:#}")));
         }
     }
 
-    /// Asks a service to stop; it is started again when it has.
+    /// Pauses a service gracefully. It is restarted when it has ended.
     fn terminate(&mut self, kind: Kind, index: usize) {
         let Some(child) = self.stack.take(kind, index) else { return };
         let has_begun = catches_term(child.pid());
         child.signal(Signal::Term);
         self.stopping.spawn(async move {
-            let asked = Instant::now();
-            let status = tokio::time::timeout(STOPPING + Duration::from_secs(2), child.wait()).await;
+            let began = Instant::now();
+            let status = tokio::time::timeout(STOP_LIMIT + Duration::from_secs(2), child.wait()).await;
             let status = status.ok().flatten();
-            // A process that was started a moment ago has accepted nothing yet, and may end by the signal itself.
+            // A process that has just started has not accepted anything yet, and may be ended by the signal itself.
             let never_began = !has_begun && status.is_some_and(|status| status.signal() == Some(SIGTERM));
-            (kind, index, if never_began { Some(ExitStatus::default()) } else { status }, asked.elapsed())
+            (kind, index, if never_began { Some(ExitStatus::default()) } else { status }, began.elapsed())
         });
     }
 
     fn stopped(&mut self, (kind, index, status, took): (Kind, usize, Option<ExitStatus>, Duration)) {
-        self.world.check(stopped_well(kind, index, status, took));
+        self.world.check(check_stop(kind, index, status, took));
         self.stack.restart(kind, index);
     }
 
-    /// Starts what has ended by itself, which it should not.
-    fn look_after(&mut self) {
+    /// Restarts services that have ended by themselves, which is a violation.
+    fn restart_ended(&mut self) {
         for (kind, index) in self.stack.services() {
             if let Some(status) = self.stack.ended_by_itself(kind, index) {
-                let what = format!("{} {} ended by itself: {status}", kind.program(), index + 1);
-                self.world.violation(Wrong::new(Rule::Process, what));
+                let what = format!("{} {} has ended by itself: {status}", kind.program(), index + 1);
+                self.world.violation(Violation::new(Rule::Process, what));
                 self.stack.restart(kind, index);
             }
         }
     }
 }
 
-/// The number of SIGTERM.
+/// Signal number of SIGTERM.
 const SIGTERM: i32 = 15;
 
-/// Whether a process has installed a handler for SIGTERM: not in its first milliseconds.
+/// Whether a process has installed a handler for SIGTERM, which takes a few milliseconds after its start.
 fn catches_term(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // Where this can't be read, it has.
+    // If this can't be read, assumes that it has.
     caught.is_none_or(|mask| mask & (1 << (SIGTERM - 1)) != 0)
 }
 
-/// Whether a service that was asked to stop did so in time, and said that all is well.
+/// Checks that a service stopped in time and with success.
 ///
 /// # Errors
-/// When it didn't.
-pub fn stopped_well(
+/// If it didn't.
+pub fn check_stop(
     kind: Kind,
     index: usize,
     status: Option<ExitStatus>,
     took: Duration,
-) -> Result<(), Wrong> {
-    let well = status.is_some_and(|status| status.success()) && took <= STOPPING;
-    if well {
+) -> Result<(), Violation> {
+    let is_ok = status.is_some_and(|status| status.success()) && took <= STOP_LIMIT;
+    if is_ok {
         return Ok(());
     }
     let status = status.map_or("is still running".to_owned(), |status| format!("ended with {status}"));
     let what = format!(
-        "{} {} was asked to stop and {status} after {:.1} s",
+        "{} {} received SIGTERM and {status} after {:.1} s",
         kind.program(),
         index + 1,
         took.as_secs_f32()
     );
-    Err(Wrong::new(Rule::Process, what))
+    Err(Violation::new(Rule::Process, what))
 }
 
 #[cfg(test)]
@@ -451,15 +465,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_comes_from_its_seed_alone_and_ends_in_time() {
+    fn a_plan_depends_only_on_its_seed_and_ends_in_time() {
         let parts = Part::ALL.map(|(part, _)| part);
         let length = Duration::from_secs(120);
         let first = plan(7, length, &parts, [2; 4], 1);
         assert_eq!(first, plan(7, length, &parts, [2; 4], 1));
         assert_ne!(first, plan(8, length, &parts, [2; 4], 1));
         assert!(first.len() > 30, "{}", first.len());
-        assert!(first.iter().all(|planned| planned.at + planned.lasts <= length));
-        let gateways_net = |planned: &Planned| matches!(planned.target, Target::WayToNats(Kind::Gateway, _));
+        assert!(first.iter().all(|planned| planned.at + planned.duration <= length));
+        let gateways_net = |planned: &Planned| matches!(planned.target, Target::LinkToNats(Kind::Gateway, _));
         assert!(plan(1, length / 2, &parts, [2; 4], 1).iter().any(gateways_net));
     }
 }

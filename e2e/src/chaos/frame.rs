@@ -1,4 +1,4 @@
-//! What clients are told, read.
+//! Parsed server frames.
 
 use contract::{
     chat::{Marker, Message},
@@ -6,19 +6,19 @@ use contract::{
 };
 use serde_json::Value;
 
-/// What a socket is told about.
+/// A channel of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
     /// A conversation.
     Chat(i64),
     /// The user's notifications.
     Inbox,
-    /// Who types in a conversation.
+    /// Typing in a conversation.
     Typing(i64),
 }
 
 impl Channel {
-    /// Its name on the multiplexed socket.
+    /// Name of the channel on the multiplexed socket.
     pub fn name(self) -> String {
         match self {
             Self::Chat(id) => format!("chat/{id}"),
@@ -27,7 +27,7 @@ impl Channel {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         match name.split_once('/') {
             None => (name == "notifications").then_some(Self::Inbox),
             Some(("chat", id)) => id.parse().ok().map(Self::Chat),
@@ -37,7 +37,7 @@ impl Channel {
     }
 }
 
-/// One frame.
+/// A server frame.
 #[derive(Debug)]
 pub enum Frame {
     /// A message.
@@ -48,57 +48,57 @@ pub enum Frame {
     Notification(Notification),
     /// Notifications were read.
     InboxRead(InboxRead),
-    /// Someone types, or has stopped: whose frame it is.
+    /// A typing event of this user.
     Typing(i64),
     /// The server's first frame on a multiplexed socket.
     Hello,
-    /// A command was carried out.
+    /// A command succeeded.
     Ok(i64),
-    /// Something was refused.
+    /// A command failed.
     Error(Refused),
 }
 
-/// An error that a client was told.
+/// An error frame.
 #[derive(Debug)]
 pub struct Refused {
-    /// What the client called its request, on the multiplexed socket.
+    /// `ref` of the command, on the multiplexed socket.
     pub reference: Option<i64>,
-    /// The code.
+    /// Error code.
     pub code: String,
-    /// The text.
+    /// Error text.
     pub detail: String,
-    /// Which send it was.
+    /// `client_id` of the failed send.
     pub client_id: Option<String>,
 }
 
-/// Reads a frame; on a socket of its own the channel is known.
+/// Parses a frame. `own` is the channel of a single-channel socket.
 ///
 /// # Errors
-/// When it is none of the contract's.
+/// If it is not a frame of the protocol.
 pub fn read(text: &str, own: Option<Channel>) -> Result<(Option<Channel>, Frame), String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Some(channel) = own else { return multiplexed(value) };
-    Ok((Some(channel), on(channel, value)?))
+    Ok((Some(channel), parse_on(channel, value)?))
 }
 
 fn multiplexed(mut value: Value) -> Result<(Option<Channel>, Frame), String> {
     match value["op"].as_str() {
         Some("hello") => Ok((None, Frame::Hello)),
-        Some("ok") => Ok((None, Frame::Ok(value["ref"].as_i64().ok_or("an ok without its ref")?))),
+        Some("ok") => Ok((None, Frame::Ok(value["ref"].as_i64().ok_or("an ok without a ref")?))),
         Some("error") => Ok((None, Frame::Error(refused(&value)))),
         Some("event") => {
             let channel =
-                value["channel"].as_str().and_then(Channel::named).ok_or("an event of no channel")?;
-            Ok((Some(channel), on(channel, value["data"].take())?))
+                value["channel"].as_str().and_then(Channel::from_name).ok_or("an event without a channel")?;
+            Ok((Some(channel), parse_on(channel, value["data"].take())?))
         }
         _ => Err("no op".to_owned()),
     }
 }
 
-fn on(channel: Channel, value: Value) -> Result<Frame, String> {
-    fn typed<T: serde::de::DeserializeOwned>(value: Value, make: fn(T) -> Frame) -> Result<Frame, String> {
-        // From text, as the data of a notification is kept to the letter.
-        serde_json::from_str(&value.to_string()).map(make).map_err(|error| error.to_string())
+fn parse_on(channel: Channel, value: Value) -> Result<Frame, String> {
+    fn typed<T: serde::de::DeserializeOwned>(value: Value, wrap: fn(T) -> Frame) -> Result<Frame, String> {
+        // From text, because the data of a notification is kept verbatim.
+        serde_json::from_str(&value.to_string()).map(wrap).map_err(|error| error.to_string())
     }
     let kind = value["type"].as_str().ok_or("no type")?.to_owned();
     match (channel, kind.as_str()) {
@@ -111,7 +111,7 @@ fn on(channel: Channel, value: Value) -> Result<Frame, String> {
         (Channel::Typing(_), "typing") => {
             Ok(Frame::Typing(value["user_id"].as_i64().ok_or("typing without a user")?))
         }
-        _ => Err(format!("a frame of type {kind}")),
+        _ => Err(format!("unexpected frame type {kind}")),
     }
 }
 

@@ -1,26 +1,26 @@
-//! The inboxes at the end. Pure: no I/O and no clock.
+//! Checks of the inboxes at the end. Pure: no I/O and no clock.
 
 use super::{
-    judge::{NoticeRow, Truth, is_item},
-    ledger::{Board, Ledger, Promise},
+    judge::{FinalState, NoticeRow, is_item},
+    ledger::{Deliveries, Ledger, Promise},
     rules::{Fault, Rule},
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// Everything that is wrong about inboxes.
-pub fn judge(ledger: &Ledger, board: &Board, truth: &Truth, faults: &mut Vec<Fault>) {
-    numbering(truth, faults);
-    events(ledger, truth, faults);
-    deadletters(ledger, truth, faults);
-    conversations(truth, faults);
-    told(board, truth, faults);
-    reads(ledger, truth, faults);
+/// Collects all faults of inboxes.
+pub fn judge(ledger: &Ledger, deliveries: &Deliveries, state: &FinalState, faults: &mut Vec<Fault>) {
+    numbering(state, faults);
+    events(ledger, state, faults);
+    deadletters(ledger, state, faults);
+    conversations(state, faults);
+    check_deliveries(deliveries, state, faults);
+    reads(ledger, state, faults);
 }
 
-/// `seq` counts from 1 without a hole, and ids grow with it; the unread are as many as the inbox and the API say.
-fn numbering(truth: &Truth, faults: &mut Vec<Fault>) {
+/// Checks that `seq` counts from 1 without a gap, that ids grow with it, and that all unread counts agree.
+fn numbering(state: &FinalState, faults: &mut Vec<Fault>) {
     let mut inboxes: BTreeMap<i64, Vec<&NoticeRow>> = BTreeMap::new();
-    for row in &truth.notifications {
+    for row in &state.notifications {
         inboxes.entry(row.user).or_default().push(row);
     }
     for (user, rows) in &inboxes {
@@ -30,33 +30,34 @@ fn numbering(truth: &Truth, faults: &mut Vec<Fault>) {
             if row.seq != seq + 1 || row.id <= id {
                 let what =
                     format!("user {user}'s inbox: seq {} (id {}) after seq {seq} (id {id})", row.seq, row.id);
-                faults.push(Fault::new(Rule::Hole, what));
+                faults.push(Fault::new(Rule::Gap, what));
             }
         }
     }
-    for (user, (last_seq, unread_count)) in &truth.inboxes {
+    for (user, (last_seq, unread_count)) in &state.inboxes {
         let rows = inboxes.get(user).map_or(&[][..], Vec::as_slice);
         let last = rows.last().map_or(0, |row| row.seq);
         let unread = rows.iter().filter(|row| !row.is_read).count();
         let unread = i64::try_from(unread).unwrap_or(i64::MAX);
-        let said = truth.counts.get(user).map_or(unread, |counts| counts.notifications);
-        if *last_seq != last || *unread_count != unread || said != unread {
+        let from_api = state.counts.get(user).map_or(unread, |counts| counts.notifications);
+        if *last_seq != last || *unread_count != unread || from_api != unread {
             let what = format!(
-                "user {user}'s inbox ends at seq {last} with {unread} unread; its row says seq {last_seq} and {unread_count}, the API {said}"
+                "user {user}'s inbox ends at seq {last} with {unread} unread; its row has \
+                 seq {last_seq} and {unread_count}, the API has {from_api}"
             );
             faults.push(Fault::new(Rule::Unread, what));
         }
     }
 }
 
-fn events(ledger: &Ledger, truth: &Truth, faults: &mut Vec<Fault>) {
-    let mut made: HashMap<(&str, i64), usize> = HashMap::new();
-    for row in &truth.notifications {
+fn events(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
+    let mut found: HashMap<(&str, i64), usize> = HashMap::new();
+    for row in &state.notifications {
         if let Some(event) = &row.event {
-            *made.entry((event, row.user)).or_default() += 1;
+            *found.entry((event, row.user)).or_default() += 1;
             let expected = ledger.events.get(event).is_some_and(|event| event.users.contains(&row.user));
             if !expected {
-                faults.push(Fault::new(Rule::Event, "a notification of no event").with([row.show()]));
+                faults.push(Fault::new(Rule::Event, "a notification without an event").with([row.show()]));
             }
         }
     }
@@ -65,82 +66,85 @@ fn events(ledger: &Ledger, truth: &Truth, faults: &mut Vec<Fault>) {
             continue;
         }
         for user in &published.users {
-            let times = made.get(&(event, *user)).copied().unwrap_or(0);
+            let times = found.get(&(event, *user)).copied().unwrap_or(0);
             let due = published.acked && published.promise == Promise::Once;
             if times == 0 && due {
-                let what = format!("event {event} was acknowledged, and user {user} not notified");
+                let what = format!("event {event} was acknowledged, but user {user} was not notified");
                 faults.push(Fault::new(Rule::Lost, what).with([format!("{published:?}")]));
             }
             if times > 1 {
                 let what = format!("event {event} notified user {user} {times} times");
-                let rows = truth.notifications.iter().filter(|row| row.event.as_ref() == Some(event));
+                let rows = state.notifications.iter().filter(|row| row.event.as_ref() == Some(event));
                 faults.push(Fault::new(Rule::Twice, what).with(rows.map(NoticeRow::show)));
             }
         }
     }
 }
 
-fn deadletters(ledger: &Ledger, truth: &Truth, faults: &mut Vec<Fault>) {
+fn deadletters(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
     for (event, published) in ledger.events.iter().filter(|(_, event)| event.promise == Promise::DeadLetter) {
         let name = format!("\"{event}\"");
-        let times = truth.deadletters.iter().filter(|body| body.contains(&name)).count();
+        let times = state.deadletters.iter().filter(|body| body.contains(&name)).count();
         if published.acked && times != 1 {
-            let what = format!("event {event} can't be used, and there are {times} dead letters of it");
+            let what = format!("event {event} is unusable, but has {times} dead letters");
             faults.push(Fault::new(Rule::Event, what));
         }
     }
-    for body in &truth.deadletters {
+    for body in &state.deadletters {
         let ours = ledger.events.iter().any(|(event, published)| {
             published.promise == Promise::DeadLetter && body.contains(&format!("\"{event}\""))
         });
         if !ours {
-            faults.push(Fault::new(Rule::Event, "a dead letter of a good event").with([body.clone()]));
+            faults.push(Fault::new(Rule::Event, "a dead letter of a valid event").with([body.clone()]));
         }
     }
 }
 
-/// At most one unread `message_received` stands for a conversation, and for something unread; where something is unread,
-/// its last message was notified of, even if the user has read that notification since.
-fn conversations(truth: &Truth, faults: &mut Vec<Fault>) {
-    let mut standing: HashMap<(i64, i64), Vec<&NoticeRow>> = HashMap::new();
-    for row in &truth.notifications {
+/// Checks that each conversation has at most one unread `message_received`, and only if a message is unread. If a
+/// message is unread, a notification must exist for the last one, even if the user has read that notification since.
+fn conversations(state: &FinalState, faults: &mut Vec<Fault>) {
+    let mut covering: HashMap<(i64, i64), Vec<&NoticeRow>> = HashMap::new();
+    for row in &state.notifications {
         if let Some((conversation, ..)) = row.stands_for {
-            standing.entry((conversation, row.user)).or_default().push(row);
+            covering.entry((conversation, row.user)).or_default().push(row);
         }
     }
-    for ((conversation, user), (seq, marker)) in &truth.markers {
-        let Some(head) = truth.heads.get(conversation) else { continue };
-        let all = standing.get(&(*conversation, *user)).map_or(&[][..], Vec::as_slice);
+    for ((conversation, user), (seq, marker)) in &state.markers {
+        let Some(head) = state.heads.get(conversation) else { continue };
+        let all = covering.get(&(*conversation, *user)).map_or(&[][..], Vec::as_slice);
         let of_last = |row: &NoticeRow| row.stands_for.is_some_and(|(_, message, _)| message == head.id);
         let unread = head.seq - seq;
         let notified = unread == 0 || all.iter().any(|row| of_last(row));
-        let standing: Vec<_> = all.iter().filter(|row| !row.is_read).collect();
-        let right = match standing[..] {
+        let unread_rows: Vec<_> = all.iter().filter(|row| !row.is_read).collect();
+        let is_right = match unread_rows[..] {
             [] => true,
             [row] => row.stands_for.is_some_and(|(_, message, _)| message > *marker),
             _ => false,
         };
-        if !right || !notified {
+        if !is_right || !notified {
             let what = format!(
-                "user {user} has {unread} unread in conversation {conversation} (up to message {}); {} unread notifications stand for it",
+                "user {user} has {unread} unread in conversation {conversation} (up to message {}); \
+                 it has {} unread notifications",
                 head.id,
-                standing.len()
+                unread_rows.len()
             );
             faults.push(Fault::new(Rule::Event, what).with(all.iter().rev().take(4).map(|row| row.show())));
         }
     }
 }
 
-fn told(board: &Board, truth: &Truth, faults: &mut Vec<Fault>) {
-    for (user, items) in &truth.pages {
+fn check_deliveries(deliveries: &Deliveries, state: &FinalState, faults: &mut Vec<Fault>) {
+    for (user, items) in &state.pages {
         let items: HashMap<i64, _> = items.iter().map(|item| (item.seq, item)).collect();
-        let told = board.notifications.range((*user, 0)..=(*user, i64::MAX));
-        for ((_, seq), told) in told.filter(|((_, seq), told)| !is_item(told, items.get(seq))) {
-            let what = format!("user {user}'s notification seq {seq} was told and is not so");
-            let evidence = [format!("{told:?}"), format!("{:?}", items.get(seq))];
+        let delivered = deliveries.notifications.range((*user, 0)..=(*user, i64::MAX));
+        for ((_, seq), delivered) in
+            delivered.filter(|((_, seq), delivered)| !is_item(delivered, items.get(seq)))
+        {
+            let what = format!("user {user}'s delivered notification seq {seq} differs from the stored one");
+            let evidence = [format!("{delivered:?}"), format!("{:?}", items.get(seq))];
             faults.push(Fault::new(Rule::Same, what).with(evidence));
         }
-        let rows = truth.notifications.iter().filter(|row| row.user == *user).count();
+        let rows = state.notifications.iter().filter(|row| row.user == *user).count();
         if rows != items.len() {
             let what = format!("user {user}'s pages have {} notifications, the inbox {rows}", items.len());
             faults.push(Fault::new(Rule::Same, what));
@@ -148,12 +152,12 @@ fn told(board: &Board, truth: &Truth, faults: &mut Vec<Fault>) {
     }
 }
 
-fn reads(ledger: &Ledger, truth: &Truth, faults: &mut Vec<Fault>) {
+fn reads(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
     let rows: HashMap<(i64, i64), &NoticeRow> =
-        truth.notifications.iter().map(|row| ((row.user, row.id), row)).collect();
+        state.notifications.iter().map(|row| ((row.user, row.id), row)).collect();
     for (user, ids) in &ledger.inbox_reads {
         for row in ids.iter().filter_map(|id| rows.get(&(*user, *id))).filter(|row| !row.is_read) {
-            let what = format!("user {user} has read notification {}, and it is unread", row.id);
+            let what = format!("user {user} has read notification {}, but it is unread", row.id);
             faults.push(Fault::new(Rule::Marker, what).with([row.show()]));
         }
     }

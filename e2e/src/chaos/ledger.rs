@@ -1,4 +1,4 @@
-//! What clients and backends were promised, and what sockets were told. Pure: no I/O and no clock.
+//! Promises to clients and backends, and the frames delivered to sockets. Pure: no I/O and no clock.
 
 use super::rules::{Fault, Rule};
 use contract::{
@@ -7,65 +7,65 @@ use contract::{
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// A message that someone wants to send. Its text is its name: no two are alike.
+/// A message to send. Its text identifies it: all texts are different.
 #[derive(Debug, Clone)]
 pub struct Sent {
-    /// Where to.
+    /// Target conversation.
     pub conversation: i64,
-    /// Who sends it.
+    /// Author.
     pub sender: i64,
-    /// What the client calls it; without, it is sent once only.
+    /// `client_id`; without one, the message is sent only once.
     pub client_id: Option<String>,
-    /// How it was acknowledged, if it was.
+    /// Acknowledgement, if there was one.
     pub acked: Option<Acked>,
 }
 
-/// How a message was acknowledged.
+/// Acknowledgement of a message.
 #[derive(Debug, Clone)]
 pub struct Acked {
-    /// By what.
+    /// Kind of the acknowledgement.
     pub by: &'static str,
-    /// As which message, where that was said.
+    /// Id of the message, if the acknowledgement contained it.
     pub message_id: Option<i64>,
 }
 
-/// What is promised of an event that was published.
+/// Promise for a published event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
-    /// Each user is notified of it once.
+    /// Each user is notified exactly once.
     Once,
-    /// Published without an acknowledgement: at most once.
+    /// Published without an ack: each user is notified at most once.
     AtMostOnce,
-    /// It can't be used: a dead letter.
+    /// The event is unusable: it becomes a dead letter.
     DeadLetter,
 }
 
-/// An event that a backend has published.
+/// An event published by a backend.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// Whom it is for.
+    /// Recipients.
     pub users: Vec<i64>,
-    /// What is promised of it, should it be acknowledged.
+    /// Promise that holds if the event is acknowledged.
     pub promise: Promise,
-    /// Whether JetStream acknowledged it.
+    /// True if JetStream acknowledged it.
     pub acked: bool,
 }
 
-/// What was promised.
+/// All promises.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Messages by their text.
+    /// Messages by text.
     pub sends: BTreeMap<String, Sent>,
-    /// By conversation and user: the last message whose reading was acknowledged.
+    /// Last message marked as read with an acknowledgement, by conversation and user.
     pub reads: BTreeMap<(i64, i64), i64>,
-    /// By user: the last notification up to which all were read, as acknowledged.
+    /// Notifications marked as read with an acknowledgement, by user.
     pub inbox_reads: BTreeMap<i64, Vec<i64>>,
-    /// Events by their id.
+    /// Events by id.
     pub events: BTreeMap<String, Published>,
 }
 
 impl Ledger {
-    /// A message is about to be sent, perhaps again.
+    /// Records a message that is about to be sent, perhaps again.
     pub fn sends(&mut self, content: &str, conversation: i64, sender: i64, client_id: Option<&str>) {
         self.sends.entry(content.to_owned()).or_insert_with(|| Sent {
             conversation,
@@ -75,15 +75,15 @@ impl Ledger {
         });
     }
 
-    /// A message was acknowledged. Says whether that is new.
+    /// Records the acknowledgement of a message. Returns whether it is the first one.
     ///
     /// # Errors
-    /// When it was acknowledged as another message before.
+    /// If an earlier acknowledgement named another message.
     pub fn acked(&mut self, content: &str, by: &'static str, message_id: Option<i64>) -> Result<bool, Fault> {
         let Some(sent) = self.sends.get_mut(content) else {
             return Err(Fault::new(
                 Rule::Same,
-                format!("{by} of a message that nobody sent: {}", short(content)),
+                format!("{by} for a message that nobody sent: {}", short(content)),
             ));
         };
         let Some(acked) = &mut sent.acked else {
@@ -107,81 +107,83 @@ impl Ledger {
         }
     }
 
-    /// How many messages will be sent again until they are acknowledged, and are not yet.
+    /// Number of messages that are repeated until they are acknowledged, and are not yet.
     pub fn unacknowledged(&self) -> usize {
         self.sends.values().filter(|sent| sent.acked.is_none() && sent.client_id.is_some()).count()
     }
 
-    /// The reading of a message was acknowledged.
+    /// Records the acknowledgement of a read.
     pub fn read(&mut self, conversation: i64, user: i64, message: i64) {
         let read = self.reads.entry((conversation, user)).or_default();
         *read = (*read).max(message);
     }
 }
 
-/// What all sockets together were told: each must say the same as the others.
+/// Frames delivered to all sockets, which must agree with each other.
 #[derive(Debug, Default)]
-pub struct Board {
-    /// Messages by conversation and `seq`, without what depends on who looks and when.
+pub struct Deliveries {
+    /// Messages by conversation and `seq`, without the fields that depend on the receiver or the time.
     pub messages: BTreeMap<(i64, i64), Message>,
-    /// Their texts.
+    /// Positions of the messages by text.
     contents: HashMap<String, (i64, i64)>,
-    /// The furthest marker told, by conversation and user.
+    /// Furthest delivered marker, by conversation and user.
     pub markers: BTreeMap<(i64, i64), i64>,
     /// Notifications by user and `seq`.
     pub notifications: BTreeMap<(i64, i64), Notification>,
 }
 
-impl Board {
-    /// A message was told.
+impl Deliveries {
+    /// Records a delivered message.
     ///
     /// # Errors
-    /// When another socket was told otherwise.
+    /// If another socket received a different message at this position.
     pub fn message(&mut self, message: &Message) -> Result<(), Fault> {
         let plain = plain(message);
-        let place = (plain.conversation_id.get(), plain.seq);
-        match self.messages.get(&place) {
-            Some(told) if *told == plain => return Ok(()),
-            Some(told) => {
-                let what = format!("two sockets were told different messages as seq {}", plain.seq);
-                return Err(Fault::new(Rule::Same, what).with([line(told), line(&plain)]));
+        let key = (plain.conversation_id.get(), plain.seq);
+        match self.messages.get(&key) {
+            Some(delivered) if *delivered == plain => return Ok(()),
+            Some(delivered) => {
+                let what = format!("two sockets received different messages with seq {}", plain.seq);
+                return Err(Fault::new(Rule::Same, what).with([line(delivered), line(&plain)]));
             }
             None => {}
         }
-        let before = self.contents.insert(plain.content.clone(), place);
-        self.messages.insert(place, plain);
+        let before = self.contents.insert(plain.content.clone(), key);
+        self.messages.insert(key, plain);
         match before {
             Some((conversation, seq)) => {
                 let what = format!(
-                    "one message stored as seq {seq} of conversation {conversation} and as seq {}",
-                    place.1
+                    "one message is stored twice: as seq {seq} of conversation {conversation} and as seq {}",
+                    key.1
                 );
-                let both = [(conversation, seq), place];
+                let both = [(conversation, seq), key];
                 Err(Fault::new(Rule::Twice, what)
-                    .with(both.iter().filter_map(|place| self.messages.get(place)).map(line)))
+                    .with(both.iter().filter_map(|key| self.messages.get(key)).map(line)))
             }
             None => Ok(()),
         }
     }
 
-    /// A marker was told.
+    /// Records a delivered marker.
     pub fn marker(&mut self, marker: &Marker) {
-        let place = (marker.conversation_id.get(), marker.user_id.get());
-        let told = self.markers.entry(place).or_default();
-        *told = (*told).max(marker.seq);
+        let key = (marker.conversation_id.get(), marker.user_id.get());
+        let delivered = self.markers.entry(key).or_default();
+        *delivered = (*delivered).max(marker.seq);
     }
 
-    /// A notification was told.
+    /// Records a delivered notification.
     ///
     /// # Errors
-    /// When another socket was told otherwise.
+    /// If another socket received a different notification at this position.
     pub fn notification(&mut self, user: i64, shown: &Notification) -> Result<(), Fault> {
         match self.notifications.get(&(user, shown.seq)) {
-            Some(told) if same_notification(told, shown) => Ok(()),
-            Some(told) => {
-                let what =
-                    format!("two sockets of user {user} were told different things as seq {}", shown.seq);
-                Err(Fault::new(Rule::Same, what).with([format!("{told:?}"), format!("{shown:?}")]))
+            Some(delivered) if same_notification(delivered, shown) => Ok(()),
+            Some(delivered) => {
+                let what = format!(
+                    "two sockets of user {user} received different notifications with seq {}",
+                    shown.seq
+                );
+                Err(Fault::new(Rule::Same, what).with([format!("{delivered:?}"), format!("{shown:?}")]))
             }
             None => {
                 self.notifications.insert((user, shown.seq), shown.clone());
@@ -191,12 +193,12 @@ impl Board {
     }
 }
 
-/// A message without what depends on who looks and when.
+/// A message without the fields that depend on the receiver or the time.
 pub fn plain(message: &Message) -> Message {
     Message { is_read: false, client_id: None, ..message.clone() }
 }
 
-/// Whether two frames or items show one notification, read or not.
+/// Whether two frames or items show the same notification, read or not.
 pub fn same_notification(one: &Notification, other: &Notification) -> bool {
     one.notification_id == other.notification_id
         && (one.seq, &one.kind, &one.title, &one.message)
@@ -205,7 +207,7 @@ pub fn same_notification(one: &Notification, other: &Notification) -> bool {
             == (other.data.get(), other.created_at, other.replaces)
 }
 
-/// A message on one line.
+/// A message as one line of text.
 pub fn line(message: &Message) -> String {
     format!(
         "conversation {} seq {} message {} of user {} at {}: {}",
@@ -218,7 +220,7 @@ pub fn line(message: &Message) -> String {
     )
 }
 
-/// The beginning of a text, which names it.
+/// The first word of a text, which identifies it.
 pub fn short(content: &str) -> &str {
     content.split(' ').next().unwrap_or_default()
 }

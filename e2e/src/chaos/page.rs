@@ -1,11 +1,11 @@
-//! A client: a page that someone has open. It chats, comes back when it is cut off, and takes up where it was.
+//! A client: a page in a browser. It chats, reconnects after a disconnect, and resumes where it was.
 
 use super::{
+    connection::{Called, Closed, Command, Connection, call},
     frame::Channel,
     ledger::short,
-    line::{Asked, Called, Closed, Line, call},
     rules::{Fault, Rule},
-    world::{Counters, Phase, Standing, World},
+    world::{Counters, Phase, Position, World},
 };
 use contract::log::Head;
 use fastrand::Rng;
@@ -17,31 +17,31 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// Frames of a channel that are kept as evidence.
+/// Number of lines of a channel's history that are kept as evidence.
 const TRAIL: usize = 10;
-/// Messages of one page that may be unacknowledged.
+/// Maximum number of unacknowledged messages of a page.
 const DRAFTS: usize = 3;
 
-/// How a page behaves.
+/// Behaviour of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Habits {
-    /// One socket for everything; else one channel only.
+pub struct Behaviour {
+    /// Uses one socket for all channels; otherwise it has a single channel.
     pub multiplexed: bool,
-    /// Comes back with `after`, and names its messages; else it is a page of the old guide.
+    /// Resumes with `after`, and sends a `client_id`; otherwise it is a page of the old guide.
     pub resumes: bool,
-    /// Asks over HTTP rather than on its socket.
+    /// Sends commands over HTTP instead of its socket.
     pub over_http: bool,
-    /// Does not read at times.
-    pub naps: bool,
-    /// Is closed at times, and opened anew.
+    /// Pauses reading from time to time.
+    pub pauses: bool,
+    /// Is closed from time to time, and opened again without its state.
     pub leaves: bool,
 }
 
-/// A channel, as the page knows it.
+/// State of a channel in the page.
 #[derive(Debug, Default)]
-pub(super) struct Place {
-    /// The last entry that it was told.
-    pub told: Option<Head>,
+pub(super) struct ChannelState {
+    /// Last received entry.
+    pub last: Option<Head>,
     /// Ids of the last entries.
     pub recent: VecDeque<i64>,
     trail: VecDeque<String>,
@@ -53,22 +53,22 @@ pub(super) struct Draft {
     pub conversation: i64,
     pub client_id: Option<String>,
     pub tries: u32,
-    /// When it is to be sent; `None` while it is under way.
+    /// Time of the next attempt; `None` while one is in flight.
     pub due: Option<Instant>,
 }
 
-/// A page that someone has open.
+/// An open page.
 pub struct Page {
     pub(super) world: Arc<World>,
     pub(super) rng: Rng,
     pub(super) number: usize,
     pub(super) user: i64,
-    pub(super) habits: Habits,
-    pub(super) places: BTreeMap<Channel, Place>,
+    pub(super) behaviour: Behaviour,
+    pub(super) channels: BTreeMap<Channel, ChannelState>,
     pub(super) drafts: Vec<Draft>,
-    /// Messages that were acknowledged lately, to be sent again for no reason.
+    /// Recently acknowledged messages, some of which are sent again needlessly.
     pub(super) done: VecDeque<Draft>,
-    /// Channels of the multiplexed socket to be asked for again, and when.
+    /// Channels of the multiplexed socket to subscribe to again, and when.
     pub(super) lost: Vec<(Instant, Channel)>,
     gateway: usize,
     written: u64,
@@ -76,11 +76,11 @@ pub struct Page {
     failures: u32,
 }
 
-/// How it came that a page has no connection.
+/// Reason for the end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed(Closed),
-    /// The page itself broke it off.
+    /// The page broke the connection.
     Dropped,
     /// The page was closed, and a new one is opened.
     Left,
@@ -88,13 +88,13 @@ enum End {
 }
 
 impl Page {
-    /// A page of a user, on these channels.
+    /// Creates a page of a user with these channels.
     pub fn new(
         world: Arc<World>,
         seed: u64,
         number: usize,
         user: i64,
-        habits: Habits,
+        behaviour: Behaviour,
         channels: &[Channel],
     ) -> Self {
         let mut rng = Rng::with_seed(seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -104,8 +104,8 @@ impl Page {
             rng,
             number,
             user,
-            habits,
-            places: channels.iter().map(|channel| (*channel, Place::default())).collect(),
+            behaviour,
+            channels: channels.iter().map(|channel| (*channel, ChannelState::default())).collect(),
             drafts: Vec::new(),
             done: VecDeque::new(),
             lost: Vec::new(),
@@ -116,12 +116,12 @@ impl Page {
         }
     }
 
-    /// Lives until everything is over.
+    /// Runs the page until the end of the run.
     pub async fn run(mut self) {
         self.renew();
         loop {
             let end = match self.open().await {
-                Ok(line) => self.talk(line).await,
+                Ok(connection) => self.use_connection(connection).await,
                 Err(closed) => End::Closed(closed),
             };
             self.unlink();
@@ -134,7 +134,7 @@ impl Page {
                 End::Dropped => self.pause(0.0, 1.0),
                 End::Closed(closed) => self.after(closed),
             };
-            Counters::one(&self.world.counters.reconnects);
+            Counters::increment(&self.world.counters.reconnects);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.world.until(Phase::Over) => return,
@@ -142,27 +142,27 @@ impl Page {
         }
     }
 
-    /// A new page knows nothing.
+    /// Resets the state, as in a newly opened page.
     fn renew(&mut self) {
-        for (channel, place) in &mut self.places {
-            let told = self.habits.resumes.then(Head::default);
-            place.told = told;
-            place.recent.clear();
-            if self.habits.resumes && !matches!(channel, Channel::Typing(_)) {
-                self.world.stands(self.number, *channel, Some(Standing { told, user: self.user }));
+        for (channel, state) in &mut self.channels {
+            let last = self.behaviour.resumes.then(Head::default);
+            state.last = last;
+            state.recent.clear();
+            if self.behaviour.resumes && !matches!(channel, Channel::Typing(_)) {
+                self.world.set_position(self.number, *channel, Some(Position { last, user: self.user }));
             }
         }
     }
 
-    /// The connection is gone.
+    /// Resets the state of the lost connection.
     fn unlink(&mut self) {
         self.lost.clear();
-        if !self.habits.resumes {
-            for (channel, place) in &mut self.places {
-                place.told = None;
-                self.world.stands(self.number, *channel, None);
+        if !self.behaviour.resumes {
+            for (channel, state) in &mut self.channels {
+                state.last = None;
+                self.world.set_position(self.number, *channel, None);
             }
-            // A page of the old guide can't send again what may have been stored.
+            // A page of the old guide can't repeat a message that may have been stored.
             self.drafts.retain(|draft| draft.due.is_some());
         }
         let now = Instant::now();
@@ -171,16 +171,17 @@ impl Page {
         }
     }
 
-    /// How long to wait before connecting again, and whether that was a proper end at all.
+    /// Returns the pause before the next connection. Records a violation if the connection should not have ended this
+    /// way.
     fn after(&mut self, closed: Closed) -> Duration {
-        let accused = match closed {
+        let is_violation = match closed {
             Closed::Code(Some(1000 | 1012 | 1013)) | Closed::Code(None) | Closed::Broken => false,
             Closed::Status(status) => ![429, 503].contains(&status),
             Closed::Code(Some(_)) => true,
         };
-        if accused {
+        if is_violation {
             let what = format!("a socket of user {} was closed or refused with {closed:?}", self.user);
-            self.accuse(None, Fault::new(Rule::Refused, what));
+            self.report_fault(None, Fault::new(Rule::Refused, what));
         }
         let restart = closed == Closed::Code(Some(1012));
         if restart || self.failures > 0 || self.rng.u8(..4) == 0 {
@@ -198,99 +199,99 @@ impl Page {
         Duration::from_secs_f64(least + self.rng.f64() * (most - least))
     }
 
-    async fn open(&mut self) -> Result<Line, Closed> {
+    async fn open(&mut self) -> Result<Connection, Closed> {
         let token = crate::token(self.user);
-        let channels: Vec<Channel> = self.places.keys().copied().collect();
-        if self.habits.multiplexed {
+        let channels: Vec<Channel> = self.channels.keys().copied().collect();
+        if self.behaviour.multiplexed {
             let path = format!("/ws/?token={token}");
-            let mut line = Line::open(&self.world, self.gateway, &path, None).await?;
+            let mut connection = Connection::open(&self.world, self.gateway, &path, None).await?;
             for channel in channels {
-                self.subscribe(&mut line, channel).await;
+                self.subscribe(&mut connection, channel).await;
             }
-            return Ok(line);
+            return Ok(connection);
         }
         let channel = channels[0];
-        let told = self.places[&channel].told;
-        let after = told.map(|told| format!("after={}&", told.id)).unwrap_or_default();
+        let last = self.channels[&channel].last;
+        let after = last.map(|last| format!("after={}&", last.id)).unwrap_or_default();
         let path = format!("/ws/{}/?{after}token={token}", channel.name());
-        let mut line = Line::open(&self.world, self.gateway, &path, Some(channel)).await?;
-        line.watch(channel, self.user, told);
-        self.trail(channel, || format!("-- opened with after={:?}", told.map(|told| told.id)));
-        self.count_resume(told);
-        Ok(line)
+        let mut connection = Connection::open(&self.world, self.gateway, &path, Some(channel)).await?;
+        connection.watch(channel, self.user, last);
+        self.trail(channel, || format!("-- opened with after={:?}", last.map(|last| last.id)));
+        self.count_resume(last);
+        Ok(connection)
     }
 
-    pub(super) async fn subscribe(&mut self, line: &mut Line, channel: Channel) {
+    pub(super) async fn subscribe(&mut self, connection: &mut Connection, channel: Channel) {
         let after = match channel {
             Channel::Typing(_) => None,
-            _ => self.places.get(&channel).and_then(|place| place.told),
+            _ => self.channels.get(&channel).and_then(|state| state.last),
         };
         self.trail(channel, || format!("-- subscribed with after={:?}", after.map(|after| after.id)));
         self.count_resume(after);
-        line.subscribe(channel, self.user, after).await;
+        connection.subscribe(channel, self.user, after).await;
     }
 
-    fn count_resume(&self, told: Option<Head>) {
-        if told.is_some_and(|told| told.id > 0) {
-            Counters::one(&self.world.counters.resumes);
+    fn count_resume(&self, last: Option<Head>) {
+        if last.is_some_and(|last| last.id > 0) {
+            Counters::increment(&self.world.counters.resumes);
         }
     }
 
-    async fn talk(&mut self, mut line: Line) -> End {
+    async fn use_connection(&mut self, mut connection: Connection) -> End {
         self.failures = 0;
-        let over = self.world.clone();
+        let world = self.world.clone();
         let mut act_at = Instant::now() + self.pause(0.0, 0.5);
-        let mut nap: Option<(Instant, Instant)> = None;
+        let mut pause: Option<(Instant, Instant)> = None;
         loop {
-            let reads = nap.is_none();
+            let is_reading = pause.is_none();
             tokio::select! {
-                heard = line.next(), if reads => match heard {
-                    Ok(text) => self.hear(&mut line, &text),
+                received = connection.next(), if is_reading => match received {
+                    Ok(text) => self.on_frame(&mut connection, &text),
                     Err(closed) => return End::Closed(closed),
                 },
                 Some(called) = self.calls.join_next(), if !self.calls.is_empty() => {
-                    self.called(&called.expect("a call does not panic"));
+                    self.on_http_reply(&called.expect("an HTTP call doesn't panic"));
                 }
                 () = tokio::time::sleep_until(act_at.into()) => {
-                    if let Some((began, _)) = nap.filter(|(_, until)| *until <= Instant::now()) {
-                        line.napped(began.elapsed());
-                        nap = None;
+                    if let Some((began, _)) = pause.filter(|(_, until)| *until <= Instant::now()) {
+                        connection.extend_deadlines(began.elapsed());
+                        pause = None;
                     }
-                    if nap.is_none() {
-                        self.complain(&mut line);
-                        let asleep = self.act(&mut line).await;
-                        match asleep {
+                    if pause.is_none() {
+                        self.report_overdue(&mut connection);
+                        let action = self.act(&mut connection).await;
+                        match action {
                             Act::Go => {}
-                            Act::Nap(length) => nap = Some((Instant::now(), Instant::now() + length)),
-                            Act::Drop => return self.drop_line(line, End::Dropped).await,
-                            Act::Leave => return self.drop_line(line, End::Left).await,
+                            Act::Pause(length) => pause = Some((Instant::now(), Instant::now() + length)),
+                            Act::Drop => return self.disconnect(connection, End::Dropped).await,
+                            Act::Leave => return self.disconnect(connection, End::Left).await,
                         }
                     }
                     act_at = Instant::now() + self.pause(0.1, 0.7);
                 }
-                () = over.until(Phase::Over) => {
-                    line.leave(true).await;
+                () = world.until(Phase::Over) => {
+                    connection.leave(true).await;
                     return End::Over;
                 }
             }
         }
     }
 
-    async fn drop_line(&mut self, line: Line, end: End) -> End {
-        let politely = self.rng.bool();
-        line.leave(politely).await;
+    async fn disconnect(&mut self, connection: Connection, end: End) -> End {
+        let gracefully = self.rng.bool();
+        connection.leave(gracefully).await;
         end
     }
 
-    fn complain(&self, line: &mut Line) {
-        for (content, took) in line.overdue(&self.world) {
+    fn report_overdue(&self, connection: &mut Connection) {
+        for (content, took) in connection.overdue(&self.world) {
             let what = format!(
-                "no answer to {} for {:.1} s at gateway {}, on a socket that is open",
+                "no reply to {} for {:.1} s at gateway {}, on an open socket",
                 short(&content),
                 took.as_secs_f32(),
-                line.gateway + 1
+                connection.gateway + 1
             );
-            self.accuse(
+            self.report_fault(
                 self.drafts
                     .iter()
                     .find(|draft| draft.content == content)
@@ -300,39 +301,39 @@ impl Page {
         }
     }
 
-    /// Does one thing.
-    async fn act(&mut self, line: &mut Line) -> Act {
+    /// Performs one random action.
+    async fn act(&mut self, connection: &mut Connection) -> Act {
         let now = Instant::now();
         let due: Vec<Channel> =
             self.lost.extract_if(.., |(at, _)| *at <= now).map(|(_, channel)| channel).collect();
         for channel in due {
-            self.subscribe(line, channel).await;
+            self.subscribe(connection, channel).await;
         }
-        self.send_drafts(line).await;
+        self.send_drafts(connection).await;
         if self.world.phase() != Phase::Chatting {
             return Act::Go;
         }
         match self.rng.u8(..100) {
             0..60 => self.write(),
-            60..72 => self.read(line).await,
-            72..78 => self.type_or_repeat(line).await,
+            60..72 => self.read(connection).await,
+            72..78 => self.type_or_repeat(connection).await,
             78..80 => return Act::Drop,
-            80..83 if self.habits.naps => return Act::Nap(self.pause(2.0, 12.0)),
-            83..84 if self.habits.leaves => return Act::Leave,
+            80..83 if self.behaviour.pauses => return Act::Pause(self.pause(2.0, 12.0)),
+            83..84 if self.behaviour.leaves => return Act::Leave,
             _ => {}
         }
         Act::Go
     }
 
     fn conversations(&self) -> Vec<i64> {
-        let chats = self.places.keys().filter_map(|channel| match channel {
+        let chats = self.channels.keys().filter_map(|channel| match channel {
             Channel::Chat(id) => Some(*id),
             _ => None,
         });
         chats.collect()
     }
 
-    /// Has something to say.
+    /// Writes a new message.
     fn write(&mut self) {
         let chats = self.conversations();
         let Some(conversation) = self.rng.choice(&chats).copied() else { return };
@@ -345,13 +346,13 @@ impl Page {
         let length = if self.rng.u8(..20) == 0 { 200 } else { 6 };
         let text: Vec<&str> = (0..self.rng.usize(..length)).filter_map(|_| self.rng.choice(words)).collect();
         let content = format!("{name} {}.", text.join(" "));
-        let client_id = self.habits.resumes.then_some(name);
-        Counters::one(&self.world.counters.messages);
+        let client_id = self.behaviour.resumes.then_some(name);
+        Counters::increment(&self.world.counters.messages);
         self.world.ledger().sends(&content, conversation, self.user, client_id.as_deref());
         self.drafts.push(Draft { content, conversation, client_id, tries: 0, due: Some(Instant::now()) });
     }
 
-    async fn send_drafts(&mut self, line: &mut Line) {
+    async fn send_drafts(&mut self, connection: &mut Connection) {
         let now = Instant::now();
         for index in 0..self.drafts.len() {
             if self.drafts[index].due.is_some_and(|due| due <= now) {
@@ -360,108 +361,109 @@ impl Page {
                 draft.tries += 1;
                 let again = draft.tries > 1;
                 if again {
-                    Counters::one(&self.world.counters.resent);
+                    Counters::increment(&self.world.counters.resent);
                 }
-                // One that was sent before is at times sent in another way, to another gateway.
+                // A repeated message sometimes goes over HTTP, to another gateway.
                 let over_http =
-                    draft.client_id.is_some() && (self.habits.over_http || again && self.rng.u8(..4) == 0);
-                self.send(line, index, over_http).await;
+                    draft.client_id.is_some() && (self.behaviour.over_http || again && self.rng.u8(..4) == 0);
+                self.send(connection, index, over_http).await;
             }
         }
     }
 
-    async fn send(&mut self, line: &mut Line, index: usize, over_http: bool) {
+    async fn send(&mut self, connection: &mut Connection, index: usize, over_http: bool) {
         let Draft { content, conversation, client_id, .. } = &self.drafts[index];
-        let (asked, channel) = (Asked::Send(content.clone()), Channel::Chat(*conversation));
+        let (command, channel) = (Command::Send(content.clone()), Channel::Chat(*conversation));
         let mut data = json!({"message": content});
         if let Some(client_id) = client_id {
             data["client_id"] = client_id.as_str().into();
         }
         if over_http {
             let path = format!("/api/conversations/{conversation}/messages");
-            self.call(path, data, asked);
+            self.call(path, data, command);
             return;
         }
-        if let (Some(client_id), Some(watch)) = (client_id, line.chats.get_mut(conversation)) {
+        if let (Some(client_id), Some(watch)) = (client_id, connection.chats.get_mut(conversation)) {
             watch.sends(client_id);
         }
         let name = short(content).to_owned();
-        self.trail(channel, || format!("-> sends {name}"));
-        line.say(channel, asked, data).await;
+        self.trail(channel, || format!("-> sent {name}"));
+        connection.send(channel, command, data).await;
     }
 
-    fn call(&mut self, path: String, body: serde_json::Value, asked: Asked) {
+    fn call(&mut self, path: String, body: serde_json::Value, command: Command) {
         let gateway = self.rng.usize(..self.world.hosts.len());
         let token = crate::token(self.user);
-        self.calls.spawn(call(self.world.clone(), gateway, path, token, body, asked));
+        self.calls.spawn(call(self.world.clone(), gateway, path, token, body, command));
     }
 
-    async fn read(&mut self, line: &mut Line) {
-        let places: Vec<Channel> = self.places.keys().copied().collect();
-        let Some(channel) = self.rng.choice(places) else { return };
-        let recent = &self.places[&channel].recent;
-        // Mostly the last, at times one before it.
+    async fn read(&mut self, connection: &mut Connection) {
+        let channels: Vec<Channel> = self.channels.keys().copied().collect();
+        let Some(channel) = self.rng.choice(channels) else { return };
+        let recent = &self.channels[&channel].recent;
+        // Usually the last entry, sometimes an earlier one.
         let back = if self.rng.u8(..4) == 0 { self.rng.usize(..8) } else { 0 };
         let Some(id) = recent.iter().rev().nth(back).or(recent.front()).copied() else { return };
-        Counters::one(&self.world.counters.reads);
+        Counters::increment(&self.world.counters.reads);
         match channel {
-            Channel::Chat(conversation) if self.habits.over_http => {
+            Channel::Chat(conversation) if self.behaviour.over_http => {
                 let path = format!("/api/conversations/{conversation}/read");
-                self.call(path, json!({"message_id": id}), Asked::Read(conversation, id));
+                self.call(path, json!({"message_id": id}), Command::Read(conversation, id));
             }
             Channel::Chat(conversation) => {
                 let data = json!({"type": "read", "message_id": id});
-                line.say(channel, Asked::Read(conversation, id), data).await;
+                connection.send(channel, Command::Read(conversation, id), data).await;
             }
             Channel::Inbox if self.rng.u8(..4) == 0 => {
-                line.say(channel, Asked::InboxRead(None), json!({"type": "read_all"})).await;
+                connection.send(channel, Command::InboxRead(None), json!({"type": "read_all"})).await;
             }
             Channel::Inbox => {
                 let data = json!({"type": "read", "notification_id": id});
-                line.say(channel, Asked::InboxRead(Some(id)), data).await;
+                connection.send(channel, Command::InboxRead(Some(id)), data).await;
             }
             Channel::Typing(_) => {}
         }
     }
 
-    /// Types, or sends something again that was stored long ago.
-    async fn type_or_repeat(&mut self, line: &mut Line) {
-        let typing = self.places.keys().find(|channel| matches!(channel, Channel::Typing(_))).copied();
-        if let Some(channel) = typing.filter(|channel| line.is_on(*channel) && self.rng.bool()) {
+    /// Sends a typing state, or repeats a message that was stored long ago.
+    async fn type_or_repeat(&mut self, connection: &mut Connection) {
+        let typing = self.channels.keys().find(|channel| matches!(channel, Channel::Typing(_))).copied();
+        if let Some(channel) = typing.filter(|channel| connection.is_joined(*channel) && self.rng.bool()) {
             let is_typing = self.rng.bool();
-            line.say(channel, Asked::Typing, json!({"is_typing": is_typing})).await;
+            connection.send(channel, Command::Typing, json!({"is_typing": is_typing})).await;
         } else if let Some(draft) = self.done.pop_front() {
             self.drafts.push(Draft { due: Some(Instant::now()), ..draft });
         }
     }
 
-    /// Keeps a line of what happened on a channel.
-    pub(super) fn trail(&mut self, channel: Channel, line: impl FnOnce() -> String) {
-        if let Some(place) = self.places.get_mut(&channel) {
-            if place.trail.len() == TRAIL {
-                place.trail.pop_front();
+    /// Appends a line to the history of a channel.
+    pub(super) fn trail(&mut self, channel: Channel, text: impl FnOnce() -> String) {
+        if let Some(state) = self.channels.get_mut(&channel) {
+            if state.trail.len() == TRAIL {
+                state.trail.pop_front();
             }
-            let text: String = line().chars().take(400).collect();
-            place.trail.push_back(format!("{:>8.3} {text}", self.world.began.elapsed().as_secs_f64()));
+            let text: String = text().chars().take(400).collect();
+            state.trail.push_back(format!("{:>8.3} {text}", self.world.began.elapsed().as_secs_f64()));
         }
     }
 
-    /// Notes what is wrong, with what was told on the channel before it.
-    pub(super) fn accuse(&self, channel: Option<Channel>, fault: Fault) {
-        let mut evidence = vec![format!("page {} of user {}, {:?}", self.number, self.user, self.habits)];
+    /// Records a violation, with the history of the channel as evidence.
+    pub(super) fn report_fault(&self, channel: Option<Channel>, fault: Fault) {
+        let mut evidence = vec![format!("page {} of user {}, {:?}", self.number, self.user, self.behaviour)];
         if let Some(channel) = channel {
             evidence.push(format!("on {}:", channel.name()));
-            evidence
-                .extend(self.places.get(&channel).into_iter().flat_map(|place| place.trail.iter().cloned()));
+            evidence.extend(
+                self.channels.get(&channel).into_iter().flat_map(|state| state.trail.iter().cloned()),
+            );
         }
         self.world.violation(fault.with(evidence));
     }
 }
 
-/// What a page does next.
+/// Next action of a page.
 enum Act {
     Go,
-    Nap(Duration),
+    Pause(Duration),
     Drop,
     Leave,
 }

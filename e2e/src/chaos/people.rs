@@ -1,30 +1,30 @@
-//! Who chats with whom, and how.
+//! The users, their conversations, and the behaviour of their pages.
 
 use super::{
     frame::Channel,
-    page::{Habits, Page},
+    page::{Behaviour, Page},
     world::World,
 };
 use fastrand::Rng;
 use std::sync::Arc;
 
-/// Everyone, and the conversations that they have.
+/// All users and their conversations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct People {
-    /// Users.
+    /// Ids of the users.
     pub users: Vec<i64>,
-    /// The participants of each conversation.
+    /// Participants of each conversation.
     pub conversations: Vec<Vec<i64>>,
 }
 
 impl People {
-    /// As many as it takes for so many clients: pairs, and groups of 5 to 20.
+    /// Creates users for so many clients, with conversations of pairs and of groups of 5 to 20.
     pub fn new(seed: u64, clients: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
         let count = (clients * 2 / 3).max(6);
         let users: Vec<i64> = (1..).take(count).collect();
         let mut conversations: Vec<Vec<i64>> = Vec::new();
-        // Everyone is in a pair.
+        // Each user is in a pair.
         let mut shuffled = users.clone();
         rng.shuffle(&mut shuffled);
         for pair in shuffled.chunks(2) {
@@ -43,7 +43,7 @@ impl People {
         Self { users, conversations }
     }
 
-    /// Opens the pages: every user has one, some have more. `ids` are those of the conversations.
+    /// Creates the pages: each user has one, some have more. `ids` are the ids of the conversations.
     pub fn pages(&self, world: &Arc<World>, seed: u64, ids: &[i64], clients: usize) -> Vec<Page> {
         let page = |number: usize| {
             let user = self.users[number % self.users.len()];
@@ -53,26 +53,26 @@ impl People {
                 .filter(|(_, people)| people.contains(&user))
                 .map(|(id, _)| *id)
                 .collect();
-            let (habits, channels) = manner(number, &mine);
-            Page::new(world.clone(), seed, number, user, habits, &channels)
+            let (behaviour, channels) = behaviour(number, &mine);
+            Page::new(world.clone(), seed, number, user, behaviour, &channels)
         };
         (0..clients).map(page).collect()
     }
 }
 
-/// How the page of this number behaves, and what it is on.
-fn manner(number: usize, mine: &[i64]) -> (Habits, Vec<Channel>) {
-    let resumes = Habits { resumes: true, ..Habits::default() };
+/// Behaviour and channels of the page with this number.
+fn behaviour(number: usize, mine: &[i64]) -> (Behaviour, Vec<Channel>) {
+    let resumes = Behaviour { resumes: true, ..Behaviour::default() };
     let one = mine[number / 7 % mine.len()];
     let mut all: Vec<Channel> = mine.iter().map(|id| Channel::Chat(*id)).collect();
     all.extend([Channel::Inbox, Channel::Typing(one)]);
     match number % 7 {
-        0 => (Habits { multiplexed: true, ..resumes }, all),
+        0 => (Behaviour { multiplexed: true, ..resumes }, all),
         1 => (resumes, vec![Channel::Chat(one)]),
-        2 => (Habits { over_http: true, ..resumes }, vec![Channel::Chat(one)]),
-        3 => (Habits { multiplexed: true, naps: true, leaves: true, ..resumes }, all),
-        4 => (Habits::default(), vec![Channel::Chat(one)]),
-        5 => (Habits { naps: true, leaves: true, ..resumes }, vec![Channel::Chat(one)]),
+        2 => (Behaviour { over_http: true, ..resumes }, vec![Channel::Chat(one)]),
+        3 => (Behaviour { multiplexed: true, pauses: true, leaves: true, ..resumes }, all),
+        4 => (Behaviour::default(), vec![Channel::Chat(one)]),
+        5 => (Behaviour { pauses: true, leaves: true, ..resumes }, vec![Channel::Chat(one)]),
         _ => (resumes, vec![Channel::Inbox]),
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_has_someone_to_talk_to() {
+    fn each_user_is_in_a_conversation() {
         for clients in [1, 7, 30, 100] {
             let people = People::new(3, clients);
             assert!(people.users.iter().all(|user| people.conversations.iter().any(|c| c.contains(user))));

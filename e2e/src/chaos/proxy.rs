@@ -1,4 +1,4 @@
-//! A TCP proxy that misbehaves when it is told to.
+//! A TCP proxy that can disturb its connections.
 
 use anyhow::Context;
 use std::{net::SocketAddr, time::Duration};
@@ -12,19 +12,19 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What a proxy does with what goes through it.
+/// Treatment of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Flow {
-    /// Passes it on.
+    /// Forwards all data.
     #[default]
     Pass,
-    /// Holds back what the client says.
+    /// Holds back data from the client.
     StallUp,
-    /// Holds back what the server says.
+    /// Holds back data from the server.
     StallDown,
-    /// Holds back everything; connections stay open.
+    /// Holds back all data; connections stay open.
     Stall,
-    /// Lets nobody connect.
+    /// Refuses new connections.
     Refuse,
 }
 
@@ -42,11 +42,11 @@ impl Flow {
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     flow: Flow,
-    /// How often all connections were reset.
+    /// Number of times that all connections were reset.
     resets: u64,
 }
 
-/// A proxy on loopback before one server. Dropped, it is gone, with its connections.
+/// A proxy on loopback for one server. Dropping it stops it and its connections.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
@@ -55,10 +55,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts one before what listens on `target`.
+    /// Starts a proxy for the server at `target`.
     ///
     /// # Errors
-    /// When there is no port.
+    /// If no port is free.
     pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listen as a proxy")?;
         let addr = listener.local_addr()?;
@@ -67,12 +67,12 @@ impl Proxy {
         Ok(Self { addr, state, accepting })
     }
 
-    /// Where it listens.
+    /// Address of the proxy.
     pub const fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// From now on, does this.
+    /// Changes the treatment of the connections.
     pub fn set(&self, flow: Flow) {
         self.state.send_modify(|state| state.flow = flow);
     }
@@ -98,13 +98,13 @@ async fn accept(listener: TcpListener, target: SocketAddr, states: watch::Receiv
         if states.borrow().flow == Flow::Refuse {
             client.set_zero_linger().ok();
         } else {
-            tokio::spawn(carry(client, target, states.clone()));
+            tokio::spawn(forward(client, target, states.clone()));
         }
     }
 }
 
-/// Carries one connection until either side ends it, it is reset, or the proxy is gone.
-async fn carry(mut client: TcpStream, target: SocketAddr, mut states: watch::Receiver<State>) {
+/// Forwards one connection until either side closes it, it is reset, or the proxy is dropped.
+async fn forward(mut client: TcpStream, target: SocketAddr, mut states: watch::Receiver<State>) {
     let resets = states.borrow().resets;
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     client.set_nodelay(true).ok();
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_passes_on_stalls_resets_and_refuses() {
+    async fn it_forwards_stalls_resets_and_refuses() {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::start(server.local_addr().unwrap()).await.unwrap();
         let mut client = TcpStream::connect(proxy.addr()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a run came to.
+//! Report of a run.
 
 use super::world::{Counters, Violation};
 use std::{
@@ -8,35 +8,35 @@ use std::{
     time::Duration,
 };
 
-/// Columns of the first table.
+/// Columns of the table of faults.
 const COLUMNS: [&str; 4] = ["kills", "stops", "terms", "cuts"];
-/// Violations that are shown.
-const SHOWN: usize = 12;
+/// Maximum number of printed violations.
+const SHOWN_MAX: usize = 12;
 
-/// What a run came to.
+/// Report of a run.
 pub struct Report {
-    /// What its random choices came from.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// How long people chatted.
+    /// Duration of the chat.
     pub chatted: Duration,
-    /// How long it took until everyone had caught up.
+    /// Time until all clients had caught up.
     pub settled: Duration,
-    /// What was done to the stack, by part and column.
+    /// Number of injected faults, by part and column.
     pub faults: BTreeMap<(&'static str, &'static str), u64>,
-    /// Numbers.
+    /// Counters of the run.
     pub counters: Arc<Counters>,
-    /// Rows of messages and of notifications at the end.
+    /// Numbers of stored messages and notifications at the end.
     pub stored: (usize, usize),
-    /// What was done, and when.
+    /// Injected faults with their times.
     pub notes: Vec<(Duration, String)>,
-    /// What was found wrong.
+    /// Detected violations.
     pub violations: Vec<Violation>,
-    /// How to do the same again.
+    /// Command line that repeats the run.
     pub again: String,
 }
 
 impl Report {
-    /// Whether nothing was found wrong.
+    /// Whether there are no violations.
     pub fn is_clean(&self) -> bool {
         Counters::get(&self.counters.violations) == 0
     }
@@ -61,11 +61,11 @@ impl Report {
             ("messages", &counters.messages),
             ("acknowledged", &counters.acked),
             ("sent again", &counters.resent),
-            ("told unavailable", &counters.unavailable),
+            ("unavailable errors", &counters.unavailable),
             ("reads", &counters.reads),
             ("events", &counters.events),
-            ("frames seen", &counters.frames),
-            ("notifications seen", &counters.notifications),
+            ("frames received", &counters.frames),
+            ("notifications", &counters.notifications),
             ("reconnects", &counters.reconnects),
             ("resumes", &counters.resumes),
             ("VIOLATIONS", &counters.violations),
@@ -82,24 +82,24 @@ impl Report {
     }
 
     fn found(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        for Violation { at, fault } in self.violations.iter().take(SHOWN) {
+        for Violation { at, fault } in self.violations.iter().take(SHOWN_MAX) {
             writeln!(out, "\n{:.3} s  {}: {}", at.as_secs_f64(), fault.rule, fault.what)?;
             for line in &fault.evidence {
                 writeln!(out, "    {line:.300}")?;
             }
-            let around = self
+            let recent_faults = self
                 .notes
                 .iter()
                 .filter(|(noted, _)| *noted <= *at && at.saturating_sub(*noted) < Duration::from_secs(15));
-            for (noted, what) in around {
-                writeln!(out, "    done at {:.3} s: {what}", noted.as_secs_f64())?;
+            for (noted, what) in recent_faults {
+                writeln!(out, "    fault at {:.3} s: {what}", noted.as_secs_f64())?;
             }
         }
-        let more = Counters::get(&self.counters.violations).saturating_sub(SHOWN as u64);
+        let more = Counters::get(&self.counters.violations).saturating_sub(SHOWN_MAX as u64);
         if more > 0 {
             writeln!(out, "\nand {more} more")?;
         }
-        writeln!(out, "\nThe same again: {}", self.again)
+        writeln!(out, "\nTo repeat this run: {}", self.again)
     }
 }
 
@@ -108,7 +108,7 @@ impl Display for Report {
         let (chatted, settled) = (self.chatted.as_secs_f32(), self.settled.as_secs_f32());
         writeln!(
             out,
-            "seed {}: {chatted:.0} s of chat, whole again and caught up {settled:.1} s later\n",
+            "seed {}: {chatted:.0} s of chat, repaired and caught up {settled:.1} s later\n",
             self.seed
         )?;
         self.table(out)?;

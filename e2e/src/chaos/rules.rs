@@ -1,35 +1,35 @@
-//! What can be found wrong.
+//! The rules that the harness checks.
 
 use std::fmt;
 
-/// A rule of the contract that the harness watches.
+/// A rule of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
-    /// What was acknowledged is stored.
+    /// Everything that was acknowledged is stored.
     Lost,
-    /// Nothing is stored, told or notified twice.
+    /// Nothing is stored, delivered or notified twice.
     Twice,
     /// No `seq` is missing.
-    Hole,
+    Gap,
     /// `seq` and ids grow together.
     Order,
-    /// Every socket is told the same as the history says.
+    /// All sockets receive the same data, as it is in the history.
     Same,
-    /// Whoever resumes is told everything.
+    /// A client that resumes receives everything.
     Behind,
-    /// Markers move forward only, never beyond what was told.
+    /// Markers only move forward, and never beyond the delivered entries.
     Marker,
     /// Unread counts are exact.
     Unread,
     /// Every event becomes one notification for each of its users, or one dead letter.
     Event,
-    /// What is committed is told.
+    /// Everything that is committed is published.
     Outbox,
-    /// Senders get their answer in time.
+    /// Senders receive a reply in time.
     Answer,
-    /// Nobody is refused what is theirs, and nobody is told what is not.
+    /// No permitted request is refused, and no user receives data of others.
     Refused,
-    /// Processes neither panic nor end by themselves, and stop when they are asked to.
+    /// Processes neither panic nor exit by themselves, and they stop on request.
     Process,
 }
 
@@ -39,24 +39,24 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Something that should not be.
+/// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Which rule was broken.
+    /// Violated rule.
     pub rule: Rule,
-    /// How.
+    /// Description of the violation.
     pub what: String,
-    /// What shows it: frames, rows.
+    /// Evidence: frames, rows.
     pub evidence: Vec<String>,
 }
 
 impl Fault {
-    /// A fault without evidence beyond what it says.
+    /// Creates a fault without evidence.
     pub fn new(rule: Rule, what: impl Into<String>) -> Self {
         Self { rule, what: what.into(), evidence: Vec::new() }
     }
 
-    /// With what shows it.
+    /// Adds evidence.
     #[must_use]
     pub fn with(mut self, evidence: impl IntoIterator<Item = String>) -> Self {
         self.evidence.extend(evidence);

@@ -1,67 +1,67 @@
-//! Waits until everyone has caught up.
+//! Waits until all clients and services have caught up.
 
 use super::{
+    final_state::{self, Ends},
     frame::Channel,
     rules::{Fault, Rule},
-    truth::{self, Ends},
     world::World,
 };
 use crate::Stack;
 use contract::log::Head;
 use std::time::{Duration, Instant};
 
-/// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time for that.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until every message that is sent again until it is acknowledged is so, all that was committed is told, and
-/// every client has been told everything. What is not so after a while is a violation.
+/// Waits until every repeated message is acknowledged, all committed data is published, and every client has received
+/// everything. Anything that is missing after the timeout is a violation.
 ///
 /// # Errors
-/// When Postgres or NATS don't answer.
+/// If Postgres or NATS don't reply.
 pub async fn wait(stack: &Stack, world: &World) -> anyhow::Result<()> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + SETTLE_TIMEOUT;
     loop {
-        let ends = truth::ends(stack).await?;
-        let lacks = lacks(world, &ends);
-        if lacks.is_empty() {
+        let ends = final_state::ends(stack).await?;
+        let incomplete = incomplete(world, &ends);
+        if incomplete.is_empty() {
             return Ok(());
         }
         if Instant::now() >= until {
-            lacks.into_iter().for_each(|fault| world.violation(fault));
+            incomplete.into_iter().for_each(|fault| world.violation(fault));
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 
-fn lacks(world: &World, ends: &Ends) -> Vec<Fault> {
-    let mut lacks = Vec::new();
+fn incomplete(world: &World, ends: &Ends) -> Vec<Fault> {
+    let mut incomplete = Vec::new();
     let unacknowledged = world.ledger().unacknowledged();
     if unacknowledged > 0 {
-        let what = format!("{unacknowledged} messages are sent again and again, and not acknowledged");
-        lacks.push(Fault::new(Rule::Answer, what));
+        let what = format!("{unacknowledged} messages are still unacknowledged after repeated sends");
+        incomplete.push(Fault::new(Rule::Answer, what));
     }
-    for (what, count) in ends.under_way.iter().filter(|(_, count)| **count > 0) {
-        lacks.push(Fault::new(Rule::Outbox, format!("{what}: {count} are still under way")));
+    for (what, count) in ends.pending.iter().filter(|(_, count)| **count > 0) {
+        incomplete.push(Fault::new(Rule::Outbox, format!("{what}: {count} still pending")));
     }
-    for ((client, channel), standing) in world.standings() {
+    for ((client, channel), position) in world.positions() {
         let end = match channel {
             Channel::Chat(id) => ends.conversations.get(&id),
-            Channel::Inbox => ends.inboxes.get(&standing.user),
+            Channel::Inbox => ends.inboxes.get(&position.user),
             Channel::Typing(_) => continue,
         };
         let end = end.copied().unwrap_or_default();
-        let told: Option<Head> = standing.told;
-        if told.is_some_and(|told| told.seq != end.seq) {
+        let last: Option<Head> = position.last;
+        if last.is_some_and(|last| last.seq != end.seq) {
             let what = format!(
-                "page {client} of user {} was told of {} up to seq {}, which ends at {}",
-                standing.user,
+                "page {client} of user {} received {} up to seq {}, but the last seq is {}",
+                position.user,
                 channel.name(),
-                told.unwrap_or_default().seq,
+                last.unwrap_or_default().seq,
                 end.seq
             );
-            lacks.push(Fault::new(Rule::Behind, what));
+            incomplete.push(Fault::new(Rule::Behind, what));
         }
     }
-    lacks
+    incomplete
 }

@@ -1,4 +1,4 @@
-//! What one socket may be told of one channel, frame by frame. Pure: no I/O and no clock.
+//! Checks the frames of one socket on one channel. Pure: no I/O and no clock.
 
 use super::rules::{Fault, Rule};
 use contract::{
@@ -8,34 +8,34 @@ use contract::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// How an entry came.
+/// Kind of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Came {
-    /// For the first time.
+pub enum Delivery {
+    /// The first delivery.
     New,
-    /// Again, as its sender had sent it again.
+    /// A repeat, because the sender sent the message again.
     Again,
 }
 
-/// One socket on one log.
+/// Order of one log on one socket.
 #[derive(Debug)]
 struct Order {
-    /// The last entry that the client knows; `None`: it has joined at an end that it doesn't know.
-    told: Option<Head>,
+    /// Last entry that the client knows; `None` if it joined at an unknown end.
+    last: Option<Head>,
 }
 
 impl Order {
-    /// Checks that this is the entry after the last.
+    /// Checks that this entry directly follows the last one.
     fn next(&mut self, at: Head) -> Result<(), Fault> {
-        let last = self.told.replace(at);
+        let last = self.last.replace(at);
         let Some(last) = last else { return Ok(()) };
         if at.seq <= last.seq {
-            // What was told stays told.
-            self.told = Some(last);
+            // A repeat doesn't move the position.
+            self.last = Some(last);
             return Err(Fault::new(Rule::Twice, format!("seq {} again, after seq {}", at.seq, last.seq)));
         }
         if at.seq > last.seq + 1 {
-            return Err(Fault::new(Rule::Hole, format!("seq {} after seq {}", at.seq, last.seq)));
+            return Err(Fault::new(Rule::Gap, format!("seq {} after seq {}", at.seq, last.seq)));
         }
         if at.id <= last.id {
             let what = format!("seq {} has id {}, and seq {} had {}", at.seq, at.id, last.seq, last.id);
@@ -45,75 +45,77 @@ impl Order {
     }
 }
 
-/// One socket on one conversation.
+/// Checks of one socket on one conversation.
 #[derive(Debug)]
 pub struct ChatWatch {
     user: i64,
     order: Order,
     markers: HashMap<i64, i64>,
-    /// Of a socket that has been told no message yet: how far it must have been, by what markers say.
+    /// On a socket without any message so far: minimum of the last `seq`, derived from markers.
     reached: i64,
-    /// The same, where a marker says it exactly.
+    /// The exact last `seq`, if a marker determines it.
     exactly: Option<i64>,
     sent: HashSet<String>,
 }
 
 impl ChatWatch {
-    /// A user's socket that starts after an entry, or (with `None`) at an end that it doesn't know.
+    /// Creates the checks of a user's socket that starts after an entry, or at an unknown end (`None`).
     pub fn new(user: i64, after: Option<Head>) -> Self {
-        let order = Order { told: after };
+        let order = Order { last: after };
         Self { user, order, markers: HashMap::new(), reached: 0, exactly: None, sent: HashSet::new() }
     }
 
-    /// Goes on after another on the same socket.
+    /// Continues the checks of an earlier subscription of the same socket.
     #[must_use]
     pub fn after(self, before: Self) -> Self {
         Self { sent: before.sent, ..self }
     }
 
-    /// The last message told.
-    pub const fn told(&self) -> Option<Head> {
-        self.order.told
+    /// Last delivered message.
+    pub const fn last(&self) -> Option<Head> {
+        self.order.last
     }
 
-    /// The client sends with this `client_id`: the message may be told to this socket again from now on.
+    /// Records a send with this `client_id`: the socket may receive the message again from now on.
     pub fn sends(&mut self, client_id: &str) {
         self.sent.insert(client_id.to_owned());
     }
 
-    /// A message was told.
+    /// Checks a delivered message.
     ///
     /// # Errors
-    /// What is wrong about it.
-    pub fn message(&mut self, message: &Message) -> Result<Came, Fault> {
+    /// If the message violates a rule.
+    pub fn message(&mut self, message: &Message) -> Result<Delivery, Fault> {
         let at = Head { seq: message.seq, id: message.message_id.get() };
         let own = message.sender_id.get() == self.user;
         if !own && message.client_id.is_some() {
-            return Err(Fault::new(Rule::Refused, "another user's client_id was told"));
+            return Err(Fault::new(Rule::Refused, "another user's client_id was delivered"));
         }
         let sent = message.client_id.as_ref().is_some_and(|client_id| self.sent.contains(client_id));
-        if own && sent && self.order.told.is_none_or(|told| at.seq <= told.seq) {
-            return Ok(Came::Again);
+        if own && sent && self.order.last.is_none_or(|last| at.seq <= last.seq) {
+            return Ok(Delivery::Again);
         }
-        if self.order.told.is_none() {
+        if self.order.last.is_none() {
             let before = at.seq - 1;
             if self.reached > before || self.exactly.is_some_and(|exactly| exactly != before) {
                 let claimed = self.exactly.unwrap_or(self.reached);
-                let what =
-                    format!("a marker counted on seq {claimed} before the socket's first, seq {}", at.seq);
+                let what = format!(
+                    "a marker implied seq {claimed} before the first delivered message, seq {}",
+                    at.seq
+                );
                 return Err(Fault::new(Rule::Marker, what));
             }
         }
         self.order.next(at)?;
         let marker = self.markers.entry(message.sender_id.get()).or_default();
         *marker = (*marker).max(at.seq);
-        Ok(Came::New)
+        Ok(Delivery::New)
     }
 
-    /// A marker was told.
+    /// Checks a delivered marker.
     ///
     /// # Errors
-    /// What is wrong about it.
+    /// If the marker violates a rule.
     pub fn marker(&mut self, marker: &Marker) -> Result<(), Fault> {
         let user = marker.user_id.get();
         let known = self.markers.entry(user).or_default();
@@ -123,19 +125,21 @@ impl ChatWatch {
             let what = format!("user {user}'s marker at seq {}, after seq {before}", marker.seq);
             return Err(Fault::new(Rule::Marker, what));
         }
-        if let Some(told) = self.order.told.filter(|told| marker.seq > told.seq) {
+        if let Some(last) = self.order.last.filter(|last| marker.seq > last.seq) {
             let what = format!(
-                "user {user}'s marker at seq {}, and the socket was told up to {}",
-                marker.seq, told.seq
+                "user {user}'s marker is at seq {}, but the socket has received only up to {}",
+                marker.seq, last.seq
             );
             return Err(Fault::new(Rule::Marker, what));
         }
         match (marker.unread_count, user == self.user) {
             (None, false) => {}
             (Some(_), false) => {
-                return Err(Fault::new(Rule::Refused, "another user's unread_count was told"));
+                return Err(Fault::new(Rule::Refused, "another user's unread_count was delivered"));
             }
-            (None, true) => return Err(Fault::new(Rule::Unread, "the own marker without unread_count")),
+            (None, true) => {
+                return Err(Fault::new(Rule::Unread, "the user's own marker has no unread_count"));
+            }
             (Some(unread), true) => self.unread(marker.seq, unread)?,
         }
         self.reached = self.reached.max(marker.seq);
@@ -143,12 +147,12 @@ impl ChatWatch {
     }
 
     fn unread(&mut self, marker: i64, unread: i64) -> Result<(), Fault> {
-        match self.order.told {
+        match self.order.last {
             None => self.exactly = Some(marker + unread),
-            Some(told) if told.seq - marker != unread => {
+            Some(last) if last.seq - marker != unread => {
                 let what = format!(
-                    "unread_count {unread} with the marker at seq {marker}, and told up to {}",
-                    told.seq
+                    "unread_count {unread} with the marker at seq {marker} and the last message at seq {}",
+                    last.seq
                 );
                 return Err(Fault::new(Rule::Unread, what));
             }
@@ -158,40 +162,40 @@ impl ChatWatch {
     }
 }
 
-/// One socket on its user's inbox.
+/// Checks of one socket on its user's inbox.
 #[derive(Debug)]
 pub struct InboxWatch {
     order: Order,
 }
 
 impl InboxWatch {
-    /// A socket that starts after an entry, or (with `None`) at an end that it doesn't know.
+    /// Creates the checks of a socket that starts after an entry, or at an unknown end (`None`).
     pub const fn new(after: Option<Head>) -> Self {
-        Self { order: Order { told: after } }
+        Self { order: Order { last: after } }
     }
 
-    /// The last notification told.
-    pub const fn told(&self) -> Option<Head> {
-        self.order.told
+    /// Last delivered notification.
+    pub const fn last(&self) -> Option<Head> {
+        self.order.last
     }
 
-    /// A notification was told.
+    /// Checks a delivered notification.
     ///
     /// # Errors
-    /// What is wrong about it.
+    /// If the notification violates a rule.
     pub fn notification(&mut self, shown: &Notification) -> Result<(), Fault> {
         self.order.next(Head { seq: shown.seq, id: shown.notification_id.get() })?;
-        // A replay counts what was unread when it was read, which may be later than this notification.
+        // A replayed notification has the unread count at the time of the replay.
         if shown.unread_count < 0 {
             return Err(Fault::new(Rule::Unread, format!("unread_count {}", shown.unread_count)));
         }
         Ok(())
     }
 
-    /// Notifications were read.
+    /// Checks a delivered read.
     ///
     /// # Errors
-    /// What is wrong about it.
+    /// If the read violates a rule.
     pub fn read(&self, read: &InboxRead) -> Result<(), Fault> {
         if read.unread_count < 0 {
             return Err(Fault::new(Rule::Unread, format!("unread_count {}", read.unread_count)));
@@ -199,13 +203,13 @@ impl InboxWatch {
         Ok(())
     }
 
-    /// A marker was told: it must be the user's own.
+    /// Checks a delivered marker, which must be the user's own.
     ///
     /// # Errors
-    /// What is wrong about it.
+    /// If the marker violates a rule.
     pub fn marker(user: i64, marker: &Marker) -> Result<(), Fault> {
         if marker.user_id.get() != user || marker.unread_count.is_some_and(|unread| unread < 0) {
-            return Err(Fault::new(Rule::Refused, format!("user {user}'s inbox was told {marker:?}")));
+            return Err(Fault::new(Rule::Refused, format!("user {user}'s inbox received {marker:?}")));
         }
         Ok(())
     }

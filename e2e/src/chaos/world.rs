@@ -1,8 +1,8 @@
-//! What everyone in a run shares.
+//! State shared by all tasks of a run.
 
 use super::{
     frame::Channel,
-    ledger::{Board, Ledger},
+    ledger::{Deliveries, Ledger},
     rules::Fault,
 };
 use contract::log::Head;
@@ -16,84 +16,84 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How many faults of one rule are kept with their evidence.
+/// Number of violations of one rule that are kept with their evidence.
 const KEPT: usize = 8;
 
-/// What a run is doing.
+/// Phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// People chat while things break.
+    /// Clients chat while faults occur.
     Chatting,
-    /// Everything is whole again; nobody says anything new.
+    /// All faults are repaired, and clients send nothing new.
     Settling,
-    /// Everyone leaves.
+    /// Clients disconnect.
     Over,
 }
 
-/// Numbers of a run, while it goes on.
+/// Counters of a run, which are updated while it runs.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Messages that clients wanted to send.
+    /// Messages that clients wrote.
     pub messages: AtomicU64,
-    /// Of those, acknowledged.
+    /// Acknowledged messages.
     pub acked: AtomicU64,
-    /// Sends of a message beyond its first.
+    /// Repeated sends of a message.
     pub resent: AtomicU64,
-    /// Frames that sockets were told.
+    /// Received frames.
     pub frames: AtomicU64,
-    /// Times that a client connected again.
+    /// Reconnects of clients.
     pub reconnects: AtomicU64,
-    /// Channels that were taken up again with `after`.
+    /// Channels resumed with `after`.
     pub resumes: AtomicU64,
-    /// Read markers that clients moved.
+    /// Reads sent by clients.
     pub reads: AtomicU64,
-    /// Notifications that sockets were told.
+    /// Received notifications.
     pub notifications: AtomicU64,
-    /// Events that were published and acknowledged.
+    /// Published and acknowledged events.
     pub events: AtomicU64,
-    /// Errors `unavailable` that clients were told.
+    /// Received `unavailable` errors.
     pub unavailable: AtomicU64,
-    /// Faults done to the stack.
+    /// Injected faults.
     pub faults: AtomicU64,
-    /// Things found wrong.
+    /// Detected violations.
     pub violations: AtomicU64,
 }
 
 impl Counters {
-    /// One more.
-    pub fn one(counter: &AtomicU64) {
+    /// Increments a counter.
+    pub fn increment(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many.
+    /// Reads a counter.
     pub fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
     }
 }
 
-/// Something that was found wrong, and when.
+/// A detected violation, with its time.
 #[derive(Debug, Clone)]
 pub struct Violation {
-    /// Since the beginning of the run.
+    /// Time since the start of the run.
     pub at: Duration,
-    /// What.
+    /// Description of the violation.
     pub fault: Fault,
 }
 
-/// Where a client stands on a channel.
+/// Position of a client on a channel.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing {
-    /// The last entry that it was told.
-    pub told: Option<Head>,
-    /// Whose client.
+pub struct Position {
+    /// Last received entry.
+    pub last: Option<Head>,
+    /// User of the client.
     pub user: i64,
 }
 
-/// When something stood still.
+/// Intervals in which a process was paused.
 #[derive(Debug, Default)]
-struct Stops(Vec<(Instant, Option<Instant>)>);
+struct Pauses(Vec<(Instant, Option<Instant>)>);
 
-impl Stops {
+impl Pauses {
     fn within(&self, from: Instant, until: Instant) -> Duration {
         let overlap = |(begin, end): &(Instant, Option<Instant>)| {
             let end = end.unwrap_or(until).min(until);
@@ -103,144 +103,144 @@ impl Stops {
     }
 }
 
-/// What everyone in a run shares.
+/// State shared by all tasks of a run.
 pub struct World {
-    /// The gateways' hosts and ports.
+    /// Hosts and ports of the gateways.
     pub hosts: Vec<String>,
-    /// For HTTP calls.
+    /// Client for HTTP calls.
     pub http: reqwest::Client,
-    /// When it began.
+    /// Start of the run.
     pub began: Instant,
-    /// Numbers.
+    /// Counters of the run.
     pub counters: Arc<Counters>,
     phase: watch::Sender<Phase>,
     ledger: Mutex<Ledger>,
-    board: Mutex<Board>,
+    deliveries: Mutex<Deliveries>,
     violations: Mutex<Vec<Violation>>,
     notes: Mutex<Vec<(Duration, String)>>,
-    standings: Mutex<BTreeMap<(usize, Channel), Standing>>,
-    /// By gateway: when it was stopped. The last: when this very process got no time.
-    stops: Mutex<Vec<Stops>>,
+    positions: Mutex<BTreeMap<(usize, Channel), Position>>,
+    /// Pauses of each gateway; the last element holds those of this process.
+    pauses: Mutex<Vec<Pauses>>,
 }
 
 impl World {
-    /// A world in which everyone chats.
+    /// Creates the state in the phase [`Phase::Chatting`].
     pub fn new(hosts: Vec<String>, counters: Arc<Counters>) -> Arc<Self> {
-        let stops = (0..=hosts.len()).map(|_| Stops::default()).collect();
-        let patience = Duration::from_secs(40);
+        let pauses = (0..=hosts.len()).map(|_| Pauses::default()).collect();
+        let timeout = Duration::from_secs(40);
         Arc::new(Self {
             hosts,
-            http: reqwest::Client::builder().timeout(patience).build().expect("an HTTP client"),
+            http: reqwest::Client::builder().timeout(timeout).build().expect("an HTTP client"),
             began: Instant::now(),
             counters,
             phase: watch::Sender::new(Phase::Chatting),
             ledger: Mutex::default(),
-            board: Mutex::default(),
+            deliveries: Mutex::default(),
             violations: Mutex::default(),
             notes: Mutex::default(),
-            standings: Mutex::default(),
-            stops: Mutex::new(stops),
+            positions: Mutex::default(),
+            pauses: Mutex::new(pauses),
         })
     }
 
-    /// What was promised.
+    /// All promises.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("no holder of this lock panics")
     }
 
-    /// What was told.
-    pub fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().expect("no holder of this lock panics")
+    /// All delivered frames.
+    pub fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
+        self.deliveries.lock().expect("no holder of this lock panics")
     }
 
-    /// What is being done.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
-    /// Tells everyone.
-    pub fn enter(&self, phase: Phase) {
+    /// Starts a phase.
+    pub fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
 
-    /// Waits until that is being done.
+    /// Waits until a phase has started.
     pub async fn until(&self, phase: Phase) {
-        // The sender is ours.
+        // The sender belongs to `self`, so it can't be dropped.
         self.phase.subscribe().wait_for(|now| *now >= phase).await.ok();
     }
 
-    /// Notes what is wrong.
+    /// Records a violation.
     pub fn violation(&self, fault: Fault) {
-        Counters::one(&self.counters.violations);
+        Counters::increment(&self.counters.violations);
         let mut violations = self.violations.lock().expect("no holder of this lock panics");
         if violations.iter().filter(|kept| kept.fault.rule == fault.rule).count() < KEPT {
             violations.push(Violation { at: self.began.elapsed(), fault });
         }
     }
 
-    /// Notes it, if there is something wrong.
+    /// Records a violation if the result is an error.
     pub fn check<T>(&self, result: Result<T, Fault>) -> Option<T> {
         result.map_err(|fault| self.violation(fault)).ok()
     }
 
-    /// Notes what was done, for the log.
+    /// Records an injected fault, for the report.
     pub fn note(&self, what: String) {
         let mut notes = self.notes.lock().expect("no holder of this lock panics");
         notes.push((self.began.elapsed(), what));
     }
 
-    /// What was done, and when.
+    /// Recorded faults with their times.
     pub fn notes(&self) -> Vec<(Duration, String)> {
         self.notes.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// What was found, the first first.
+    /// Recorded violations, in order.
     pub fn violations(&self) -> Vec<Violation> {
         self.violations.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// A client that resumes stands here now; with `None` it no longer counts.
-    pub fn stands(&self, client: usize, channel: Channel, standing: Option<Standing>) {
-        let mut standings = self.standings.lock().expect("no holder of this lock panics");
-        match standing {
-            Some(standing) => standings.insert((client, channel), standing),
-            None => standings.remove(&(client, channel)),
+    /// Sets the position of a client that resumes; `None` removes it.
+    pub fn set_position(&self, client: usize, channel: Channel, position: Option<Position>) {
+        let mut positions = self.positions.lock().expect("no holder of this lock panics");
+        match position {
+            Some(position) => positions.insert((client, channel), position),
+            None => positions.remove(&(client, channel)),
         };
     }
 
-    /// Where everyone stands.
-    pub fn standings(&self) -> BTreeMap<(usize, Channel), Standing> {
-        self.standings.lock().expect("no holder of this lock panics").clone()
+    /// Positions of all clients.
+    pub fn positions(&self) -> BTreeMap<(usize, Channel), Position> {
+        self.positions.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// A gateway is stopped, or goes on.
-    pub fn gateway_stopped(&self, gateway: usize, stopped: bool) {
-        let mut stops = self.stops.lock().expect("no holder of this lock panics");
-        let intervals = &mut stops[gateway].0;
+    /// Records that a gateway was paused or resumed.
+    pub fn set_gateway_paused(&self, gateway: usize, paused: bool) {
+        let mut pauses = self.pauses.lock().expect("no holder of this lock panics");
+        let intervals = &mut pauses[gateway].0;
         let now = Instant::now();
-        if stopped {
+        if paused {
             intervals.push((now, None));
         } else if let Some(last) = intervals.last_mut() {
             last.1.get_or_insert(now);
         }
     }
 
-    /// For how long between these a gateway was stopped, or this process itself got no time.
-    pub fn stood_still(&self, gateway: usize, from: Instant, until: Instant) -> Duration {
-        let stops = self.stops.lock().expect("no holder of this lock panics");
-        stops[gateway].within(from, until) + stops[self.hosts.len()].within(from, until)
+    /// Total time in this interval during which a gateway or this process was paused.
+    pub fn paused_for(&self, gateway: usize, from: Instant, until: Instant) -> Duration {
+        let pauses = self.pauses.lock().expect("no holder of this lock panics");
+        pauses[gateway].within(from, until) + pauses[self.hosts.len()].within(from, until)
     }
 
-    /// Notes when this process gets no time, as the clients are part of it.
-    pub async fn notice_lag(&self) {
+    /// Records pauses of this process, because the clients run in it.
+    pub async fn watch_lag(&self) {
         let step = Duration::from_millis(50);
         loop {
             let before = Instant::now();
             tokio::time::sleep(step).await;
             let now = Instant::now();
             if now - before > 2 * step {
-                let mut stops = self.stops.lock().expect("no holder of this lock panics");
-                stops[self.hosts.len()].0.push((before + step, Some(now)));
+                let mut pauses = self.pauses.lock().expect("no holder of this lock panics");
+                pauses[self.hosts.len()].0.push((before + step, Some(now)));
             }
         }
     }
@@ -251,11 +251,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stops_are_added_up_where_they_overlap() {
+    fn overlapping_pauses_are_added_up() {
         let at = Instant::now();
         let second = Duration::from_secs;
-        let stops = Stops(vec![(at, Some(at + second(2))), (at + second(5), None)]);
-        assert_eq!(stops.within(at + second(1), at + second(8)), second(4));
-        assert_eq!(stops.within(at + second(3), at + second(4)), second(0));
+        let pauses = Pauses(vec![(at, Some(at + second(2))), (at + second(5), None)]);
+        assert_eq!(pauses.within(at + second(1), at + second(8)), second(4));
+        assert_eq!(pauses.within(at + second(3), at + second(4)), second(0));
     }
 }

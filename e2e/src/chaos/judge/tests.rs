@@ -2,9 +2,10 @@ use super::*;
 use crate::chaos::ledger::{Promise, Published};
 use serde_json::json;
 
-/// A run in which all went well: two users, one conversation of three messages, one event, one dead letter.
-fn clean() -> (Ledger, Board, Truth) {
-    let (mut ledger, mut board, mut truth) = (Ledger::default(), Board::default(), Truth::default());
+/// A run without faults: two users, one conversation of three messages, one event, one dead letter.
+fn clean() -> (Ledger, Deliveries, FinalState) {
+    let (mut ledger, mut deliveries, mut state) =
+        (Ledger::default(), Deliveries::default(), FinalState::default());
     for seq in 1..=3 {
         let (content, client_id) = (format!("m{seq}"), format!("c{seq}"));
         ledger.sends(&content, 5, 1, Some(&client_id));
@@ -14,9 +15,9 @@ fn clean() -> (Ledger, Board, Truth) {
             "content": content, "created_at": "2025-12-09T10:30:00.123456Z", "is_read": false,
         }))
         .unwrap();
-        board.message(&message).unwrap();
-        truth.histories.entry(5).or_default().push(message);
-        truth.messages.push(Row {
+        deliveries.message(&message).unwrap();
+        state.histories.entry(5).or_default().push(message);
+        state.messages.push(Row {
             conversation: 5,
             seq,
             message_id: 100 + seq,
@@ -26,12 +27,12 @@ fn clean() -> (Ledger, Board, Truth) {
         });
     }
     ledger.read(5, 2, 101);
-    truth.heads.insert(5, Head { seq: 3, id: 103 });
-    truth.markers.extend([((5, 1), (3, 103)), ((5, 2), (1, 101))]);
+    state.heads.insert(5, Head { seq: 3, id: 103 });
+    state.markers.extend([((5, 1), (3, 103)), ((5, 2), (1, 101))]);
     let promised = |promise| Published { users: vec![2], promise, acked: true };
     ledger.events.insert("e1".into(), promised(Promise::Once));
     ledger.events.insert("e2".into(), promised(Promise::DeadLetter));
-    truth.deadletters.push(r#"{"event":"e2"}"#.into());
+    state.deadletters.push(r#"{"event":"e2"}"#.into());
     let row = |seq, event: Option<&str>, stands_for, is_read| NoticeRow {
         user: 2,
         seq,
@@ -40,83 +41,84 @@ fn clean() -> (Ledger, Board, Truth) {
         stands_for,
         is_read,
     };
-    truth.notifications = vec![
+    state.notifications = vec![
         row(1, None, Some((5, 102, 1)), true),
         row(2, Some("e1"), None, false),
         row(3, None, Some((5, 103, 2)), false),
     ];
-    truth.inboxes.insert(2, (3, 2));
+    state.inboxes.insert(2, (3, 2));
     let listed = [(5, 2)].into();
-    truth.counts.insert(2, Counts { conversations: 1, messages: 2, notifications: 2, listed });
-    (ledger, board, truth)
+    state.counts.insert(2, Counts { conversations: 1, messages: 2, notifications: 2, listed });
+    (ledger, deliveries, state)
 }
 
-/// What is found once something was spoilt.
-fn found(spoil: impl FnOnce(&mut Ledger, &mut Board, &mut Truth)) -> Vec<Rule> {
-    let (mut ledger, mut board, mut truth) = clean();
-    spoil(&mut ledger, &mut board, &mut truth);
-    let mut rules: Vec<Rule> = judge(&ledger, &board, &truth).into_iter().map(|fault| fault.rule).collect();
+/// The rules found violated after a change of the clean run.
+fn found(change: impl FnOnce(&mut Ledger, &mut Deliveries, &mut FinalState)) -> Vec<Rule> {
+    let (mut ledger, mut deliveries, mut state) = clean();
+    change(&mut ledger, &mut deliveries, &mut state);
+    let mut rules: Vec<Rule> =
+        judge(&ledger, &deliveries, &state).into_iter().map(|fault| fault.rule).collect();
     rules.sort();
     rules.dedup();
     rules
 }
 
-fn finds(rule: Rule, spoil: impl FnOnce(&mut Ledger, &mut Board, &mut Truth)) {
-    let found = found(spoil);
+fn finds(rule: Rule, change: impl FnOnce(&mut Ledger, &mut Deliveries, &mut FinalState)) {
+    let found = found(change);
     assert!(found.contains(&rule), "{rule} is not among {found:?}");
 }
 
 #[test]
-fn where_all_went_well_nothing_is_found() {
+fn a_clean_run_has_no_faults() {
     assert_eq!(found(|_, _, _| {}), []);
 }
 
 #[test]
-fn a_lost_message_is_found() {
+fn a_lost_message_is_detected() {
     finds(Rule::Lost, |ledger, _, _| {
         ledger.sends("m4", 5, 1, Some("c4"));
         ledger.acked("m4", "201", Some(104)).unwrap();
     });
-    // One that nobody acknowledged may be lost.
+    // An unacknowledged message may be lost.
     assert_eq!(found(|ledger, _, _| ledger.sends("m4", 5, 1, None)), []);
 }
 
 #[test]
-fn a_message_stored_twice_is_found() {
-    finds(Rule::Twice, |_, _, truth| {
-        let again = Row { seq: 4, message_id: 104, client_id: "other".into(), ..truth.messages[2].clone() };
-        truth.messages.push(again);
+fn a_message_stored_twice_is_detected() {
+    finds(Rule::Twice, |_, _, state| {
+        let again = Row { seq: 4, message_id: 104, client_id: "other".into(), ..state.messages[2].clone() };
+        state.messages.push(again);
     });
-    finds(Rule::Twice, |ledger, _, truth| {
+    finds(Rule::Twice, |ledger, _, state| {
         ledger.sends("m4", 5, 1, None);
-        truth.messages.push(Row {
+        state.messages.push(Row {
             seq: 4,
             message_id: 104,
             content: "m4".into(),
-            ..truth.messages[2].clone()
+            ..state.messages[2].clone()
         });
     });
 }
 
 #[test]
-fn a_hole_and_wrong_order_are_found() {
-    finds(Rule::Hole, |_, _, truth| {
-        truth.messages.remove(1);
+fn gaps_and_wrong_order_are_detected() {
+    finds(Rule::Gap, |_, _, state| {
+        state.messages.remove(1);
     });
-    finds(Rule::Hole, |_, _, truth| {
-        truth.heads.insert(5, Head { seq: 4, id: 104 });
+    finds(Rule::Gap, |_, _, state| {
+        state.heads.insert(5, Head { seq: 4, id: 104 });
     });
-    finds(Rule::Order, |_, _, truth| truth.messages[1].message_id = 7);
+    finds(Rule::Order, |_, _, state| state.messages[1].message_id = 7);
 }
 
 #[test]
-fn what_was_told_and_is_not_so_is_found() {
-    finds(Rule::Same, |_, _, truth| truth.messages[1].content = "edited".into());
-    finds(Rule::Same, |_, _, truth| {
-        truth.messages.pop();
+fn differences_from_delivered_messages_are_detected() {
+    finds(Rule::Same, |_, _, state| state.messages[1].content = "edited".into());
+    finds(Rule::Same, |_, _, state| {
+        state.messages.pop();
     });
-    finds(Rule::Same, |_, _, truth| {
-        truth.histories.get_mut(&5).unwrap().swap(0, 1);
+    finds(Rule::Same, |_, _, state| {
+        state.histories.get_mut(&5).unwrap().swap(0, 1);
     });
     finds(Rule::Same, |ledger, _, _| {
         ledger.sends.remove("m2");
@@ -124,33 +126,33 @@ fn what_was_told_and_is_not_so_is_found() {
 }
 
 #[test]
-fn markers_that_went_back_and_wrong_counts_are_found() {
+fn markers_that_moved_back_and_wrong_counts_are_detected() {
     finds(Rule::Marker, |ledger, _, _| ledger.read(5, 2, 102));
-    finds(Rule::Marker, |_, board, _| {
-        board.markers.insert((5, 2), 2);
+    finds(Rule::Marker, |_, deliveries, _| {
+        deliveries.markers.insert((5, 2), 2);
     });
-    finds(Rule::Marker, |_, _, truth| {
-        truth.markers.insert((5, 1), (2, 102));
+    finds(Rule::Marker, |_, _, state| {
+        state.markers.insert((5, 1), (2, 102));
     });
     finds(Rule::Marker, |ledger, _, _| {
         ledger.inbox_reads.insert(2, vec![13]);
     });
-    finds(Rule::Unread, |_, _, truth| truth.counts.get_mut(&2).unwrap().messages = 3);
-    finds(Rule::Unread, |_, _, truth| truth.counts.get_mut(&2).unwrap().notifications = 1);
-    finds(Rule::Unread, |_, _, truth| {
-        truth.inboxes.insert(2, (3, 1));
+    finds(Rule::Unread, |_, _, state| state.counts.get_mut(&2).unwrap().messages = 3);
+    finds(Rule::Unread, |_, _, state| state.counts.get_mut(&2).unwrap().notifications = 1);
+    finds(Rule::Unread, |_, _, state| {
+        state.inboxes.insert(2, (3, 1));
     });
 }
 
 #[test]
-fn lost_and_doubled_events_are_found() {
-    finds(Rule::Lost, |_, _, truth| truth.notifications[1].event = None);
-    finds(Rule::Twice, |_, _, truth| truth.notifications[0].event = Some("e1".into()));
-    finds(Rule::Event, |_, _, truth| truth.notifications[0].event = Some("e9".into()));
-    finds(Rule::Event, |_, _, truth| truth.deadletters.clear());
-    finds(Rule::Event, |_, _, truth| truth.deadletters.push(r#"{"event":"e1"}"#.into()));
-    finds(Rule::Hole, |_, _, truth| truth.notifications[1].seq = 3);
-    // Without an acknowledgement nothing is promised.
+fn lost_and_duplicated_events_are_detected() {
+    finds(Rule::Lost, |_, _, state| state.notifications[1].event = None);
+    finds(Rule::Twice, |_, _, state| state.notifications[0].event = Some("e1".into()));
+    finds(Rule::Event, |_, _, state| state.notifications[0].event = Some("e9".into()));
+    finds(Rule::Event, |_, _, state| state.deadletters.clear());
+    finds(Rule::Event, |_, _, state| state.deadletters.push(r#"{"event":"e1"}"#.into()));
+    finds(Rule::Gap, |_, _, state| state.notifications[1].seq = 3);
+    // An unacknowledged event has no promise.
     assert_eq!(
         found(|ledger, _, _| {
             let users = vec![2];
@@ -161,20 +163,21 @@ fn lost_and_doubled_events_are_found() {
 }
 
 #[test]
-fn notifications_that_do_not_stand_for_what_is_unread_are_found() {
-    // Two at once; one for a conversation that is read; none for one that is not; one for what is read.
-    finds(Rule::Event, |_, _, truth| truth.notifications[0].is_read = false);
-    finds(Rule::Event, |_, _, truth| {
-        truth.markers.insert((5, 2), (3, 103));
+fn notifications_that_do_not_match_the_unread_messages_are_detected() {
+    // Two unread notifications at once; one for a conversation without unread messages; none for one with unread
+    // messages; one for a message that is read.
+    finds(Rule::Event, |_, _, state| state.notifications[0].is_read = false);
+    finds(Rule::Event, |_, _, state| {
+        state.markers.insert((5, 2), (3, 103));
     });
-    finds(Rule::Event, |_, _, truth| truth.notifications[2].stands_for = None);
-    finds(Rule::Event, |_, _, truth| {
-        truth.notifications[0].stands_for = Some((5, 103, 1));
-        truth.notifications[2].stands_for = Some((5, 101, 1));
+    finds(Rule::Event, |_, _, state| state.notifications[2].stands_for = None);
+    finds(Rule::Event, |_, _, state| {
+        state.notifications[0].stands_for = Some((5, 103, 1));
+        state.notifications[2].stands_for = Some((5, 101, 1));
     });
 }
 
 #[test]
-fn what_is_left_in_the_outbox_is_found() {
-    finds(Rule::Outbox, |_, _, truth| truth.outbox.push("entry 1".into()));
+fn remaining_outbox_entries_are_detected() {
+    finds(Rule::Outbox, |_, _, state| state.outbox.push("entry 1".into()));
 }

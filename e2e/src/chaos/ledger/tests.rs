@@ -10,20 +10,20 @@ fn message(seq: i64, content: &str) -> Message {
 }
 
 #[test]
-fn sockets_that_are_told_different_things_are_found() {
-    let mut board = Board::default();
-    board.message(&message(1, "a")).unwrap();
-    board.message(&Message { is_read: true, ..message(1, "a") }).unwrap();
-    assert_eq!(board.message(&message(1, "b")).unwrap_err().rule, Rule::Same);
+fn different_frames_on_two_sockets_are_detected() {
+    let mut deliveries = Deliveries::default();
+    deliveries.message(&message(1, "a")).unwrap();
+    deliveries.message(&Message { is_read: true, ..message(1, "a") }).unwrap();
+    assert_eq!(deliveries.message(&message(1, "b")).unwrap_err().rule, Rule::Same);
     let elsewhere = Message { message_id: 7.try_into().unwrap(), ..message(1, "a") };
-    assert_eq!(board.message(&elsewhere).unwrap_err().rule, Rule::Same);
+    assert_eq!(deliveries.message(&elsewhere).unwrap_err().rule, Rule::Same);
 }
 
 #[test]
-fn a_message_that_is_stored_twice_is_found_at_once() {
-    let mut board = Board::default();
-    board.message(&message(1, "a")).unwrap();
-    assert_eq!(board.message(&message(2, "a")).unwrap_err().rule, Rule::Twice);
+fn a_message_stored_twice_is_detected_immediately() {
+    let mut deliveries = Deliveries::default();
+    deliveries.message(&message(1, "a")).unwrap();
+    assert_eq!(deliveries.message(&message(2, "a")).unwrap_err().rule, Rule::Twice);
     let mut ledger = Ledger::default();
     ledger.sends("a", 5, 1, Some("c"));
     assert_eq!(ledger.unacknowledged(), 1);

@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::json;
 
-/// The user whose socket it is.
+/// Owner of the socket.
 const ME: i64 = 1;
 
 fn message(seq: i64, sender: i64, client_id: Option<&str>) -> Message {
@@ -36,71 +36,71 @@ fn rule<T: std::fmt::Debug>(result: Result<T, Fault>) -> Rule {
 }
 
 #[test]
-fn a_log_in_order_is_well() {
+fn a_log_in_order_is_accepted() {
     let mut watch = after(3);
     for seq in 4..10 {
-        assert_eq!(watch.message(&message(seq, 2, None)), Ok(Came::New));
+        assert_eq!(watch.message(&message(seq, 2, None)), Ok(Delivery::New));
     }
-    assert_eq!(watch.told(), Some(Head { seq: 9, id: 109 }));
+    assert_eq!(watch.last(), Some(Head { seq: 9, id: 109 }));
     watch.marker(&marker(2, 9, None)).unwrap_err();
     watch.marker(&marker(3, 9, None)).unwrap();
     watch.marker(&marker(ME, 7, Some(2))).unwrap();
 }
 
 #[test]
-fn a_hole_a_repeat_and_wrong_ids_are_found() {
-    assert_eq!(rule(after(3).message(&message(5, 2, None))), Rule::Hole);
+fn gaps_repeats_and_wrong_ids_are_detected() {
+    assert_eq!(rule(after(3).message(&message(5, 2, None))), Rule::Gap);
     assert_eq!(rule(after(3).message(&message(3, 2, None))), Rule::Twice);
     let mut older = message(4, 2, None);
     older.message_id = 50.try_into().unwrap();
     assert_eq!(rule(after(3).message(&older)), Rule::Order);
     let mut live = ChatWatch::new(ME, None);
     live.message(&message(8, 2, None)).unwrap();
-    assert_eq!(rule(live.message(&message(10, 2, None))), Rule::Hole);
+    assert_eq!(rule(live.message(&message(10, 2, None))), Rule::Gap);
 }
 
 #[test]
-fn only_who_sent_it_on_this_socket_may_be_told_again() {
+fn a_repeat_is_accepted_only_on_the_socket_that_sent_the_message() {
     let mut watch = after(3);
     let own = message(2, ME, Some("c"));
     assert_eq!(rule(watch.message(&own)), Rule::Twice);
     watch.sends("c");
-    assert_eq!(watch.message(&own), Ok(Came::Again));
-    assert_eq!(watch.told().map(|told| told.seq), Some(3), "a repeat doesn't move the socket");
+    assert_eq!(watch.message(&own), Ok(Delivery::Again));
+    assert_eq!(watch.last().map(|last| last.seq), Some(3), "a repeat doesn't move the socket");
     let mut resubscribed = after(3).after(watch);
-    assert_eq!(resubscribed.message(&own), Ok(Came::Again), "the same socket");
+    assert_eq!(resubscribed.message(&own), Ok(Delivery::Again), "the same socket");
     let mut other = after(3);
     assert_eq!(rule(other.message(&own)), Rule::Twice, "another socket has not sent it");
     assert_eq!(rule(other.message(&message(4, 2, Some("c")))), Rule::Refused, "another user's client_id");
 }
 
 #[test]
-fn markers_beyond_what_was_told_or_backwards_are_found() {
+fn markers_that_are_too_far_or_move_back_are_detected() {
     let mut watch = after(3);
     assert_eq!(rule(watch.marker(&marker(2, 4, None))), Rule::Marker);
     let mut watch = after(3);
     watch.marker(&marker(2, 3, None)).unwrap();
     assert_eq!(rule(watch.marker(&marker(2, 2, None))), Rule::Marker);
     watch.message(&message(4, 3, None)).unwrap();
-    assert_eq!(rule(watch.marker(&marker(3, 2, None))), Rule::Marker, "behind their own message");
+    assert_eq!(rule(watch.marker(&marker(3, 2, None))), Rule::Marker, "before their own message");
     let mut live = ChatWatch::new(ME, None);
     live.marker(&marker(2, 9, None)).unwrap();
-    assert_eq!(rule(live.message(&message(9, 3, None))), Rule::Marker, "nobody had told seq 9 yet");
+    assert_eq!(rule(live.message(&message(9, 3, None))), Rule::Marker, "seq 9 was not delivered yet");
 }
 
 #[test]
-fn wrong_unread_counts_are_found() {
+fn wrong_unread_counts_are_detected() {
     let mut watch = after(9);
     assert_eq!(rule(watch.marker(&marker(ME, 5, Some(3)))), Rule::Unread);
     assert_eq!(rule(watch.marker(&marker(ME, 6, None))), Rule::Unread);
-    assert_eq!(rule(watch.marker(&marker(2, 6, Some(3)))), Rule::Refused, "not theirs to know");
+    assert_eq!(rule(watch.marker(&marker(2, 6, Some(3)))), Rule::Refused, "unread_count of another user");
     let mut live = ChatWatch::new(ME, None);
     live.marker(&marker(ME, 5, Some(3))).unwrap();
     assert_eq!(rule(live.message(&message(10, 2, None))), Rule::Marker, "5 + 3 is not 9");
 }
 
 #[test]
-fn an_inbox_is_watched_alike() {
+fn an_inbox_is_checked_in_the_same_way() {
     let shown = |seq: i64, unread: i64| -> Notification {
         serde_json::from_value(json!({
             "type": "t", "notification_id": seq, "seq": seq, "title": "", "message": "", "data": null,
@@ -111,6 +111,6 @@ fn an_inbox_is_watched_alike() {
     let mut watch = InboxWatch::new(Some(Head { seq: 1, id: 1 }));
     watch.notification(&shown(2, 1)).unwrap();
     assert_eq!(rule(watch.notification(&shown(2, 1))), Rule::Twice);
-    assert_eq!(rule(watch.notification(&shown(4, 1))), Rule::Hole);
+    assert_eq!(rule(watch.notification(&shown(4, 1))), Rule::Gap);
     assert_eq!(rule(watch.notification(&shown(5, -1))), Rule::Unread);
 }

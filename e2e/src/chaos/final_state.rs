@@ -1,6 +1,6 @@
-//! Reads what is there at the end: from Postgres, from JetStream, and over HTTP as users do.
+//! Reads the stored data at the end: from Postgres, from JetStream, and over HTTP as users do.
 
-use super::judge::{Counts, NoticeRow, Row, Truth};
+use super::judge::{Counts, FinalState, NoticeRow, Row};
 use crate::Stack;
 use anyhow::Context;
 use async_nats::jetstream;
@@ -10,21 +10,21 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection, Row as _};
 use std::collections::BTreeMap;
 
-/// Where the logs end, and how much is still on its way.
+/// Heads of all logs, and amount of pending work.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ends {
-    /// Conversations.
+    /// Heads of conversations.
     pub conversations: BTreeMap<i64, Head>,
-    /// Inboxes.
+    /// Heads of inboxes.
     pub inboxes: BTreeMap<i64, Head>,
-    /// What is left: entries of the outbox, messages of streams.
-    pub under_way: BTreeMap<&'static str, u64>,
+    /// Pending work: entries of the outbox, messages of streams.
+    pub pending: BTreeMap<&'static str, u64>,
 }
 
-/// Reads where everything ends.
+/// Reads the heads and the pending work.
 ///
 /// # Errors
-/// When Postgres or NATS don't answer.
+/// If Postgres or NATS don't reply.
 pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
     let mut database = PgConnection::connect(&stack.database.url()).await.context("connect to Postgres")?;
     let mut ends = Ends { conversations: heads(&mut database).await?, ..Ends::default() };
@@ -33,12 +33,12 @@ pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
         ends.inboxes.insert(row.try_get(0)?, Head { seq: row.try_get(1)?, id: row.try_get(2)? });
     }
     let outbox: i64 = sqlx::query_scalar("select count(*) from chat.outbox").fetch_one(&mut database).await?;
-    ends.under_way.insert("outbox", outbox.unsigned_abs());
+    ends.pending.insert("outbox", outbox.unsigned_abs());
     let jetstream = jetstream::new(stack.backend().await);
     for name in [contract::streams::EVENTS_STREAM, contract::streams::CHAT_STREAM] {
         let mut stream = jetstream.get_stream(name).await.context("open a stream")?;
-        let info = stream.info().await.context("read about a stream")?;
-        ends.under_way.insert(name, info.state.messages);
+        let info = stream.info().await.context("read the state of a stream")?;
+        ends.pending.insert(name, info.state.messages);
     }
     Ok(ends)
 }
@@ -53,19 +53,23 @@ async fn heads(database: &mut PgConnection) -> anyhow::Result<BTreeMap<i64, Head
     rows.iter().map(head).collect()
 }
 
-/// Reads everything.
+/// Reads the complete final state.
 ///
 /// # Errors
-/// When something doesn't answer.
-pub async fn read(stack: &Stack, users: &[i64], conversations: &[(i64, Vec<i64>)]) -> anyhow::Result<Truth> {
-    let mut truth = stored(stack).await?;
+/// If a part of the stack doesn't reply.
+pub async fn read(
+    stack: &Stack,
+    users: &[i64],
+    conversations: &[(i64, Vec<i64>)],
+) -> anyhow::Result<FinalState> {
+    let mut state = stored(stack).await?;
     for (conversation, people) in conversations {
         let path = format!("/api/conversations/{conversation}/messages");
-        truth.histories.insert(*conversation, pages(stack, &path, people[0], "message_id").await?);
+        state.histories.insert(*conversation, pages(stack, &path, people[0], "message_id").await?);
     }
     for user in users {
         let unread = stack.get("/api/unread", *user).await;
-        let number = |key: &str| unread[key].as_i64().context("a count");
+        let number = |key: &str| unread[key].as_i64().context("the count is missing");
         let listed: Vec<Value> = pages(stack, "/api/conversations", *user, "conversation_id").await?;
         let counts = Counts {
             conversations: number("conversations")?,
@@ -76,14 +80,14 @@ pub async fn read(stack: &Stack, users: &[i64], conversations: &[(i64, Vec<i64>)
                 .filter_map(|item| Some((item["conversation_id"].as_i64()?, item["unread_count"].as_i64()?)))
                 .collect(),
         };
-        truth.counts.insert(*user, counts);
-        truth.pages.insert(*user, pages(stack, "/api/notifications", *user, "notification_id").await?);
+        state.counts.insert(*user, counts);
+        state.pages.insert(*user, pages(stack, "/api/notifications", *user, "notification_id").await?);
     }
-    truth.deadletters = deadletters(stack).await?;
-    Ok(truth)
+    state.deadletters = deadletters(stack).await?;
+    Ok(state)
 }
 
-/// Every item of a list, page by page, oldest first.
+/// All items of a list, read page by page, oldest first.
 async fn pages<T: DeserializeOwned>(
     stack: &Stack,
     path: &str,
@@ -96,22 +100,22 @@ async fn pages<T: DeserializeOwned>(
         let mut page = stack.get(&format!("{path}?limit=200&after={after}"), user).await;
         let found = page["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
         let Some(last) = found.last() else { return Ok(items) };
-        after = last[key].as_i64().context("an item without its id")?;
+        after = last[key].as_i64().context("an item has no id")?;
         for item in found {
             items.push(serde_json::from_str(&item.to_string()).context("read an item")?);
         }
     }
 }
 
-async fn stored(stack: &Stack) -> anyhow::Result<Truth> {
+async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
     let mut database = PgConnection::connect(&stack.database.url()).await.context("connect to Postgres")?;
-    let mut truth = Truth { heads: heads(&mut database).await?, ..Truth::default() };
+    let mut state = FinalState { heads: heads(&mut database).await?, ..FinalState::default() };
     let rows = sqlx::query(
         "select conversation_id, seq, message_id, sender_id, content, client_id from chat.messages
          order by conversation_id, seq",
     );
     for row in rows.fetch_all(&mut database).await? {
-        truth.messages.push(Row {
+        state.messages.push(Row {
             conversation: row.try_get(0)?,
             seq: row.try_get(1)?,
             message_id: row.try_get(2)?,
@@ -123,16 +127,16 @@ async fn stored(stack: &Stack) -> anyhow::Result<Truth> {
     let rows =
         sqlx::query("select conversation_id, user_id, read_seq, read_message_id from chat.participants");
     for row in rows.fetch_all(&mut database).await? {
-        truth.markers.insert((row.try_get(0)?, row.try_get(1)?), (row.try_get(2)?, row.try_get(3)?));
+        state.markers.insert((row.try_get(0)?, row.try_get(1)?), (row.try_get(2)?, row.try_get(3)?));
     }
     let left = "select format('entry %s of %s: messages %s of conversations %s', id, created_at, message_ids, conversation_ids)
                 from chat.outbox order by id";
-    truth.outbox = sqlx::query_scalar(left).fetch_all(&mut database).await?;
-    notifications(&mut database, &mut truth).await?;
-    Ok(truth)
+    state.outbox = sqlx::query_scalar(left).fetch_all(&mut database).await?;
+    notifications(&mut database, &mut state).await?;
+    Ok(state)
 }
 
-async fn notifications(database: &mut PgConnection, truth: &mut Truth) -> anyhow::Result<()> {
+async fn notifications(database: &mut PgConnection, state: &mut FinalState) -> anyhow::Result<()> {
     let rows = sqlx::query(
         "select user_id, seq, notification_id, data::json ->> 'event', conversation_id, message_id, message_count,
                 read_at is not null
@@ -144,7 +148,7 @@ async fn notifications(database: &mut PgConnection, truth: &mut Truth) -> anyhow
             Some(conversation) => Some((conversation, row.try_get(5)?, row.try_get(6)?)),
             None => None,
         };
-        truth.notifications.push(NoticeRow {
+        state.notifications.push(NoticeRow {
             user: row.try_get(0)?,
             seq: row.try_get(1)?,
             id: row.try_get(2)?,
@@ -155,7 +159,7 @@ async fn notifications(database: &mut PgConnection, truth: &mut Truth) -> anyhow
     }
     let rows = sqlx::query("select user_id, last_seq, unread_count from notify.inboxes");
     for row in rows.fetch_all(database).await? {
-        truth.inboxes.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+        state.inboxes.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
     }
     Ok(())
 }
@@ -164,7 +168,7 @@ async fn deadletters(stack: &Stack) -> anyhow::Result<Vec<String>> {
     let jetstream = jetstream::new(stack.backend().await);
     let mut stream =
         jetstream.get_stream(contract::streams::DEADLETTERS_STREAM).await.context("open the dead letters")?;
-    let state = stream.info().await.context("read about the dead letters")?.state.clone();
+    let state = stream.info().await.context("read the state of the dead letters")?.state.clone();
     let mut bodies = Vec::new();
     for sequence in state.first_sequence..=state.last_sequence {
         let body = stream.get_raw_message(sequence).await.context("read a dead letter")?.payload;

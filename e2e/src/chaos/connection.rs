@@ -1,4 +1,4 @@
-//! One connection of a client.
+//! A client's connection.
 
 use super::{
     frame::Channel,
@@ -20,72 +20,72 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message as WsMessage},
 };
 
-/// How long a handshake may take before the client tries elsewhere.
-const HANDSHAKE: Duration = Duration::from_secs(8);
-/// How long the gateway may work on one thing that it was asked; what was asked after it waits.
-const WORK: Duration = Duration::from_millis(5_300);
-/// What is added to that, as machines are slow at times.
+/// Timeout of a handshake, after which the client tries another gateway.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Maximum time in which the gateway carries out one command. Later commands wait for it.
+const COMMAND_LIMIT: Duration = Duration::from_millis(5_300);
+/// Allowance for slow machines.
 const SLACK: Duration = Duration::from_secs(8);
-/// What a replay may take before a single socket is listened to.
+/// Allowance for the replay on a single-channel socket, before its commands are read.
 const REPLAY: Duration = Duration::from_secs(10);
 
-/// What a client has asked.
+/// A command of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
-    /// To store the message with this text.
+pub enum Command {
+    /// Stores the message with this text.
     Send(String),
-    /// To move the marker of a conversation to a message.
+    /// Moves the marker of a conversation to a message.
     Read(i64, i64),
-    /// To mark a notification as read; with `None`, all.
+    /// Marks a notification as read; `None` for all.
     InboxRead(Option<i64>),
-    /// To be on a channel.
+    /// Subscribes to a channel.
     Subscribe(Channel),
-    /// To show that the user types.
+    /// Sends a typing state.
     Typing,
 }
 
-struct Question {
-    asked: Asked,
+struct PendingCommand {
+    command: Command,
     reference: i64,
     since: Instant,
     due: Instant,
 }
 
-/// One connection of a client.
-pub struct Line {
+/// A client's connection.
+pub struct Connection {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// The one channel that it is for; `None`: the multiplexed socket.
+    /// Channel of a single-channel socket; `None` for the multiplexed socket.
     pub own: Option<Channel>,
-    /// Which gateway it is at.
+    /// Index of the gateway.
     pub gateway: usize,
-    /// The conversations that it is on.
+    /// Checks of the joined conversations.
     pub chats: HashMap<i64, ChatWatch>,
-    /// The inbox, if it is on that.
+    /// Check of the inbox, if it is joined.
     pub inbox: Option<InboxWatch>,
-    questions: Vec<Question>,
-    /// Channels that the client is on, or was told so, by what it called that.
+    pending: Vec<PendingCommand>,
+    /// Joined channels, by the `ref` of the subscribe command.
     joined: HashMap<i64, Channel>,
-    /// Until when the gateway may work on what was asked so far.
+    /// Time until which the gateway may be busy with the commands so far.
     busy_until: Instant,
     references: i64,
 }
 
-/// Why there is no connection.
+/// Reason for the end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
     /// The handshake was refused with this HTTP status.
     Status(u16),
-    /// A close frame came.
+    /// A close frame was received.
     Code(Option<u16>),
-    /// It ended without one, or never began.
+    /// The connection ended without a close frame, or was never established.
     Broken,
 }
 
-impl Line {
+impl Connection {
     /// Connects to a gateway.
     ///
     /// # Errors
-    /// Why not.
+    /// If the handshake fails.
     pub async fn open(
         world: &World,
         gateway: usize,
@@ -93,7 +93,7 @@ impl Line {
         own: Option<Channel>,
     ) -> Result<Self, Closed> {
         let url = format!("ws://{}{path}", world.hosts[gateway]);
-        let socket = match timeout(HANDSHAKE, tokio_tungstenite::connect_async(url)).await {
+        let socket = match timeout(HANDSHAKE_TIMEOUT, tokio_tungstenite::connect_async(url)).await {
             Ok(Ok((socket, _))) => socket,
             Ok(Err(Error::Http(response))) => return Err(Closed::Status(response.status().as_u16())),
             Ok(Err(_)) | Err(_) => return Err(Closed::Broken),
@@ -105,14 +105,14 @@ impl Line {
             gateway,
             chats: HashMap::new(),
             inbox: None,
-            questions: Vec::new(),
+            pending: Vec::new(),
             joined: HashMap::new(),
             busy_until,
             references: 0,
         })
     }
 
-    /// Is on a channel from now on, after this entry.
+    /// Starts the check of a channel, after this entry.
     pub fn watch(&mut self, channel: Channel, user: i64, after: Option<Head>) {
         match channel {
             Channel::Chat(id) => {
@@ -128,47 +128,52 @@ impl Line {
         }
     }
 
-    /// Asks to be on a channel of the multiplexed socket.
+    /// Subscribes to a channel of the multiplexed socket.
     pub async fn subscribe(&mut self, channel: Channel, user: i64, after: Option<Head>) {
         self.watch(channel, user, after);
         let mut op = json!({"op": "subscribe", "channel": channel.name()});
         if let Some(after) = after {
             op["after"] = after.id.into();
         }
-        self.ask(Asked::Subscribe(channel), op, false).await;
+        self.command(Command::Subscribe(channel), op, false).await;
     }
 
     /// Sends a frame on a channel.
-    pub async fn say(&mut self, channel: Channel, asked: Asked, data: Value) {
+    pub async fn send(&mut self, channel: Channel, command: Command, data: Value) {
         match self.own {
-            Some(_) => self.ask(asked, data, true).await,
+            Some(_) => self.command(command, data, true).await,
             None => {
                 let op = json!({"op": "send", "channel": channel.name(), "data": data});
-                self.ask(asked, op, true).await;
+                self.command(command, op, true).await;
             }
         }
     }
 
-    async fn ask(&mut self, asked: Asked, mut frame: Value, in_turn: bool) {
+    async fn command(&mut self, command: Command, mut frame: Value, in_turn: bool) {
         self.references += 1;
         if self.own.is_none() {
             frame["ref"] = self.references.into();
         }
         let since = Instant::now();
-        let mut due = since + WORK;
+        let mut due = since + COMMAND_LIMIT;
         if in_turn {
-            due = self.busy_until.max(since) + WORK;
+            due = self.busy_until.max(since) + COMMAND_LIMIT;
             self.busy_until = due;
         }
-        // On a single socket only sends are answered in any case.
-        if self.own.is_none() || matches!(asked, Asked::Send(_)) {
-            self.questions.push(Question { asked, reference: self.references, since, due: due + SLACK });
+        // On a single-channel socket, only sends always get a reply.
+        if self.own.is_none() || matches!(command, Command::Send(_)) {
+            self.pending.push(PendingCommand {
+                command,
+                reference: self.references,
+                since,
+                due: due + SLACK,
+            });
         }
-        // That the socket is closed shows when it is read.
+        // A closed socket is detected by reading.
         timeout(Duration::from_secs(2), self.socket.send(WsMessage::text(frame.to_string()))).await.ok();
     }
 
-    /// The next text, or why there is none.
+    /// Returns the next text frame, or the reason for the end.
     pub async fn next(&mut self) -> Result<String, Closed> {
         loop {
             match self.socket.next().await {
@@ -182,115 +187,116 @@ impl Line {
         }
     }
 
-    /// What was asked under this name, which is answered now.
-    pub fn answered(&mut self, reference: i64) -> Option<Asked> {
-        let index = self.questions.iter().position(|question| question.reference == reference)?;
-        let asked = self.questions.remove(index).asked;
-        self.rest();
-        Some(asked)
+    /// Removes and returns the pending command with this `ref`.
+    pub fn complete(&mut self, reference: i64) -> Option<Command> {
+        let index = self.pending.iter().position(|command| command.reference == reference)?;
+        let command = self.pending.remove(index).command;
+        self.update_busy();
+        Some(command)
     }
 
-    /// The client is on a channel: what follows may still fail, and then says so under the same name.
-    pub fn on(&mut self, reference: i64, channel: Channel) {
+    /// Records that a channel is joined. An error that follows has the same `ref`.
+    pub fn set_joined(&mut self, reference: i64, channel: Channel) {
         self.joined.insert(reference, channel);
     }
 
-    /// Whether the client was told that it is on a channel.
-    pub fn is_on(&self, channel: Channel) -> bool {
+    /// Whether a channel is joined.
+    pub fn is_joined(&self, channel: Channel) -> bool {
         self.joined.values().any(|joined| *joined == channel)
     }
 
-    /// A channel that the client was on after all is none.
-    pub fn off(&mut self, reference: i64) -> Option<Asked> {
-        self.joined.remove(&reference).map(Asked::Subscribe)
+    /// Removes a joined channel after an error.
+    pub fn remove_joined(&mut self, reference: i64) -> Option<Command> {
+        self.joined.remove(&reference).map(Command::Subscribe)
     }
 
-    /// The message with this text is answered now; says whether it was asked for.
-    pub fn sent(&mut self, content: &str) -> bool {
-        let before = self.questions.len();
-        self.questions.retain(|question| !matches!(&question.asked, Asked::Send(text) if text == content));
-        self.rest();
-        self.questions.len() < before
+    /// Removes the pending send of the message with this text. Returns whether there was one.
+    pub fn complete_send(&mut self, content: &str) -> bool {
+        let before = self.pending.len();
+        self.pending.retain(|command| !matches!(&command.command, Command::Send(text) if text == content));
+        self.update_busy();
+        self.pending.len() < before
     }
 
-    /// The oldest message that is not answered yet.
+    /// Text of the oldest pending send.
     pub fn oldest_send(&self) -> Option<String> {
-        self.questions.iter().find_map(|question| match &question.asked {
-            Asked::Send(text) => Some(text.clone()),
+        self.pending.iter().find_map(|command| match &command.command {
+            Command::Send(text) => Some(text.clone()),
             _ => None,
         })
     }
 
-    /// What the gateway has answered it no longer works on.
-    fn rest(&mut self) {
-        if self.questions.is_empty() && self.own.is_none() {
+    /// The gateway is no longer busy if no command is pending.
+    fn update_busy(&mut self) {
+        if self.pending.is_empty() && self.own.is_none() {
             self.busy_until = self.busy_until.min(Instant::now());
         }
     }
 
-    /// The client did not read for a while: answers may have waited for it.
-    pub fn napped(&mut self, nap: Duration) {
-        self.busy_until += nap;
-        for question in &mut self.questions {
-            question.due += nap;
+    /// Extends all deadlines, because the client has not read replies for this time.
+    pub fn extend_deadlines(&mut self, pause: Duration) {
+        self.busy_until += pause;
+        for command in &mut self.pending {
+            command.due += pause;
         }
     }
 
-    /// Sends that should have been answered by now; each is reported once.
+    /// Removes and returns the overdue sends.
     pub fn overdue(&mut self, world: &Arc<World>) -> Vec<(String, Duration)> {
         let now = Instant::now();
         let gateway = self.gateway;
-        let late = |question: &Question| question.due + world.stood_still(gateway, question.since, now) < now;
-        let (late, rest) = std::mem::take(&mut self.questions).into_iter().partition(late);
-        self.questions = rest;
-        let late: Vec<Question> = late;
-        let sends = late.into_iter().filter_map(|question| match question.asked {
-            Asked::Send(text) => Some((text, question.since.elapsed())),
+        let late =
+            |command: &PendingCommand| command.due + world.paused_for(gateway, command.since, now) < now;
+        let (late, rest) = std::mem::take(&mut self.pending).into_iter().partition(late);
+        self.pending = rest;
+        let late: Vec<PendingCommand> = late;
+        let sends = late.into_iter().filter_map(|command| match command.command {
+            Command::Send(text) => Some((text, command.since.elapsed())),
             _ => None,
         });
         sends.collect()
     }
 
-    /// Leaves, in good order or just so.
-    pub async fn leave(mut self, politely: bool) {
-        if politely {
+    /// Disconnects, with a close frame if `gracefully` is set.
+    pub async fn leave(mut self, gracefully: bool) {
+        if gracefully {
             timeout(Duration::from_secs(1), self.socket.close(None)).await.ok();
         }
     }
 }
 
-/// What became of a call over HTTP.
+/// Result of an HTTP call.
 pub struct Called {
-    /// What was asked.
-    pub asked: Asked,
-    /// How long it took, without what the gateway stood still.
+    /// Command of the call.
+    pub command: Command,
+    /// Duration, without the pauses of the gateway.
     pub took: Duration,
-    /// The answer, if one came.
+    /// Reply, if there was one.
     pub answer: Option<Answer>,
 }
 
 impl Called {
-    /// The message that is stored.
+    /// The stored message in the reply.
     pub fn message(&self) -> Option<Message> {
         let answer = self.answer.as_ref().filter(|answer| [200, 201].contains(&answer.status))?;
         serde_json::from_value(answer.body.clone()).ok()
     }
 }
 
-/// Asks over HTTP.
+/// Sends a command over HTTP.
 pub async fn call(
     world: Arc<World>,
     gateway: usize,
     path: String,
     token: String,
     body: Value,
-    asked: Asked,
+    command: Command,
 ) -> Called {
     let since = Instant::now();
     let url = format!("http://{}{path}", world.hosts[gateway]);
     let request = world.http.post(url).bearer_auth(token).json(&body);
     let answer = Answer::try_of(request).await.ok();
     let now = Instant::now();
-    let took = (now - since).saturating_sub(world.stood_still(gateway, since, now));
-    Called { asked, took, answer }
+    let took = (now - since).saturating_sub(world.paused_for(gateway, since, now));
+    Called { command, took, answer }
 }
