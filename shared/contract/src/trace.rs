@@ -22,7 +22,7 @@ pub struct TraceParent {
 /// The error for a text that is not a `traceparent`.
 #[derive(Debug, thiserror::Error)]
 #[error("not a traceparent of W3C Trace Context")]
-pub struct NoTraceParent;
+pub struct InvalidTraceParent;
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,22 +31,22 @@ impl fmt::Display for TraceParent {
 }
 
 impl FromStr for TraceParent {
-    type Err = NoTraceParent;
+    type Err = InvalidTraceParent;
 
-    fn from_str(text: &str) -> Result<Self, NoTraceParent> {
+    fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
         let mut parts = text.trim().split('-');
         let mut hex = |digits: usize| {
-            let part = parts.next().filter(|part| part.len() == digits).ok_or(NoTraceParent)?;
+            let part = parts.next().filter(|part| part.len() == digits).ok_or(InvalidTraceParent)?;
             let lower = part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-            u128::from_str_radix(part, 16).ok().filter(|_| lower).ok_or(NoTraceParent)
+            u128::from_str_radix(part, 16).ok().filter(|_| lower).ok_or(InvalidTraceParent)
         };
         let (version, trace_id, span_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
         // A later version may append more fields; version 0 may not. Version 255 is invalid.
         let ends = version > 0 || parts.next().is_none();
         if version == 0xff || !ends || trace_id == 0 || span_id == 0 {
-            return Err(NoTraceParent);
+            return Err(InvalidTraceParent);
         }
-        let span_id = u64::try_from(span_id).map_err(|_| NoTraceParent)?;
+        let span_id = u64::try_from(span_id).map_err(|_| InvalidTraceParent)?;
         Ok(Self { trace_id, span_id, sampled: flags & 1 == 1 })
     }
 }
@@ -58,9 +58,9 @@ impl From<TraceParent> for String {
 }
 
 impl TryFrom<String> for TraceParent {
-    type Error = NoTraceParent;
+    type Error = InvalidTraceParent;
 
-    fn try_from(text: String) -> Result<Self, NoTraceParent> {
+    fn try_from(text: String) -> Result<Self, InvalidTraceParent> {
         text.parse()
     }
 }
