@@ -77,7 +77,7 @@ impl<R> Reply<R> {
 
 /// The reason why a request has no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unanswered {
+pub enum CallError {
     /// The queue is full.
     #[error("the queue is full")]
     Full,
@@ -121,29 +121,29 @@ impl<Q, R> Batcher<Q, R> {
     /// Sends a request and waits for its reply. Waits first if the queue is full.
     ///
     /// # Errors
-    /// [`Unanswered::Dropped`].
-    pub async fn call(&self, request: Q) -> Result<R, Unanswered> {
+    /// [`CallError::Dropped`].
+    pub async fn call(&self, request: Q) -> Result<R, CallError> {
         if self.calls.capacity() == 0 {
             metrics::counter!(self.full_metric).increment(1);
         }
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call { request, reply }).await.map_err(|_| Unanswered::Dropped)?;
-        answer.await.map_err(|_| Unanswered::Dropped)
+        self.calls.send(Call { request, reply }).await.map_err(|_| CallError::Dropped)?;
+        answer.await.map_err(|_| CallError::Dropped)
     }
 
     /// Sends a request and returns the receiver of its reply, without waiting.
     ///
     /// # Errors
-    /// [`Unanswered`] if the queue is full, or the batches have ended.
-    pub fn try_call(&self, request: Q) -> Result<oneshot::Receiver<R>, Unanswered> {
+    /// [`CallError`] if the queue is full, or the batches have ended.
+    pub fn try_call(&self, request: Q) -> Result<oneshot::Receiver<R>, CallError> {
         let (reply, answer) = oneshot::channel();
         match self.calls.try_send(Call { request, reply }) {
             Ok(()) => Ok(answer),
             Err(TrySendError::Full(_)) => {
                 metrics::counter!(self.full_metric).increment(1);
-                Err(Unanswered::Full)
+                Err(CallError::Full)
             }
-            Err(TrySendError::Closed(_)) => Err(Unanswered::Dropped),
+            Err(TrySendError::Closed(_)) => Err(CallError::Dropped),
         }
     }
 
@@ -300,7 +300,7 @@ mod tests {
     async fn a_request_to_a_full_queue_is_refused() {
         let (batcher, _batches) = batcher::<u64, ()>(Limits::new(1, 1, METRIC));
         batcher.try_call(1).unwrap();
-        assert_eq!(batcher.try_call(2).unwrap_err(), Unanswered::Full);
+        assert_eq!(batcher.try_call(2).unwrap_err(), CallError::Full);
     }
 
     #[tokio::test]
