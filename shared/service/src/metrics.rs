@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum MetricType {
     /// A value that only increases.
     Counter,
     /// A value that increases and decreases.
@@ -24,7 +24,7 @@ pub enum Form {
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     name: &'static str,
-    form: Form,
+    kind: MetricType,
     unit: Unit,
     help: &'static str,
     /// Label of a counter with its known values. Each value starts from zero, because a counter that first appears
@@ -35,17 +35,17 @@ pub struct Metric {
 impl Metric {
     /// Creates a counter of things.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, form: Form::Counter, unit: Unit::Count, help, label: None }
+        Self { name, kind: MetricType::Counter, unit: Unit::Count, help, label: None }
     }
 
     /// Creates a gauge of things.
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, form: Form::Gauge, unit: Unit::Count, help, label: None }
+        Self { name, kind: MetricType::Gauge, unit: Unit::Count, help, label: None }
     }
 
     /// Creates a histogram of things.
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
-        Self { name, form: Form::Histogram, unit: Unit::Count, help, label: None }
+        Self { name, kind: MetricType::Histogram, unit: Unit::Count, help, label: None }
     }
 
     /// Sets the unit to seconds.
@@ -124,15 +124,15 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512
 
 /// Describes metrics, and starts their counters from zero.
 pub fn describe(metrics: &[Metric]) {
-    for Metric { name, form, unit, help, label } in metrics.iter().copied() {
-        match form {
-            Form::Counter => describe_counter!(name, unit, help),
-            Form::Gauge => describe_gauge!(name, unit, help),
-            Form::Histogram => describe_histogram!(name, unit, help),
+    for Metric { name, kind, unit, help, label } in metrics.iter().copied() {
+        match kind {
+            MetricType::Counter => describe_counter!(name, unit, help),
+            MetricType::Gauge => describe_gauge!(name, unit, help),
+            MetricType::Histogram => describe_histogram!(name, unit, help),
         }
-        match (form, label) {
-            (Form::Counter, None) => counter!(name).absolute(0),
-            (Form::Counter, Some((label, values))) => {
+        match (kind, label) {
+            (MetricType::Counter, None) => counter!(name).absolute(0),
+            (MetricType::Counter, Some((label, values))) => {
                 for value in values {
                     counter!(name, label => *value).absolute(0);
                 }
