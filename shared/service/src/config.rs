@@ -82,20 +82,20 @@ pub enum LogFormat {
 /// The reason why the program exits instead of running.
 pub enum Exit {
     /// Text of `--help` or `--version`.
-    Asked(clap::Error),
+    Info(clap::Error),
     /// Configuration error: one line that names the variable but never its value.
-    Wrong(String),
+    Invalid(String),
 }
 
 impl Exit {
     /// Prints the text and returns the exit code.
     pub fn print(self) -> ExitCode {
         match self {
-            Self::Asked(text) => match text.print() {
+            Self::Info(text) => match text.print() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             },
-            Self::Wrong(line) => {
+            Self::Invalid(line) => {
                 eprintln!("{line}");
                 ExitCode::from(2)
             }
@@ -109,8 +109,8 @@ impl Exit {
 /// If the configuration is invalid, or only a text was requested.
 pub fn read<C: Parser>(arguments: impl IntoIterator<Item = OsString>) -> Result<C, Exit> {
     C::try_parse_from(arguments).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Asked(error),
-        _ => Exit::Wrong(error_line::<C>(&error)),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Info(error),
+        _ => Exit::Invalid(error_line::<C>(&error)),
     })
 }
 
@@ -160,7 +160,7 @@ mod tests {
     fn error_of(arguments: &[&str]) -> String {
         let arguments = std::iter::once("test").chain(arguments.iter().copied()).map(OsString::from);
         match read::<Config>(arguments) {
-            Err(Exit::Wrong(line)) => line,
+            Err(Exit::Invalid(line)) => line,
             _ => panic!("the configuration was accepted"),
         }
     }
