@@ -92,7 +92,7 @@ impl StoreError {
     pub fn is_passing(&self) -> bool {
         match self {
             _ if self.is_slow() => true,
-            Self::Sql(error) => postgres::is_passing_error(error),
+            Self::Sql(error) => postgres::is_transient_error(error),
             Self::TimedOut => true,
             Self::NotFound => false,
         }

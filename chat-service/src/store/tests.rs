@@ -404,5 +404,5 @@ async fn an_idle_in_transaction_timeout_is_a_passing_error() {
         .unwrap()
     {}
     let error = sqlx::query("select 1").execute(&mut *transaction).await.unwrap_err();
-    assert!(service::postgres::is_passing_error(&error), "{error:?}");
+    assert!(service::postgres::is_transient_error(&error), "{error:?}");
 }

@@ -50,7 +50,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Whether a repetition may help. The request must be idempotent.
-    pub const fn is_passing(&self) -> bool {
+    pub const fn is_transient(&self) -> bool {
         match self {
             Self::Refused(refusal) => matches!(refusal.code, Code::Unavailable),
             Self::NoResponders(_) | Self::TimedOut(_) | Self::Failed(..) => true,
@@ -209,7 +209,7 @@ impl Bus {
         loop {
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             let error = match self.attempt(request, left.min(ATTEMPT), deadline).await {
-                Err(error) if error.is_passing() => error,
+                Err(error) if error.is_transient() => error,
                 ended => return ended,
             };
             let delay = backoff.delay();

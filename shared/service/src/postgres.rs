@@ -68,7 +68,7 @@ pub async fn open(
         };
         match prepared {
             Ok(()) => break,
-            Err(error) if error.chain().any(is_passing) => {
+            Err(error) if error.chain().any(is_transient) => {
                 tracing::warn!(error = format!("{error:#}"), "waiting for Postgres at DATABASE_URL");
             }
             Err(error) => return Err(error),
@@ -247,7 +247,7 @@ impl Dedicated {
             Ok((result, (connection, made)))
         })
         .await?;
-        if !result.as_ref().is_err_and(is_passing_error) {
+        if !result.as_ref().is_err_and(is_transient_error) {
             self.connection = Some(connection);
         }
         result
@@ -263,9 +263,9 @@ impl Dedicated {
 }
 
 /// Whether an error may be temporary: the connection, or a server that starts, stops or is busy.
-fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_transient(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<sqlx::Error>() {
-        Some(error) => is_passing_error(error),
+        Some(error) => is_transient_error(error),
         None => error.downcast_ref::<std::io::Error>().is_some(),
     }
 }
@@ -277,7 +277,7 @@ const READ_ONLY: &str = "25006";
 const IDLE_IN_TRANSACTION: &str = "25P03";
 
 /// Whether a retry may help. An error that reveals a failover also invalidates every older connection.
-pub fn is_passing_error(error: &sqlx::Error) -> bool {
+pub fn is_transient_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
