@@ -60,7 +60,7 @@ impl ChatService {
         }
 
         let tasks = TaskTracker::new();
-        tasks.spawn(service::streams::keep(bus.clone(), streams, shutdown.clone()));
+        tasks.spawn(service::streams::maintain(bus.clone(), streams, shutdown.clone()));
         let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);

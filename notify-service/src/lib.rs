@@ -88,7 +88,7 @@ impl NotifyService {
             service::streams::ensure(&bus, stream.clone(), &shutdown).await;
         }
         let tasks = TaskTracker::new();
-        tasks.spawn(service::streams::keep(bus.clone(), streams, shutdown.clone()));
+        tasks.spawn(service::streams::maintain(bus.clone(), streams, shutdown.clone()));
         let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
         let mut checks = Checks::default().nats(&bus).postgres(&pool);
         for source in [Source::Events, Source::Chat] {

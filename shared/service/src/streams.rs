@@ -17,7 +17,7 @@ pub fn copies(bus: &Bus) -> usize {
     if cluster.is_some_and(|name| !name.is_empty()) { 3 } else { 1 }
 }
 
-/// Interval of the checks of [`keep`].
+/// Interval of the checks of [`maintain`].
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Opens a stream, and creates it if it is missing. Leaves an existing stream as the operator configured it.
@@ -51,7 +51,7 @@ pub async fn ensure(bus: &Bus, config: Config, shutdown: &CancellationToken) {
 }
 
 /// Recreates deleted streams within seconds, until the token is cancelled.
-pub async fn keep(bus: Bus, streams: Vec<Config>, shutdown: CancellationToken) {
+pub async fn maintain(bus: Bus, streams: Vec<Config>, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
