@@ -78,7 +78,7 @@ impl TypingService {
         let typists = Shared::new(Typists::new(rules, Instant::now()));
         // Subscribes to events before inputs: a replica that receives inputs should know the state of the others.
         let events = bus.subscribe(<TypingEvent as contract::Event>::PATTERN.to_owned()).await?;
-        let inputs = bus.share::<TypingInputs>(GROUP).await?;
+        let inputs = bus.queue_subscribe::<TypingInputs>(GROUP).await?;
         let stop = shutdown.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
         let tasks = TaskTracker::new();

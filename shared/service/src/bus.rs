@@ -259,7 +259,7 @@ impl Bus {
     ///
     /// # Errors
     /// If the client is closed.
-    pub async fn share<E: Event>(&self, group: &str) -> anyhow::Result<Subscriber> {
+    pub async fn queue_subscribe<E: Event>(&self, group: &str) -> anyhow::Result<Subscriber> {
         self.client.queue_subscribe(E::PATTERN, group.to_owned()).await.context("subscribe")
     }
 
