@@ -390,7 +390,7 @@ pub fn json_len(text: &str) -> usize {
 }
 
 /// Truncates a page so that it fits into a payload, but keeps at least one item. Returns whether items were removed.
-pub fn fit<T: serde::Serialize>(items: &mut Vec<T>) -> serde_json::Result<bool> {
+pub fn truncate_page<T: serde::Serialize>(items: &mut Vec<T>) -> serde_json::Result<bool> {
     let (mut bytes, mut keep) = (0, 0);
     for item in &*items {
         bytes += serde_json::to_vec(item)?.len() + 1;
