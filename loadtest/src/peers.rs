@@ -120,7 +120,7 @@ impl Peer {
             .args(["--bind", "127.0.0.1", "--save", "", "--port"])
             .arg(redis_port.to_string())
             .folder("/")
-            .farewell(Signal::Term)
+            .stop_signal(Signal::Term)
             .spawn()?;
         wait_listening(redis_port, &redis).await.context("start redis-server")?;
         let secret = format!("{:032x}", fastrand::u128(..));
@@ -132,7 +132,7 @@ impl Peer {
                 .env("PORT", port.to_string())
                 .env("NODE_ENV", "production")
                 .output(Output::Inherit)
-                .farewell(Signal::Term)
+                .stop_signal(Signal::Term)
         };
         if self == Self::Django {
             let migrate = Program::new(self.installed().join("bin/python"))

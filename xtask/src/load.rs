@@ -28,7 +28,7 @@ impl Load {
         let generator = Program::new(programs.join("loadtest"))
             .args(self.arguments)
             .output(Output::Inherit)
-            .farewell(Signal::Term)
+            .stop_signal(Signal::Term)
             .spawn()?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;

@@ -55,7 +55,7 @@ impl Test {
 
 /// Runs cargo and returns its exit code. If this future is dropped, cargo and all its children are stopped.
 async fn run(cargo: Program) -> anyhow::Result<u8> {
-    let child = cargo.farewell(Signal::Term).spawn()?;
+    let child = cargo.stop_signal(Signal::Term).spawn()?;
     let status = child.wait().await;
     Ok(status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

@@ -62,7 +62,7 @@ impl Browser {
             .args([format!("--port={port}"), "--log-level=SEVERE".to_owned()])
             .env("HOME", profile.path())
             .env("TMPDIR", profile.path())
-            .farewell(Signal::Term)
+            .stop_signal(Signal::Term)
             .remove(profile.path())
             .output(Output::Lines(Arc::new(|line| println!("{line}"))))
             .spawn()

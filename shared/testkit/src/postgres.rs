@@ -212,7 +212,7 @@ impl Launch {
             .folder("/")
             .user(self.user)
             .output(Output::File(log.clone()))
-            .farewell(Signal::Term);
+            .stop_signal(Signal::Term);
         initdb = match self.options.password {
             Some(_) => initdb
                 .arg("--auth=scram-sha-256")
@@ -240,7 +240,7 @@ impl Launch {
             .folder("/")
             .user(self.user)
             .output(output)
-            .farewell(Signal::Quit);
+            .stop_signal(Signal::Quit);
         for setting in [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",

@@ -125,7 +125,7 @@ pub struct Program {
     folder: Option<PathBuf>,
     user: Option<User>,
     output: Output,
-    farewell: Signal,
+    stop_signal: Signal,
     remove: Option<PathBuf>,
 }
 
@@ -139,7 +139,7 @@ impl Program {
             folder: None,
             user: None,
             output: Output::Null,
-            farewell: Signal::Kill,
+            stop_signal: Signal::Kill,
             remove: None,
         }
     }
@@ -182,8 +182,8 @@ impl Program {
 
     /// Sets the signal that the program receives when its parent has ended, five seconds before it is killed. By
     /// default it is killed immediately.
-    pub fn farewell(mut self, signal: Signal) -> Self {
-        self.farewell = signal;
+    pub fn stop_signal(mut self, signal: Signal) -> Self {
+        self.stop_signal = signal;
         self
     }
 
@@ -209,7 +209,7 @@ impl Program {
 }
 
 /// A process that ends with this one, however this one ends, even if it is killed with -9. Dropping it stops it (with
-/// its farewell signal), and waits for its exit.
+/// its stop signal), and waits for its exit.
 ///
 /// It leads its own process group, so that a terminal's Ctrl-C reaches it only through us.
 #[derive(Debug)]
@@ -260,7 +260,7 @@ impl Child {
         let gate = child.stdin.take();
 
         let mut watcher = Command::new("sh")
-            .args(["-c", WATCHER, "sh", &pid.to_string(), program.farewell.name()])
+            .args(["-c", WATCHER, "sh", &pid.to_string(), program.stop_signal.name()])
             .arg(program.remove.unwrap_or_default())
             .current_dir("/")
             .stdin(Stdio::piped())

@@ -132,7 +132,7 @@ impl Builder {
         let line = format!("{} {}", self.name(), command.join(" "));
         eprintln!("== {line}");
         let program = Program::new(self.name()).args(command).folder(place::workspace());
-        let child = program.output(Output::Inherit).farewell(Signal::Term).spawn()?;
+        let child = program.output(Output::Inherit).stop_signal(Signal::Term).spawn()?;
         let status = child.wait().await;
         ensure!(status.is_some_and(|status| status.success()), "failed: {line}");
         Ok(())
