@@ -165,7 +165,7 @@ impl Revocations {
         backoff: &mut Backoff,
     ) -> anyhow::Result<()> {
         let bucket = self.bucket().await?;
-        let mut doubts = self.bus.doubts();
+        let mut doubts = self.bus.disruptions();
         doubts.mark_unchanged();
         let followed = bucket.stream.cached_info().clone();
         // Only the last value of each key comes, so the number of messages says nothing, but for 0.

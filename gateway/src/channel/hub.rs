@@ -130,7 +130,7 @@ impl Hub {
     /// Compares every log with its service whenever events may have been lost, and every 15 s on average. So a loss is found
     /// wherever it happened.
     pub async fn compare(self: Arc<Self>) {
-        let (mut events, mut doubts) = (self.maintenance.events.doubts(), self.bus().doubts());
+        let (mut events, mut doubts) = (self.maintenance.events.doubts(), self.bus().disruptions());
         doubts.mark_unchanged();
         loop {
             tokio::select! {

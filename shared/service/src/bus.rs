@@ -25,7 +25,7 @@ pub const PAYLOAD_BYTES: usize = 900 * 1024;
 pub struct Bus {
     client: Client,
     jetstream: async_nats::jetstream::Context,
-    doubts: Arc<watch::Sender<u64>>,
+    disruptions: Arc<watch::Sender<u64>>,
 }
 
 /// The reason why a request has no reply.
@@ -80,15 +80,15 @@ impl Bus {
     ) -> anyhow::Result<Option<Self>> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
         let servers = config.servers()?;
-        let doubts = Arc::new(watch::Sender::new(0));
+        let disruptions = Arc::new(watch::Sender::new(0));
         loop {
-            let options = options(name, config, &servers, doubts.clone()).await?;
+            let options = options(name, config, &servers, disruptions.clone()).await?;
             let connected = tokio::select! {
                 connected = options.connect(&servers[..]) => connected,
                 () = shutdown.cancelled() => return Ok(None),
             };
             match connected {
-                Ok(client) => return Ok(Some(Self::new(client, doubts))),
+                Ok(client) => return Ok(Some(Self::new(client, disruptions))),
                 Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS at NATS_URL"),
             }
             tokio::select! {
@@ -98,7 +98,7 @@ impl Bus {
         }
     }
 
-    fn new(client: Client, doubts: Arc<watch::Sender<u64>>) -> Self {
+    fn new(client: Client, disruptions: Arc<watch::Sender<u64>>) -> Self {
         let (major, minor, patch) = MIN_SERVER_VERSION;
         if !client.is_server_compatible(major, minor, patch) {
             let version = client.server_info().version;
@@ -107,7 +107,7 @@ impl Bus {
         tracing::info!(server = client.server_info().server_name, "connected to NATS");
         let mut jetstream = async_nats::jetstream::new(client.clone());
         jetstream.set_timeout(Duration::from_secs(5));
-        Self { client, jetstream, doubts }
+        Self { client, jetstream, disruptions }
     }
 
     /// The underlying client, for untyped use.
@@ -121,8 +121,8 @@ impl Bus {
     }
 
     /// Changes whenever events may have been lost: the connection was lost or restored, or a subscription overflowed.
-    pub fn doubts(&self) -> watch::Receiver<u64> {
-        self.doubts.subscribe()
+    pub fn disruptions(&self) -> watch::Receiver<u64> {
+        self.disruptions.subscribe()
     }
 
     /// Whether the connection is up, as far as the client knows.
@@ -320,7 +320,7 @@ async fn options(
     name: &str,
     config: &config::Nats,
     servers: &[async_nats::ServerAddr],
-    doubts: Arc<watch::Sender<u64>>,
+    disruptions: Arc<watch::Sender<u64>>,
 ) -> anyhow::Result<ConnectOptions> {
     let options = match &config.nats_creds {
         Some(file) => ConnectOptions::with_credentials_file(file)
@@ -344,12 +344,12 @@ async fn options(
             step.mul_f64(0.5 + fastrand::f64() / 2.0)
         })
         .event_callback(move |event| {
-            let doubts = doubts.clone();
-            async move { note(&event, &doubts) }
+            let disruptions = disruptions.clone();
+            async move { note(&event, &disruptions) }
         }))
 }
 
-fn note(event: &ClientEvent, doubts: &watch::Sender<u64>) {
+fn note(event: &ClientEvent, disruptions: &watch::Sender<u64>) {
     match event {
         ClientEvent::Connected => metrics::counter!("nats_connects_total").increment(1),
         ClientEvent::Disconnected => tracing::warn!("lost NATS; reconnecting"),
@@ -361,7 +361,7 @@ fn note(event: &ClientEvent, doubts: &watch::Sender<u64>) {
         _ => {}
     }
     if matches!(event, ClientEvent::Connected | ClientEvent::Disconnected | ClientEvent::SlowConsumer(_)) {
-        doubts.send_modify(|count| *count += 1);
+        disruptions.send_modify(|count| *count += 1);
     }
 }
 
