@@ -24,14 +24,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// have ended: dropping it earlier drops requests that have arrived.
 pub struct Endpoints {
     service: Service,
-    pulse: Pulse,
+    health: EndpointHealth,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 /// Checks whether requests are handled. Cheap to clone.
 #[derive(Clone)]
-pub struct Pulse {
+pub struct EndpointHealth {
     bus: Bus,
     /// Subject of this process' own `ping` endpoint.
     own: String,
@@ -62,7 +62,7 @@ impl Request for Ping {
     type Reply = ();
 }
 
-impl Pulse {
+impl EndpointHealth {
     /// Checks that a request to this process is answered, and that no request waits for too long.
     ///
     /// # Errors
@@ -108,8 +108,8 @@ impl Endpoints {
             .await
             .map_err(|error| anyhow::anyhow!("register the service with NATS: {error}"))?;
         let own = bus.client().new_inbox();
-        let pulse = Pulse { bus: bus.clone(), own: own.clone(), full: Arc::default() };
-        let endpoints = Self { service, pulse, tasks, shutdown };
+        let health = EndpointHealth { bus: bus.clone(), own: own.clone(), full: Arc::default() };
+        let endpoints = Self { service, health, tasks, shutdown };
         let ping = endpoints.service.endpoint_builder().name("ping").add(own).await;
         let ping = ping.map_err(|error| anyhow::anyhow!("register the ping endpoint: {error}"))?;
         endpoints.start::<Ping, _, _>(ping, 1, async |Ping| Ok(()));
@@ -117,8 +117,8 @@ impl Endpoints {
     }
 
     /// Returns the check of whether requests are handled.
-    pub fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    pub fn health(&self) -> EndpointHealth {
+        self.health.clone()
     }
 
     /// Handles requests of type `R`, at most `concurrency` at once. Further ones wait in the subscription.
@@ -147,8 +147,8 @@ impl Endpoints {
         F: Fn(R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R::Reply, Refusal>> + Send + 'static,
     {
-        let (pulse, tasks, shutdown) = (self.pulse.clone(), self.tasks.clone(), self.shutdown.clone());
-        self.tasks.spawn(run(endpoint, concurrency, Arc::new(answer), pulse, tasks, shutdown));
+        let (health, tasks, shutdown) = (self.health.clone(), self.tasks.clone(), self.shutdown.clone());
+        self.tasks.spawn(run(endpoint, concurrency, Arc::new(answer), health, tasks, shutdown));
     }
 }
 
@@ -156,7 +156,7 @@ async fn run<R, F, Fut>(
     mut endpoint: Endpoint,
     concurrency: usize,
     answer: Arc<F>,
-    pulse: Pulse,
+    health: EndpointHealth,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 ) where
@@ -187,9 +187,9 @@ async fn run<R, F, Fut>(
             Ok(permit) => permit,
             Err(_) => {
                 metrics::counter!("nats_requests_delayed_total", "subject" => R::SUBJECT).increment(1);
-                pulse.set_waiting(R::SUBJECT, Some(Instant::now()));
+                health.set_waiting(R::SUBJECT, Some(Instant::now()));
                 let permit = permits.clone().acquire_owned().await.expect("this semaphore is never closed");
-                pulse.set_waiting(R::SUBJECT, None);
+                health.set_waiting(R::SUBJECT, None);
                 permit
             }
         };
