@@ -24,7 +24,7 @@ use contract::{
 use futures_util::future::join_all;
 use service::{
     Bus, Endpoints, Span,
-    bus::fit,
+    bus::truncate_page,
     endpoints::deadline,
     trace::{self, Kind},
 };
@@ -168,7 +168,7 @@ impl Api {
                 message.client_id = None;
             }
         }
-        more |= fit(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
+        more |= truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
         Ok(MessagePage {
             items,
             more,
@@ -280,7 +280,7 @@ impl Api {
         let mut items = store::conversations(&self.pool, &ids, request.user_id)
             .await
             .map_err(|error| failed("read conversations", &error))?;
-        let cut = fit(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
+        let cut = truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
         let next = if cut {
             let last = items.last().map(|last| last.conversation_id.get());
             listed.items.iter().find(|listed| Some(listed.id) == last).map(|listed| listed.cursor())

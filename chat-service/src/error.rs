@@ -17,7 +17,7 @@ pub fn invalid(detail: impl Into<String>) -> Refusal {
 /// The refusal of a request whose query failed.
 pub fn failed(operation: &'static str, error: &sqlx::Error) -> Refusal {
     tracing::error!(error = service::bus::chain(error), "{operation}");
-    if postgres::is_passing_error(error) {
+    if postgres::is_transient_error(error) {
         Refusal::unavailable()
     } else {
         Refusal::new(Code::Internal, "a fault of the server")

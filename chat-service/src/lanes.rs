@@ -138,7 +138,7 @@ impl Writer {
                 );
                 self.detour.start(jobs);
             }
-            Err(error) if jobs.len() > 1 && !postgres::is_passing_error(&error) => {
+            Err(error) if jobs.len() > 1 && !postgres::is_transient_error(&error) => {
                 tracing::warn!(
                     %error,
                     messages = jobs.len(),
@@ -157,7 +157,7 @@ impl Writer {
         for _ in 1..ATTEMPTS {
             match self.try_store(jobs).await {
                 // The commit may have succeeded anyway. Then the next attempt finds every message stored.
-                Err(error) if postgres::is_passing_error(&error) && !is_delayed(&error) => {
+                Err(error) if postgres::is_transient_error(&error) && !is_delayed(&error) => {
                     tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
                     backoff.wait().await;
                 }
@@ -183,7 +183,7 @@ fn is_delayed(error: &sqlx::Error) -> bool {
 fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
     tracing::error!(error = service::bus::chain(error), messages = jobs.len(), "store messages");
     metrics::counter!("chat_batches_failed_total").increment(1);
-    let refusal = if postgres::is_passing_error(error) {
+    let refusal = if postgres::is_transient_error(error) {
         Refusal::unavailable()
     } else {
         Refusal::new(Code::Internal, "a fault of the server")

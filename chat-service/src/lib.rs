@@ -71,7 +71,7 @@ impl ChatService {
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
-        let endpoints_health = endpoints.pulse();
+        let endpoints_health = endpoints.health();
         admin.started(
             Checks::default()
                 .nats(&bus)

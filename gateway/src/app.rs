@@ -176,7 +176,7 @@ async fn follow_revocations(
 /// What `/readyz` checks, and what is measured when the metrics are read.
 fn checks(wired: &Wired) -> Checks {
     let Wired { shared, bus, endpoints, .. } = wired;
-    let (pulse, waiting) = (endpoints.pulse(), shared.sends.depth());
+    let (endpoints_health, waiting) = (endpoints.health(), shared.sends.depth());
     let (probed, measured) = (shared.hub.clone(), shared.hub.clone());
     Checks::default()
         .nats(bus)
@@ -185,8 +185,8 @@ fn checks(wired: &Wired) -> Checks {
             async move { hub.probe().await }
         })
         .with("endpoints", move || {
-            let pulse = pulse.clone();
-            async move { pulse.check().await }
+            let health = endpoints_health.clone();
+            async move { health.check().await }
         })
         .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64))
         .measuring(move || measured.measure())

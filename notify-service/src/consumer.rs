@@ -87,7 +87,7 @@ impl Consumer {
 
     /// Consumes until the token is cancelled or NATS fails.
     async fn consume(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
-        let mut doubts = self.bus.disruptions();
+        let mut disruptions = self.bus.disruptions();
         service::streams::ensure(&self.bus, self.source.stream(), &self.shutdown).await;
         let consumer = fetch::consumer(&self.bus, self.source).await?;
         let stuck = unreadable::sweep(&self.bus, self.source, &consumer).await;
@@ -109,7 +109,7 @@ impl Consumer {
                         "the rescue of acknowledged messages failed; will be retried"
                     ),
                 },
-                _ = doubts.changed() => {
+                _ = disruptions.changed() => {
                     let rest = fetcher.rest();
                     self.work(rest, &mut fetcher, backoff).await;
                     bail!("the connection to NATS was lost");

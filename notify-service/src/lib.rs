@@ -103,7 +103,7 @@ impl NotifyService {
         let endpoints =
             Endpoints::new(&bus, "notify-service", description, tasks.clone(), shutdown.clone()).await?;
         api::serve(&endpoints, &inboxes).await?;
-        let endpoints_health = endpoints.pulse();
+        let endpoints_health = endpoints.health();
         self.admin.started(checks.with("endpoints", move || {
             let health = endpoints_health.clone();
             async move { health.check().await }

@@ -87,7 +87,7 @@ impl TypingService {
         self.admin.started(checks(&bus, &endpoints, beat_sender));
         tracing::info!("typing-service is up");
 
-        let doubts = bus.doubts();
+        let disruptions = bus.disruptions();
         let replica = Replica {
             bus: bus.clone(),
             name: wire::name(&bus),
@@ -95,7 +95,7 @@ impl TypingService {
             events,
             inputs,
             beats,
-            doubts,
+            disruptions,
             ttl: rules.ttl,
             remote_ttl: rules.remote_ttl(),
         };
@@ -140,7 +140,7 @@ async fn serve(
 type Beat = oneshot::Sender<()>;
 
 fn checks(bus: &Bus, endpoints: &Endpoints, beats: mpsc::Sender<Beat>) -> Checks {
-    let endpoints_health = endpoints.pulse();
+    let endpoints_health = endpoints.health();
     Checks::default()
         .nats(bus)
         .with("endpoints", move || {
@@ -182,7 +182,7 @@ struct Replica {
     events: Subscriber,
     inputs: Subscriber,
     beats: mpsc::Receiver<Beat>,
-    doubts: watch::Receiver<u64>,
+    disruptions: watch::Receiver<u64>,
     /// Age from which on an input is stale.
     ttl: Duration,
     /// Age from which on an event of another replica is stale.
@@ -193,7 +193,7 @@ enum Wake {
     Input(Option<Message>),
     Event(Option<Message>),
     Due,
-    Doubt,
+    Disruption,
     Beat(Beat),
     Shutdown,
 }
@@ -207,7 +207,7 @@ impl Replica {
                 input = self.inputs.next() => Wake::Input(input),
                 event = self.events.next() => Wake::Event(event),
                 () = due => Wake::Due,
-                Ok(()) = self.doubts.changed() => Wake::Doubt,
+                Ok(()) = self.disruptions.changed() => Wake::Disruption,
                 Some(beat) = self.beats.recv() => Wake::Beat(beat),
                 () = shutdown.cancelled() => Wake::Shutdown,
             };
@@ -218,7 +218,7 @@ impl Replica {
                     anyhow::bail!("the NATS client has ended")
                 }
                 Wake::Due => self.expire().await,
-                Wake::Doubt => self.typists.lock().doubt(Instant::now()),
+                Wake::Disruption => self.typists.lock().doubt(Instant::now()),
                 // The check may have timed out.
                 Wake::Beat(beat) => _ = beat.send(()),
                 Wake::Shutdown => break,
@@ -229,7 +229,7 @@ impl Replica {
     }
 
     /// Waits until the next deadline. Never ready while NATS is disconnected: nothing could be published, and a late
-    /// announcement may be wrong. [`Bus::doubts`] wakes the loop once NATS is back.
+    /// announcement may be wrong. [`Bus::disruptions`] wakes the loop once NATS is back.
     fn due(&self) -> impl Future<Output = ()> + use<> {
         let due = self.typists.lock().due().filter(|_| self.bus.is_connected());
         async move {

@@ -165,8 +165,8 @@ impl Revocations {
         backoff: &mut Backoff,
     ) -> anyhow::Result<()> {
         let bucket = self.bucket().await?;
-        let mut doubts = self.bus.disruptions();
-        doubts.mark_unchanged();
+        let mut disruptions = self.bus.disruptions();
+        disruptions.mark_unchanged();
         let followed = bucket.stream.cached_info().clone();
         // Only the last value of each key comes, so the number of messages says nothing, but for 0.
         let mut is_complete = followed.state.messages == 0;
@@ -181,7 +181,7 @@ impl Revocations {
             let entry = tokio::select! {
                 entry = changes.next() => entry.context("the watch ended")?.context("read a revocation")?,
                 // A server that was restarted may have forgotten the watch: a new one reads everything again.
-                _ = doubts.changed() => return Ok(()),
+                _ = disruptions.changed() => return Ok(()),
                 _ = checks.tick() => {
                     let Some(state) = self.check(&followed).await? else { return Ok(()) };
                     is_complete |= has_read(&state, last);

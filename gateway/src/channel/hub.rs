@@ -130,17 +130,17 @@ impl Hub {
     /// Compares every log with its service whenever events may have been lost, and every 15 s on average. So a loss is found
     /// wherever it happened.
     pub async fn compare(self: Arc<Self>) {
-        let (mut events, mut doubts) = (self.maintenance.events.doubts(), self.bus().disruptions());
-        doubts.mark_unchanged();
+        let (mut events, mut disruptions) = (self.maintenance.events.disruptions(), self.bus().disruptions());
+        disruptions.mark_unchanged();
         loop {
             tokio::select! {
                 _ = events.changed() => {}
-                _ = doubts.changed() => {}
+                _ = disruptions.changed() => {}
                 () = tokio::time::sleep(COMPARE.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
                 () = self.shutdown.cancelled() => return,
             }
             events.mark_unchanged();
-            doubts.mark_unchanged();
+            disruptions.mark_unchanged();
             if !self.bus().is_connected() {
                 continue; // A reconnect raises a doubt.
             }

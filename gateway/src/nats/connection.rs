@@ -54,7 +54,7 @@ struct Shared {
     /// The last mark that the server has passed.
     passed: watch::Sender<Mark>,
     /// Changes when every subscription has been made anew.
-    doubts: watch::Sender<u64>,
+    disruptions: watch::Sender<u64>,
     connected: AtomicBool,
 }
 
@@ -98,7 +98,7 @@ impl Events {
             outgoing: Mutex::default(),
             wake: Notify::new(),
             passed: watch::Sender::new(0),
-            doubts: watch::Sender::new(0),
+            disruptions: watch::Sender::new(0),
             connected: AtomicBool::new(false),
         }))
     }
@@ -129,8 +129,8 @@ impl Events {
     }
 
     /// Changes whenever events may have been lost, and no more are: after every subscription was made anew.
-    pub fn doubts(&self) -> watch::Receiver<u64> {
-        self.0.doubts.subscribe()
+    pub fn disruptions(&self) -> watch::Receiver<u64> {
+        self.0.disruptions.subscribe()
     }
 
     /// Sets the metrics of the connection.
@@ -207,7 +207,7 @@ impl Events {
                     Op::Pong => {
                         self.ponged();
                         if std::mem::take(&mut is_new) {
-                            self.0.doubts.send_modify(|doubts| *doubts += 1);
+                            self.0.disruptions.send_modify(|disruptions| *disruptions += 1);
                         }
                     }
                     Op::Info(info) => dialer.learn(info),

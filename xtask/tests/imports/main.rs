@@ -18,8 +18,9 @@ fn roots() -> Vec<PathBuf> {
     let mut folders = vec![workspace()];
     let mut roots = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
-            let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+        for entry in fs::read_dir(&folder).expect("a folder of the workspace") {
+            let path = entry.expect("an entry of a folder").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a UTF-8 name");
             if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
                 folders.push(path);
             } else if name == "main.rs" || path.ends_with("src/lib.rs") {
@@ -32,7 +33,7 @@ fn roots() -> Vec<PathBuf> {
 
 /// The layers that ARCHITECTURE.md names, by source folder, highest first: `gateway/src   layers: a > b, c > d`.
 fn layers() -> BTreeMap<String, Vec<BTreeSet<String>>> {
-    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     let lines = text.lines().filter_map(|line| line.split_once(" layers: "));
     lines.map(|(folder, layers)| (folder.trim().to_owned(), parse_layers(layers))).collect()
 }

@@ -102,10 +102,10 @@ async fn what_is_published_after_the_mark_is_heard_and_nothing_else() {
 async fn after_a_restart_everything_is_heard_again() {
     let mut server = NatsServer::start().await.unwrap();
     let mut listens = Running::start(server.url());
-    let mut doubts = listens.events.doubts();
+    let mut disruptions = listens.events.disruptions();
     listens.subscribe(1).await;
     listens.subscribe(2).await;
-    doubts.mark_unchanged();
+    disruptions.mark_unchanged();
     server.kill().await;
     // While there is no server, and by the way to the next.
     let (events, topics) = (listens.events.clone(), listens.ears.clone());
@@ -113,7 +113,7 @@ async fn after_a_restart_everything_is_heard_again() {
     let mark = events.subscribe(topic(3));
     server.restart().await.unwrap();
     events.passed(mark).await;
-    doubts.changed().await.unwrap();
+    disruptions.changed().await.unwrap();
     let other = async_nats::connect(server.url()).await.unwrap();
     for id in 1..=3 {
         other.publish(format!("chat.event.{id}"), "again".into()).await.unwrap();
