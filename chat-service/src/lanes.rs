@@ -4,21 +4,23 @@
 //! The order of messages doesn't depend on lanes: the row lock of the conversation alone determines it. A conversation
 //! that another transaction has locked leaves its lane until the lock is released ([`detour`]).
 
+mod commit;
 mod detour;
 
 use crate::{
-    outbox::{Commit, Outbox},
-    store::{self, Batch, Outcome},
+    outbox::Outbox,
+    store::{self, Batch},
 };
+use commit::{BATCH, Call, Job, WAITING, fail, finish, is_delayed};
 use contract::{
-    Code, Deadline, Refusal,
+    Deadline, Refusal,
     chat::{Send, Sent},
     limits,
 };
 use detour::Detour;
 use service::{
     Backoff, Span,
-    batcher::{self, Batcher, Batches, Limits, batcher},
+    batcher::{Batcher, Batches, Limits, batcher},
     postgres::{self, Dedicated},
     trace::Kind,
 };
@@ -27,24 +29,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Capacity of one lane's queue; further sends wait in NATS, then at the gateways.
-const WAITING: usize = 4 * limits::BATCH_SENDS;
-/// Maximum number of messages in one batch.
-const BATCH: usize = limits::BATCH_SENDS;
 /// Number of attempts to store a batch before its senders get `unavailable`.
 const ATTEMPTS: usize = 3;
 /// Time after which an idle lane closes its connection.
 const IDLE: Duration = Duration::from_secs(300);
-
-/// A message to store.
-struct Job {
-    send: Send,
-    deadline: Deadline,
-    /// Parent of the spans that storing it creates.
-    span: Span,
-}
-
-type Call = batcher::Call<Job, Sent>;
 
 /// Handle of the lanes. They end once every clone is dropped and every message is answered.
 #[derive(Clone)]
@@ -171,62 +159,4 @@ impl Writer {
         let sends: Vec<_> = jobs.iter().map(|job| (&job.request.send, job.request.deadline)).collect();
         self.connection.run(async |connection| store::store_messages(connection, &sends, false).await).await
     }
-}
-
-/// Whether Postgres cancelled the statement because of a lock, a timeout or a deadlock. Other batches are not affected.
-fn is_delayed(error: &sqlx::Error) -> bool {
-    const DELAYS: [&str; 3] = ["55P03", "57014", "40P01"]; // lock_not_available, query_canceled, deadlock_detected
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| DELAYS.contains(&&*code))
-}
-
-/// Refuses messages that can't be stored.
-fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
-    tracing::error!(error = service::bus::chain(error), messages = jobs.len(), "store messages");
-    metrics::counter!("chat_batches_failed_total").increment(1);
-    let refusal = if postgres::is_transient_error(error) {
-        Refusal::unavailable()
-    } else {
-        Refusal::new(Code::Internal, "a fault of the server")
-    };
-    for job in jobs {
-        job.reply(Sent::Refused(refusal.clone()));
-    }
-}
-
-/// Publishes the messages of a stored batch and answers their senders. Returns the messages whose conversations are
-/// locked.
-async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call> {
-    let (mut commit, mut busy) = (Commit::default(), Vec::new());
-    let mut answers = Vec::with_capacity(jobs.len());
-    for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
-        let answer = match outcome {
-            Outcome::Stored(message, participants) => {
-                job.request.span.set("message.id", message.message_id.get());
-                commit.add(&message, participants, &job.request.span);
-                Sent::Stored(message)
-            }
-            Outcome::Repeated(message) => Sent::Repeated(message),
-            Outcome::Forbidden => Sent::Refused(Refusal::forbidden()),
-            Outcome::Blocked => {
-                Sent::Refused(Refusal::new(Code::Blocked, "this user doesn't accept your messages"))
-            }
-            Outcome::Late => {
-                metrics::counter!("chat_sends_late_total").increment(1);
-                Sent::Refused(Refusal::unavailable())
-            }
-            Outcome::Busy => {
-                busy.push(job);
-                continue;
-            }
-        };
-        answers.push((job, answer));
-    }
-    if let Some(outbox_id) = batch.outbox_id {
-        metrics::counter!("chat_messages_total").increment(commit.len());
-        outbox.publish(outbox_id, commit).await;
-    }
-    for (job, answer) in answers {
-        job.reply(answer);
-    }
-    busy
 }

@@ -65,7 +65,7 @@ impl ChatService {
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);
         let outbox_health = outbox.health();
-        let queues = telemetry::queues(&lanes, &outbox);
+        let queues = queue_depths(&lanes, &outbox);
         let api =
             Arc::new(Api::new(bus.clone(), pool.clone(), lanes, joins, outbox, config.conversations_by));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
@@ -107,3 +107,12 @@ const DRAIN: Duration = Duration::from_secs(15);
 
 /// Name and description of this service in `nats micro ls`.
 const SERVICE: (&str, &str) = ("chat", "conversations: stores messages and keeps their order");
+
+/// Returns a function that sets the gauges of queue depths. It keeps none of the queues open.
+fn queue_depths(lanes: &lanes::Lanes, outbox: &outbox::Outbox) -> impl Fn() + Send + Sync + use<> {
+    let (lanes, pending) = (lanes.depth(), outbox.depth());
+    move || {
+        metrics::gauge!("chat_lanes_waiting_messages").set(lanes() as f64);
+        metrics::gauge!("chat_outbox_told_entries").set(pending() as f64);
+    }
+}

@@ -1,6 +1,5 @@
 //! The metrics of this service.
 
-use crate::{lanes::Lanes, outbox::Outbox};
 use service::metrics::Metric;
 
 /// All metrics with their descriptions.
@@ -43,12 +42,3 @@ pub const METRICS: &[Metric] = &[
         "Commits published from the outbox by any replica because the first attempt failed.",
     ),
 ];
-
-/// Returns a function that sets the gauges of queue depths. It keeps none of the queues open.
-pub fn queues(lanes: &Lanes, outbox: &Outbox) -> impl Fn() + Send + Sync + use<> {
-    let (lanes, pending) = (lanes.depth(), outbox.depth());
-    move || {
-        metrics::gauge!("chat_lanes_waiting_messages").set(lanes() as f64);
-        metrics::gauge!("chat_outbox_told_entries").set(pending() as f64);
-    }
-}

@@ -38,9 +38,8 @@ impl Answer {
         let text = response.text().await?;
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(text.into()) };
-        let answer = Self { status, kind, body };
-        documented::check_answer(&method, &url, &answer).await;
-        Ok(answer)
+        documented::check_answer(&method, &url, status, &kind, &body).await;
+        Ok(Self { status, kind, body })
     }
 
     /// The body, if the status is this one.

@@ -168,7 +168,7 @@ impl Options {
         let mut runs = vec![scenario.run(&self.system(!self.no_fsync).await?.target).await?];
         println!("{}", report::table(&runs[0]));
         for peer in &self.peer {
-            let run = scenario.run(&peer.start(!self.no_fsync).await?.target).await?;
+            let run = scenario.run(&system::start_peer(*peer, !self.no_fsync).await?.target).await?;
             println!("{}\nVersions: {}.\n", report::table(&run), peer.versions()?.join(", "));
             runs.push(run);
         }
@@ -250,7 +250,7 @@ impl Rounds {
                 for system in systems {
                     let system = match system {
                         None => options.system(durable).await?,
-                        Some(peer) => peer.start(durable).await?,
+                        Some(peer) => system::start_peer(*peer, durable).await?,
                     };
                     let run = scenario.run(&system.target).await?;
                     if !run.verdict.is_clean() || run.errors + run.closed > 0 {

@@ -3,7 +3,6 @@
 
 use crate::{
     processes::Watched,
-    system::{Parts, System},
     target::{Dialect, Target},
 };
 use anyhow::{Context, ensure};
@@ -109,7 +108,7 @@ impl Peer {
     ///
     /// # Errors
     /// If a part is not available or doesn't start.
-    pub async fn start(self, durable: bool) -> anyhow::Result<System> {
+    pub async fn start(self, durable: bool) -> anyhow::Result<(Target, PeerParts)> {
         tokio::task::spawn_blocking(move || self.install()).await??;
         let postgres =
             Postgres::start_with(PostgresOptions { durable, ..PostgresOptions::default() }).await?;
@@ -165,7 +164,7 @@ impl Peer {
             conversations: Some(self.conversations()),
         };
         let parts = PeerParts { _server: server, _redis: redis, _database: database, _postgres: postgres };
-        Ok(System::of(target, Parts::Peer(Box::new(parts))))
+        Ok((target, parts))
     }
 
     fn server(self, port: u16) -> anyhow::Result<Program> {

@@ -1,7 +1,7 @@
 //! Starts our system, or finds a running one.
 
 use crate::{
-    peers::PeerParts,
+    peers::{Peer, PeerParts},
     processes::Watched,
     target::{Dialect, Target},
 };
@@ -45,7 +45,7 @@ pub enum Parts {
 
 impl System {
     /// Creates a system from its parts.
-    pub fn of(target: Target, parts: Parts) -> Self {
+    fn of(target: Target, parts: Parts) -> Self {
         Self { target, _parts: parts, is_stopping: Arc::default() }
     }
 }
@@ -54,6 +54,15 @@ impl Drop for System {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
+}
+
+/// Starts a peer.
+///
+/// # Errors
+/// See [`Peer::start`].
+pub async fn start_peer(peer: Peer, durable: bool) -> anyhow::Result<System> {
+    let (target, parts) = peer.start(durable).await?;
+    Ok(System::of(target, Parts::Peer(Box::new(parts))))
 }
 
 /// Options of our own stack.

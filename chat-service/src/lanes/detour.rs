@@ -1,7 +1,7 @@
 //! Conversations that another transaction has locked: each is written separately, so that it delays no other, until
 //! none of its messages is pending. Then it returns to its lane.
 
-use super::{BATCH, Call, fail, finish, is_delayed};
+use super::commit::{self, BATCH, Call, fail, finish, is_delayed};
 use crate::{outbox::Outbox, store};
 use contract::{ConversationId, Refusal, chat::Sent};
 use service::{Backoff, postgres};
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Maximum number of pending messages on the detours of one lane; further ones are refused.
-const WAITING: usize = super::WAITING;
+const WAITING: usize = commit::WAITING;
 /// Maximum number of detours of one lane that write at the same time.
 const WRITERS: usize = 2;
 

@@ -1,7 +1,7 @@
 //! Users who send messages: a few in each of many conversations, or many in one.
 
 use super::{
-    Length, at_most, measured_run, per, rate,
+    common::{Length, at_most, measured_run, per, rate},
     rooms::{Pace, Plan, Rooms},
 };
 use crate::{

@@ -1,20 +1,16 @@
 //! The scenarios.
 
 mod chat;
+mod common;
 mod notify;
 mod resume;
 mod rooms;
 mod sockets;
 mod typing;
 
-use crate::{
-    judge::Verdict,
-    meter::{Measured, Meter},
-    run::Run,
-    target::Target,
-};
-use clap::{Args, Subcommand};
-use std::time::Duration;
+use crate::{meter::Meter, run::Run, target::Target};
+use clap::Subcommand;
+pub use common::Length;
 
 /// A scenario.
 #[derive(Debug, Clone, Subcommand)]
@@ -33,27 +29,6 @@ pub enum Scenario {
     Notify(notify::Notify),
     /// Clients that resume a long conversation and receive the messages that they missed
     Resume(resume::Resume),
-}
-
-/// Duration of a run.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Length {
-    /// Duration of the measurement in seconds
-    #[arg(long, value_name = "N", default_value_t = 10.0)]
-    pub seconds: f64,
-    /// Duration of the same load before it, in seconds
-    #[arg(long, value_name = "N", default_value_t = 2.0)]
-    pub warm_up: f64,
-}
-
-impl Length {
-    fn measured(self) -> Duration {
-        Duration::from_secs_f64(self.seconds.clamp(0.1, 3600.0))
-    }
-
-    fn warm_up(self) -> Duration {
-        Duration::from_secs_f64(self.warm_up.clamp(0.0, 600.0))
-    }
 }
 
 impl Scenario {
@@ -110,38 +85,4 @@ impl Scenario {
         run.samples = meter.samples();
         Ok(run)
     }
-}
-
-/// A run with the measurements, but without figures.
-fn measured_run(measured: &Measured, seconds: f64) -> Run {
-    Run {
-        scenario: String::new(),
-        system: String::new(),
-        load: String::new(),
-        seconds,
-        figures: Vec::new(),
-        sent: measured.sent,
-        delivered: measured.delivered,
-        errors: 0,
-        closed: 0,
-        verdict: Verdict::default(),
-        latency: None,
-        processes: measured.usage.clone(),
-        samples: Vec::new(),
-    }
-}
-
-/// Microseconds per item, from total seconds.
-fn per(seconds: f64, count: f64) -> f64 {
-    if count == 0.0 { 0.0 } else { seconds * 1e6 / count }
-}
-
-fn at_most(most: i64) -> impl clap::builder::TypedValueParser<Value = usize> {
-    use clap::builder::TypedValueParser;
-    clap::value_parser!(i64).range(1..=most).map(|value| usize::try_from(value).unwrap_or(1))
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if (0.1..=1_000_000.0).contains(&rate) { Ok(rate) } else { Err("must be from 0.1 to 1000000".to_owned()) }
 }

@@ -1,7 +1,7 @@
 //! Events of a backend, each for one user, who receives it on a socket.
 
 use super::{
-    Length, at_most, measured_run, per, rate,
+    common::{Length, at_most, measured_run, per, rate},
     rooms::{CONCURRENT_OPENS, Pace},
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! Clients that resume a long conversation and receive the messages that they missed.
 
-use super::{Length, measured_run, per, rate};
+use super::common::{Length, measured_run, per, rate};
 use crate::{
     judge::{Judge, Verdict},
     meter::Meter,

@@ -1,6 +1,9 @@
 //! Idle sockets, and new sockets.
 
-use super::{Length, at_most, measured_run, per, rate, rooms::CONCURRENT_OPENS};
+use super::{
+    common::{Length, at_most, measured_run, per, rate},
+    rooms::CONCURRENT_OPENS,
+};
 use crate::{
     meter::Meter,
     pace::Schedule,

@@ -1,6 +1,9 @@
 //! Pairs of users, of whom one types and the other receives the events.
 
-use super::{Length, at_most, measured_run, per, rate, rooms::CONCURRENT_OPENS};
+use super::{
+    common::{Length, at_most, measured_run, per, rate},
+    rooms::CONCURRENT_OPENS,
+};
 use crate::{
     judge::Verdict,
     meter::Meter,
