@@ -16,16 +16,15 @@ pub mod judge;
 pub mod ledger;
 mod page;
 mod people;
-mod proxy;
 mod receive;
 pub mod report;
 pub mod rules;
 mod settle;
+pub mod stored;
 pub mod watch;
 pub mod world;
 
 pub use faults::Part;
-pub use proxy::{Flow, Proxy};
 pub use report::Report;
 pub use world::Counters;
 

@@ -6,10 +6,12 @@
 pub mod chaos;
 pub mod documented;
 mod http;
+mod proxy;
 mod socket;
 mod stack;
 
 pub use http::Answer;
+pub use proxy::{Flow, Proxy};
 pub use socket::Socket;
 pub use stack::{Kind, Links, OnLine, Options, SECRET, Stack, token, token_with};
 

@@ -1,6 +1,6 @@
 //! A stack of one's own: nats-server, a database, and any number of each service.
 
-use crate::{PATIENCE, chaos::Proxy, eventually, http::Answer, socket::Socket};
+use crate::{PATIENCE, eventually, http::Answer, proxy::Proxy, socket::Socket};
 use anyhow::Context;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};

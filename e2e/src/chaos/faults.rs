@@ -1,11 +1,10 @@
 //! Injected faults: planned from the seed before the run, then executed.
 
 use super::{
-    proxy::Flow,
     rules::{Fault as Violation, Rule},
     world::{Counters, World},
 };
-use crate::{Kind, Stack};
+use crate::{Flow, Kind, Stack};
 use fastrand::Rng;
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! Reads the stored data at the end: from Postgres, from JetStream, and over HTTP as users do.
 
-use super::judge::{Counts, FinalState, NoticeRow, Row};
+use super::stored::{Counts, FinalState, NoticeRow, Row};
 use crate::Stack;
 use anyhow::Context;
 use async_nats::jetstream;

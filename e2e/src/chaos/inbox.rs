@@ -1,9 +1,9 @@
 //! Checks of the inboxes at the end. Pure: no I/O and no clock.
 
 use super::{
-    judge::{FinalState, NoticeRow, is_item},
     ledger::{Deliveries, Ledger, Promise},
     rules::{Fault, Rule},
+    stored::{FinalState, NoticeRow, is_item},
 };
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,108 +1,12 @@
 //! Compares promises and delivered frames with the stored data at the end. Pure: no I/O and no clock.
 
 use super::{
-    ledger::{Deliveries, Ledger, line, plain, same_notification, short},
+    ledger::{Deliveries, Ledger, line, plain, short},
     rules::{Fault, Rule},
+    stored::{FinalState, Row},
 };
-use contract::{chat::Message, log::Head, notify::Notification};
+use contract::chat::Message;
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// A stored message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Conversation of the message.
-    pub conversation: i64,
-    /// Position in the conversation.
-    pub seq: i64,
-    /// Id of the message.
-    pub message_id: i64,
-    /// Author.
-    pub sender: i64,
-    /// Text.
-    pub content: String,
-    /// Idempotency key.
-    pub client_id: String,
-}
-
-impl Row {
-    /// Formats the row as one line of text.
-    pub fn show(&self) -> String {
-        format!(
-            "row: conversation {} seq {} message {} of user {} client_id {:?}: {}",
-            self.conversation,
-            self.seq,
-            self.message_id,
-            self.sender,
-            self.client_id,
-            short(&self.content)
-        )
-    }
-}
-
-/// A stored notification.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoticeRow {
-    /// Owner of the inbox.
-    pub user: i64,
-    /// Position in the inbox.
-    pub seq: i64,
-    /// Id of the notification.
-    pub id: i64,
-    /// Id of the event, for an event of a backend.
-    pub event: Option<String>,
-    /// Conversation, newest message and number of messages that it stands for.
-    pub stands_for: Option<(i64, i64, i64)>,
-    /// True if it is read.
-    pub is_read: bool,
-}
-
-impl NoticeRow {
-    /// Formats the row as one line of text.
-    pub fn show(&self) -> String {
-        let Self { user, seq, id, event, stands_for, is_read } = self;
-        format!(
-            "row: user {user} seq {seq} notification {id} event {event:?} stands for {stands_for:?} read {is_read}"
-        )
-    }
-}
-
-/// Unread counts of a user, from the HTTP API.
-#[derive(Debug, Clone, Default)]
-pub struct Counts {
-    /// Number of conversations with unread messages.
-    pub conversations: i64,
-    /// Number of unread messages.
-    pub messages: i64,
-    /// Number of unread notifications.
-    pub notifications: i64,
-    /// `unread_count` in the list, by conversation.
-    pub listed: HashMap<i64, i64>,
-}
-
-/// The final state.
-#[derive(Debug, Clone, Default)]
-pub struct FinalState {
-    /// All messages, sorted by conversation and `seq`.
-    pub messages: Vec<Row>,
-    /// Head of each conversation.
-    pub heads: BTreeMap<i64, Head>,
-    /// `seq` and message id of each marker, by conversation and user.
-    pub markers: BTreeMap<(i64, i64), (i64, i64)>,
-    /// Remaining entries of the outbox.
-    pub outbox: Vec<String>,
-    /// All notifications, sorted by user and `seq`.
-    pub notifications: Vec<NoticeRow>,
-    /// Last `seq` and unread count, by user.
-    pub inboxes: BTreeMap<i64, (i64, i64)>,
-    /// Bodies of the dead letters.
-    pub deadletters: Vec<String>,
-    /// Histories, from the HTTP API.
-    pub histories: BTreeMap<i64, Vec<Message>>,
-    /// Inboxes, from the HTTP API, oldest first.
-    pub pages: BTreeMap<i64, Vec<Notification>>,
-    /// Unread counts, from the HTTP API.
-    pub counts: BTreeMap<i64, Counts>,
-}
 
 /// Collects all faults.
 pub fn judge(ledger: &Ledger, deliveries: &Deliveries, state: &FinalState) -> Vec<Fault> {
@@ -285,11 +189,6 @@ fn markers(ledger: &Ledger, deliveries: &Deliveries, state: &FinalState, faults:
             faults.push(Fault::new(Rule::Unread, what).with([format!("{mine:?}")]));
         }
     }
-}
-
-/// Whether a delivered notification equals an item of the inbox.
-pub fn is_item(delivered: &Notification, item: Option<&&Notification>) -> bool {
-    item.is_some_and(|item| same_notification(delivered, item))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use e2e::{Kind, Options, Stack, chaos::Flow, eventually};
+use e2e::{Flow, Kind, Options, Stack, eventually};
 use std::time::{Duration, Instant};
 use testkit::NatsServer;
 

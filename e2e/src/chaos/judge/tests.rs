@@ -1,5 +1,9 @@
 use super::*;
-use crate::chaos::ledger::{Promise, Published};
+use crate::chaos::{
+    ledger::{Promise, Published},
+    stored::{Counts, NoticeRow},
+};
+use contract::log::Head;
 use serde_json::json;
 
 /// A run without faults: two users, one conversation of three messages, one event, one dead letter.
