@@ -1,13 +1,12 @@
 //! A stack of one's own: nats-server, a database, and any number of each service.
 
-use crate::{PATIENCE, eventually, http::Answer, proxy::Proxy, socket::Socket};
+use crate::{TIMEOUT, eventually, http::Answer, proxy::Proxy, socket::Socket};
 use anyhow::Context;
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use testkit::{
     Child, NatsOptions, NatsServer, Output, Postgres, PostgresOptions, Program, Signal, TestDatabase,
@@ -194,7 +193,7 @@ impl Stack {
     pub async fn cold(options: Options) -> Self {
         let (nats, more_nats) = nats(&options).await.expect("start nats-server");
         let (database, postgres) = database(&options).await.expect("create a database");
-        let client = reqwest::Client::builder().timeout(PATIENCE).build().expect("an HTTP client");
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build().expect("an HTTP client");
         let counts = options.counts;
         let (services, denied) = (Vec::new(), Denied::default());
         let mut stack = Self { nats, more_nats, database, postgres, services, options, client, denied };
@@ -486,16 +485,12 @@ pub fn token(user: i64) -> String {
     token_with(json!({ "user_id": user, "username": format!("name-{user}") }))
 }
 
-/// A token with these claims, and an end in an hour unless they have one.
+/// A token with these claims, valid for an hour unless they have an `exp`.
 ///
 /// # Panics
-/// When the claims are no object.
-pub fn token_with(mut claims: Value) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
-    let object = claims.as_object_mut().expect("claims are an object");
-    object.entry("exp").or_insert_with(|| json!(now + 3600));
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()))
-        .expect("sign a token")
+/// If the claims are not an object.
+pub fn token_with(claims: Value) -> String {
+    testkit::token::sign(SECRET, claims, Duration::from_secs(3600)).expect("sign a token")
 }
 
 /// The first nats-server, and the others.

@@ -4,15 +4,9 @@ use crate::{
     link::{self, Ended, Link, Reader, Refused},
     processes::Watched,
 };
-use anyhow::Context;
 use serde::Deserialize;
 use serde_json::json;
-use std::{
-    net::SocketAddr,
-    ops::ControlFlow,
-    rc::Rc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, ops::ControlFlow, rc::Rc, time::Duration};
 
 /// A system under load.
 #[derive(Debug, Clone)]
@@ -83,11 +77,9 @@ impl Target {
     /// # Errors
     /// If it can't be signed.
     pub fn token(&self, user: i64) -> anyhow::Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs();
         let claims = json!({"user_id": user, "username": username(user), "token_type": "access",
-            "iat": now, "exp": now + 3 * 3600, "jti": format!("{user:032x}")});
-        let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
-        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).context("sign a token")
+            "jti": format!("{user:032x}")});
+        testkit::token::sign(&self.secret, claims, Duration::from_secs(3 * 3600))
     }
 
     /// Opens a socket for a user. It is ready for use when this returns. `number` is the number of the socket in the

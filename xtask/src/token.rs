@@ -1,13 +1,8 @@
 //! `cargo xtask token`
 
-use std::{
-    process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::Context;
 use clap::Args;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
 use crate::local;
@@ -42,8 +37,7 @@ impl Token {
 /// Creates a token as a backend would issue it, with the claims that the gateway is configured to read.
 pub fn token(secret: &str, user: i64, username: Option<&str>, minutes: u64) -> anyhow::Result<String> {
     let configured = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs();
-    let mut claims = json!({"token_type": "access", "iat": now, "exp": now + minutes * 60});
+    let mut claims = json!({"token_type": "access"});
     claims[configured("USER_ID_CLAIM").as_deref().unwrap_or("user_id")] = user.into();
     if let Some(username) = username {
         claims[configured("USERNAME_CLAIM").as_deref().unwrap_or("username")] = username.into();
@@ -54,6 +48,5 @@ pub fn token(secret: &str, user: i64, username: Option<&str>, minutes: u64) -> a
     if let Some(audience) = configured("JWT_AUDIENCE") {
         claims["aud"] = audience.into();
     }
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).context("sign the token")
+    testkit::token::sign(secret, claims, Duration::from_secs(minutes * 60))
 }

@@ -1,6 +1,6 @@
 //! A Chromium of a test's own.
 
-use e2e::{PATIENCE, eventually, within};
+use e2e::{TIMEOUT, eventually, within};
 use fantoccini::{
     Client, ClientBuilder, Locator,
     elements::Element,
@@ -82,7 +82,7 @@ impl Browser {
         let mut builder = ClientBuilder::new(HttpConnector::new());
         let client = builder.capabilities(capabilities).connect(&url).await.expect("start Chromium");
         // `until` has its own end, which says more.
-        let timeouts = TimeoutConfiguration::new(Some(PATIENCE * 2), None, None);
+        let timeouts = TimeoutConfiguration::new(Some(TIMEOUT * 2), None, None);
         client.update_timeouts(timeouts).await.expect("set the timeouts");
         let session = client.session_id().await.expect("a session").expect("its id");
         let session = format!("{url}/session/{session}");
@@ -117,12 +117,12 @@ impl Browser {
     /// Waits until an expression in the page is true; its value.
     ///
     /// # Panics
-    /// When it takes longer than [`PATIENCE`].
+    /// When it takes longer than [`TIMEOUT`].
     pub async fn until(&self, expression: &str) -> Value {
-        let value = self.wait_for(expression, PATIENCE.as_millis()).await;
+        let value = self.wait_for(expression, TIMEOUT.as_millis()).await;
         if let Some(error) = value.get("error") {
             let page = self.eval("document.body.innerText").await;
-            panic!("waited {PATIENCE:?} for {expression}, which is {error}\non this page:\n{}", page);
+            panic!("waited {TIMEOUT:?} for {expression}, which is {error}\non this page:\n{}", page);
         }
         value["value"].clone()
     }

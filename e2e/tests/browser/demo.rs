@@ -1,7 +1,7 @@
 //! The demo page: Alice and Bruno, each in a browser of their own.
 
 use crate::browser::Browser;
-use e2e::{Kind, PATIENCE, Stack, token_with};
+use e2e::{Kind, Stack, TIMEOUT, token_with};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -340,7 +340,7 @@ async fn several_tabs_of_one_person_ring_once() {
             browser.switch(window).await;
             browser.until(&format!("bell() === '{round}'")).await;
         }
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while rang().await < round {
             assert!(Instant::now() < end, "nobody rang");
         }
@@ -390,7 +390,7 @@ async fn arrives(from: &Browser, to: &Browser, text: &str) {
 
 /// Types this, and its end once more from time to time, until the other sees that someone types.
 async fn types_until_seen(from: &Browser, to: &Browser, text: &str) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     types(from, text).await;
     while !to.soon("typing()", 2_500).await {
         assert!(Instant::now() < end, "{text}: the other doesn't see that someone types");

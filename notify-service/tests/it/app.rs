@@ -15,28 +15,11 @@ use futures_util::StreamExt;
 use notify_service::{Config, NotifyService};
 use service::{Bus, RequestError, config};
 use sqlx::PgPool;
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 use testkit::{NatsServer, TestDatabase};
+pub use testkit::{eventually, wait::TIMEOUT, within};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-
-/// Longer than any operation takes, even on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Waits for a future, with a time limit.
-pub async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
-}
-
-/// Polls a condition until it holds.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    within(what, async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-}
 
 pub fn user(id: i64) -> UserId {
     UserId::new(id).unwrap()

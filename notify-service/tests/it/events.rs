@@ -318,11 +318,13 @@ async fn the_catalogue_is_reloaded_on_sighup_if_it_is_valid() {
     write("offer_made = Offre\n    .message = { $amount } € pour vous\n");
     hang_up();
     // A signal has no acknowledgement: polls until the new text appears.
-    let mut text = String::new();
-    eventually("the new text", async || {
-        app.event("offer_made", r#"{"user_id":1,"data":{"amount":14}}"#).await;
-        text = watch.shown().await.message;
-        text == "14 € pour vous"
+    within("the new text", async {
+        loop {
+            app.event("offer_made", r#"{"user_id":1,"data":{"amount":14}}"#).await;
+            if watch.shown().await.message == "14 € pour vous" {
+                break;
+            }
+        }
     })
     .await;
     app.event("offer_made", r#"{"user_id":1}"#).await;

@@ -15,6 +15,8 @@ pub mod process;
 pub mod provision;
 pub mod reads;
 mod server;
+pub mod token;
+pub mod wait;
 
 pub use database::TestDatabase;
 pub use nats::{NatsOptions, NatsServer};
@@ -22,3 +24,4 @@ pub use ports::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::{Child, Output, Program, Signal};
 pub use reads::Reads;
+pub use wait::{eventually, within};

@@ -41,7 +41,7 @@ impl Target {
         } else {
             gateways.iter().map(|gateway| gateway.trim_end_matches('/').to_owned()).collect()
         };
-        let http = reqwest::Client::builder().timeout(e2e::PATIENCE).build().context("an HTTP client")?;
+        let http = reqwest::Client::builder().timeout(e2e::TIMEOUT).build().context("an HTTP client")?;
         Ok(Self { gateways, nats, variables, http })
     }
 

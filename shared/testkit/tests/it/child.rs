@@ -10,7 +10,8 @@ use std::{
 
 use testkit::{NatsServer, Output, Postgres, Program, Signal};
 
-use crate::{answers, eventually};
+use crate::answers;
+use testkit::eventually;
 
 #[tokio::test]
 async fn servers_and_their_data_are_removed_after_their_parent_is_killed() {
@@ -31,10 +32,10 @@ async fn servers_and_their_data_are_removed_after_their_parent_is_killed() {
     parent.kill().unwrap(); // That is -9.
     parent.wait().unwrap();
 
-    eventually("nats-server is gone", || !answers(&nats)).await;
-    eventually("postgres is gone", || !answers(&postgres)).await;
-    eventually("the data of nats-server is gone", || !Path::new(&nats_folder).exists()).await;
-    eventually("the data of postgres is gone", || !Path::new(&postgres_folder).exists()).await;
+    eventually("nats-server is gone", async || !answers(&nats)).await;
+    eventually("postgres is gone", async || !answers(&postgres)).await;
+    eventually("the data of nats-server is gone", async || !Path::new(&nats_folder).exists()).await;
+    eventually("the data of postgres is gone", async || !Path::new(&postgres_folder).exists()).await;
 }
 
 #[tokio::test]
@@ -59,7 +60,7 @@ async fn a_dropped_child_is_gone() {
 #[tokio::test]
 async fn a_child_that_ignores_the_stop_signal_is_killed() {
     let (child, output) = shell("trap '' TERM; echo deaf; while :; do read -r line; done");
-    eventually("it ignores SIGTERM", || *output.lock().unwrap() == ["deaf"]).await;
+    eventually("it ignores SIGTERM", async || *output.lock().unwrap() == ["deaf"]).await;
     let status = child.terminate(Signal::Term, Duration::from_millis(50)).await.unwrap();
     assert!(!status.success());
     assert!(!child.is_running());
@@ -68,10 +69,10 @@ async fn a_child_that_ignores_the_stop_signal_is_killed() {
 #[tokio::test]
 async fn a_child_that_stops_on_the_signal_is_not_killed() {
     let (child, output) = shell("trap 'echo bye; exit 7' TERM; echo here; while :; do :; done");
-    eventually("it is ready", || !output.lock().unwrap().is_empty()).await;
+    eventually("it is ready", async || !output.lock().unwrap().is_empty()).await;
     let status = child.terminate(Signal::Term, Duration::from_secs(20)).await.unwrap();
     assert_eq!(status.code(), Some(7));
-    eventually("its last line is received", || *output.lock().unwrap() == ["here", "bye"]).await;
+    eventually("its last line is received", async || *output.lock().unwrap() == ["here", "bye"]).await;
 }
 
 #[tokio::test]

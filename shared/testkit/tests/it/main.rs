@@ -6,19 +6,7 @@ mod child;
 mod nats;
 mod postgres;
 
-use std::{
-    net::TcpStream,
-    time::{Duration, Instant},
-};
-
-/// Waits until `condition` holds; fails after half a minute, naming the condition.
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(30), "timed out waiting until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use std::net::TcpStream;
 
 /// Whether a server accepts connections at `url`.
 fn answers(url: &str) -> bool {

@@ -47,7 +47,7 @@ async fn a_stopped_server_can_be_resumed() {
     let server = NatsServer::start().await.unwrap();
     let client = async_nats::connect(server.url()).await.unwrap();
     server.stop();
-    crate::eventually("it is frozen", || crate::state(server.pid()) == "T").await;
+    testkit::eventually("it is frozen", async || crate::state(server.pid()) == "T").await;
     server.cont();
     client.flush().await.unwrap();
 }

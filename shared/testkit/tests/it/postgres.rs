@@ -57,8 +57,8 @@ async fn a_stopped_server_can_be_resumed() {
     let mut connection = connect(&server.url("postgres")).await;
     let backend = connection.fetch_one("select pg_backend_pid()").await.unwrap().get::<i32, _>(0) as u32;
     server.stop();
-    crate::eventually("it is frozen", || crate::state(server.pid()) == "T").await;
-    crate::eventually("its backends are frozen", || crate::state(backend) == "T").await;
+    testkit::eventually("it is frozen", async || crate::state(server.pid()) == "T").await;
+    testkit::eventually("its backends are frozen", async || crate::state(backend) == "T").await;
     server.cont();
     connection.execute("select 1").await.unwrap();
 }
