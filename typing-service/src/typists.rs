@@ -226,10 +226,10 @@ impl Typists {
     pub fn input(&mut self, input: TypingInput, age: Duration, now: Instant) -> Option<Announcement> {
         let key = (input.conversation_id, input.user_id);
         let at = now.checked_sub(age).unwrap_or(now);
-        match input.keyboard {
-            Keyboard::Typing => self.typed(key, input.username, input.gateway, at, now),
-            Keyboard::Stopped => self.stopped(key, input.username, None, at, now),
-            Keyboard::Left => self.left(key, input.username, input.gateway, at, now),
+        match input.action {
+            TypingAction::Typing => self.typed(key, input.username, input.gateway, at, now),
+            TypingAction::Stopped => self.stopped(key, input.username, None, at, now),
+            TypingAction::Left => self.left(key, input.username, input.gateway, at, now),
         }
     }
 

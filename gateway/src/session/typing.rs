@@ -9,7 +9,7 @@ use crate::{
 use contract::{
     Code, ConversationId, Refusal, Timestamp, UserId,
     frames::TypingFrame,
-    typing::{Keyboard, TypingInput},
+    typing::{TypingAction, TypingInput},
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,11 +43,11 @@ impl Session {
             (true, Some(published)) if now < published + TYPING_EVERY => None,
             (true, _) => {
                 membership.published = Some(now);
-                Some(Keyboard::Typing)
+                Some(TypingAction::Typing)
             }
             (false, published) => {
                 membership.published = None;
-                (published.is_some() || membership.is_typing()).then_some(Keyboard::Stopped)
+                (published.is_some() || membership.is_typing()).then_some(TypingAction::Stopped)
             }
         };
         let username = membership.username().to_owned();
@@ -66,7 +66,7 @@ impl Session {
         };
         if membership.is_last() && (membership.published.is_some() || membership.is_typing()) {
             let (user, username) = (self.identity.user_id, membership.username());
-            let input = self.shared.typing_input(conversation, user, username, Keyboard::Left);
+            let input = self.shared.typing_input(conversation, user, username, TypingAction::Left);
             // If the queue is full, typing-service ends the typing after its time to live.
             self.shared.typing_inputs.publish(input).ok();
         }
@@ -79,14 +79,14 @@ impl Shared {
         conversation_id: ConversationId,
         user_id: UserId,
         username: &str,
-        keyboard: Keyboard,
+        action: TypingAction,
     ) -> TypingInput {
         TypingInput {
             conversation_id,
             user_id,
             username: username.to_owned(),
             gateway: self.id.clone(),
-            keyboard,
+            action,
             at_ms: Some(Timestamp::now().unix_millis()),
         }
     }

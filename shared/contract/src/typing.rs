@@ -23,7 +23,7 @@ pub fn age(at_ms: Option<i64>, now: Timestamp) -> Duration {
 /// A user's typing action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Keyboard {
+pub enum TypingAction {
     /// Typed.
     Typing,
     /// Stopped.
@@ -44,7 +44,8 @@ pub struct TypingInput {
     /// Gateway that received the input. A user's typing ends once all of the user's gateways report `left`.
     pub gateway: String,
     /// Action of the user.
-    pub keyboard: Keyboard,
+    #[serde(rename = "keyboard")]
+    pub action: TypingAction,
     /// Time of the action, by the gateway's clock, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<i64>,
@@ -177,7 +178,7 @@ mod tests {
             user_id: UserId::new(user).unwrap(),
             username: "ada".to_owned(),
             gateway: "g1".to_owned(),
-            keyboard: Keyboard::Typing,
+            action: TypingAction::Typing,
             at_ms: None,
         }
     }

@@ -3,7 +3,7 @@
 use async_nats::{Client, Subscriber};
 use contract::{
     ConversationId, Event, Request, UserId,
-    typing::{Keyboard, TypingEvent, TypingInput, TypingInputs, WhoTypes},
+    typing::{TypingAction, TypingEvent, TypingInput, TypingInputs, WhoTypes},
 };
 use futures_util::StreamExt;
 use service::config::{LogFormat, Nats, Telemetry};
@@ -25,24 +25,24 @@ const LONG: Duration = Duration::from_secs(30);
 async fn many_inputs_are_one_start_and_one_end() {
     let mut app = App::start(SHORT, 1).await;
     for _ in 0..3 {
-        app.send(1, "g1", Keyboard::Typing).await;
+        app.send(1, "g1", TypingAction::Typing).await;
     }
     let last = Instant::now();
     assert_eq!(app.next().await, (1, true));
     assert_eq!(app.next().await, (1, false));
     assert!(last.elapsed() >= SHORT, "{:?}", last.elapsed());
     // No other event was published before this one.
-    app.send(2, "g1", Keyboard::Typing).await;
+    app.send(2, "g1", TypingAction::Typing).await;
     assert_eq!(app.next().await, (2, true));
 }
 
 #[tokio::test]
 async fn inputs_of_one_message_are_processed_in_order() {
     let mut app = App::start(LONG, 1).await;
-    let (typing, stopped) = (Keyboard::Typing, Keyboard::Stopped);
+    let (typing, stopped) = (TypingAction::Typing, TypingAction::Stopped);
     app.send_together(&[(1, "g1", typing), (2, "g1", typing), (1, "g1", stopped), (1, "g1", typing)]).await;
     app.send_together(&[]).await;
-    app.send_together(&[(1, "g1", Keyboard::Left), (2, "g1", stopped)]).await;
+    app.send_together(&[(1, "g1", TypingAction::Left), (2, "g1", stopped)]).await;
     for expected in [(1, true), (2, true), (1, false), (1, true), (1, false), (2, false)] {
         assert_eq!(app.next().await, expected);
     }
@@ -52,8 +52,8 @@ async fn inputs_of_one_message_are_processed_in_order() {
 async fn a_stop_ends_typing_at_once_at_any_replica() {
     let mut app = App::start(LONG, 2).await;
     for user in 1..=10 {
-        app.send(user, "g1", Keyboard::Typing).await;
-        app.send(user, "g1", Keyboard::Stopped).await;
+        app.send(user, "g1", TypingAction::Typing).await;
+        app.send(user, "g1", TypingAction::Stopped).await;
         app.until(user, true).await;
         app.until(user, false).await;
     }
@@ -64,13 +64,13 @@ async fn a_stop_ends_typing_at_once_at_any_replica() {
 async fn typing_ends_once_the_user_has_left_both_gateways() {
     let mut app = App::start(LONG, 2).await;
     for user in 1..=10 {
-        app.send(user, "g1", Keyboard::Typing).await;
+        app.send(user, "g1", TypingAction::Typing).await;
         app.until(user, true).await;
-        app.send(user, "g2", Keyboard::Typing).await;
+        app.send(user, "g2", TypingAction::Typing).await;
         app.until(user, true).await;
-        app.send(user, "g1", Keyboard::Left).await;
+        app.send(user, "g1", TypingAction::Left).await;
         assert_eq!(app.next().await, (user, true), "still at g2");
-        app.send(user, "g2", Keyboard::Left).await;
+        app.send(user, "g2", TypingAction::Left).await;
         app.until(user, false).await;
     }
     app.nobody_types().await;
@@ -80,7 +80,7 @@ async fn typing_ends_once_the_user_has_left_both_gateways() {
 async fn the_other_replica_ends_the_typists_of_a_killed_one() {
     let mut app = App::start(Duration::from_secs(1), 2).await;
     for user in 1..=8 {
-        app.send(user, "g1", Keyboard::Typing).await;
+        app.send(user, "g1", TypingAction::Typing).await;
     }
     let (mut started, mut typing) = (0, BTreeSet::new());
     while started < 8 {
@@ -104,7 +104,7 @@ async fn the_other_replica_ends_the_typists_of_a_killed_one() {
 async fn every_replica_returns_the_typists_of_a_conversation() {
     let mut app = App::start(LONG, 2).await;
     for user in [456, 457] {
-        app.send(user, "g1", Keyboard::Typing).await;
+        app.send(user, "g1", TypingAction::Typing).await;
         app.until(user, true).await;
     }
     let typists =
@@ -126,7 +126,7 @@ async fn invalid_payloads_change_nothing() {
         app.client.publish("typing.input", payload.into()).await.unwrap();
         app.client.publish("typing.event.1", payload.into()).await.unwrap();
     }
-    app.send(1, "g1", Keyboard::Typing).await;
+    app.send(1, "g1", TypingAction::Typing).await;
     app.until(1, true).await;
 }
 
@@ -134,7 +134,7 @@ async fn invalid_payloads_change_nothing() {
 async fn a_stopped_replica_finishes_the_inputs_that_it_has_received() {
     let mut app = App::start(LONG, 1).await;
     for user in 1..=100 {
-        app.send(user, "g1", Keyboard::Typing).await;
+        app.send(user, "g1", TypingAction::Typing).await;
     }
     app.client.flush().await.unwrap();
     // The replica has received all inputs that the server sent before this reply.
@@ -164,7 +164,7 @@ async fn a_replica_waits_for_nats_and_survives_its_restart() {
     eventually("ready again", async || replica.ready().await.0 == 200).await;
 
     let mut app = App::on(nats, vec![replica]).await;
-    app.send(1, "g1", Keyboard::Typing).await;
+    app.send(1, "g1", TypingAction::Typing).await;
     app.until(1, true).await;
     app.until(1, false).await;
 }
@@ -204,12 +204,12 @@ impl App {
         Self { client, events, replicas, _nats: nats }
     }
 
-    async fn send(&self, user: i64, gateway: &str, keyboard: Keyboard) {
+    async fn send(&self, user: i64, gateway: &str, keyboard: TypingAction) {
         self.send_together(&[(user, gateway, keyboard)]).await;
     }
 
-    async fn send_together(&self, inputs: &[(i64, &str, Keyboard)]) {
-        let input = |(user, gateway, keyboard): &(i64, &str, Keyboard)| TypingInput {
+    async fn send_together(&self, inputs: &[(i64, &str, TypingAction)]) {
+        let input = |(user, gateway, keyboard): &(i64, &str, TypingAction)| TypingInput {
             conversation_id: ConversationId::new(1).unwrap(),
             user_id: UserId::new(*user).unwrap(),
             username: format!("user-{user}"),

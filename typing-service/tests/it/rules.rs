@@ -2,7 +2,7 @@
 
 use contract::{
     ConversationId, UserId,
-    typing::{Keyboard, TypingEvent, TypingInput},
+    typing::{TypingAction, TypingEvent, TypingInput},
 };
 use proptest::prelude::*;
 use std::{
@@ -16,7 +16,7 @@ pub const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub fn input(user: i64, gateway: &str, keyboard: Keyboard) -> TypingInput {
+pub fn input(user: i64, gateway: &str, keyboard: TypingAction) -> TypingInput {
     TypingInput {
         conversation_id: ConversationId::new(1).unwrap(),
         user_id: UserId::new(user).unwrap(),
@@ -29,7 +29,7 @@ pub fn input(user: i64, gateway: &str, keyboard: Keyboard) -> TypingInput {
 
 /// An event of another replica.
 fn remote(user: i64, gateway: &str, is_typing: bool) -> TypingEvent {
-    let TypingInput { conversation_id, user_id, username, .. } = input(user, gateway, Keyboard::Typing);
+    let TypingInput { conversation_id, user_id, username, .. } = input(user, gateway, TypingAction::Typing);
     TypingEvent {
         conversation_id,
         user_id,
@@ -61,12 +61,12 @@ impl Replica {
         Self { typists: Typists::new(rules, start), now: start + rules.remote_ttl(), rules }
     }
 
-    fn keyboard(&mut self, gateway: &str, keyboard: Keyboard) -> Option<Kind> {
+    fn keyboard(&mut self, gateway: &str, keyboard: TypingAction) -> Option<Kind> {
         kind(self.typists.input(input(7, gateway, keyboard), Duration::ZERO, self.now))
     }
 
     fn types(&mut self) -> Option<Kind> {
-        self.keyboard("g1", Keyboard::Typing)
+        self.keyboard("g1", TypingAction::Typing)
     }
 
     fn receives(&mut self, event: TypingEvent, age: Duration) -> Option<Kind> {
@@ -100,12 +100,12 @@ impl Replica {
 #[test]
 fn an_input_counts_from_its_creation() {
     let mut replica = Replica::new();
-    let late = replica.typists.input(input(7, "g1", Keyboard::Typing), ms(4_000), replica.now).unwrap();
+    let late = replica.typists.input(input(7, "g1", TypingAction::Typing), ms(4_000), replica.now).unwrap();
     assert_eq!((late.kind, late.note.age), (Kind::Start, ms(4_000)));
     assert_eq!(replica.advance(ms(20_000)), [(replica.rules.owned_ttl() - ms(4_000), Kind::End)]);
     // An older input, which took another path, doesn't shorten a newer one.
     assert_eq!(replica.types(), Some(Kind::Start));
-    replica.typists.input(input(7, "g1", Keyboard::Typing), ms(4_000), replica.now);
+    replica.typists.input(input(7, "g1", TypingAction::Typing), ms(4_000), replica.now);
     assert_eq!(replica.advance(ms(20_000)).last(), Some(&(replica.rules.owned_ttl(), Kind::End)));
 }
 
@@ -117,7 +117,7 @@ fn an_announcement_counts_from_its_publication() {
     assert_eq!(replica.advance(ms(20_000)), [(replica.rules.remote_ttl() - ms(4_000), Kind::End)]);
     // An announcement from before a stop doesn't restart the typing that the stop ended.
     assert_eq!(replica.types(), Some(Kind::Start));
-    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), Some(Kind::End));
+    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), Some(Kind::End));
     replica.advance(ms(900));
     let note = Note { late: ms(1_500), ..Note::default() };
     let announced = replica.typists.apply_remote(remote(7, "g2", true), &note, replica.now);
@@ -133,10 +133,10 @@ fn typing_keeps_the_username_of_its_start() {
         replica.now += ms(1_500);
         announced.unwrap().event.username
     };
-    assert_eq!(send("Ann", Keyboard::Typing), "Ann");
-    assert_eq!(send("Anna", Keyboard::Typing), "Ann");
-    assert_eq!(send("Anna", Keyboard::Stopped), "Ann");
-    assert_eq!(send("Anna", Keyboard::Typing), "Anna");
+    assert_eq!(send("Ann", TypingAction::Typing), "Ann");
+    assert_eq!(send("Anna", TypingAction::Typing), "Ann");
+    assert_eq!(send("Anna", TypingAction::Stopped), "Ann");
+    assert_eq!(send("Anna", TypingAction::Typing), "Anna");
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn many_inputs_are_one_start_and_one_end() {
 fn a_stop_ends_at_once_and_only_once() {
     let mut replica = Replica::new();
     replica.types();
-    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), Some(Kind::End));
-    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), None);
+    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), Some(Kind::End));
+    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), None);
     assert_eq!(replica.advance(ms(20_000)), []);
     assert_eq!(replica.typists.due(), None);
 }
@@ -168,14 +168,14 @@ fn a_stop_ends_at_once_and_only_once() {
 fn typing_ends_when_the_user_has_left_all_gateways() {
     let mut replica = Replica::new();
     assert_eq!(replica.types(), Some(Kind::Start));
-    assert_eq!(replica.keyboard("g2", Keyboard::Typing), Some(Kind::Renewal), "other replicas must know g2");
-    assert_eq!(replica.keyboard("g3", Keyboard::Left), None, "never typed at");
+    assert_eq!(replica.keyboard("g2", TypingAction::Typing), Some(Kind::Renewal), "other replicas must know g2");
+    assert_eq!(replica.keyboard("g3", TypingAction::Left), None, "never typed at");
     assert_eq!(
-        replica.keyboard("g1", Keyboard::Left),
+        replica.keyboard("g1", TypingAction::Left),
         Some(Kind::Renewal),
         "other replicas must know that g1 was left"
     );
-    assert_eq!(replica.keyboard("g2", Keyboard::Left), Some(Kind::End));
+    assert_eq!(replica.keyboard("g2", TypingAction::Left), Some(Kind::End));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_gateway_that_was_left_at_another_replica_counts() {
     replica.receives(remote(7, "g2", true), ms(0));
     let left = Note { left: Some("g1".to_owned()), ..Note::default() };
     assert_eq!(replica.typists.apply_remote(remote(7, "g2", true), &left, replica.now), None);
-    assert_eq!(replica.keyboard("g2", Keyboard::Left), Some(Kind::End));
+    assert_eq!(replica.keyboard("g2", TypingAction::Left), Some(Kind::End));
 }
 
 #[test]
@@ -214,19 +214,19 @@ fn the_replica_of_the_last_input_ends_the_typing() {
 #[test]
 fn a_stop_that_overtook_its_start_is_not_lost() {
     let mut replica = Replica::new();
-    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), None);
+    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), None);
     assert_eq!(replica.receives(remote(7, "g1", true), ms(0)), Some(Kind::End));
     assert_eq!(replica.receives(remote(7, "g1", true), ms(10)), Some(Kind::End), "a second announcement");
     assert_eq!(replica.shown(), 0);
 
     let mut replica = Replica::new();
-    replica.keyboard("g1", Keyboard::Stopped);
+    replica.keyboard("g1", TypingAction::Stopped);
     replica.advance(ms(200));
     assert_eq!(replica.receives(remote(7, "g1", true), ms(0)), None, "an input after the stop");
     assert_eq!(replica.shown(), 1);
 
     let mut replica = Replica::new();
-    replica.keyboard("g1", Keyboard::Left);
+    replica.keyboard("g1", TypingAction::Left);
     assert_eq!(replica.receives(remote(7, "g2", true), ms(0)), None, "another gateway");
     assert_eq!(replica.shown(), 1);
 }
@@ -245,10 +245,10 @@ fn an_end_that_missed_the_last_input_is_reverted() {
 #[test]
 fn a_replica_that_may_have_missed_the_start_announces_a_stop() {
     let mut replica = Replica::new();
-    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), None);
+    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), None);
     replica.advance(ms(5_000));
     replica.typists.doubt(replica.now);
-    assert_eq!(replica.keyboard("g1", Keyboard::Stopped), Some(Kind::End));
+    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), Some(Kind::End));
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn nothing_expires_until_missed_renewals_had_time_to_arrive() {
 fn the_number_of_typists_is_bounded() {
     let mut replica = Replica::with(Rules { capacity: 10, ..Rules::default() });
     for user in 1..=15 {
-        let started = replica.typists.input(input(user, "g1", Keyboard::Typing), Duration::ZERO, replica.now);
+        let started = replica.typists.input(input(user, "g1", TypingAction::Typing), Duration::ZERO, replica.now);
         assert_eq!(kind(started), (user <= 10).then_some(Kind::Start));
     }
     for user in 101..=115 {
@@ -283,7 +283,7 @@ fn the_number_of_typists_is_bounded() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Keyboard(i64, usize, Keyboard),
+    TypingAction(i64, usize, TypingAction),
     Remote(i64, usize, bool, Duration, Option<usize>),
     Advance(Duration),
     Doubt,
@@ -291,14 +291,14 @@ enum Step {
 
 const GATEWAYS: [&str; 3] = ["g1", "g2", "g3"];
 
-pub fn keyboard() -> impl Strategy<Value = Keyboard> {
-    prop_oneof![6 => Just(Keyboard::Typing), 1 => Just(Keyboard::Stopped), 1 => Just(Keyboard::Left)]
+pub fn keyboard() -> impl Strategy<Value = TypingAction> {
+    prop_oneof![6 => Just(TypingAction::Typing), 1 => Just(TypingAction::Stopped), 1 => Just(TypingAction::Left)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let gateway = || 0..GATEWAYS.len();
     prop_oneof![
-        4 => (1..4_i64, gateway(), keyboard()).prop_map(|(u, g, k)| Step::Keyboard(u, g, k)),
+        4 => (1..4_i64, gateway(), keyboard()).prop_map(|(u, g, k)| Step::TypingAction(u, g, k)),
         4 => (0..3_000_u64).prop_map(|time| Step::Advance(ms(time))),
         2 => (1..4_i64, gateway(), any::<bool>(), 0..2_000_u64, prop::option::weighted(0.2, gateway()))
             .prop_map(|(u, g, is, age, left)| Step::Remote(u, g, is, ms(age), left)),
@@ -316,7 +316,7 @@ proptest! {
         let mut last = BTreeMap::new();
         let owned = replica.rules.owned_ttl();
         for (user, gateway, keyboard, gap) in steps {
-            if keyboard == Keyboard::Typing {
+            if keyboard == TypingAction::Typing {
                 last.insert(user, replica.now);
             }
             let input = input(user, GATEWAYS[gateway], keyboard);
@@ -346,7 +346,7 @@ proptest! {
         let mut shown = BTreeSet::new();
         for step in steps {
             match step {
-                Step::Keyboard(user, gateway, keyboard) => {
+                Step::TypingAction(user, gateway, keyboard) => {
                     let input = input(user, GATEWAYS[gateway], keyboard);
                     let announced = replica.typists.input(input, Duration::ZERO, replica.now);
                     note(&mut shown, announced.map(|announced| announced.event));

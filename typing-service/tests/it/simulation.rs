@@ -1,7 +1,7 @@
 //! Several replicas that receive each other's events with delays, simulated without a clock or a server.
 
 use crate::rules::{input, keyboard, ms};
-use contract::typing::{Keyboard, TypingEvent};
+use contract::typing::{TypingAction, TypingEvent};
 use proptest::prelude::*;
 use std::{
     cmp::Reverse,
@@ -20,7 +20,7 @@ proptest! {
         let mut at = 0;
         for (gap, replica) in inputs {
             at += gap;
-            world.send(at, replica % replicas, Keyboard::Typing);
+            world.send(at, replica % replicas, TypingAction::Typing);
         }
         world.run();
         world.ends_are_timely(ms(6_000), ms(6_500))?;
@@ -36,7 +36,7 @@ proptest! {
         for (gap, replica) in inputs {
             at += gap;
             // NATS delivers nothing to a replica that is gone.
-            world.send(at, if at >= killed { 1 + replica % 2 } else { replica }, Keyboard::Typing);
+            world.send(at, if at >= killed { 1 + replica % 2 } else { replica }, TypingAction::Typing);
         }
         world.run();
         // Inputs that the killed replica processed in its last second and did not announce are lost.
@@ -55,7 +55,7 @@ proptest! {
         for (gap, replica, keyboard) in inputs {
             at += gap;
             world.send(at, replica, keyboard);
-            expected.push((at + 140, keyboard == Keyboard::Typing));
+            expected.push((at + 140, keyboard == TypingAction::Typing));
         }
         world.run();
         for (at, shown) in expected {
@@ -68,8 +68,8 @@ proptest! {
         gap in 0..30_u64, first in 0..3_usize, second in 1..3_usize, seed: u64,
     ) {
         let mut world = World::new(3, seed);
-        world.send(0, first, Keyboard::Typing);
-        world.send(gap, (first + second) % 3, Keyboard::Stopped);
+        world.send(0, first, TypingAction::Typing);
+        world.send(gap, (first + second) % 3, TypingAction::Stopped);
         world.run();
         prop_assert!(!world.shown_at(200));
     }
@@ -93,7 +93,7 @@ struct World {
 }
 
 enum Action {
-    Input(usize, Keyboard),
+    Input(usize, TypingAction),
     Receive(usize, TypingEvent, Note),
     Serve(usize, Announcement),
     Show(bool),
@@ -123,9 +123,9 @@ impl World {
         self.actions.insert(number, action);
     }
 
-    fn send(&mut self, at: u64, replica: usize, keyboard: Keyboard) {
+    fn send(&mut self, at: u64, replica: usize, keyboard: TypingAction) {
         let at = self.start + ms(at);
-        if keyboard == Keyboard::Typing {
+        if keyboard == TypingAction::Typing {
             self.inputs.push(at);
         }
         self.schedule(at, Action::Input(replica, keyboard));
@@ -248,7 +248,7 @@ fn replicas_together_renew_about_once_a_second() {
         let mut world = World::new(replicas, 7);
         for number in 0..400 {
             let replica = world.random.usize(..replicas);
-            world.send(number * 250, replica, Keyboard::Typing);
+            world.send(number * 250, replica, TypingAction::Typing);
         }
         world.run();
         let renewals = world.announced.iter().filter(|(_, kind)| *kind == Kind::Renewal).count();
