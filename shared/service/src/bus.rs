@@ -34,6 +34,9 @@ pub enum RequestError {
     /// The service refused the request.
     #[error("refused: {0}")]
     Refused(Refusal),
+    /// There is no connection to NATS, so the request was not sent.
+    #[error("not connected to NATS: request on {0} not sent")]
+    NotConnected(&'static str),
     /// No replica of the service is subscribed.
     #[error("no service is subscribed to {0}")]
     NoResponders(&'static str),
@@ -53,7 +56,7 @@ impl RequestError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Refused(refusal) => matches!(refusal.code, Code::Unavailable),
-            Self::NoResponders(_) | Self::TimedOut(_) | Self::Failed(..) => true,
+            Self::NotConnected(_) | Self::NoResponders(_) | Self::TimedOut(_) | Self::Failed(..) => true,
             Self::Payload(..) => false,
         }
     }
@@ -229,7 +232,7 @@ impl Bus {
     ) -> Result<Bytes, RequestError> {
         if !self.is_connected() {
             // If it were queued in the client, it might be executed long after the caller gave up.
-            return Err(RequestError::NoResponders(subject));
+            return Err(RequestError::NotConnected(subject));
         }
         let mut headers = trace::headers(trace::current()).unwrap_or_default();
         headers.insert(DEADLINE, deadline.to_string());
