@@ -57,7 +57,6 @@ pub struct Chaos {
     pub counts: [usize; 4],
     /// Number of nats-servers; several form a cluster.
     pub servers: usize,
-    /// Number of clients.
     pub clients: usize,
     /// Folder of the services' programs; by default the folder of the running test.
     pub programs: Option<PathBuf>,

@@ -3,7 +3,6 @@
 use crate::{report, run::Run, scenarios::Scenario};
 use clap::Parser;
 
-/// A goal.
 #[derive(Debug, Clone, Copy)]
 pub struct Goal {
     /// Description of the measurement.

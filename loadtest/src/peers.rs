@@ -40,7 +40,6 @@ pub struct PeerParts {
 }
 
 impl Peer {
-    /// Name of the peer.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Django => "django",

@@ -13,7 +13,6 @@ pub struct Report {
     pub machine: Machine,
     /// Command line.
     pub command: String,
-    /// The runs.
     pub runs: Vec<Run>,
 }
 
@@ -31,9 +30,7 @@ pub struct Machine {
 /// A run of one scenario on one system.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// Name of the scenario.
     pub scenario: String,
-    /// Name of the system.
     pub system: String,
     /// Description of the load.
     pub load: String,
@@ -62,7 +59,6 @@ pub struct Run {
 /// A result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Name of the figure.
     pub name: String,
     /// Value in this unit.
     pub value: f64,
@@ -106,7 +102,6 @@ pub const GENERATOR: &str = "load generator";
 pub struct Latency {
     /// Number of latencies.
     pub count: u64,
-    /// Mean.
     pub mean: f64,
     /// Median.
     pub p50: u64,

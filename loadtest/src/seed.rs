@@ -9,7 +9,6 @@ const STEP: u64 = 200_000;
 /// Amount of data to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Number of conversations.
     pub conversations: u64,
     /// Number of participants of each conversation. No user is in two.
     pub people: u64,
@@ -20,13 +19,10 @@ pub struct Shape {
 /// The stored data. Its ids have no gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seeded {
-    /// Id of the first conversation.
     pub first_conversation: i64,
     /// Id of the first user. The users of each conversation directly follow those of the previous one.
     pub first_user: i64,
-    /// Id of the first message.
     pub first_message: i64,
-    /// Id of the last message.
     pub last_message: i64,
     /// Total number of messages.
     pub messages: u64,

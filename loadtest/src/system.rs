@@ -39,7 +39,6 @@ pub enum Parts {
     None,
     /// Our own stack.
     Ours(Box<Stack>),
-    /// A peer.
     Peer(Box<PeerParts>),
 }
 
@@ -70,7 +69,6 @@ pub async fn start_peer(peer: Peer, durable: bool) -> anyhow::Result<System> {
 pub struct StackOptions {
     /// Folder of the services' programs; by default the folder of the running test.
     pub programs: Option<PathBuf>,
-    /// Number of gateways.
     pub gateways: usize,
     /// True if Postgres and NATS wait for the disk.
     pub durable: bool,

@@ -15,10 +15,8 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// notify-service's consumer of the chat log.
 const NOTIFY_CONSUMER: &str = "notify";
 
-/// A conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Id of the conversation.
     pub id: i64,
     /// Participants.
     pub users: Vec<i64>,

@@ -77,7 +77,6 @@ impl Part {
         Ok(Self { kind, index, output: PartOutput::new(&name)?, recipe })
     }
 
-    /// Starts the part.
     pub async fn start(&self) -> anyhow::Result<Running> {
         match &self.recipe {
             Recipe::Postgres(options) => {

@@ -16,7 +16,6 @@ use tokio::time::{sleep, timeout};
 /// Timeout of an ack.
 const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A backend.
 pub struct Backend {
     world: Arc<World>,
     rng: Rng,

@@ -267,7 +267,6 @@ impl Connection {
 
 /// Result of an HTTP call.
 pub struct Called {
-    /// Command of the call.
     pub command: Command,
     /// Duration, without the pauses of the gateway.
     pub took: Duration,

@@ -22,7 +22,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// A part that may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
-    /// The gateways.
     Gateway,
     /// The chat-services.
     Chat,
@@ -32,7 +31,6 @@ pub enum Part {
     Typing,
     /// nats-server.
     Nats,
-    /// Postgres.
     Postgres,
     /// The connections to NATS and Postgres.
     Net,
@@ -60,7 +58,6 @@ impl Part {
         }
     }
 
-    /// Name of the part.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, name)| name)
     }
@@ -95,7 +92,6 @@ pub enum Target {
     Service(Kind, usize),
     /// A nats-server.
     Nats(usize),
-    /// Postgres.
     Postgres,
     /// Connections of a service to NATS.
     LinkToNats(Kind, usize),
@@ -103,7 +99,6 @@ pub enum Target {
     LinkToPostgres(Kind, usize),
 }
 
-/// Kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// Killed with -9, and restarted after a while.
@@ -130,7 +125,6 @@ impl FaultKind {
     }
 }
 
-/// A planned fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
     /// Time since the start of the run.

@@ -40,11 +40,9 @@ impl Channel {
 /// A server frame.
 #[derive(Debug)]
 pub enum Frame {
-    /// A message.
     Message(Message),
     /// A marker moved.
     Marker(Marker),
-    /// A notification.
     Notification(Notification),
     /// Notifications were read.
     InboxRead(InboxRead),

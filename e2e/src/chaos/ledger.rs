@@ -60,7 +60,6 @@ pub struct Ledger {
     pub reads: BTreeMap<(i64, i64), i64>,
     /// Notifications marked as read with an acknowledgement, by user.
     pub inbox_reads: BTreeMap<i64, Vec<i64>>,
-    /// Events by id.
     pub events: BTreeMap<String, Published>,
 }
 

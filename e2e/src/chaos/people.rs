@@ -11,7 +11,6 @@ use std::sync::Arc;
 /// All users and their conversations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct People {
-    /// Ids of the users.
     pub users: Vec<i64>,
     /// Participants of each conversation.
     pub conversations: Vec<Vec<i64>>,

@@ -60,7 +60,6 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Increments a counter.
     pub fn increment(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -12,7 +12,6 @@ const BOTTOM: f64 = 42.0;
 const BAR: f64 = 22.0;
 const BAR_STEP: f64 = 36.0;
 
-/// An axis.
 #[derive(Debug, Clone)]
 pub struct Axis {
     /// Title with the unit.
@@ -23,7 +22,6 @@ pub struct Axis {
     pub log: bool,
 }
 
-/// A line.
 #[derive(Debug, Clone)]
 pub struct Line {
     /// Name in the legend.

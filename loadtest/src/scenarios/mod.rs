@@ -32,7 +32,6 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    /// Name of the scenario.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Chat(_) => "chat",

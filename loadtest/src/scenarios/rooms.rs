@@ -26,7 +26,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Shape of the load.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Number of conversations.
     pub conversations: usize,
     /// Number of users of each conversation.
     pub people: usize,
