@@ -204,17 +204,17 @@ impl App {
         Self { client, events, replicas, _nats: nats }
     }
 
-    async fn send(&self, user: i64, gateway: &str, keyboard: TypingAction) {
-        self.send_together(&[(user, gateway, keyboard)]).await;
+    async fn send(&self, user: i64, gateway: &str, action: TypingAction) {
+        self.send_together(&[(user, gateway, action)]).await;
     }
 
     async fn send_together(&self, inputs: &[(i64, &str, TypingAction)]) {
-        let input = |(user, gateway, keyboard): &(i64, &str, TypingAction)| TypingInput {
+        let input = |(user, gateway, action): &(i64, &str, TypingAction)| TypingInput {
             conversation_id: ConversationId::new(1).unwrap(),
             user_id: UserId::new(*user).unwrap(),
             username: format!("user-{user}"),
             gateway: (*gateway).to_owned(),
-            keyboard: *keyboard,
+            action: *action,
             at_ms: None,
         };
         let inputs = TypingInputs(inputs.iter().map(input).collect());

@@ -16,13 +16,13 @@ pub const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub fn input(user: i64, gateway: &str, keyboard: TypingAction) -> TypingInput {
+pub fn input(user: i64, gateway: &str, action: TypingAction) -> TypingInput {
     TypingInput {
         conversation_id: ConversationId::new(1).unwrap(),
         user_id: UserId::new(user).unwrap(),
         username: format!("user-{user}"),
         gateway: gateway.to_owned(),
-        keyboard,
+        action,
         at_ms: None,
     }
 }
@@ -61,12 +61,12 @@ impl Replica {
         Self { typists: Typists::new(rules, start), now: start + rules.remote_ttl(), rules }
     }
 
-    fn keyboard(&mut self, gateway: &str, keyboard: TypingAction) -> Option<Kind> {
-        kind(self.typists.input(input(7, gateway, keyboard), Duration::ZERO, self.now))
+    fn act(&mut self, gateway: &str, action: TypingAction) -> Option<Kind> {
+        kind(self.typists.input(input(7, gateway, action), Duration::ZERO, self.now))
     }
 
     fn types(&mut self) -> Option<Kind> {
-        self.keyboard("g1", TypingAction::Typing)
+        self.act("g1", TypingAction::Typing)
     }
 
     fn receives(&mut self, event: TypingEvent, age: Duration) -> Option<Kind> {
@@ -117,7 +117,7 @@ fn an_announcement_counts_from_its_publication() {
     assert_eq!(replica.advance(ms(20_000)), [(replica.rules.remote_ttl() - ms(4_000), Kind::End)]);
     // An announcement from before a stop doesn't restart the typing that the stop ended.
     assert_eq!(replica.types(), Some(Kind::Start));
-    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), Some(Kind::End));
+    assert_eq!(replica.act("g1", TypingAction::Stopped), Some(Kind::End));
     replica.advance(ms(900));
     let note = Note { late: ms(1_500), ..Note::default() };
     let announced = replica.typists.apply_remote(remote(7, "g2", true), &note, replica.now);
@@ -127,9 +127,9 @@ fn an_announcement_counts_from_its_publication() {
 #[test]
 fn typing_keeps_the_username_of_its_start() {
     let mut replica = Replica::new();
-    let named = |name: &str, keyboard| TypingInput { username: name.to_owned(), ..input(7, "g1", keyboard) };
-    let mut send = |name, keyboard| {
-        let announced = replica.typists.input(named(name, keyboard), Duration::ZERO, replica.now);
+    let named = |name: &str, action| TypingInput { username: name.to_owned(), ..input(7, "g1", action) };
+    let mut send = |name, action| {
+        let announced = replica.typists.input(named(name, action), Duration::ZERO, replica.now);
         replica.now += ms(1_500);
         announced.unwrap().event.username
     };
@@ -158,8 +158,8 @@ fn many_inputs_are_one_start_and_one_end() {
 fn a_stop_ends_at_once_and_only_once() {
     let mut replica = Replica::new();
     replica.types();
-    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), Some(Kind::End));
-    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), None);
+    assert_eq!(replica.act("g1", TypingAction::Stopped), Some(Kind::End));
+    assert_eq!(replica.act("g1", TypingAction::Stopped), None);
     assert_eq!(replica.advance(ms(20_000)), []);
     assert_eq!(replica.typists.due(), None);
 }
@@ -168,14 +168,14 @@ fn a_stop_ends_at_once_and_only_once() {
 fn typing_ends_when_the_user_has_left_all_gateways() {
     let mut replica = Replica::new();
     assert_eq!(replica.types(), Some(Kind::Start));
-    assert_eq!(replica.keyboard("g2", TypingAction::Typing), Some(Kind::Renewal), "other replicas must know g2");
-    assert_eq!(replica.keyboard("g3", TypingAction::Left), None, "never typed at");
+    assert_eq!(replica.act("g2", TypingAction::Typing), Some(Kind::Renewal), "other replicas must know g2");
+    assert_eq!(replica.act("g3", TypingAction::Left), None, "never typed at");
     assert_eq!(
-        replica.keyboard("g1", TypingAction::Left),
+        replica.act("g1", TypingAction::Left),
         Some(Kind::Renewal),
         "other replicas must know that g1 was left"
     );
-    assert_eq!(replica.keyboard("g2", TypingAction::Left), Some(Kind::End));
+    assert_eq!(replica.act("g2", TypingAction::Left), Some(Kind::End));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_gateway_that_was_left_at_another_replica_counts() {
     replica.receives(remote(7, "g2", true), ms(0));
     let left = Note { left: Some("g1".to_owned()), ..Note::default() };
     assert_eq!(replica.typists.apply_remote(remote(7, "g2", true), &left, replica.now), None);
-    assert_eq!(replica.keyboard("g2", TypingAction::Left), Some(Kind::End));
+    assert_eq!(replica.act("g2", TypingAction::Left), Some(Kind::End));
 }
 
 #[test]
@@ -214,19 +214,19 @@ fn the_replica_of_the_last_input_ends_the_typing() {
 #[test]
 fn a_stop_that_overtook_its_start_is_not_lost() {
     let mut replica = Replica::new();
-    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), None);
+    assert_eq!(replica.act("g1", TypingAction::Stopped), None);
     assert_eq!(replica.receives(remote(7, "g1", true), ms(0)), Some(Kind::End));
     assert_eq!(replica.receives(remote(7, "g1", true), ms(10)), Some(Kind::End), "a second announcement");
     assert_eq!(replica.shown(), 0);
 
     let mut replica = Replica::new();
-    replica.keyboard("g1", TypingAction::Stopped);
+    replica.act("g1", TypingAction::Stopped);
     replica.advance(ms(200));
     assert_eq!(replica.receives(remote(7, "g1", true), ms(0)), None, "an input after the stop");
     assert_eq!(replica.shown(), 1);
 
     let mut replica = Replica::new();
-    replica.keyboard("g1", TypingAction::Left);
+    replica.act("g1", TypingAction::Left);
     assert_eq!(replica.receives(remote(7, "g2", true), ms(0)), None, "another gateway");
     assert_eq!(replica.shown(), 1);
 }
@@ -245,10 +245,10 @@ fn an_end_that_missed_the_last_input_is_reverted() {
 #[test]
 fn a_replica_that_may_have_missed_the_start_announces_a_stop() {
     let mut replica = Replica::new();
-    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), None);
+    assert_eq!(replica.act("g1", TypingAction::Stopped), None);
     replica.advance(ms(5_000));
     replica.typists.doubt(replica.now);
-    assert_eq!(replica.keyboard("g1", TypingAction::Stopped), Some(Kind::End));
+    assert_eq!(replica.act("g1", TypingAction::Stopped), Some(Kind::End));
 }
 
 #[test]
@@ -266,7 +266,8 @@ fn nothing_expires_until_missed_renewals_had_time_to_arrive() {
 fn the_number_of_typists_is_bounded() {
     let mut replica = Replica::with(Rules { capacity: 10, ..Rules::default() });
     for user in 1..=15 {
-        let started = replica.typists.input(input(user, "g1", TypingAction::Typing), Duration::ZERO, replica.now);
+        let started =
+            replica.typists.input(input(user, "g1", TypingAction::Typing), Duration::ZERO, replica.now);
         assert_eq!(kind(started), (user <= 10).then_some(Kind::Start));
     }
     for user in 101..=115 {
@@ -283,7 +284,7 @@ fn the_number_of_typists_is_bounded() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    TypingAction(i64, usize, TypingAction),
+    Act(i64, usize, TypingAction),
     Remote(i64, usize, bool, Duration, Option<usize>),
     Advance(Duration),
     Doubt,
@@ -291,14 +292,14 @@ enum Step {
 
 const GATEWAYS: [&str; 3] = ["g1", "g2", "g3"];
 
-pub fn keyboard() -> impl Strategy<Value = TypingAction> {
+pub fn actions() -> impl Strategy<Value = TypingAction> {
     prop_oneof![6 => Just(TypingAction::Typing), 1 => Just(TypingAction::Stopped), 1 => Just(TypingAction::Left)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let gateway = || 0..GATEWAYS.len();
     prop_oneof![
-        4 => (1..4_i64, gateway(), keyboard()).prop_map(|(u, g, k)| Step::TypingAction(u, g, k)),
+        4 => (1..4_i64, gateway(), actions()).prop_map(|(u, g, k)| Step::Act(u, g, k)),
         4 => (0..3_000_u64).prop_map(|time| Step::Advance(ms(time))),
         2 => (1..4_i64, gateway(), any::<bool>(), 0..2_000_u64, prop::option::weighted(0.2, gateway()))
             .prop_map(|(u, g, is, age, left)| Step::Remote(u, g, is, ms(age), left)),
@@ -309,17 +310,17 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn announcements_of_one_replica_alternate_and_always_end(
-        steps in prop::collection::vec((1..4_i64, 0..GATEWAYS.len(), keyboard(), 0..3_000_u64), 1..80),
+        steps in prop::collection::vec((1..4_i64, 0..GATEWAYS.len(), actions(), 0..3_000_u64), 1..80),
     ) {
         let mut replica = Replica::new();
         let mut shown = BTreeMap::new();
         let mut last = BTreeMap::new();
         let owned = replica.rules.owned_ttl();
-        for (user, gateway, keyboard, gap) in steps {
-            if keyboard == TypingAction::Typing {
+        for (user, gateway, action, gap) in steps {
+            if action == TypingAction::Typing {
                 last.insert(user, replica.now);
             }
-            let input = input(user, GATEWAYS[gateway], keyboard);
+            let input = input(user, GATEWAYS[gateway], action);
             check(&mut shown, replica.typists.input(input, Duration::ZERO, replica.now))?;
             let end = replica.now + ms(gap);
             while let Some(due) = replica.typists.due().filter(|due| *due <= end) {
@@ -346,8 +347,8 @@ proptest! {
         let mut shown = BTreeSet::new();
         for step in steps {
             match step {
-                Step::TypingAction(user, gateway, keyboard) => {
-                    let input = input(user, GATEWAYS[gateway], keyboard);
+                Step::Act(user, gateway, action) => {
+                    let input = input(user, GATEWAYS[gateway], action);
                     let announced = replica.typists.input(input, Duration::ZERO, replica.now);
                     note(&mut shown, announced.map(|announced| announced.event));
                 }

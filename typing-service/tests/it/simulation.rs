@@ -1,6 +1,6 @@
 //! Several replicas that receive each other's events with delays, simulated without a clock or a server.
 
-use crate::rules::{input, keyboard, ms};
+use crate::rules::{actions, input, ms};
 use contract::typing::{TypingAction, TypingEvent};
 use proptest::prelude::*;
 use std::{
@@ -47,15 +47,15 @@ proptest! {
 
     #[test]
     fn a_stop_ends_typing_at_any_replica(
-        inputs in prop::collection::vec((150..3_000_u64, 0..3_usize, keyboard()), 1..40), seed: u64,
+        inputs in prop::collection::vec((150..3_000_u64, 0..3_usize, actions()), 1..40), seed: u64,
     ) {
         let mut world = World::new(3, seed);
         let mut at = 0;
         let mut expected = Vec::new();
-        for (gap, replica, keyboard) in inputs {
+        for (gap, replica, action) in inputs {
             at += gap;
-            world.send(at, replica, keyboard);
-            expected.push((at + 140, keyboard == TypingAction::Typing));
+            world.send(at, replica, action);
+            expected.push((at + 140, action == TypingAction::Typing));
         }
         world.run();
         for (at, shown) in expected {
@@ -123,12 +123,12 @@ impl World {
         self.actions.insert(number, action);
     }
 
-    fn send(&mut self, at: u64, replica: usize, keyboard: TypingAction) {
+    fn send(&mut self, at: u64, replica: usize, action: TypingAction) {
         let at = self.start + ms(at);
-        if keyboard == TypingAction::Typing {
+        if action == TypingAction::Typing {
             self.inputs.push(at);
         }
-        self.schedule(at, Action::Input(replica, keyboard));
+        self.schedule(at, Action::Input(replica, action));
     }
 
     fn kill(&mut self, replica: usize, at: u64) {
@@ -169,8 +169,8 @@ impl World {
             Action::Input(replica, _) | Action::Receive(replica, ..) if !self.is_alive(replica, now) => {
                 return;
             }
-            Action::Input(replica, keyboard) => {
-                (replica, self.replicas[replica].input(input(7, "g1", keyboard), Duration::ZERO, now))
+            Action::Input(replica, action) => {
+                (replica, self.replicas[replica].input(input(7, "g1", action), Duration::ZERO, now))
             }
             Action::Receive(replica, event, note) => {
                 (replica, self.replicas[replica].apply_remote(event, &note, now))
