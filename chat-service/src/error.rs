@@ -5,7 +5,7 @@ use service::postgres;
 
 /// The refusal of a request that exceeded its time limit.
 pub fn timed_out<T>() -> Result<T, Refusal> {
-    metrics::counter!("chat_answers_late_total").increment(1);
+    metrics::counter!("chat_requests_late_total").increment(1);
     Err(Refusal::unavailable())
 }
 

@@ -28,7 +28,7 @@ pub struct Joins(Batcher<Vec<JoinRequest>, Replies>);
 
 /// Starts the task, with its own connection: a Postgres process that serves only these queries keeps its caches warm.
 pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Joins {
-    let (requests, batches) = batcher(Limits::new(WAITING, BATCH, "chat_doors_full_total"));
+    let (requests, batches) = batcher(Limits::new(WAITING, BATCH, "chat_joins_full_total"));
     let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
     // The only writes are usernames, which arrive again with the next join: a commit need not wait for the disk.
     let connection = Dedicated::new(options.options([("synchronous_commit", "off")]));

@@ -113,6 +113,6 @@ fn queue_depths(lanes: &lanes::Lanes, outbox: &outbox::Outbox) -> impl Fn() + Se
     let (lanes, pending) = (lanes.depth(), outbox.depth());
     move || {
         metrics::gauge!("chat_lanes_waiting_messages").set(lanes() as f64);
-        metrics::gauge!("chat_outbox_told_entries").set(pending() as f64);
+        metrics::gauge!("chat_outbox_waiting_commits").set(pending() as f64);
     }
 }

@@ -323,7 +323,7 @@ async fn sweep(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
         }
         store::delete_outbox(&mut *transaction, &done).await?;
         transaction.commit().await?;
-        metrics::counter!("chat_outbox_healed_total").increment(done.len() as u64);
+        metrics::counter!("chat_outbox_recovered_total").increment(done.len() as u64);
         tracing::info!(entries = done.len(), "published stale rows of the outbox");
     }
     Ok(())

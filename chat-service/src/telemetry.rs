@@ -24,11 +24,14 @@ pub const METRICS: &[Metric] = &[
         "chat_detours_full_total",
         "Messages refused because too many were waiting for locked conversations.",
     ),
-    Metric::counter("chat_doors_full_total", "Join requests that had to wait because the queue was full."),
-    Metric::counter("chat_answers_late_total", "Requests refused because they exceeded their time limit."),
+    Metric::counter("chat_joins_full_total", "Join requests that had to wait because the queue was full.")
+        .formerly("chat_doors_full_total"),
+    Metric::counter("chat_requests_late_total", "Requests refused because they exceeded their time limit.")
+        .formerly("chat_answers_late_total"),
     Metric::gauge("chat_outbox_age_seconds", "Age of the oldest commit that JetStream has not acknowledged.")
         .seconds(),
-    Metric::gauge("chat_outbox_told_entries", "Commits waiting to be published to JetStream."),
+    Metric::gauge("chat_outbox_waiting_commits", "Commits waiting to be published to JetStream.")
+        .formerly("chat_outbox_told_entries"),
     Metric::counter(
         "chat_outbox_full_total",
         "Commits not published to JetStream at once because too many were waiting; published later.",
@@ -38,7 +41,8 @@ pub const METRICS: &[Metric] = &[
         "Commits that JetStream did not acknowledge; published again later.",
     ),
     Metric::counter(
-        "chat_outbox_healed_total",
+        "chat_outbox_recovered_total",
         "Commits published from the outbox by any replica because the first attempt failed.",
-    ),
+    )
+    .formerly("chat_outbox_healed_total"),
 ];

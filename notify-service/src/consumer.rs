@@ -270,7 +270,7 @@ impl Consumer {
             error = chain(error),
             "an event takes too long to store; deferred"
         );
-        metrics::counter!("events_set_aside_total", "stream" => self.source.name()).increment(1);
+        metrics::counter!("events_deferred_total", "stream" => self.source.name()).increment(1);
         {
             let mut slow = self.slow();
             if slow.len() >= MAX_SLOW {

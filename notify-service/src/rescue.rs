@@ -67,7 +67,7 @@ impl Rescue {
                 seq = stored.seq,
                 "processing a message that is in the stream although it was acknowledged"
             );
-            metrics::counter!("stranded_messages_total", "stream" => self.source.name()).increment(1);
+            metrics::counter!("rescued_messages_total", "stream" => self.source.name()).increment(1);
             if unreadable::is_readable(&stored) {
                 self.rescue_one(&stream, stored.seq).await?;
             } else {

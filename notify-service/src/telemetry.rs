@@ -12,7 +12,8 @@ pub const METRICS: &[Metric] = &[
         "Transactions that took too long; their batch was split, or a single message deferred.",
     )
     .by("stream", &["EVENTS", "CHAT"]),
-    Metric::counter("events_set_aside_total", "Messages deferred because they took too long alone.")
+    Metric::counter("events_deferred_total", "Messages deferred because they took too long alone.")
+        .formerly("events_set_aside_total")
         .by("stream", &["EVENTS", "CHAT"]),
     Metric::gauge("consumer_lag", "Messages of a stream that are not delivered yet or not acknowledged."),
     Metric::counter(
@@ -25,9 +26,10 @@ pub const METRICS: &[Metric] = &[
         "Notifications removed because they were older than the retention time.",
     ),
     Metric::counter(
-        "stranded_messages_total",
+        "rescued_messages_total",
         "Acknowledged messages that reappeared in a stream after a crash of NATS, and were processed again.",
     )
+    .formerly("stranded_messages_total")
     .by("stream", &["EVENTS", "CHAT"]),
     Metric::counter("deadletters_total", "Invalid events, stored as dead letters."),
     Metric::counter(

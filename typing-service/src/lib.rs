@@ -308,7 +308,7 @@ impl Replica {
         let (typing, refused) = (typists.typing(), typists.take_refused());
         drop(typists);
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and this one stays small")]
-        metrics::gauge!("typing_typists").set(typing as f64);
+        metrics::gauge!("typing_users").set(typing as f64);
         if refused > 0 {
             metrics::counter!("typing_refused_total").increment(refused);
         }

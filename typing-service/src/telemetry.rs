@@ -4,7 +4,8 @@ use service::metrics::Metric;
 
 /// All metrics with their descriptions.
 pub const METRICS: &[Metric] = &[
-    Metric::gauge("typing_typists", "Users typing in a conversation, as known to this replica."),
+    Metric::gauge("typing_users", "Users typing in a conversation, as known to this replica.")
+        .formerly("typing_typists"),
     Metric::counter("typing_inputs_total", "Typing inputs received by this replica."),
     Metric::counter("typing_events_total", "Typing events published, by kind: start, renewal or end.")
         .by("kind", &["start", "renewal", "end"]),

@@ -135,7 +135,7 @@ async fn messages_that_reappear_after_nats_was_killed_are_processed() {
     assert_eq!(kinds, ["message_received", "payment_completed"], "existing notifications are not repeated");
     app.dead_letters(2).await;
     let (_, metrics) = crate::app::get(app.replica.as_ref().unwrap().admin, "/metrics").await;
-    assert!(metrics.contains("stranded_messages_total"), "{metrics}");
+    assert!(metrics.contains("rescued_messages_total"), "{metrics}");
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

@@ -104,7 +104,7 @@ impl Admin {
     /// If the address can't be bound.
     pub async fn bind(
         addr: SocketAddr,
-        measured: &[Metric],
+        measured: &'static [Metric],
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(addr)
@@ -123,7 +123,7 @@ impl Admin {
                 "/metrics",
                 get(move || async move {
                     scraped.measure();
-                    recorder.render()
+                    metrics::render(&recorder, measured)
                 }),
             );
         tokio::spawn(async move {

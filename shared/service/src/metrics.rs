@@ -30,28 +30,52 @@ pub struct Metric {
     /// Label of a counter with its known values. Each value starts from zero, because a counter that first appears
     /// after a failure shows no increase.
     label: Option<(&'static str, &'static [&'static str])>,
+    /// Name in the release before, under which the metric is exposed as well.
+    former: Option<&'static str>,
 }
 
 impl Metric {
     /// Creates a counter of things.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: MetricType::Counter, unit: Unit::Count, help, label: None }
+        Self { name, kind: MetricType::Counter, unit: Unit::Count, help, label: None, former: None }
     }
 
     /// Creates a gauge of things.
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: MetricType::Gauge, unit: Unit::Count, help, label: None }
+        Self { name, kind: MetricType::Gauge, unit: Unit::Count, help, label: None, former: None }
     }
 
     /// Creates a histogram of things.
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: MetricType::Histogram, unit: Unit::Count, help, label: None }
+        Self { name, kind: MetricType::Histogram, unit: Unit::Count, help, label: None, former: None }
     }
 
     /// Sets the unit to seconds.
     #[must_use]
     pub const fn seconds(self) -> Self {
         Self { unit: Unit::Seconds, ..self }
+    }
+
+    /// Exposes the metric under its former name as well, so that dashboards and alerts work for one more release.
+    #[must_use]
+    pub const fn formerly(self, name: &'static str) -> Self {
+        Self { former: Some(name), ..self }
+    }
+
+    /// Rewrites a line of the exposition of this metric for its former name.
+    fn under_former_name(&self, line: &str) -> Option<String> {
+        let former = self.former?;
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, _) = rest.split_once(' ')?;
+            return (name == self.name).then(|| format!("# HELP {former} Deprecated: renamed to {name}."));
+        }
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ')?;
+            return (name == self.name).then(|| format!("# TYPE {former} {kind}"));
+        }
+        let (name, sample) = line.split_at(line.find(['{', ' '])?);
+        let suffix = name.strip_prefix(self.name)?;
+        ["", "_bucket", "_sum", "_count"].contains(&suffix).then(|| format!("{former}{suffix}{sample}"))
     }
 
     /// Adds a label with all its values.
@@ -124,7 +148,7 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512
 
 /// Describes metrics, and starts their counters from zero.
 pub fn describe(metrics: &[Metric]) {
-    for Metric { name, kind, unit, help, label } in metrics.iter().copied() {
+    for Metric { name, kind, unit, help, label, .. } in metrics.iter().copied() {
         match kind {
             MetricType::Counter => describe_counter!(name, unit, help),
             MetricType::Gauge => describe_gauge!(name, unit, help),
@@ -140,6 +164,17 @@ pub fn describe(metrics: &[Metric]) {
             _ => {}
         }
     }
+}
+
+/// Renders all metrics in Prometheus' text format, renamed ones under both names.
+pub(crate) fn render(recorder: &PrometheusHandle, metrics: &[Metric]) -> String {
+    let text = recorder.render();
+    let former = metrics
+        .iter()
+        .filter(|metric| metric.former.is_some())
+        .flat_map(|metric| text.lines().filter_map(|line| metric.under_former_name(line)));
+    let former: String = former.map(|line| line + "\n").collect();
+    text + &former
 }
 
 /// Sets `target_info`, whose labels identify the process by OpenTelemetry's names.
@@ -192,6 +227,34 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 mod tests {
     use super::*;
     use ::metrics::with_local_recorder;
+
+    #[test]
+    fn a_renamed_metric_is_exposed_under_both_names() {
+        let metrics = [
+            Metric::counter("joins_total", "Joins.").formerly("doors_total"),
+            Metric::histogram("batch", "Batches.").formerly("pack"),
+            Metric::counter("joins_total_other", "Not renamed."),
+        ];
+        let recorder = builder().unwrap().build_recorder();
+        with_local_recorder(&recorder, || {
+            describe(&metrics);
+            counter!("joins_total", "kind" => "a").increment(2);
+            ::metrics::histogram!("batch").record(3.0);
+        });
+        let text = render(&recorder.handle(), &metrics);
+        for line in [
+            "# HELP doors_total Deprecated: renamed to joins_total.",
+            "# TYPE doors_total counter",
+            "doors_total{kind=\"a\"} 2",
+            "joins_total{kind=\"a\"} 2",
+            "pack_bucket{le=\"4\"} 1",
+            "pack_sum 3",
+            "pack_count 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("doors_total_other"), "{text}");
+    }
 
     /// Resident memory of this process in KiB.
     fn resident() -> usize {
