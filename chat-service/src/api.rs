@@ -3,7 +3,7 @@
 use crate::{
     SERVICE,
     config::ConversationsBy,
-    error::{encoding_failed, failed, invalid, timed_out},
+    error::{encoding_failed, invalid, timed_out},
     joins::Joins,
     lanes::Lanes,
     outbox::Outbox,
@@ -26,6 +26,7 @@ use service::{
     Bus, Endpoints, Span,
     bus::truncate_page,
     endpoints::deadline,
+    postgres::refusal,
     trace::{self, Kind},
 };
 use sqlx::PgPool;
@@ -148,7 +149,7 @@ impl Api {
         // Read before the items: if the page is empty, the log ended at this head.
         let members = store::members(&self.pool, request.conversation_id, request.user_id)
             .await
-            .map_err(|error| failed("read a conversation's head", &error))?;
+            .map_err(|error| refusal("read a conversation's head", &error))?;
         if let Some(user) = request.user_id {
             self.admit(&members, user, request.username.as_deref(), request.named_at).await?;
         }
@@ -157,7 +158,7 @@ impl Api {
         if limit > 0 {
             items = store::page(&self.pool, request.conversation_id, request.range, i64::from(limit) + 1)
                 .await
-                .map_err(|error| failed("read a page", &error))?;
+                .map_err(|error| refusal("read a page", &error))?;
         }
         let limit = usize::from(limit);
         let mut more = items.len() > limit;
@@ -193,7 +194,7 @@ impl Api {
             Some(username) if members.is_newer_name(user_id, &username, named_at) => {
                 let named = DisplayName { user_id, username: &username, named_at };
                 let saved = store::save_usernames(&self.pool, &[named]).await;
-                saved.map_err(|error| failed("save a username", &error))
+                saved.map_err(|error| refusal("save a username", &error))
             }
             _ => Ok(()),
         }
@@ -203,7 +204,7 @@ impl Api {
         let marked =
             store::mark_read(&self.pool, request.conversation_id, request.user_id, request.message_id)
                 .await
-                .map_err(|error| failed("move a marker", &error))?;
+                .map_err(|error| refusal("move a marker", &error))?;
         match marked {
             MarkOutcome::Forbidden => Err(Refusal::forbidden()),
             MarkOutcome::NotFound => {
@@ -222,7 +223,7 @@ impl Api {
             return Err(invalid("too many conversations in one request"));
         }
         let ids: Vec<i64> = request.conversations.into_iter().map(ConversationId::get).collect();
-        store::heads(&self.pool, &ids).await.map_err(|error| failed("read heads", &error))
+        store::heads(&self.pool, &ids).await.map_err(|error| refusal("read heads", &error))
     }
 
     async fn create(&self, request: CreateConversation) -> Result<Conversation, Refusal> {
@@ -240,7 +241,7 @@ impl Api {
             request.participants.iter().skip(1).map(|invitee| invitee.user_id).collect();
         if let Some(opener) = request.participants.first() {
             let blocked = store::is_blocked_by_any(&self.pool, opener.user_id, &others).await;
-            if blocked.map_err(|error| failed("look for blocks", &error))? {
+            if blocked.map_err(|error| refusal("look for blocks", &error))? {
                 return Err(Refusal::new(Code::Blocked, "a participant doesn't accept your messages"));
             }
         }
@@ -254,7 +255,7 @@ impl Api {
         let (users, usernames): (Vec<i64>, Vec<Option<String>>) = participants.into_iter().unzip();
         let (id, created) = store::open_conversation(&self.pool, &users, &usernames, &request)
             .await
-            .map_err(|error| failed("create a conversation", &error))?;
+            .map_err(|error| refusal("create a conversation", &error))?;
         let conversation = self.one(id, viewer).await?;
         Ok(Opened { conversation, created })
     }
@@ -262,7 +263,7 @@ impl Api {
     async fn one(&self, id: ConversationId, viewer: UserId) -> Result<Conversation, Refusal> {
         let found = store::conversations(&self.pool, &[id.get()], viewer)
             .await
-            .map_err(|error| failed("read a conversation", &error))?;
+            .map_err(|error| refusal("read a conversation", &error))?;
         found.into_iter().next().ok_or_else(Refusal::forbidden)
     }
 
@@ -274,12 +275,12 @@ impl Api {
         let limit = request.limit.clamp(1, limits::PAGE_MAX);
         let listed = store::list(&self.pool, request.user_id, request.range, i64::from(limit) + 1)
             .await
-            .map_err(|error| failed("list conversations", &error))?;
+            .map_err(|error| refusal("list conversations", &error))?;
         let listed = Page::of(listed, usize::from(limit), |listed| listed.cursor());
         let ids: Vec<i64> = listed.items.iter().map(|listed| listed.id).collect();
         let mut items = store::conversations(&self.pool, &ids, request.user_id)
             .await
-            .map_err(|error| failed("read conversations", &error))?;
+            .map_err(|error| refusal("read conversations", &error))?;
         let cut = truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
         let next = if cut {
             let last = items.last().map(|last| last.conversation_id.get());
@@ -303,7 +304,7 @@ impl Api {
             }
             store::conversations_of_two(&self.pool, user_id, blocked_id).await
         };
-        for conversation_id in set.await.map_err(|error| failed("set a block", &error))? {
+        for conversation_id in set.await.map_err(|error| refusal("set a block", &error))? {
             // Soft state: a socket that joins later gets it with the reply to its join.
             if let Err(error) = self.bus.publish(&TypingBlock { conversation_id, user_id, blocked }).await {
                 tracing::warn!(error = format!("{error:#}"), "publish a block");
@@ -316,7 +317,7 @@ impl Api {
         let limit = request.limit.clamp(1, limits::PAGE_MAX);
         let blocks = store::blocks(&self.pool, request.user_id, request.range, i64::from(limit) + 1)
             .await
-            .map_err(|error| failed("list blocks", &error))?;
+            .map_err(|error| refusal("list blocks", &error))?;
         Ok(Page::of(blocks, usize::from(limit), |blocked| blocked.user_id.get()))
     }
 
@@ -332,7 +333,7 @@ impl Api {
                 let message =
                     store::reports::message_seen_by(&self.pool, message_id, request.reporter_id).await;
                 let message =
-                    message.map_err(|error| failed("read a message", &error))?.ok_or_else(not_found)?;
+                    message.map_err(|error| refusal("read a message", &error))?.ok_or_else(not_found)?;
                 (message.sender_id, Some(Message { client_id: None, ..message }))
             }
             (None, Some(user_id)) => (user_id, None),
@@ -341,7 +342,7 @@ impl Api {
         let (report_id, created_at) =
             store::reports::report(&self.pool, request.reporter_id, user_id, message.as_ref(), &reason)
                 .await
-                .map_err(|error| failed("store a report", &error))?;
+                .map_err(|error| refusal("store a report", &error))?;
         let reporter_id = request.reporter_id;
         let reported = Reported { report_id, reporter_id, user_id, message, reason, created_at };
         reports::publish(&self.bus, &self.pool, &reported).await;
@@ -351,7 +352,7 @@ impl Api {
     async fn unread(&self, request: CountUnread) -> Result<Unread, Refusal> {
         store::unread(&self.pool, request.user_id)
             .await
-            .map_err(|error| failed("count unread messages", &error))
+            .map_err(|error| refusal("count unread messages", &error))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Refusals that clients receive, one for each kind of error. The cause is only logged.
 
 use contract::{Code, Refusal};
-use service::postgres;
 
 /// The refusal of a request that exceeded its time limit.
 pub fn timed_out<T>() -> Result<T, Refusal> {
@@ -14,18 +13,8 @@ pub fn invalid(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidRequest, detail)
 }
 
-/// The refusal of a request whose query failed.
-pub fn failed(operation: &'static str, error: &sqlx::Error) -> Refusal {
-    tracing::error!(error = service::bus::chain(error), "{operation}");
-    if postgres::is_transient_error(error) {
-        Refusal::unavailable()
-    } else {
-        Refusal::new(Code::Internal, "a fault of the server")
-    }
-}
-
 /// The refusal of a request whose reply can't be encoded.
 pub fn encoding_failed(operation: &'static str, error: &serde_json::Error) -> Refusal {
     tracing::error!(%error, "{operation}");
-    Refusal::new(Code::Internal, "a fault of the server")
+    Refusal::internal()
 }

@@ -1,9 +1,6 @@
 //! Joins of conversations: requests that arrive while a query runs are combined into the next query.
 
-use crate::{
-    error::failed,
-    store::{self, DisplayName, Members},
-};
+use crate::store::{self, DisplayName, Members};
 use contract::{
     Refusal,
     chat::{Admitted, JoinReply, JoinRequest},
@@ -58,7 +55,7 @@ async fn run(mut batches: Batches<Vec<JoinRequest>, Replies>, mut connection: De
                 }
             }
             Err(error) => {
-                let refusal = failed("admit users to conversations", &error);
+                let refusal = postgres::refusal("admit users to conversations", &error);
                 for call in batch {
                     call.reply(Err(refusal.clone()));
                 }

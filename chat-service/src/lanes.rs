@@ -11,7 +11,7 @@ use crate::{
     outbox::Outbox,
     store::{self, Batch},
 };
-use commit::{BATCH, Call, Job, WAITING, fail, finish, is_delayed};
+use commit::{BATCH, Call, Job, WAITING, fail, finish};
 use contract::{
     Deadline, Refusal,
     chat::{Send, Sent},
@@ -119,7 +119,7 @@ impl Writer {
                 let busy = finish(&self.outbox, jobs, batch).await;
                 self.detour.start(busy);
             }
-            Err(error) if is_delayed(&error) => {
+            Err(error) if postgres::is_delayed(&error) => {
                 tracing::warn!(
                     error = service::bus::chain(&error),
                     "a lock delayed a batch; writing each of its conversations separately"
@@ -145,7 +145,7 @@ impl Writer {
         for _ in 1..ATTEMPTS {
             match self.try_store(jobs).await {
                 // The commit may have succeeded anyway. Then the next attempt finds every message stored.
-                Err(error) if postgres::is_transient_error(&error) && !is_delayed(&error) => {
+                Err(error) if postgres::is_transient_error(&error) && !postgres::is_delayed(&error) => {
                     tracing::warn!(error = service::bus::chain(&error), "store messages; trying again");
                     backoff.wait().await;
                 }

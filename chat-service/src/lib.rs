@@ -90,12 +90,7 @@ impl ChatService {
             lost = bus.lost() => Err(lost),
         };
         shutdown.cancel();
-        tasks.close();
-        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!(left = tasks.len(), "stopped before everything was finished");
-        }
-        drop(endpoints);
-        bus.close().await;
+        service::boot::drain(&tasks, DRAIN, endpoints, &bus).await;
         pool.close().await;
         tracing::info!("stopped");
         ended

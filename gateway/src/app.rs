@@ -17,7 +17,7 @@ use crate::{
 };
 use anyhow::Context;
 use contract::sessions::Revoke;
-use service::{Admin, Bus, Endpoints, admin::Checks};
+use service::{Admin, Bus, Endpoints, admin::Checks, boot};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -204,20 +204,11 @@ async fn serve(listener: TcpListener, wired: &Wired, shutdown: &CancellationToke
 /// Waits for the sockets to be closed, and for everything else to be finished.
 async fn drain(wired: Wired) {
     let Wired { shared, bus, endpoints, tasks, ended } = wired;
-    let sessions = shared.sessions.clone();
-    sessions.close();
-    let patience = shared.drain + DRAIN_REST;
+    let (sessions, limit) = (shared.sessions.clone(), shared.drain + DRAIN_REST);
     drop(shared);
-    if tokio::time::timeout(patience, sessions.wait()).await.is_err() {
-        tracing::warn!(left = sessions.len(), "stopped before every socket was closed");
-    }
+    boot::wait_for(&sessions, limit, "sockets").await;
     ended.cancel();
-    tasks.close();
-    if tokio::time::timeout(TASKS_REST, tasks.wait()).await.is_err() {
-        tracing::warn!(left = tasks.len(), "stopped before everything was finished");
-    }
-    drop(endpoints);
-    bus.close().await;
+    boot::drain(&tasks, TASKS_REST, endpoints, &bus).await;
 }
 
 /// Answers backends that end a user's sessions.

@@ -10,7 +10,7 @@ use contract::{
         RememberLanguages,
     },
 };
-use service::{Endpoints, bus::PAYLOAD_BYTES, bus::chain};
+use service::{Endpoints, bus::PAYLOAD_BYTES, postgres};
 use std::collections::BTreeMap;
 
 /// Requests of each kind in progress at once.
@@ -109,17 +109,14 @@ async fn inbox_heads(inboxes: &Inboxes, request: InboxHeads) -> Result<Vec<Inbox
     heads.map_err(|error| refusal(&error))
 }
 
-/// The refusal that a client receives for an error. The cause is only logged.
+/// The refusal of a request that failed. The cause is only logged.
 fn refusal(error: &StoreError) -> Refusal {
     match error {
         StoreError::NotFound => Refusal::new(Code::NotFound, "no such notification"),
-        error if error.is_passing() => {
-            tracing::warn!(error = chain(error), "a request failed because Postgres is unavailable");
+        StoreError::TimedOut => {
+            tracing::warn!("a request to Postgres timed out");
             Refusal::unavailable()
         }
-        error => {
-            tracing::error!(error = chain(error), "a request failed");
-            Refusal::new(Code::Internal, "a fault of the server")
-        }
+        StoreError::Sql(error) => postgres::refusal("serve a request", error),
     }
 }

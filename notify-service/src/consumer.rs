@@ -330,7 +330,7 @@ impl Consumer {
         let reason = chain(&error);
         self.health.failed(&reason);
         metrics::counter!("batch_retries_total", "stream" => self.source.name()).increment(1);
-        if error.is_passing() {
+        if error.is_transient() {
             tracing::warn!(
                 stream = self.source.name(),
                 error = reason,

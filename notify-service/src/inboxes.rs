@@ -80,16 +80,13 @@ impl StoreError {
     pub fn is_slow(&self) -> bool {
         match self {
             Self::TimedOut => true,
-            // lock_not_available, query_canceled
-            Self::Sql(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| ["55P03", "57014"].contains(&code.as_ref()))
-            }
-            _ => false,
+            Self::Sql(error) => postgres::is_delayed(error),
+            Self::NotFound => false,
         }
     }
 
     /// Whether a retry may succeed.
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             _ if self.is_slow() => true,
             Self::Sql(error) => postgres::is_transient_error(error),

@@ -36,7 +36,6 @@ use streams::Source;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -114,14 +113,8 @@ impl NotifyService {
             lost = bus.lost() => Err(lost),
         };
         shutdown.cancel();
-        tasks.close();
-        if timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!(
-                tasks = tasks.len(),
-                "some tasks did not end in time; NATS will redeliver their messages"
-            );
-        }
-        bus.close().await;
+        // NATS redelivers the messages of batches that do not finish in time.
+        service::boot::drain(&tasks, DRAIN, endpoints, &bus).await;
         pool.close().await;
         ended
     }

@@ -100,12 +100,7 @@ impl TypingService {
             remote_ttl: rules.remote_ttl(),
         };
         let ended = replica.run(&shutdown).await;
-        tasks.close();
-        if timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!("some requests did not finish in time");
-        }
-        drop(endpoints); // Only now, because this drops requests that have arrived.
-        bus.close().await;
+        service::boot::drain(&tasks, DRAIN, endpoints, &bus).await;
         ended
     }
 }

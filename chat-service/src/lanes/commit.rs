@@ -28,21 +28,10 @@ pub struct Job {
 /// A job and the reply to its sender.
 pub type Call = batcher::Call<Job, Sent>;
 
-/// Whether Postgres cancelled the statement because of a lock, a timeout or a deadlock. Other batches are not affected.
-pub fn is_delayed(error: &sqlx::Error) -> bool {
-    const DELAYS: [&str; 3] = ["55P03", "57014", "40P01"]; // lock_not_available, query_canceled, deadlock_detected
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| DELAYS.contains(&&*code))
-}
-
 /// Refuses messages that can't be stored.
 pub fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
-    tracing::error!(error = service::bus::chain(error), messages = jobs.len(), "store messages");
     metrics::counter!("chat_batches_failed_total").increment(1);
-    let refusal = if postgres::is_transient_error(error) {
-        Refusal::unavailable()
-    } else {
-        Refusal::new(Code::Internal, "a fault of the server")
-    };
+    let refusal = postgres::refusal("store messages", error);
     for job in jobs {
         job.reply(Sent::Refused(refusal.clone()));
     }

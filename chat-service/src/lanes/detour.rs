@@ -1,7 +1,7 @@
 //! Conversations that another transaction has locked: each is written separately, so that it delays no other, until
 //! none of its messages is pending. Then it returns to its lane.
 
-use super::commit::{self, BATCH, Call, fail, finish, is_delayed};
+use super::commit::{self, BATCH, Call, fail, finish};
 use crate::{outbox::Outbox, store};
 use contract::{ConversationId, Refusal, chat::Sent};
 use service::{Backoff, postgres};
@@ -100,7 +100,7 @@ impl Detour {
         let (count, stored) = (jobs.len(), self.store(&jobs).await);
         let to_retry = match stored {
             Ok(batch) => finish(&self.outbox, jobs, batch).await,
-            Err(error) if is_delayed(&error) => jobs,
+            Err(error) if postgres::is_delayed(&error) => jobs,
             Err(error) => {
                 fail(jobs, &error);
                 Vec::new()

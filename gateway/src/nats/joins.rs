@@ -1,7 +1,7 @@
 //! Users who join conversations, on their way to chat-service: requests that arrive close together travel together.
 
 use contract::{
-    Code, Refusal,
+    Refusal,
     chat::{Admitted, JoinBatch, JoinReply, JoinRequest},
     limits,
 };
@@ -65,7 +65,7 @@ async fn send(bus: Bus, mut batch: Vec<Call<JoinRequest, Joined>>, _permit: Perm
             }
             return;
         }
-        Ok(_) => Refusal::new(Code::Internal, "a fault of the server"),
+        Ok(_) => Refusal::internal(),
         Err(error) => RequestError::into_refusal(error),
     };
     for reply in replies {

@@ -154,7 +154,7 @@ async fn attempt(bus: &Bus, jobs: Vec<Job>) -> Vec<Job> {
     };
     let sent = match bus.attempt(&pack, within, deadline).await {
         Ok(sent) if sent.len() == jobs.len() => sent,
-        Ok(_) => return refuse(jobs, &Refusal::new(Code::Internal, "a fault of the server")),
+        Ok(_) => return refuse(jobs, &Refusal::internal()),
         Err(error) if error.is_transient() => {
             metrics::counter!("gateway_packs_failed_total").increment(1);
             tracing::debug!(%error, "a pack of sends; trying again");

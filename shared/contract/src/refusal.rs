@@ -117,6 +117,11 @@ impl Refusal {
         Self::new(Code::Forbidden, "not a participant, or no such conversation")
     }
 
+    /// The refusal with [`Code::Internal`] and its only text. The cause is only logged.
+    pub fn internal() -> Self {
+        Self::new(Code::Internal, "a fault of the server")
+    }
+
     /// Text of a `Nats-Service-Error` header: `code: detail`, on one line.
     pub fn header(&self) -> String {
         self.to_string().replace(['\r', '\n'], " ")

@@ -1,13 +1,14 @@
 //! The common `main` of all services: boot, run, exit code.
 
 use crate::{
+    Bus, Endpoints,
     config::{self, Telemetry},
     files, logs, metrics, trace,
 };
 use anyhow::Context;
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Number of worker threads of a service, unless `TOKIO_WORKER_THREADS` is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,22 @@ where
         let shutdown = on_signal()?;
         run(config, shutdown).await
     })
+}
+
+/// Ends a service whose token is cancelled: waits for its tasks, then flushes NATS. The endpoints are dropped only after the
+/// tasks, because that drops requests that have arrived.
+pub async fn drain(tasks: &TaskTracker, limit: Duration, endpoints: Endpoints, bus: &Bus) {
+    wait_for(tasks, limit, "tasks").await;
+    drop(endpoints);
+    bus.close().await;
+}
+
+/// Waits until all tasks have ended, and logs the number of tasks that have not after `limit`.
+pub async fn wait_for(tasks: &TaskTracker, limit: Duration, what: &'static str) {
+    tasks.close();
+    if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), what, "stopped before everything was finished");
+    }
 }
 
 /// A token that SIGTERM or SIGINT cancels. A second signal exits immediately.

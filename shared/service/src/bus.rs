@@ -65,7 +65,7 @@ impl RequestError {
     pub fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
-            Self::Payload(..) => Refusal::new(Code::Internal, "a fault of the server"),
+            Self::Payload(..) => Refusal::internal(),
             _ => Refusal::unavailable(),
         }
     }

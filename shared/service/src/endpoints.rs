@@ -254,7 +254,7 @@ async fn respond<T: serde::Serialize>(request: &service::Request, answer: Result
         .and_then(|answer| {
             serde_json::to_vec(&answer).map_err(|error| {
                 tracing::error!(%error, "can't encode a reply");
-                Refusal::new(Code::Internal, "a fault of the server")
+                Refusal::internal()
             })
         })
         .map_err(|refusal| service::error::Error {

@@ -1,7 +1,8 @@
 //! Postgres: a connection pool on one schema, with migrations; waits for a database that isn't up yet.
 
-use crate::{Backoff, config};
+use crate::{Backoff, bus::chain, config};
 use anyhow::Context;
+use contract::Refusal;
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool,
     migrate::Migrator,
@@ -294,6 +295,23 @@ pub fn is_transient_error(error: &sqlx::Error) -> bool {
                 || [READ_ONLY, IDLE_IN_TRANSACTION].contains(&&*code)
         }),
         _ => false,
+    }
+}
+
+/// Whether Postgres cancelled a statement because of a lock, a timeout or a deadlock. Other statements are not affected.
+pub fn is_delayed(error: &sqlx::Error) -> bool {
+    const DELAYS: [&str; 3] = ["55P03", "57014", "40P01"]; // lock_not_available, query_canceled, deadlock_detected
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| DELAYS.contains(&&*code))
+}
+
+/// The refusal of a request whose query failed: `unavailable` if a retry may help. The cause is only logged.
+pub fn refusal(operation: &'static str, error: &sqlx::Error) -> Refusal {
+    if is_transient_error(error) {
+        tracing::warn!(error = chain(error), operation, "Postgres is unavailable");
+        Refusal::unavailable()
+    } else {
+        tracing::error!(error = chain(error), operation, "a query failed");
+        Refusal::internal()
     }
 }
 
