@@ -193,11 +193,14 @@ impl Api {
         match claimed.and_then(display_name) {
             Some(username) if members.is_newer_name(user_id, &username, named_at) => {
                 let named = DisplayName { user_id, username: &username, named_at };
-                let saved = store::save_usernames(&self.pool, &[named]).await;
-                saved.map_err(|error| refusal("save a username", &error))
+                // The next request saves it: a read does not fail because Postgres accepts no writes.
+                if let Err(error) = store::save_usernames(&self.pool, &[named]).await {
+                    tracing::warn!(error = service::bus::chain(&error), "save a username");
+                }
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
     async fn mark_read(&self, request: MarkRead) -> Result<Marker, Refusal> {

@@ -482,7 +482,7 @@ impl Stack {
 
 /// A token that a user could have.
 pub fn token(user: i64) -> String {
-    token_with(json!({ "user_id": user, "username": format!("name-{user}") }))
+    token_with(json!({ "user_id": user, "username": format!("name-{user}"), "iat": testkit::token::now() }))
 }
 
 /// A token with these claims, valid for an hour unless they have an `exp`.

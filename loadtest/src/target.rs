@@ -78,7 +78,7 @@ impl Target {
     /// If it can't be signed.
     pub fn token(&self, user: i64) -> anyhow::Result<String> {
         let claims = json!({"user_id": user, "username": username(user), "token_type": "access",
-            "jti": format!("{user:032x}")});
+            "iat": testkit::token::now(), "jti": format!("{user:032x}")});
         testkit::token::sign(&self.secret, claims, Duration::from_secs(3 * 3600))
     }
 

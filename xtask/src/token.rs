@@ -37,7 +37,7 @@ impl Token {
 /// Creates a token as a backend would issue it, with the claims that the gateway is configured to read.
 pub fn token(secret: &str, user: i64, username: Option<&str>, minutes: u64) -> anyhow::Result<String> {
     let configured = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
-    let mut claims = json!({"token_type": "access"});
+    let mut claims = json!({"token_type": "access", "iat": testkit::token::now()});
     claims[configured("USER_ID_CLAIM").as_deref().unwrap_or("user_id")] = user.into();
     if let Some(username) = username {
         claims[configured("USERNAME_CLAIM").as_deref().unwrap_or("username")] = username.into();

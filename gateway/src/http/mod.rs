@@ -5,6 +5,7 @@ mod body;
 mod demo;
 mod extract;
 mod guarded;
+mod health;
 pub mod listener;
 mod measured;
 mod openapi;
@@ -31,6 +32,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(shared.clone(), body::read_body))
         .layer(from_fn_with_state(Responses::default(), responses::bound));
+    router = router.merge(health::router());
     if shared.demo {
         router = router.merge(demo::router());
     }
