@@ -8,12 +8,12 @@ use std::time::Duration;
 async fn main() -> Result<(), async_nats::Error> {
     let url = std::env::var("NATS_URL").unwrap_or_else(|_| "nats://127.0.0.1:4222".to_owned());
     let servers = url.split(',').map(str::parse).collect::<Result<Vec<ServerAddr>, _>>()?;
-    // The client does not look for the user in the address by itself.
+    // async-nats does not read the credentials in the address by itself.
     let options = match (servers[0].username(), servers[0].password()) {
         (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user.into(), password.into()),
         _ => ConnectOptions::new(),
     };
-    // Once for each process: it comes back by itself, and many tasks may share it.
+    // One connection for each process: it reconnects by itself, and tasks can share it.
     let client = options.connect(servers).await?;
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(Duration::from_secs(5));
@@ -25,7 +25,7 @@ async fn main() -> Result<(), async_nats::Error> {
     Ok(())
 }
 
-/// Returns once the event is stored. With an `event_id` in it, trying again is safe.
+/// Returns after the event is stored. A repeat is safe because the event has an `event_id`.
 async fn publish(
     jetstream: &jetstream::Context,
     kind: &str,
@@ -34,7 +34,7 @@ async fn publish(
     let mut attempt = 0;
     loop {
         let sent = jetstream.publish(format!("events.{kind}"), event.to_string().into()).await;
-        // The first await sends it, the second one waits for the acknowledgement.
+        // The first await sends the event, the second one waits for the acknowledgement.
         let stored = match sent {
             Ok(acknowledgement) => acknowledgement.await,
             Err(error) => Err(error),

@@ -1,8 +1,8 @@
-//! What is documented for machines, and whether what the tests see agrees with it.
+//! Checks that frames and responses agree with their schemas.
 //!
-//! Frames are checked against `docs/asyncapi.yaml`, answers of the HTTP API against the gateway's own
-//! `/api/openapi.json`. Clients are told to ignore fields that they don't know; here, such a field is an error, so
-//! that nothing comes in without being documented.
+//! Frames and NATS payloads are checked against `docs/asyncapi.yaml`, HTTP responses against the gateway's
+//! `/api/openapi.json`. Clients must ignore unknown fields. Here, an unknown field is an error, so that every field is
+//! documented.
 
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
@@ -14,25 +14,25 @@ pub static ASYNCAPI: LazyLock<Value> = LazyLock::new(|| {
     serde_saphyr::from_str(include_str!("../../docs/asyncapi.yaml")).expect("docs/asyncapi.yaml is YAML")
 });
 
-/// Who says something on a channel.
+/// Sender of a message on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum By {
-    /// The server: `send` in AsyncAPI.
+pub enum Sender {
+    /// The server; its action in AsyncAPI is `send`.
     Server,
-    /// A client, or another backend: `receive`.
+    /// A client or a backend; the action is `receive`.
     Client,
 }
 
-/// What may be said on each channel.
-static CHANNELS: LazyLock<HashMap<(String, By), Validator>> = LazyLock::new(|| {
+/// Schema of the messages of each channel and sender.
+static CHANNELS: LazyLock<HashMap<(String, Sender), Validator>> = LazyLock::new(|| {
     let components = closed(&ASYNCAPI["components"]);
     let operations = ASYNCAPI["operations"].as_object().expect("operations").values();
     let mut channels = HashMap::new();
     for operation in operations {
-        let by = if operation["action"] == "send" { By::Server } else { By::Client };
-        channels.insert((channel_of(operation), by), any_message(operation, &components));
+        let sender = if operation["action"] == "send" { Sender::Server } else { Sender::Client };
+        channels.insert((channel_of(operation), sender), any_message(operation, &components));
         if let Some(reply) = operation.get("reply") {
-            channels.insert((channel_of(reply), By::Server), any_message(reply, &components));
+            channels.insert((channel_of(reply), Sender::Server), any_message(reply, &components));
         }
     }
     channels
@@ -46,15 +46,15 @@ fn last_segment(path: &str) -> String {
     path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 
-/// Accepts what one of an operation's messages is.
+/// Schema that accepts each message of an operation.
 fn any_message(operation: &Value, components: &Value) -> Validator {
     let messages = operation["messages"].as_array().expect("an operation has messages");
     let payloads: Vec<Value> = messages
         .iter()
         .map(|message| {
             let pointer = |reference: &Value| text(&reference["$ref"]).trim_start_matches('#').to_owned();
-            let in_channel = ASYNCAPI.pointer(&pointer(message)).expect("a message of the channel");
-            let message = ASYNCAPI.pointer(&pointer(in_channel)).expect("a message of the components");
+            let in_channel = ASYNCAPI.pointer(&pointer(message)).expect("a message in the channel");
+            let message = ASYNCAPI.pointer(&pointer(in_channel)).expect("a message in the components");
             message["payload"].clone()
         })
         .collect();
@@ -62,7 +62,7 @@ fn any_message(operation: &Value, components: &Value) -> Validator {
 }
 
 fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string"))
 }
 
 fn validator(schema: &Value) -> Validator {
@@ -70,7 +70,7 @@ fn validator(schema: &Value) -> Validator {
     options.build(schema).unwrap_or_else(|error| panic!("{error}: {schema}"))
 }
 
-/// The same schemas, where an object has no other properties than those named.
+/// Copy of these schemas in which objects have no unknown properties.
 fn closed(schema: &Value) -> Value {
     match schema {
         Value::Object(fields) => {
@@ -86,21 +86,21 @@ fn closed(schema: &Value) -> Value {
     }
 }
 
-/// Checks what was said on a channel of AsyncAPI.
+/// Checks a message on a channel of AsyncAPI.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(channel: &str, by: By, said: &Value) -> Result<(), String> {
-    let Some(validator) = CHANNELS.get(&(channel.to_owned(), by)) else {
-        return Err(format!("docs/asyncapi.yaml has nothing that the {by:?} says on {channel:?}"));
+/// If the message is not documented.
+pub fn check(channel: &str, sender: Sender, message: &Value) -> Result<(), String> {
+    let Some(validator) = CHANNELS.get(&(channel.to_owned(), sender)) else {
+        return Err(format!("docs/asyncapi.yaml has no messages of the {sender:?} on {channel:?}"));
     };
-    match validator.validate(said) {
+    match validator.validate(message) {
         Ok(()) => Ok(()),
-        Err(error) => Err(format!("{said} is not in docs/asyncapi.yaml, {channel}: {error}")),
+        Err(error) => Err(format!("{message} does not match {channel} in docs/asyncapi.yaml: {error}")),
     }
 }
 
-/// The channel of AsyncAPI that a socket's address is.
+/// AsyncAPI channel of a socket's URL.
 pub fn channel_at(url: &str) -> Option<&'static str> {
     let path = url.split_once("/ws")?.1;
     let path = path.split('?').next().unwrap_or_default().trim_matches('/');
@@ -113,14 +113,14 @@ pub fn channel_at(url: &str) -> Option<&'static str> {
     }
 }
 
-/// An operation of the HTTP API: the segments of its path, and what each of its answers may be.
+/// An operation of the HTTP API: the segments of its path, and the type and schema of each response.
 struct Operation {
     method: String,
     path: Vec<String>,
-    answers: HashMap<u16, Option<(String, Validator)>>,
+    responses: HashMap<u16, Option<(String, Validator)>>,
 }
 
-/// The gateway's own document. It is the same at every gateway.
+/// Operations in the gateway's OpenAPI document, which is the same at every gateway.
 static OPERATIONS: OnceCell<Vec<Operation>> = OnceCell::const_new();
 
 async fn operations(origin: &str) -> reqwest::Result<&'static Vec<Operation>> {
@@ -133,8 +133,8 @@ async fn operations(origin: &str) -> reqwest::Result<&'static Vec<Operation>> {
 
 fn operations_of(document: &Value) -> Vec<Operation> {
     let components = closed(&document["components"]);
-    let answer = |answer: &Value| {
-        let (kind, content) = answer["content"].as_object()?.iter().next()?;
+    let response = |response: &Value| {
+        let (kind, content) = response["content"].as_object()?.iter().next()?;
         let schema = json!({"allOf": [closed(&content["schema"])], "components": components});
         Some((kind.clone(), validator(&schema)))
     };
@@ -142,12 +142,12 @@ fn operations_of(document: &Value) -> Vec<Operation> {
     let mut operations = Vec::new();
     for (path, item) in paths {
         for (method, operation) in item.as_object().expect("operations").iter() {
-            let answers = operation["responses"].as_object().expect("responses").iter();
+            let responses = operation["responses"].as_object().expect("responses").iter();
             operations.push(Operation {
                 method: method.to_uppercase(),
                 path: path.split('/').map(str::to_owned).collect(),
-                answers: answers
-                    .map(|(status, is)| (status.parse().expect("a status"), answer(is)))
+                responses: responses
+                    .map(|(status, item)| (status.parse().expect("a status"), response(item)))
                     .collect(),
             });
         }
@@ -155,40 +155,40 @@ fn operations_of(document: &Value) -> Vec<Operation> {
     operations
 }
 
-/// Checks an answer of a gateway. One that is killed before it has said what it documents is believed.
+/// Checks a response of a gateway. Accepts it if the gateway was killed before it returned its OpenAPI document.
 ///
 /// # Panics
-/// When the answer isn't documented.
-pub async fn check_answer(method: &str, url: &reqwest::Url, status: u16, kind: &str, body: &Value) {
+/// If the response isn't documented.
+pub async fn check_response(method: &str, url: &reqwest::Url, status: u16, kind: &str, body: &Value) {
     let origin = url.origin().ascii_serialization();
     let Ok(operations) = operations(&origin).await else { return };
     let segments: Vec<&str> = url.path().split('/').collect();
-    let fits = |path: &[String]| {
-        let same = |(known, segment): (&String, &&str)| known.starts_with('{') || known == segment;
+    let matches = |path: &[String]| {
+        let same = |(pattern, segment): (&String, &&str)| pattern.starts_with('{') || pattern == segment;
         path.len() == segments.len() && path.iter().zip(&segments).all(same)
     };
-    // A path of its own, such as `unread_count`, goes before one that only has room for it.
+    // A literal segment, such as `unread_count`, takes precedence over a parameter.
     let operation = operations
         .iter()
-        .filter(|operation| operation.method == method && fits(&operation.path))
+        .filter(|operation| operation.method == method && matches(&operation.path))
         .min_by_key(|operation| operation.path.iter().filter(|segment| segment.starts_with('{')).count());
-    let wrong = |why: String| panic!("{method} {}: {why}: {status} {kind} {body}", url.path());
+    let fail = |reason: String| panic!("{method} {}: {reason}: {status} {kind} {body}", url.path());
     let Some(operation) = operation else {
         if status >= 400 && kind != "application/problem+json" {
-            wrong("what is not documented is answered with a problem".to_owned());
+            fail("the error is not a problem document".to_owned());
         }
         return;
     };
-    match operation.answers.get(&status) {
-        None => wrong(format!("{} is not documented", status)),
+    match operation.responses.get(&status) {
+        None => fail("the status is not documented".to_owned()),
         Some(None) if body.is_null() => {}
-        Some(None) => wrong("there is a body".to_owned()),
+        Some(None) => fail("the documented response has no body".to_owned()),
         Some(Some((documented, _))) if documented != kind => {
-            wrong(format!("the documented type is {documented}"));
+            fail(format!("the documented type is {documented}"));
         }
         Some(Some((_, schema))) => {
             if let Err(error) = schema.validate(body) {
-                wrong(error.to_string());
+                fail(error.to_string());
             }
         }
     }

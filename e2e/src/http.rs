@@ -1,32 +1,35 @@
-//! Answers to calls.
+//! Responses of the HTTP API.
 
 use crate::documented;
 use serde_json::Value;
 
-/// An answer: its status, and its JSON (`null` where it has none).
+/// A response whose body is JSON, text or empty.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// The `Content-Type`.
+    /// `Content-Type`; empty if there is none.
     pub kind: String,
-    /// The body.
+    /// Body: JSON, another text as a string, or `null` if it is empty.
     pub body: Value,
 }
 
 impl Answer {
-    /// The answer to a request.
+    /// Sends a request and returns the response.
     ///
     /// # Panics
-    /// When there is none, or it isn't as documented.
+    /// If there is no response, or it isn't documented.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
-        Self::try_of(request).await.expect("an answer")
+        Self::try_of(request).await.expect("a response")
     }
 
-    /// The answer to a request, if there is one.
+    /// Sends a request and returns the response.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is no response.
+    ///
+    /// # Panics
+    /// If the response isn't documented.
     pub async fn try_of(request: reqwest::RequestBuilder) -> reqwest::Result<Self> {
         let (client, request) = request.build_split();
         let request = request?;
@@ -38,24 +41,24 @@ impl Answer {
         let text = response.text().await?;
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(text.into()) };
-        documented::check_answer(&method, &url, status, &kind, &body).await;
+        documented::check_response(&method, &url, status, &kind, &body).await;
         Ok(Self { status, kind, body })
     }
 
-    /// The body, if the status is this one.
+    /// Returns the body after checking the status.
     ///
     /// # Panics
-    /// When it is another.
+    /// If the status is different.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         self.body
     }
 
-    /// Checks that this is a problem with this status and code.
+    /// Checks that the response is a problem with this status and code.
     ///
     /// # Panics
-    /// When it isn't.
+    /// If it isn't.
     #[track_caller]
     pub fn expect_problem(&self, status: u16, code: &str) {
         assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{self:?}");

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_forwards_stalls_resets_and_refuses() {
+    async fn a_proxy_forwards_stalls_resets_and_refuses() {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::start(server.local_addr().unwrap()).await.unwrap();
         let mut client = TcpStream::connect(proxy.addr()).await.unwrap();

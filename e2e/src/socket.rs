@@ -1,7 +1,7 @@
-//! A client's socket.
+//! A client's WebSocket.
 
 use crate::{
-    documented::{self, By},
+    documented::{self, Sender},
     within,
 };
 use futures_util::{SinkExt, StreamExt};
@@ -12,53 +12,53 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, http::StatusCode},
 };
 
-/// A client's socket. Every frame that it receives must be as documented.
+/// A client's WebSocket. Every frame that it receives must match its schema.
 #[derive(Debug)]
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     channel: &'static str,
-    /// The server's first frame on a multiplexed socket, once it was received.
+    /// First frame of the server on a multiplexed socket, after its receipt.
     pub hello: Option<Value>,
 }
 
 impl Socket {
-    /// Opens one.
+    /// Opens a socket.
     ///
     /// # Panics
-    /// When the handshake fails.
+    /// If the handshake fails.
     pub async fn open(url: &str) -> Self {
         let opened = within("a handshake", tokio_tungstenite::connect_async(url)).await;
         let (stream, _) = opened.unwrap_or_else(|error| panic!("open {url}: {error}"));
-        Self::on(stream, url)
+        Self::new(stream, url)
     }
 
-    fn on(stream: WebSocketStream<MaybeTlsStream<TcpStream>>, url: &str) -> Self {
-        Self { stream, channel: documented::channel_at(url).expect("an address of a socket"), hello: None }
+    fn new(stream: WebSocketStream<MaybeTlsStream<TcpStream>>, url: &str) -> Self {
+        Self { stream, channel: documented::channel_at(url).expect("the URL of a socket"), hello: None }
     }
 
-    /// Opens one with more headers, or says with which status it was refused.
+    /// Opens a socket with additional headers. Returns the HTTP status if the handshake is refused.
     ///
     /// # Panics
-    /// When there is no answer of HTTP.
+    /// If there is no HTTP response.
     pub async fn try_open(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, StatusCode> {
-        let mut request = url.into_client_request().expect("an address");
+        let mut request = url.into_client_request().expect("a URL");
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().expect("a header"));
         }
         match within("a handshake", tokio_tungstenite::connect_async(request)).await {
-            Ok((stream, _)) => Ok(Self::on(stream, url)),
+            Ok((stream, _)) => Ok(Self::new(stream, url)),
             Err(Error::Http(response)) => Err(response.status()),
             Err(error) => panic!("open {url}: {error}"),
         }
     }
 
-    /// Opens one, if the server is there and lets us in.
+    /// Opens a socket; `None` if the handshake fails.
     pub async fn try_connect(url: &str) -> Option<Self> {
         let opened = within("a handshake", tokio_tungstenite::connect_async(url)).await;
-        opened.ok().map(|(stream, _)| Self::on(stream, url))
+        opened.ok().map(|(stream, _)| Self::new(stream, url))
     }
 
-    /// Sends a frame of JSON; whether the socket is still open.
+    /// Sends a JSON frame. Returns whether the socket was open.
     pub async fn try_send(&mut self, frame: Value) -> bool {
         self.stream.send(Message::Text(frame.to_string().into())).await.is_ok()
     }
@@ -66,31 +66,31 @@ impl Socket {
     /// Sends a text frame.
     ///
     /// # Panics
-    /// When the socket is closed.
+    /// If the socket is closed.
     pub async fn send_text(&mut self, text: impl Into<String>) {
         let text: String = text.into();
         self.stream.send(Message::Text(text.into())).await.expect("send a frame");
     }
 
-    /// Sends a frame of JSON.
+    /// Sends a JSON frame.
     pub async fn send(&mut self, frame: Value) {
         self.send_text(frame.to_string()).await;
     }
 
-    /// Sends a message as the guide's page does.
+    /// Sends a chat message without a `client_id`, as the guide's page does.
     pub async fn say(&mut self, text: &str) {
         self.send(json!({ "message": text })).await;
     }
 
-    /// Sends a frame of another kind.
+    /// Sends any frame.
     ///
     /// # Panics
-    /// When the socket is closed.
+    /// If the socket is closed.
     pub async fn send_raw(&mut self, message: Message) {
         self.stream.send(message).await.expect("send a frame");
     }
 
-    /// Sends frames in one write.
+    /// Sends JSON frames in one write.
     ///
     /// # Panics
     /// If the socket is closed.
@@ -101,7 +101,7 @@ impl Socket {
         self.stream.flush().await.expect("send frames");
     }
 
-    /// Sends a frame up to `count` times, without waiting for answers, until the server closes the socket; returns the
+    /// Sends a frame up to `count` times without waiting for responses, until the server closes the socket. Returns the
     /// close code.
     pub async fn flood(self, text: &str, count: usize) -> Option<u16> {
         let (mut sink, mut stream) = self.stream.split();
@@ -128,7 +128,7 @@ impl Socket {
         within("a close", closed).await
     }
 
-    /// Whether a pong arrives before the connection ends; frames before it are dropped.
+    /// Returns whether a pong arrives before the connection ends. Drops the frames before it.
     pub async fn pong(&mut self) -> bool {
         loop {
             match self.stream.next().await {
@@ -139,10 +139,10 @@ impl Socket {
         }
     }
 
-    /// The next frame.
+    /// Next frame.
     ///
     /// # Panics
-    /// When the socket is closed instead, or none comes.
+    /// If the socket is closed or no frame arrives.
     pub async fn next(&mut self) -> Value {
         match within("a frame", self.receive()).await {
             Ok(frame) => frame,
@@ -150,7 +150,7 @@ impl Socket {
         }
     }
 
-    /// The next frame of this type; those before it are dropped.
+    /// Next frame of this type. Drops the frames before it.
     pub async fn next_of(&mut self, kind: &str) -> Value {
         loop {
             let frame = self.next().await;
@@ -160,16 +160,17 @@ impl Socket {
         }
     }
 
-    /// The next frame, or the close code (`None` where the connection just ended).
+    /// Next frame, or the close code (`None` if the connection ends without one).
     ///
     /// # Panics
-    /// When the frame isn't as documented.
+    /// If the frame doesn't match its schema.
     pub async fn receive(&mut self) -> Result<Value, Option<u16>> {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let frame: Value = serde_json::from_str(&text).expect("frames are JSON");
-                    documented::check(self.channel, By::Server, &frame).unwrap_or_else(|why| panic!("{why}"));
+                    let frame: Value = serde_json::from_str(&text).expect("a JSON frame");
+                    documented::check(self.channel, Sender::Server, &frame)
+                        .unwrap_or_else(|error| panic!("{error}"));
                     if frame["op"] == "hello" {
                         assert!(self.hello.replace(frame).is_none(), "a second hello");
                         continue;
@@ -183,17 +184,17 @@ impl Socket {
         }
     }
 
-    /// Checks that nothing was sent until now: everything that was would come before the answer to a wrong frame.
+    /// Checks that the server has sent nothing: an earlier frame would arrive before the error for an invalid one.
     ///
     /// # Panics
-    /// When something else comes first.
+    /// If an earlier frame arrives.
     pub async fn expect_silence(&mut self) {
         self.send_text("this is not JSON").await;
         let frame = self.next().await;
         assert_eq!(frame["code"], "invalid_json", "{frame} came first");
     }
 
-    /// The code that the socket is closed with; frames before that are dropped.
+    /// Waits until the socket is closed and returns the close code. Drops the frames before it.
     pub async fn closed(&mut self) -> Option<u16> {
         within("a close", async {
             loop {
@@ -205,7 +206,7 @@ impl Socket {
         .await
     }
 
-    /// Leaves.
+    /// Closes the socket.
     pub async fn close(mut self) {
         self.stream.close(None).await.ok();
     }

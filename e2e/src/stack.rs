@@ -1,6 +1,12 @@
-//! A stack of one's own: nats-server, a database, and any number of each service.
+//! A stack for one test: nats-server, a database, and any number of replicas of each service.
 
-use crate::{TIMEOUT, eventually, http::Answer, proxy::Proxy, socket::Socket};
+use crate::{
+    TIMEOUT, eventually,
+    http::Answer,
+    options::{Kind, Options},
+    proxy::Proxy,
+    socket::Socket,
+};
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
@@ -13,102 +19,8 @@ use testkit::{
     accounts, free_port,
 };
 
-/// The key that the tests' tokens are signed with.
+/// Key with which the tests sign tokens.
 pub const SECRET: &str = "the secret of the end-to-end tests";
-
-/// A kind of service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// `gateway`.
-    Gateway,
-    /// `chat-service`.
-    Chat,
-    /// `notify-service`.
-    Notify,
-    /// `typing-service`.
-    Typing,
-}
-
-impl Kind {
-    /// Every kind, in this order.
-    pub const ALL: [Self; 4] = [Self::Gateway, Self::Chat, Self::Notify, Self::Typing];
-
-    /// The name of its program.
-    pub fn program(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Chat => "chat-service",
-            Self::Notify => "notify-service",
-            Self::Typing => "typing-service",
-        }
-    }
-
-    /// Its user in `deploy/nats/accounts.conf`.
-    pub fn user(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Chat => "chat",
-            Self::Notify => "notify",
-            Self::Typing => "typing",
-        }
-    }
-}
-
-/// Takes what a service (`chat-service-2`) says, line by line.
-pub type OnLine = Arc<dyn Fn(&str, &str) + Send + Sync>;
-
-/// What a stack is made of.
-#[derive(Clone)]
-pub struct Options {
-    /// How many of each service, in the order of [`Kind`].
-    pub counts: [usize; 4],
-    /// How many nats-servers; a cluster if there is more than one.
-    pub servers: usize,
-    /// Whether NATS has the users of `deploy/nats/accounts.conf`.
-    pub accounts: bool,
-    /// More variables for every service.
-    pub env: Vec<(&'static str, String)>,
-    /// Whether it has a Postgres of its own, which may then be killed.
-    pub own_postgres: bool,
-    /// Whether its NATS, and its own Postgres, wait for the disk as they should wherever data matters.
-    pub durable: bool,
-    /// Whether each service reaches NATS and Postgres through proxies of its own.
-    pub proxied: bool,
-    /// The folder of the services' programs; beside the test that runs unless set.
-    pub programs: Option<PathBuf>,
-    /// Takes what the services say.
-    pub on_line: OnLine,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        // Every test on a cluster: not in every run, as it takes longer to start.
-        let (count, servers) = if std::env::var_os("E2E_CLUSTER").is_some() { (2, 3) } else { (1, 1) };
-        Self {
-            counts: [count; 4],
-            servers,
-            accounts: true,
-            env: Vec::new(),
-            own_postgres: false,
-            durable: false,
-            proxied: false,
-            programs: None,
-            on_line: Arc::new(|_, line| println!("{line}")),
-        }
-    }
-}
-
-impl Options {
-    /// One of each, also where other tests run on a cluster: for those that watch what happens when it is away.
-    pub fn one_of_each() -> Self {
-        Self { counts: [1; 4], servers: 1, ..Self::default() }
-    }
-
-    /// A cluster of three nats-servers, and two of each service.
-    pub fn cluster() -> Self {
-        Self { counts: [2; 4], servers: 3, ..Self::default() }
-    }
-}
 
 struct Service {
     kind: Kind,
@@ -121,40 +33,40 @@ struct Service {
 
 /// The proxies of one service.
 pub struct Links {
-    /// Before each nats-server.
+    /// One for each nats-server.
     pub nats: Vec<Proxy>,
-    /// Before Postgres.
+    /// The proxy of Postgres.
     pub postgres: Proxy,
 }
 
-/// A whole stack, gone when it is dropped. Each service has the NATS user that it is deployed with; the test has failed
-/// when one was denied anything.
+/// A complete stack. Dropping it stops it. Each service has the NATS user of its deployment; if NATS denies a user
+/// anything, the test fails.
 pub struct Stack {
-    /// Its nats-server; the first one of a cluster.
+    /// The nats-server, or the first one of a cluster.
     pub nats: NatsServer,
-    /// The others of a cluster.
+    /// The other nats-servers of a cluster.
     pub more_nats: Vec<NatsServer>,
-    /// Its database.
+    /// The database.
     pub database: TestDatabase,
-    /// Its Postgres, if that is its own.
-    pub postgres: Option<Postgres>, // After `database`: dropped later.
+    /// The stack's own Postgres, if it has one.
+    pub postgres: Option<Postgres>, // After `database`, so that it is dropped later.
     services: Vec<Service>,
     options: Options,
     client: reqwest::Client,
     denied: Denied,
 }
 
-/// What nats-server did not allow a service.
+/// Permission violations that services logged.
 #[derive(Clone, Default)]
 struct Denied(Arc<Mutex<Vec<String>>>);
 
 impl Denied {
-    fn hear(&self, name: &str, line: &str) {
-        // An answer to a question of before the connection broke: nats-server no longer knows that it was asked. Whoever
-        // asked asks again.
-        let is_late_answer =
+    fn record(&self, name: &str, line: &str) {
+        // A reply to a request from before a reconnection, which nats-server no longer knows. The requester repeats the
+        // request.
+        let is_late_reply =
             ["_INBOX.", "_R_."].iter().any(|inbox| line.contains(&format!("Publish to \"{inbox}")));
-        if line.to_lowercase().contains("permissions violation") && !is_late_answer {
+        if line.to_lowercase().contains("permissions violation") && !is_late_reply {
             self.0.lock().expect("no holder of this lock panics").push(format!("{name}: {line}"));
         }
     }
@@ -171,26 +83,26 @@ impl Drop for Stack {
 }
 
 impl Stack {
-    /// One of each service, ready.
+    /// Starts a stack with the default options. It is ready.
     pub async fn start() -> Self {
         Self::with(Options::default()).await
     }
 
-    /// A stack of this make, ready.
+    /// Starts a stack with these options. It is ready.
     ///
     /// # Panics
-    /// When it doesn't start.
+    /// If it doesn't start.
     pub async fn with(options: Options) -> Self {
-        let stack = Self::cold(options).await;
+        let stack = Self::start_without_waiting(options).await;
         stack.ready().await;
         stack
     }
 
-    /// A stack whose services have just been started.
+    /// Starts a stack without waiting until its services are ready.
     ///
     /// # Panics
-    /// When it doesn't start.
-    pub async fn cold(options: Options) -> Self {
+    /// If it doesn't start.
+    pub async fn start_without_waiting(options: Options) -> Self {
         let (nats, more_nats) = nats(&options).await.expect("start nats-server");
         let (database, postgres) = database(&options).await.expect("create a database");
         let client = reqwest::Client::builder().timeout(TIMEOUT).build().expect("an HTTP client");
@@ -221,21 +133,23 @@ impl Stack {
         Links { nats, postgres: proxy(&self.database.url()).await }
     }
 
-    /// Its nats-servers.
+    /// All nats-servers.
     pub fn servers(&self) -> impl Iterator<Item = &NatsServer> {
         std::iter::once(&self.nats).chain(&self.more_nats)
     }
 
-    /// One of its nats-servers.
+    /// Nats-server with this index.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// If there is none.
     pub fn server(&mut self, index: usize) -> &mut NatsServer {
-        std::iter::once(&mut self.nats).chain(&mut self.more_nats).nth(index).expect("so many nats-servers")
+        std::iter::once(&mut self.nats)
+            .chain(&mut self.more_nats)
+            .nth(index)
+            .expect("a nats-server with this index")
     }
 
-    /// The addresses of its nats-servers, for one of the users of `deploy/nats/accounts.conf`. Without accounts, any
-    /// user will do.
+    /// Addresses of the nats-servers for a user of `deploy/nats/accounts.conf`. Without accounts, any user name works.
     pub fn nats_urls(&self, user: &str) -> Vec<String> {
         self.servers().map(|server| server.url_as(user)).collect()
     }
@@ -261,7 +175,7 @@ impl Stack {
             .env("ADMIN_ADDR", format!("127.0.0.1:{}", service.admin))
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .output(Output::Lines(Arc::new(move |line| {
-                denied.hear(&name, line);
+                denied.record(&name, line);
                 on_line(&name, line);
             })));
         for variable in [
@@ -279,7 +193,7 @@ impl Stack {
             Kind::Gateway => program
                 .env("GATEWAY_ADDR", format!("127.0.0.1:{}", service.port))
                 .env("JWT_SECRET", SECRET)
-                // Tests talk faster than people.
+                // Tests send faster than the limits for users allow.
                 .env("FRAME_RATE", "0")
                 .env("CONVERSATION_RATE", "0")
                 .env("SEND_RATE", "0")
@@ -296,32 +210,32 @@ impl Stack {
         service.child = Some(program.spawn().expect("start a service; are they built?"));
     }
 
-    /// The services: each one's kind, and its place among that kind.
+    /// Kind and index of each service.
     pub fn services(&self) -> Vec<(Kind, usize)> {
         let kinds = Kind::ALL.into_iter().zip(self.options.counts);
         kinds.flat_map(|(kind, count)| (0..count).map(move |index| (kind, index))).collect()
     }
 
-    /// The proxies of a service.
+    /// Proxies of a service.
     ///
     /// # Panics
-    /// When the stack has none.
+    /// If the stack has none.
     pub fn links_of(&self, kind: Kind, index: usize) -> &Links {
         self.services[self.position(kind, index)].links.as_ref().expect("a stack with proxies")
     }
 
-    /// The process of a service, for whoever waits for its end; the stack no longer knows it.
+    /// Removes the process of a service from the stack and returns it, so that the caller can wait for its end.
     pub fn take(&mut self, kind: Kind, index: usize) -> Option<Child> {
         let position = self.position(kind, index);
         self.services[position].child.take()
     }
 
-    /// Whether a service was started and is still known.
+    /// Whether a service was started and neither stopped nor taken.
     pub fn runs(&self, kind: Kind, index: usize) -> bool {
         self.services[self.position(kind, index)].child.is_some()
     }
 
-    /// How a service has ended that nobody has asked to.
+    /// Exit status of a service that ended although the stack did not stop it.
     pub fn ended_by_itself(&self, kind: Kind, index: usize) -> Option<std::process::ExitStatus> {
         self.services[self.position(kind, index)].child.as_ref()?.status()
     }
@@ -335,7 +249,7 @@ impl Stack {
         self.services[self.position(kind, index)].child.as_ref().expect("a service that was started")
     }
 
-    /// Kills a service with -9.
+    /// Kills a service with SIGKILL.
     pub async fn kill(&mut self, kind: Kind, index: usize) {
         let position = self.position(kind, index);
         if let Some(child) = self.services[position].child.take() {
@@ -343,7 +257,7 @@ impl Stack {
         }
     }
 
-    /// Asks a service to stop, and returns its exit code.
+    /// Sends SIGTERM to a service, waits for its end, and returns its exit code.
     pub async fn terminate(&mut self, kind: Kind, index: usize) -> Option<i32> {
         let position = self.position(kind, index);
         let child = self.services[position].child.take()?;
@@ -351,13 +265,13 @@ impl Stack {
     }
 
     /// Waits for the end of a service, and returns its exit code.
-    pub async fn ended(&mut self, kind: Kind, index: usize) -> Option<i32> {
+    pub async fn wait_for_exit(&mut self, kind: Kind, index: usize) -> Option<i32> {
         let position = self.position(kind, index);
         let child = self.services[position].child.take()?;
         crate::within("the end of a service", child.wait()).await?.code()
     }
 
-    /// The process id of a service.
+    /// Process id of a service.
     pub fn pid(&self, kind: Kind, index: usize) -> u32 {
         self.child(kind, index).pid()
     }
@@ -367,13 +281,13 @@ impl Stack {
         self.child(kind, index).signal(signal);
     }
 
-    /// Starts a service that has ended; it is not ready yet.
+    /// Starts a service that has ended, without waiting until it is ready.
     pub fn restart(&mut self, kind: Kind, index: usize) {
         let position = self.position(kind, index);
         self.launch(position);
     }
 
-    /// Waits until every service that runs is ready.
+    /// Waits until every running service is ready.
     pub async fn ready(&self) {
         for service in self.services.iter().filter(|service| service.child.is_some()) {
             let what = format!("{} to be ready", service.kind.program());
@@ -386,52 +300,52 @@ impl Stack {
         Some(self.client.get(url).send().await.ok()?.status().as_u16())
     }
 
-    /// The status of a service's `/readyz`, if it answers.
+    /// Status of a service's `/readyz`, if it responds.
     pub async fn readyz(&self, kind: Kind, index: usize) -> Option<u16> {
         self.readyz_of(&self.services[self.position(kind, index)]).await
     }
 
-    /// The host and port of a service's admin port.
+    /// Host and port of a service's admin listener.
     pub fn admin(&self, kind: Kind, index: usize) -> String {
         format!("127.0.0.1:{}", self.services[self.position(kind, index)].admin)
     }
 
-    /// A number that a service's `/metrics` says; 0 while it says nothing of it.
+    /// Value of a metric in a service's `/metrics`; 0 if it is not there.
     ///
     /// # Panics
-    /// When it doesn't answer.
+    /// If the service doesn't respond.
     pub async fn metric(&self, kind: Kind, index: usize, name: &str) -> f64 {
         let metrics = self.metrics(kind, index).await;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|value| value.parse().ok()).unwrap_or_default()
     }
 
-    /// What a service's `/metrics` says.
+    /// Text of a service's `/metrics`.
     ///
     /// # Panics
-    /// When it doesn't answer.
+    /// If the service doesn't respond.
     pub async fn metrics(&self, kind: Kind, index: usize) -> String {
         let url = format!("http://{}/metrics", self.admin(kind, index));
         self.client.get(url).send().await.expect("/metrics").text().await.expect("its text")
     }
 
-    /// The address of a gateway, without a scheme.
+    /// Host and port of a gateway.
     pub fn host(&self, gateway: usize) -> String {
         format!("127.0.0.1:{}", self.services[self.position(Kind::Gateway, gateway)].port)
     }
 
-    /// A socket at the first gateway, such as `/ws/chat/1/`, with a user's token.
+    /// Opens a socket at the first gateway with a user's token. `path` is, for example, `/ws/chat/1/`.
     pub async fn socket(&self, path: &str, user: i64) -> Socket {
         self.socket_at(0, path, user).await
     }
 
-    /// A socket at a gateway.
+    /// Opens a socket at a gateway with a user's token.
     pub async fn socket_at(&self, gateway: usize, path: &str, user: i64) -> Socket {
         let mark = if path.contains('?') { '&' } else { '?' };
         Socket::open(&format!("ws://{}{path}{mark}token={}", self.host(gateway), token(user))).await
     }
 
-    /// A call to the first gateway in a user's name.
+    /// Calls the first gateway with a user's token.
     pub async fn call(&self, method: &str, path: &str, user: i64, body: Option<Value>) -> Answer {
         let url = format!("http://{}{path}", self.host(0));
         let method = method.parse().expect("a method of HTTP");
@@ -442,22 +356,22 @@ impl Stack {
         Answer::of(request).await
     }
 
-    /// A `GET` in a user's name; the answer must be 200.
+    /// Sends a `GET` with a user's token. The status must be 200.
     pub async fn get(&self, path: &str, user: i64) -> Value {
         self.call("GET", path, user, None).await.expect(200)
     }
 
-    /// A `POST` in a user's name.
+    /// Sends a `POST` with a user's token.
     pub async fn post(&self, path: &str, user: i64, body: Value) -> Answer {
         self.call("POST", path, user, Some(body)).await
     }
 
-    /// The HTTP client, for calls of another kind.
+    /// HTTP client for other requests.
     pub fn http(&self) -> &reqwest::Client {
         &self.client
     }
 
-    /// A conversation of these people.
+    /// Creates a conversation of these users, or finds it.
     pub async fn conversation(&self, users: &[i64]) -> i64 {
         let answer =
             self.post("/api/conversations", users[0], json!({ "participant_ids": &users[1..] })).await;
@@ -465,22 +379,22 @@ impl Stack {
         answer.body["conversation_id"].as_i64().expect("a conversation_id")
     }
 
-    /// A client of this stack's NATS that may do everything.
+    /// Connects to NATS with all permissions.
     ///
     /// # Panics
-    /// When it can't connect.
+    /// If the connection fails.
     pub async fn backend(&self) -> async_nats::Client {
         let options = self.nats_options("operator");
         options.connect(self.nats_urls("operator")).await.expect("connect to NATS")
     }
 
-    /// How one of the users of `deploy/nats/accounts.conf` connects: async-nats takes no password from an address.
+    /// Connection options for a user of `deploy/nats/accounts.conf`: async-nats takes no password from an address.
     pub fn nats_options(&self, user: &str) -> async_nats::ConnectOptions {
         async_nats::ConnectOptions::with_user_and_password(user.to_owned(), accounts::password(user))
     }
 }
 
-/// A token that a user could have.
+/// A valid token of a user.
 pub fn token(user: i64) -> String {
     token_with(json!({ "user_id": user, "username": format!("name-{user}"), "iat": testkit::token::now() }))
 }
@@ -493,7 +407,7 @@ pub fn token_with(claims: Value) -> String {
     testkit::token::sign(SECRET, claims, Duration::from_secs(3600)).expect("sign a token")
 }
 
-/// The first nats-server, and the others.
+/// Starts the nats-servers. Returns the first one and the others.
 async fn nats(options: &Options) -> anyhow::Result<(NatsServer, Vec<NatsServer>)> {
     let nats = NatsOptions { accounts: options.accounts, durable: options.durable, ..NatsOptions::default() };
     if options.servers == 1 {
@@ -504,7 +418,7 @@ async fn nats(options: &Options) -> anyhow::Result<(NatsServer, Vec<NatsServer>)
     Ok((others.remove(0), others))
 }
 
-/// A database on a Postgres of its own, or on the one that all tests share.
+/// Creates a database, either on a new Postgres or on the one that all tests share.
 async fn database(options: &Options) -> anyhow::Result<(TestDatabase, Option<Postgres>)> {
     if !options.own_postgres {
         return Ok((TestDatabase::create().await?, None));
@@ -514,14 +428,14 @@ async fn database(options: &Options) -> anyhow::Result<(TestDatabase, Option<Pos
     Ok((TestDatabase::create_on(postgres.url("postgres")).await?, Some(postgres)))
 }
 
-/// The host and port of an address.
+/// Host and port of a URL.
 fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
-/// A program of this workspace: beside the folder of the test that runs.
+/// Path of a program of this workspace, in the folder above the running test.
 fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("find this test")?;
     let folder =

@@ -1,7 +1,7 @@
 //! The frames that the pages show, against AsyncAPI; and AsyncAPI against what the pages show.
 
 use crate::snippets::{FRENCH, Kind, PROTOCOL};
-use e2e::documented::{self, ASYNCAPI, By};
+use e2e::documented::{self, ASYNCAPI, Sender};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ fn every_frame_on_a_page_is_one() {
         for block in page.blocks() {
             let Kind::Frame(on) = &block.kind else { continue };
             let (channel, action) = on.split_once(' ').unwrap();
-            let by = if action == "send" { By::Server } else { By::Client };
+            let by = if action == "send" { Sender::Server } else { Sender::Client };
             let frame: Value = serde_json::from_str(&block.body).unwrap();
             documented::check(channel, by, &frame).unwrap();
             shown.insert(channel.to_owned());

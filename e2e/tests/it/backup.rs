@@ -1,16 +1,16 @@
-use crate::is_notified;
+use crate::wait_for_unread;
 use e2e::{Kind, Options, Stack};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use std::{io::Write, path::PathBuf, process::Command};
 
-/// Where the programs of Postgres really are: what is on `PATH` may be a link to some of them.
+/// Folder of Postgres' programs. `PATH` may have links to only some of them.
 fn folder() -> PathBuf {
     let folder = testkit::provision::postgres(&testkit::provision::print).unwrap();
     folder.join("postgres").canonicalize().unwrap().parent().unwrap().to_owned()
 }
 
-/// Runs one of Postgres' own programs, on this database.
+/// Runs a program of Postgres on the stack's database.
 fn run(program: &str, arguments: &[&str], stack: &Stack) -> Vec<u8> {
     let output =
         Command::new(folder().join(program)).args(arguments).arg(stack.database.url()).output().unwrap();
@@ -23,9 +23,9 @@ async fn history(stack: &Stack, id: i64) -> (Value, Value, Value) {
     (messages, stack.get("/api/notifications", 2).await, stack.get("/api/unread", 2).await)
 }
 
-/// As `docs/operations.md` has it: Postgres from a dump, and a NATS that has lost everything.
+/// Follows `docs/operations.md`: restores Postgres from a dump while NATS has lost all data.
 #[tokio::test]
-async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
+async fn restoring_a_dump_with_an_empty_nats_loses_no_data() {
     let folder = folder();
     if !folder.join("pg_dump").is_file() || !folder.join("pg_restore").is_file() {
         std::io::stderr()
@@ -44,7 +44,7 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     let paid = r#"{"user_id":2,"data":{"payment_id":789}}"#;
     let backend = stack.backend().await;
     backend.publish("events.payment_completed", paid.into()).await.unwrap();
-    is_notified(&stack, 2, 2, 3).await;
+    wait_for_unread(&stack, 2, 2, 3).await;
     let before = history(&stack, id).await;
 
     let dump = run("pg_dump", &["--format=custom", "--schema=chat", "--schema=notify", "--dbname"], &stack);
@@ -59,7 +59,7 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), dump).unwrap();
     run("pg_restore", &["--exit-on-error", file.path().to_str().unwrap(), "--dbname"], &stack);
-    // What clients have seen since the dump keeps its id for itself.
+    // Ids that clients received after the dump are not assigned again.
     let raise = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/postgres/after-restore.sql");
     database.execute(sqlx::AssertSqlSafe(std::fs::read_to_string(raise).unwrap())).await.unwrap();
     stack.nats.restart().await.unwrap();
@@ -76,8 +76,8 @@ async fn a_dump_of_postgres_and_an_empty_nats_bring_everything_back() {
     assert_eq!(four["seq"], 4);
     assert!(four["message_id"].as_i64().unwrap() > last + 1_000_000);
     assert!(stack.conversation(&[1, 3]).await > id + 1_000_000);
-    // The stream counts from 1 again, and its first event is none of before.
+    // The stream's sequence starts at 1 again. Its first event must not count as a repeat of an earlier one.
     let backend = stack.backend().await;
     backend.publish("events.payment_completed", paid.into()).await.unwrap();
-    is_notified(&stack, 2, 3, 4).await;
+    wait_for_unread(&stack, 2, 3, 4).await;
 }

@@ -1,6 +1,6 @@
 //! What describes the API to machines and people. That frames and answers agree with it is checked by every test.
 
-use e2e::documented::{self, By};
+use e2e::documented::{self, Sender};
 use e2e::{Stack, within};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -39,15 +39,15 @@ async fn the_http_api_describes_itself() {
 async fn what_backends_are_answered_on_nats_is_documented() {
     let stack = Stack::start().await;
     let backend = stack.backend().await;
-    let said = |channel: &str, by: By, payload: &[u8]| -> Value {
+    let said = |channel: &str, by: Sender, payload: &[u8]| -> Value {
         let payload: Value = serde_json::from_slice(payload).unwrap();
         documented::check(channel, by, &payload).unwrap();
         payload
     };
     let ask = async |subject: &'static str, channel: &str, question: Value| -> Value {
-        documented::check(channel, By::Client, &question).unwrap();
+        documented::check(channel, Sender::Client, &question).unwrap();
         let reply = backend.request(subject, question.to_string().into()).await.unwrap();
-        said(&format!("{channel}Reply"), By::Server, &reply.payload)
+        said(&format!("{channel}Reply"), Sender::Server, &reply.payload)
     };
     let people = json!([{"user_id": 456, "username": "john_doe"}, {"user_id": 457}]);
     let made = json!({"participants": people, "listing_id": 3, "title": "Vélo"});
@@ -60,7 +60,7 @@ async fn what_backends_are_answered_on_nats_is_documented() {
     let report = json!({"message_id": sent["message_id"], "reason": "rude"});
     stack.post("/api/reports", 457, report).await.expect(201);
     let heard = within("the report", moderators.next()).await.unwrap();
-    said("reported", By::Server, &heard.payload);
+    said("reported", Sender::Server, &heard.payload);
     ask("sessions.revoke", "revokeSessions", json!({"user_id": 456})).await;
 }
 
@@ -68,11 +68,11 @@ async fn what_backends_are_answered_on_nats_is_documented() {
 fn what_is_not_documented_is_found() {
     let frame =
         json!({"type": "typing", "conversation_id": 1, "user_id": 2, "username": "a", "is_typing": true});
-    documented::check("typing", By::Server, &frame).unwrap();
+    documented::check("typing", Sender::Server, &frame).unwrap();
     for (field, value) in [("user_id", json!(0)), ("is_typing", json!("yes")), ("gateway", json!("g"))] {
         let mut wrong = frame.clone();
         wrong[field] = value;
-        assert!(documented::check("typing", By::Server, &wrong).is_err(), "{wrong}");
+        assert!(documented::check("typing", Sender::Server, &wrong).is_err(), "{wrong}");
     }
-    assert!(documented::check("chat", By::Server, &frame).is_err(), "on another channel");
+    assert!(documented::check("chat", Sender::Server, &frame).is_err(), "on another channel");
 }

@@ -2,19 +2,20 @@ use e2e::{Flow, Kind, Options, Stack, eventually};
 use std::time::{Duration, Instant};
 use testkit::NatsServer;
 
-async fn turns(stack: &Stack, kind: Kind, status: u16) {
-    let what = format!("{status} of {kind:?}");
+/// Waits until `/readyz` of a service returns this status.
+async fn wait_for_readyz(stack: &Stack, kind: Kind, status: u16) {
+    let what = format!("status {status} of {kind:?}");
     eventually(&what, async || (stack.readyz(kind, 0).await == Some(status)).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_stalled_nats_shows_and_passes() {
+async fn services_are_unready_while_nats_stalls() {
     let stack = Stack::start().await;
-    // Of a cluster, all: where one stalls, its clients go to another.
+    // All servers of a cluster: if only one stalls, its clients connect to another one.
     stack.servers().for_each(NatsServer::stop);
     let stalled = Instant::now();
     for kind in Kind::ALL {
-        turns(&stack, kind, 503).await;
+        wait_for_readyz(&stack, kind, 503).await;
     }
     assert!(stalled.elapsed() < Duration::from_secs(10), "{:?}", stalled.elapsed());
     stack.servers().for_each(NatsServer::cont);
@@ -22,30 +23,30 @@ async fn a_stalled_nats_shows_and_passes() {
 }
 
 #[tokio::test]
-async fn a_silent_postgres_shows_and_passes() {
+async fn services_are_unready_while_postgres_stalls() {
     let options = Options { counts: [1, 1, 1, 0], proxied: true, ..Options::default() };
     let stack = Stack::with(options).await;
     let both = [Kind::Chat, Kind::Notify];
     both.iter().for_each(|kind| stack.links_of(*kind, 0).postgres.set(Flow::Stall));
     let stalled = Instant::now();
     for kind in both {
-        turns(&stack, kind, 503).await;
+        wait_for_readyz(&stack, kind, 503).await;
     }
     assert!(stalled.elapsed() < Duration::from_secs(10), "{:?}", stalled.elapsed());
-    assert_eq!(stack.readyz(Kind::Gateway, 0).await, Some(200), "it has no Postgres");
+    assert_eq!(stack.readyz(Kind::Gateway, 0).await, Some(200), "a gateway does not use Postgres");
     both.iter().for_each(|kind| stack.links_of(*kind, 0).postgres.set(Flow::Pass));
     stack.ready().await;
 }
 
 #[tokio::test]
-async fn many_who_ask_at_once_cost_no_more_than_one() {
+async fn concurrent_readiness_requests_share_one_check() {
     let stack = Stack::with(Options { counts: [1, 0, 0, 0], ..Options::default() }).await;
     stack.nats.stop();
-    turns(&stack, Kind::Gateway, 503).await;
-    let asked = Instant::now();
-    let answers = futures_util::future::join_all((0..100).map(|_| stack.readyz(Kind::Gateway, 0))).await;
-    assert!(answers.iter().all(|answer| *answer == Some(503)), "{answers:?}");
+    wait_for_readyz(&stack, Kind::Gateway, 503).await;
+    let started = Instant::now();
+    let statuses = futures_util::future::join_all((0..100).map(|_| stack.readyz(Kind::Gateway, 0))).await;
+    assert!(statuses.iter().all(|status| *status == Some(503)), "{statuses:?}");
     // One check takes at most 4 s.
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     stack.nats.cont();
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
-async fn what_is_no_frame_gets_an_error_and_the_socket_stays() {
+async fn an_invalid_frame_gets_an_error_and_the_socket_stays_open() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
@@ -26,7 +26,7 @@ async fn what_is_no_frame_gets_an_error_and_the_socket_stays() {
         assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{frame:.40}");
     }
     ada.send(json!({"message": "é".repeat(4_000)})).await;
-    assert_eq!(ada.next().await["seq"], 1, "nothing of that was stored");
+    assert_eq!(ada.next().await["seq"], 1, "no earlier message was stored");
     let mut typist = stack.socket(&format!("/ws/typing/{id}/"), 1).await;
     typist.send_text(r#"{"is_typing": "yes"}"#).await;
     assert_eq!(typist.next().await["code"], "invalid_message");

@@ -222,8 +222,9 @@ async fn a_cookie_counts_for_allowed_pages_alone() {
     Answer::of(call.header("origin", "https://shop.example")).await.expect_problem(401, "unauthorized");
     // Where every page is allowed, any page could use its visitors' cookies: such a gateway doesn't start.
     let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", "*".to_owned())];
-    let mut open = Stack::cold(Options { counts: [1, 0, 0, 0], env, ..Options::default() }).await;
-    assert_eq!(open.ended(Kind::Gateway, 0).await, Some(1));
+    let mut open =
+        Stack::start_without_waiting(Options { counts: [1, 0, 0, 0], env, ..Options::default() }).await;
+    assert_eq!(open.wait_for_exit(Kind::Gateway, 0).await, Some(1));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The stack, as its users see it.
-#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+//! Black-box tests of the whole stack.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounts;
 mod admission;
@@ -39,13 +39,13 @@ async fn unread(stack: &Stack, user: i64) -> Vec<Value> {
     stack.get("/api/notifications?unread=true", user).await["items"].as_array().unwrap().clone()
 }
 
-/// Waits until a user has so much unread, of which one stands for so many messages: until it does, there may be as much
-/// unread, which stands for less.
-async fn is_notified(stack: &Stack, user: i64, count: usize, messages: i64) {
-    let told = async || {
+/// Waits until a user has `count` unread notifications, one of which stands for `messages` messages. Earlier, the same
+/// number of notifications can stand for fewer messages.
+async fn wait_for_unread(stack: &Stack, user: i64, count: usize, messages: i64) {
+    let is_complete = async || {
         let unread = unread(stack, user).await;
-        let stands = unread.iter().any(|shown| shown["data"]["count"] == messages);
-        (unread.len() == count && stands).then_some(())
+        let is_counted = unread.iter().any(|notification| notification["data"]["count"] == messages);
+        unread.len() == count && is_counted
     };
-    eventually("the notifications", told).await;
+    eventually("the notifications", is_complete).await;
 }

@@ -1,4 +1,4 @@
-use crate::{is_notified, unread};
+use crate::{unread, wait_for_unread};
 use e2e::{Kind, Options, Stack, eventually};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use testkit::Signal;
 
 #[tokio::test]
-async fn a_sender_is_told_unavailable_and_all_is_well_when_the_service_is_back() {
+async fn a_send_is_refused_as_unavailable_until_the_service_is_back() {
     let mut stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
     stack.kill(Kind::Chat, 0).await;
-    let asked = Instant::now();
+    let started = Instant::now();
     ada.send(json!({"message": "lost?", "client_id": "c1"})).await;
     let error = ada.next().await;
     assert_eq!((&error["code"], &error["client_id"]), (&json!("unavailable"), &json!("c1")));
-    assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(7), "{:?}", started.elapsed());
     stack.restart(Kind::Chat, 0);
     stack.ready().await;
     ada.send(json!({"message": "lost?", "client_id": "c1"})).await;
@@ -23,7 +23,7 @@ async fn a_sender_is_told_unavailable_and_all_is_well_when_the_service_is_back()
 }
 
 #[tokio::test]
-async fn a_killed_chat_service_is_invisible_where_another_runs() {
+async fn a_killed_chat_service_is_not_noticed_if_another_runs() {
     let mut stack = Stack::with(Options { counts: [1, 2, 1, 1], ..Options::default() }).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -39,18 +39,18 @@ async fn a_killed_chat_service_is_invisible_where_another_runs() {
 }
 
 #[tokio::test]
-async fn what_the_gateway_asked_twice_is_told_once() {
+async fn a_send_that_the_gateway_repeats_is_delivered_once() {
     let stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut guide = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
     stack.signal(Kind::Chat, 0, Signal::Stop);
     guide.say("once").await;
-    // The first request waits in NATS when the gateway gives it up and sends a second one.
+    // The first request still waits in NATS when the gateway abandons it and sends a second one.
     let repeated = || async {
         let metrics = stack.metrics(Kind::Gateway, 0).await;
         metrics.contains("gateway_packs_failed_total 1").then_some(())
     };
-    eventually("the gateway to ask again", repeated).await;
+    eventually("the gateway to repeat the request", repeated).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     stack.signal(Kind::Chat, 0, Signal::Cont);
     assert_eq!(guide.next().await["content"], "once");
@@ -59,35 +59,35 @@ async fn what_the_gateway_asked_twice_is_told_once() {
 }
 
 #[tokio::test]
-async fn what_is_stored_while_a_socket_joins_is_told() {
+async fn a_notification_stored_while_a_socket_joins_is_delivered() {
     let stack = Stack::with(Options { counts: [1, 1, 0, 1], ..Options::default() }).await;
     let backend = stack.backend().await;
-    // A notify-service in whose answers a notification is stored between the items and the head.
-    let mut questions = backend.subscribe("notify.notifications.page").await.unwrap();
-    let answering = backend.clone();
-    let answering = tokio::spawn(async move {
-        while let Some(question) = questions.next().await {
-            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
+    // A fake notify-service: a notification is stored between the page and the head of its replies.
+    let mut requests = backend.subscribe("notify.notifications.page").await.unwrap();
+    let client = backend.clone();
+    let responder = tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let page: Value = serde_json::from_slice(&request.payload).unwrap();
             let head =
-                if asked["limit"] == 0 { json!({"seq": 0, "id": 0}) } else { json!({"seq": 1, "id": 10}) };
-            let answer = json!({"page": {"items": [], "next": null}, "head": head, "unread_count": 0});
-            answering.publish(question.reply.unwrap(), answer.to_string().into()).await.unwrap();
+                if page["limit"] == 0 { json!({"seq": 0, "id": 0}) } else { json!({"seq": 1, "id": 10}) };
+            let reply = json!({"page": {"items": [], "next": null}, "head": head, "unread_count": 0});
+            client.publish(request.reply.unwrap(), reply.to_string().into()).await.unwrap();
         }
     });
     let mut ada = stack.socket("/ws/notifications/?after=0", 1).await;
     ada.send(json!({"type": "nonsense"})).await;
-    assert_eq!(ada.next().await["type"], "error", "its replay is over");
+    assert_eq!(ada.next().await["type"], "error", "the replay has ended");
     let stored = json!({
         "type": "payment_completed", "notification_id": 10, "seq": 1, "title": "", "message": "", "data": {},
         "created_at": "2025-12-09T10:30:00.123456Z", "is_read": false, "unread_count": 1,
     });
     backend.publish("notify.event.1", stored.to_string().into()).await.unwrap();
     assert_eq!(ada.next().await["seq"], 1);
-    answering.abort();
+    responder.abort();
 }
 
 #[tokio::test]
-async fn nats_and_postgres_may_die_and_come_back() {
+async fn services_recover_after_nats_is_killed() {
     let mut stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -96,18 +96,18 @@ async fn nats_and_postgres_may_die_and_come_back() {
     assert_eq!(ben.next().await["seq"], 1);
     assert_eq!(ada.next().await["seq"], 1);
     stack.nats.kill().await;
-    let red = || async { (stack.readyz(Kind::Chat, 0).await == Some(503)).then_some(()) };
-    eventually("chat-service to notice", red).await;
+    let is_unready = || async { (stack.readyz(Kind::Chat, 0).await == Some(503)).then_some(()) };
+    eventually("chat-service to be unready", is_unready).await;
     stack.nats.restart().await.unwrap();
     stack.ready().await;
-    let said = say_until_stored(&mut ada, "after").await;
-    assert_eq!(said["seq"], 2);
+    let message = send_until_stored(&mut ada, "after").await;
+    assert_eq!(message["seq"], 2);
     assert_eq!(ben.next().await["content"], "after");
-    // The notification's way is whole again, too.
-    is_notified(&stack, 2, 1, 2).await;
+    // Notifications work again, too.
+    wait_for_unread(&stack, 2, 1, 2).await;
 }
 
-async fn say_until_stored(socket: &mut e2e::Socket, text: &str) -> Value {
+async fn send_until_stored(socket: &mut e2e::Socket, text: &str) -> Value {
     loop {
         socket.send(json!({"message": text, "client_id": text})).await;
         let frame = socket.next().await;
@@ -119,13 +119,13 @@ async fn say_until_stored(socket: &mut e2e::Socket, text: &str) -> Value {
 }
 
 #[tokio::test]
-async fn services_wait_for_nats_and_say_so() {
+async fn a_service_that_waits_for_nats_at_its_start_is_unready() {
     let mut stack = Stack::with(Options::one_of_each()).await;
     stack.terminate(Kind::Typing, 0).await;
     stack.nats.kill().await;
     stack.restart(Kind::Typing, 0);
     let starting = || async { (stack.readyz(Kind::Typing, 0).await == Some(503)).then_some(()) };
-    eventually("503 while it waits", starting).await;
+    eventually("status 503 at the start", starting).await;
     stack.nats.restart().await.unwrap();
     stack.ready().await;
 }
@@ -135,16 +135,16 @@ async fn a_stop_closes_sockets_with_1012_and_exits_0() {
     let mut stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
-    // The gateway has taken a message that chat-service does not yet answer.
+    // The gateway has sent a message to chat-service, which does not reply yet.
     stack.signal(Kind::Chat, 0, Signal::Stop);
     ada.say("the last").await;
-    let taken =
+    let is_sent =
         async || stack.metrics(Kind::Gateway, 0).await.contains("gateway_pack_sends_count 1").then_some(());
-    eventually("the message to be taken", taken).await;
+    eventually("the message to be sent to chat-service", is_sent).await;
     stack.signal(Kind::Gateway, 0, Signal::Term);
     stack.signal(Kind::Chat, 0, Signal::Cont);
-    let (code, closed) = tokio::join!(stack.ended(Kind::Gateway, 0), async {
-        assert_eq!(ada.next().await["content"], "the last", "what was taken is finished");
+    let (code, closed) = tokio::join!(stack.wait_for_exit(Kind::Gateway, 0), async {
+        assert_eq!(ada.next().await["content"], "the last", "a send in progress is completed");
         ada.closed().await
     });
     assert_eq!((code, closed), (Some(0), Some(1012)));
@@ -154,12 +154,12 @@ async fn a_stop_closes_sockets_with_1012_and_exits_0() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_untold_is_told_by_another() {
+async fn messages_that_a_crashed_chat_service_did_not_publish_are_published_by_another() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ben = stack.socket(&format!("/ws/chat/{id}/"), 2).await;
     ben.expect_silence().await;
-    // As a chat-service that was killed right after its commit: the rows are there, and nobody was told.
+    // Simulates a chat-service that was killed right after its commit: the rows exist, but no event was published.
     let mut database =
         <sqlx::PgConnection as sqlx::Connection>::connect(&stack.database.url()).await.unwrap();
     let store = "select chat.store_messages(array[$1::bigint], array[1::bigint], array[null::text], array['orphan'], array['k'])";
@@ -170,17 +170,16 @@ async fn what_a_crash_left_untold_is_told_by_another() {
         (stack.get("/api/notifications/unread_count", 2).await["unread_count"] == 1).then_some(())
     };
     eventually("the notification", notified).await;
-    let emptied =
+    let mut outbox_rows =
         async || sqlx::query_scalar::<_, i64>("select count(*) from outbox").fetch_one(&mut database).await;
-    let mut emptied = emptied;
-    while emptied().await.unwrap() > 0 {
+    while outbox_rows().await.unwrap() > 0 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Every way of every part, over a cluster that loses one server after the other.
+/// Sends, events and revocations, on a cluster that loses one server after the other.
 #[tokio::test]
-async fn a_lost_nats_server_of_a_cluster_is_made_up_for() {
+async fn a_cluster_survives_the_loss_of_each_nats_server() {
     let mut stack = Stack::with(Options::cluster()).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -188,17 +187,17 @@ async fn a_lost_nats_server_of_a_cluster_is_made_up_for() {
     let backend = stack.backend().await;
     let jetstream = async_nats::jetstream::new(backend.clone());
     for name in ["CHAT", "EVENTS", "EVENTS_OUT", "DEADLETTERS", "KV_REVOCATIONS"] {
-        let copies = || async {
+        let is_replicated = || async {
             let stream = jetstream.get_stream(name).await.ok()?;
             (stream.cached_info().config.num_replicas == 3).then_some(())
         };
-        eventually(&format!("three copies of {name}"), copies).await;
+        eventually(&format!("three replicas of {name}"), is_replicated).await;
     }
     for server in 0..3 {
         stack.server(server).kill().await;
-        // Whoever was connected there goes on with the others.
-        let said = say_until_stored(&mut ada, &format!("without {server}")).await;
-        assert_eq!((&said["seq"], &ben.next().await["seq"]), (&json!(server + 1), &json!(server + 1)));
+        // The clients of this server connect to the others.
+        let message = send_until_stored(&mut ada, &format!("without {server}")).await;
+        assert_eq!((&message["seq"], &ben.next().await["seq"]), (&json!(server + 1), &json!(server + 1)));
         let paid =
             json!({"user_id": 10, "event_id": format!("paid-{server}"), "data": {"payment_id": server}})
                 .to_string();
@@ -220,5 +219,5 @@ async fn a_lost_nats_server_of_a_cluster_is_made_up_for() {
     }
     let paid = async || (unread(&stack, 10).await.len() == 3).then_some(());
     eventually("three payments", paid).await;
-    is_notified(&stack, 2, 1, 3).await;
+    wait_for_unread(&stack, 2, 1, 3).await;
 }

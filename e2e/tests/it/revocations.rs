@@ -1,4 +1,4 @@
-//! Sessions that a backend ends, and what survives of that when NATS or the bucket goes away.
+//! Revocations of sessions, also after NATS restarts or the bucket is lost.
 
 use async_nats::jetstream::{self, kv};
 use e2e::{Kind, Options, Socket, Stack, eventually, token_with};
@@ -18,27 +18,27 @@ async fn open(stack: &Stack, gateway: usize, token: &str) -> Socket {
     Socket::open(&format!("ws://{}/ws/notifications/?token={token}", stack.host(gateway))).await
 }
 
-async fn revoke(stack: &Stack, question: Value) -> Value {
-    let answer = stack.backend().await.request("sessions.revoke", question.to_string().into()).await.unwrap();
-    serde_json::from_slice(&answer.payload).unwrap()
+async fn revoke(stack: &Stack, request: Value) -> Value {
+    let reply = stack.backend().await.request("sessions.revoke", request.to_string().into()).await.unwrap();
+    serde_json::from_slice(&reply.payload).unwrap()
 }
 
-/// Ends a user's sessions without the help of a gateway: whoever closes the user's sockets has it from the bucket.
+/// Writes a revocation into the bucket, so that gateways learn of it only from there.
 async fn revoke_in_bucket(stack: &Stack, user: i64) {
     let backend = jetstream::new(stack.backend().await);
     let put = || async {
         let bucket = backend.get_key_value("REVOCATIONS").await.ok()?;
         bucket.put(user.to_string(), now().to_string().into()).await.ok()
     };
-    eventually("the bucket to take a revocation", put).await;
+    eventually("the bucket to store a revocation", put).await;
 }
 
 #[tokio::test]
-async fn a_socket_with_a_newer_token_stays_open_however_often_nats_returns() {
+async fn a_socket_with_a_newer_token_stays_open_after_nats_restarts() {
     let mut stack = Stack::with(Options { counts: [1, 1, 1, 1], servers: 1, ..Options::default() }).await;
     revoke(&stack, json!({"user_id": 1})).await;
     let mut newer = open(&stack, 0, &issued(1, now() + 2)).await;
-    // A socket that has refreshed its token counts as one of the newer token.
+    // A socket with a refreshed token counts as a socket of the newer token.
     let mut refreshed = open(&stack, 0, &issued(3, now() - 60)).await;
     refreshed.send(json!({"type": "auth", "token": issued(3, now() + 3)})).await;
     assert_eq!(refreshed.next().await["type"], "auth");
@@ -47,7 +47,7 @@ async fn a_socket_with_a_newer_token_stays_open_however_often_nats_returns() {
         let mut witness = open(&stack, 0, &issued(user, now() - 60)).await;
         stack.nats.kill().await;
         stack.nats.restart().await.unwrap();
-        // The bucket is read in order: when this revocation has taken effect, the older ones were read again.
+        // Gateways read the bucket in order: once this revocation takes effect, they have read the older ones again.
         revoke_in_bucket(&stack, user).await;
         assert_eq!(witness.closed().await, Some(4401));
         newer.expect_silence().await;
@@ -77,7 +77,7 @@ async fn a_revocation_may_name_a_token_that_stays_valid() {
         open(&stack, gateway, &kept).await.expect_silence().await;
         assert_eq!(open(&stack, gateway, &ended).await.closed().await, Some(4401));
     }
-    // The next revocation names no token, also if it is of the same second.
+    // The next revocation names no token. It applies even within the same second.
     revoke(&stack, json!({"user_id": 1})).await;
     assert_eq!(kept_here.closed().await, Some(4401));
     for gateway in 0..2 {
@@ -107,7 +107,7 @@ async fn a_login_in_the_second_of_the_revocation_works_if_the_revocation_names_i
         let fresh = token_with(json!({"user_id": 1, "iat": now(), "jti": &jti}));
         let mut socket = open(&stack, 0, &fresh).await;
         socket.expect_silence().await;
-        // Other tokens of that second may be older than the revocation.
+        // Other tokens issued in that second may be older than the revocation.
         if round == 0 {
             let answer = revoke(&stack, json!({"user_id": 1})).await;
             let older = token_with(json!({"user_id": 1, "iat": now() - 1, "jti": "older"}));
@@ -117,7 +117,7 @@ async fn a_login_in_the_second_of_the_revocation_works_if_the_revocation_names_i
     }
 }
 
-/// Makes the bucket anew, before the gateway starts: so many users, each revoked so often.
+/// Recreates the bucket before the gateway starts. Each user in it is revoked `times` times.
 async fn fill(stack: &Stack, history: i64, users: i64, times: usize) {
     let backend = jetstream::new(stack.backend().await);
     backend.delete_key_value("REVOCATIONS").await.unwrap();
@@ -160,7 +160,7 @@ async fn a_gateway_starts_in_time_with_fifty_thousand_revocations() {
 }
 
 #[tokio::test]
-async fn a_deleted_bucket_of_revocations_is_made_again_with_what_the_gateways_know() {
+async fn a_gateway_restores_a_deleted_bucket_of_revocations_from_memory() {
     let mut stack = Stack::with(Options { counts: [2, 1, 1, 1], servers: 1, ..Options::default() }).await;
     let token = |jti: &str| token_with(json!({"user_id": 2, "iat": now() - 60, "jti": jti}));
     revoke(&stack, json!({"user_id": 1})).await;
@@ -174,7 +174,7 @@ async fn a_deleted_bucket_of_revocations_is_made_again_with_what_the_gateways_kn
         (!known.is_empty() && bucket.get("2").await.ok()?.is_some()).then_some(())
     };
     eventually("the bucket with its revocations", restored).await;
-    // Followed again, by every gateway.
+    // Every gateway follows the new bucket.
     revoke_in_bucket(&stack, 3).await;
     assert_eq!(witness.closed().await, Some(4401));
     stack.terminate(Kind::Gateway, 1).await;

@@ -1,6 +1,6 @@
 //! What one user may do to another: open conversations, name oneself, probe; and lists that move while they are read.
 
-use crate::is_notified;
+use crate::wait_for_unread;
 use e2e::{Options, Socket, Stack, eventually, token_with};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
@@ -41,7 +41,7 @@ async fn a_strangers_cursor_is_like_one_that_does_not_exist() {
     }
     // A message of another conversation, and a notification of another inbox.
     say(&stack, mine, 1).await;
-    is_notified(&stack, 4, 1, 2).await;
+    wait_for_unread(&stack, 4, 1, 2).await;
     let message =
         stack.get(&format!("/api/conversations/{theirs}/messages"), 3).await["items"][0]["message_id"]
             .clone();
@@ -153,7 +153,7 @@ async fn names_and_titles_change_nothing_around_them() {
     ann.say("hello").await;
     assert_eq!(ann.next().await["sender_username"], "Ann");
     assert_eq!(name_of(&stack, id, 1).await, "Ann");
-    is_notified(&stack, 2, 1, 1).await;
+    wait_for_unread(&stack, 2, 1, 1).await;
     let shown = &stack.get("/api/notifications", 2).await["items"][0]["message"];
     assert!(shown.as_str().unwrap().starts_with("Ann "), "{shown}");
 }

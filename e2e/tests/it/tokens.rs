@@ -48,7 +48,7 @@ async fn publish(listener: TcpListener, keys: Value) {
 async fn a_gateway_waits_for_the_published_keys_and_takes_only_their_tokens() {
     let place = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let env = vec![("JWT_SECRET", String::new()), ("JWT_JWKS_URL", format!("http://{place}/jwks.json"))];
-    let stack = Stack::cold(Options { env, ..Options::default() }).await;
+    let stack = Stack::start_without_waiting(Options { env, ..Options::default() }).await;
     // It runs, but lets nobody in yet.
     eventually("an answer of /readyz", || async {
         stack.readyz(Kind::Gateway, 0).await.map(|status| assert_eq!(status, 503))
@@ -116,7 +116,8 @@ async fn published_keys_are_read_over_tls_from_who_has_a_certificate_and_from_no
             heard.notify_one();
         }
     });
-    let stack = Stack::cold(Options { env: env.clone(), on_line, ..Options::default() }).await;
+    let stack =
+        Stack::start_without_waiting(Options { env: env.clone(), on_line, ..Options::default() }).await;
     within("a gateway that doesn't trust the certificate", refused.notified()).await;
     assert_ne!(stack.readyz(Kind::Gateway, 0).await, Some(200));
     drop(stack);

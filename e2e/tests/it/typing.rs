@@ -4,7 +4,7 @@ use std::time::Duration;
 use testkit::Signal;
 
 #[tokio::test]
-async fn typing_starts_and_ends_once_and_only_for_the_others() {
+async fn other_members_see_one_start_and_one_end_of_typing() {
     let stack = Stack::with(Options { counts: [2, 1, 1, 2], ..Options::default() }).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/typing/{id}/");
@@ -17,7 +17,7 @@ async fn typing_starts_and_ends_once_and_only_for_the_others() {
         start,
         json!({"type": "typing", "conversation_id": id, "user_id": 1, "username": "name-1", "is_typing": true})
     );
-    // Who joins is told.
+    // A socket that joins later receives the current state.
     let mut late = stack.socket_at(0, &path, 2).await;
     assert_eq!(late.next().await, start);
     ada.send(json!({"is_typing": false})).await;
@@ -28,7 +28,7 @@ async fn typing_starts_and_ends_once_and_only_for_the_others() {
 }
 
 #[tokio::test]
-async fn typing_ends_by_silence_and_by_leaving() {
+async fn typing_ends_after_6_seconds_or_with_the_users_last_socket() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/typing/{id}/");
@@ -42,7 +42,7 @@ async fn typing_ends_by_silence_and_by_leaving() {
     ada.send(json!({"is_typing": true})).await;
     assert_eq!(ben.next().await["is_typing"], true);
     ada.close().await;
-    // The user has another tab open: nothing ends yet. With the last one it does.
+    // Typing continues because the user has another tab open. It ends with the last one.
     ben.expect_silence().await;
     let left = std::time::Instant::now();
     tab.close().await;
@@ -50,11 +50,11 @@ async fn typing_ends_by_silence_and_by_leaving() {
     assert!(left.elapsed().as_millis() < 3_000, "ended after {:?}", left.elapsed());
 }
 
-/// Longer than typing lasts.
+/// Longer than typing lasts without a renewal.
 const TOO_LONG: Duration = Duration::from_secs(9);
 
 #[tokio::test]
-async fn typing_that_waited_for_too_long_in_a_service_is_not_shown() {
+async fn stale_typing_input_in_a_service_is_not_shown() {
     let stack = Stack::with(Options::one_of_each()).await;
     let path = format!("/ws/typing/{}/", stack.conversation(&[1, 2, 3]).await);
     let (mut ada, mut ben, mut eve) =
@@ -64,15 +64,15 @@ async fn typing_that_waited_for_too_long_in_a_service_is_not_shown() {
     ada.expect_silence().await;
     tokio::time::sleep(TOO_LONG).await;
     stack.signal(Kind::Typing, 0, Signal::Cont);
-    // Inputs are taken in their order.
+    // The service processes inputs in order.
     eve.send(json!({"is_typing": true})).await;
     assert_eq!(ben.next().await["user_id"], 3);
-    assert_eq!(ben.next().await["user_id"], 3, "it ends, and nobody else has typed");
+    assert_eq!(ben.next().await["user_id"], 3, "the end of user 3's typing");
     assert_eq!(stack.metric(Kind::Typing, 0, "typing_stale_total{what=\"input\"}").await, 1.0);
 }
 
 #[tokio::test]
-async fn typing_that_waited_for_too_long_in_nats_is_not_shown() {
+async fn stale_typing_input_in_nats_is_not_shown() {
     let stack = Stack::with(Options::one_of_each()).await;
     let path = format!("/ws/typing/{}/", stack.conversation(&[1, 2, 3]).await);
     let (mut ada, mut ben, mut eve) =
@@ -82,7 +82,7 @@ async fn typing_that_waited_for_too_long_in_nats_is_not_shown() {
     ada.expect_silence().await;
     tokio::time::sleep(Duration::from_secs(7)).await;
     stack.nats.cont();
-    // Until the connections are back, inputs may be lost. What waited comes before.
+    // Inputs may be lost until the connections are restored. Stale inputs would arrive before this one.
     let shown = async {
         loop {
             eve.send(json!({"is_typing": true})).await;
@@ -92,23 +92,23 @@ async fn typing_that_waited_for_too_long_in_nats_is_not_shown() {
         }
     };
     assert_eq!(e2e::within("typing", shown).await["user_id"], 3);
-    assert_eq!(ben.next().await["user_id"], 3, "it ends, and nobody else has typed");
+    assert_eq!(ben.next().await["user_id"], 3, "the end of user 3's typing");
 }
 
-/// A socket of user 1 under this name.
-async fn named(stack: &Stack, path: &str, name: &str) -> Socket {
+/// Opens a socket of user 1 with this name in the token.
+async fn open_as(stack: &Stack, path: &str, name: &str) -> Socket {
     let token = token_with(json!({"user_id": 1, "username": name}));
     Socket::open(&format!("ws://{}{path}?token={token}", stack.host(0))).await
 }
 
 #[tokio::test]
-async fn a_fresh_token_names_the_typist_anew() {
+async fn typing_uses_the_name_in_the_newest_token() {
     let stack = Stack::start().await;
     let conversation = stack.conversation(&[1, 2]).await;
     let (path, channel) = (format!("/ws/typing/{conversation}/"), format!("typing/{conversation}"));
     let mut ben = stack.socket(&path, 2).await;
     let fresh = token_with(json!({"user_id": 1, "username": "Anna"}));
-    let mut single = named(&stack, &path, "Ann").await;
+    let mut single = open_as(&stack, &path, "Ann").await;
     single.send(json!({"type": "auth", "token": &fresh})).await;
     assert_eq!(single.next().await["type"], "auth");
     single.send(json!({"is_typing": true})).await;
@@ -117,7 +117,7 @@ async fn a_fresh_token_names_the_typist_anew() {
     assert_eq!(ben.next().await["username"], "Anna");
     single.close().await;
 
-    let mut several = named(&stack, "/ws/", "Ann").await;
+    let mut several = open_as(&stack, "/ws/", "Ann").await;
     for frame in [
         json!({"op": "subscribe", "channel": &channel, "ref": 1}),
         json!({"op": "auth", "token": &fresh, "ref": 2}),
@@ -126,7 +126,7 @@ async fn a_fresh_token_names_the_typist_anew() {
         several.send(frame).await;
         while several.next().await["ref"] != reference {}
     }
-    // The subscription's `ok` comes before there is a place to type.
+    // The `ok` of the subscription can arrive before the channel accepts typing.
     loop {
         several.send(json!({"op": "send", "channel": &channel, "data": {"is_typing": true}, "ref": 3})).await;
         match several.next().await["op"].as_str() {
@@ -138,15 +138,15 @@ async fn a_fresh_token_names_the_typist_anew() {
 }
 
 #[tokio::test]
-async fn typing_ends_under_the_name_under_which_it_began() {
+async fn typing_ends_with_the_name_with_which_it_started() {
     let stack = Stack::with(Options { counts: [1, 1, 1, 2], ..Options::default() }).await;
     let path = format!("/ws/typing/{}/", stack.conversation(&[1, 2]).await);
     let mut ben = stack.socket(&path, 2).await;
-    let (mut ann, mut anna) = (named(&stack, &path, "Ann").await, named(&stack, &path, "Anna").await);
+    let (mut ann, mut anna) = (open_as(&stack, &path, "Ann").await, open_as(&stack, &path, "Anna").await);
     ann.send(json!({"is_typing": true})).await;
     let start = ben.next().await;
     assert_eq!((&start["username"], &start["is_typing"]), (&json!("Ann"), &json!(true)));
-    // Renewals go out once a second; the second typing-service may take this one.
+    // Renewals are sent once a second. The second typing-service may receive this one.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     anna.send(json!({"is_typing": true})).await;
     let mut late = stack.socket(&path, 2).await;
@@ -156,7 +156,7 @@ async fn typing_ends_under_the_name_under_which_it_began() {
         let end = socket.next().await;
         assert_eq!((&end["username"], &end["is_typing"]), (&json!("Ann"), &json!(false)));
     }
-    // From the next start on it is the new one.
+    // The next start has the new name.
     anna.send(json!({"is_typing": true})).await;
     assert_eq!(ben.next().await["username"], "Anna");
 }
