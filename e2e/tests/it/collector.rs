@@ -1,4 +1,4 @@
-//! A collector of traces, as OpenTelemetry has it: OTLP over HTTP.
+//! An OpenTelemetry collector for traces: OTLP over HTTP.
 
 use axum::{Router, body::Bytes, http::StatusCode, routing::post};
 use opentelemetry_proto::tonic::{
@@ -11,29 +11,29 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// What was sent of one step.
+/// A received span.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct Span {
     /// `service.name`.
     pub service: String,
     /// `service.instance.id`.
     pub instance: String,
-    /// Its name.
+    /// Name of the span.
     pub name: String,
-    /// The trace, in hexadecimal digits.
+    /// Id of the trace, in hexadecimal digits.
     pub trace: String,
-    /// Itself.
+    /// Id of the span.
     pub id: String,
-    /// The step that it belongs under; empty for the first.
+    /// Id of the parent span; empty for a root span.
     pub parent: String,
-    /// What is known of it, as text.
+    /// Attributes, as text.
     pub attributes: BTreeMap<String, String>,
 }
 
-/// A collector that keeps all.
+/// A collector that keeps all spans.
 pub struct Collector {
     url: String,
-    steps: Arc<Mutex<Vec<Step>>>,
+    spans: Arc<Mutex<Vec<Span>>>,
 }
 
 impl Collector {
@@ -41,40 +41,40 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let steps: Arc<Mutex<Vec<Step>>> = Arc::default();
-        let taken = steps.clone();
-        let take = async move |body: Bytes| match ExportTraceServiceRequest::decode(body) {
+        let spans: Arc<Mutex<Vec<Span>>> = Arc::default();
+        let received = spans.clone();
+        let receive = async move |body: Bytes| match ExportTraceServiceRequest::decode(body) {
             Ok(request) => {
-                taken.lock().unwrap().extend(read(request));
+                received.lock().unwrap().extend(read(request));
                 (StatusCode::OK, ExportTraceServiceResponse::default().encode_to_vec())
             }
             Err(_) => (StatusCode::BAD_REQUEST, Vec::new()),
         };
-        let router = Router::new().route("/v1/traces", post(take));
+        let router = Router::new().route("/v1/traces", post(receive));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, steps }
+        Self { url, spans }
     }
 
-    /// What services are told of it.
+    /// Endpoint for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// All that was sent so far.
-    pub fn steps(&self) -> Vec<Step> {
-        self.steps.lock().unwrap().clone()
+    /// All spans received so far.
+    pub fn spans(&self) -> Vec<Span> {
+        self.spans.lock().unwrap().clone()
     }
 }
 
-fn read(request: ExportTraceServiceRequest) -> Vec<Step> {
-    let mut steps = Vec::new();
+fn read(request: ExportTraceServiceRequest) -> Vec<Span> {
+    let mut spans = Vec::new();
     for resource in request.resource_spans {
-        let who = attributes(resource.resource.unwrap().attributes);
+        let process = attributes(resource.resource.unwrap().attributes);
         for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
             let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            steps.push(Step {
-                service: who["service.name"].clone(),
-                instance: who["service.instance.id"].clone(),
+            spans.push(Span {
+                service: process["service.name"].clone(),
+                instance: process["service.instance.id"].clone(),
                 name: span.name,
                 trace: hex(&span.trace_id),
                 id: hex(&span.span_id),
@@ -83,7 +83,7 @@ fn read(request: ExportTraceServiceRequest) -> Vec<Step> {
             });
         }
     }
-    steps
+    spans
 }
 
 fn attributes(list: Vec<KeyValue>) -> BTreeMap<String, String> {
@@ -91,5 +91,5 @@ fn attributes(list: Vec<KeyValue>) -> BTreeMap<String, String> {
         Some(Value::StringValue(text)) => text,
         value => format!("{value:?}"),
     };
-    list.into_iter().map(|each| (each.key, text(each.value.and_then(|value| value.value)))).collect()
+    list.into_iter().map(|pair| (pair.key, text(pair.value.and_then(|value| value.value)))).collect()
 }

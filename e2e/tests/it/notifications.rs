@@ -2,7 +2,7 @@ use e2e::{Socket, Stack, eventually, token, token_with, within};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_plain_publish_notifies_as_in_the_guide() {
+async fn a_plain_publish_creates_a_notification_as_in_the_guide() {
     let stack = Stack::start().await;
     let mut john = stack.socket("/ws/notifications/", 456).await;
     let backend = stack.backend().await;
@@ -26,7 +26,7 @@ async fn a_plain_publish_notifies_as_in_the_guide() {
 }
 
 #[tokio::test]
-async fn notifications_are_in_the_language_last_seen() {
+async fn notifications_are_in_the_users_latest_language() {
     let stack = Stack::start().await;
     let backend = stack.backend().await;
     let publish = async |users: &[i64]| {
@@ -43,19 +43,19 @@ async fn notifications_are_in_the_language_last_seen() {
     let mut zoe = open(token(3), "<script>alert(1)</script>").await;
     publish(&[1, 2, 3]).await;
     assert_eq!(ada.next().await["title"], en);
-    assert_eq!(ben.next().await["title"], fr, "the token goes first");
-    assert_eq!(zoe.next().await["title"], fr, "what is no language");
-    // Any of the user's sockets says it, and a call, too.
+    assert_eq!(ben.next().await["title"], fr, "the token takes precedence over the header");
+    assert_eq!(zoe.next().await["title"], fr, "an invalid language is ignored");
+    // Any socket or call of the user can set the language.
     let mut everything = Socket::open(&format!(
         "ws://{}/ws/?token={}",
         stack.host(0),
         token_with(json!({"user_id": 2, "lang": "en"}))
     ))
     .await;
-    let asked = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
-    asked.bearer_auth(token(3)).header("accept-language", "en").send().await.unwrap();
+    let call = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
+    call.bearer_auth(token(3)).header("accept-language", "en").send().await.unwrap();
     let until = async |user: i64, socket: &mut Socket, title: &str| {
-        let told = async {
+        let switched = async {
             loop {
                 publish(&[user]).await;
                 if socket.next().await["title"] == title {
@@ -63,7 +63,7 @@ async fn notifications_are_in_the_language_last_seen() {
                 }
             }
         };
-        within(title, told).await;
+        within(title, switched).await;
     };
     until(2, &mut ben, en).await;
     until(3, &mut zoe, en).await;
@@ -73,7 +73,7 @@ async fn notifications_are_in_the_language_last_seen() {
 }
 
 #[tokio::test]
-async fn what_was_read_while_nobody_could_tell_is_told() {
+async fn a_read_that_a_crashed_notify_service_did_not_publish_is_delivered() {
     let mut stack = Stack::start().await;
     let backend = stack.backend().await;
     let mut ada = stack.socket("/ws/notifications/?after=latest", 1).await;
@@ -81,7 +81,7 @@ async fn what_was_read_while_nobody_could_tell_is_told() {
         backend.publish("events.payment_completed", r#"{"user_id":1}"#.into()).await.unwrap();
     }
     let (first, second) = (ada.next().await, ada.next().await);
-    // As a notify-service does that is killed between its commit and telling of it.
+    // Simulates a notify-service that is killed between its commit and the publication.
     let pool = sqlx::PgPool::connect(&stack.database.url()).await.unwrap();
     stack.nats.kill().await;
     sqlx::raw_sql(
@@ -95,7 +95,7 @@ async fn what_was_read_while_nobody_could_tell_is_told() {
     stack.nats.restart().await.unwrap();
     let read = ada.next_of("read").await;
     assert_eq!((&read["notification_id"], &read["unread_count"]), (&first["notification_id"], &json!(1)));
-    // And to a socket that was away.
+    // A socket that resumes receives it, too.
     let after = format!("/ws/notifications/?after={}", second["notification_id"]);
     let mut back = stack.socket(&after, 1).await;
     assert_eq!(back.next().await, read);
@@ -103,7 +103,7 @@ async fn what_was_read_while_nobody_could_tell_is_told() {
 }
 
 #[tokio::test]
-async fn a_message_notifies_the_others_until_they_read_it() {
+async fn a_message_notifies_the_other_members_until_they_read_it() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ben = stack.socket("/ws/notifications/?after=latest", 2).await;
@@ -128,7 +128,7 @@ async fn a_message_notifies_the_others_until_they_read_it() {
 }
 
 #[tokio::test]
-async fn the_guides_page_only_ever_sees_notifications() {
+async fn the_guides_page_receives_only_notifications() {
     let stack = Stack::start().await;
     let mut guide = stack.socket("/ws/notifications/", 5).await;
     let mut modern = stack.socket("/ws/notifications/?after=latest", 5).await;
@@ -143,19 +143,19 @@ async fn the_guides_page_only_ever_sees_notifications() {
     modern.send(json!({"type": "read", "notification_id": id})).await;
     assert_eq!(modern.next().await["type"], "read");
     publish(2).await;
-    assert_eq!(guide.next().await["data"]["payment_id"], 2, "the read was not shown to the guide's page");
+    assert_eq!(guide.next().await["data"]["payment_id"], 2, "the guide's page does not receive the read");
     assert_eq!(modern.next().await["unread_count"], 1);
     modern.send(json!({"type": "read_all"})).await;
     let read = modern.next().await;
     assert_eq!((&read["type"], &read["unread_count"]), (&json!("read"), &json!(0)));
-    // What was missed comes with `after`.
+    // `after` replays missed notifications.
     let mut back = stack.socket(&format!("/ws/notifications/?after={id}"), 5).await;
     let missed = back.next().await;
     assert_eq!((&missed["data"]["payment_id"], &missed["is_read"]), (&json!(2), &json!(true)));
 }
 
 #[tokio::test]
-async fn an_event_with_an_id_notifies_once() {
+async fn an_event_with_an_id_creates_one_notification_for_each_user() {
     let stack = Stack::start().await;
     let backend = stack.backend().await;
     let jetstream = async_nats::jetstream::new(backend);

@@ -1,4 +1,4 @@
-//! What operators do to Postgres while services run.
+//! Migrations and failovers of Postgres while services run.
 
 use e2e::{Kind, Options, Stack, eventually};
 use sqlx::{Connection, Executor, PgConnection};
@@ -39,7 +39,7 @@ async fn a_migration_of_one_service_does_not_delay_another() {
 }
 
 #[tokio::test]
-async fn a_failover_ends_the_connections_to_the_server_that_takes_no_writes() {
+async fn after_a_failover_services_drop_connections_to_the_read_only_server() {
     let stack = Stack::with(Options { own_postgres: true, ..Options::one_of_each() }).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
@@ -54,7 +54,7 @@ async fn a_failover_ends_the_connections_to_the_server_that_takes_no_writes() {
         let is_unready = || async { (stack.readyz(kind, 0).await == Some(503)).then_some(()) };
         eventually("a service to be unready", is_unready).await;
     }
-    // Traffic fills the pools with connections to the server that takes no writes.
+    // Requests fill the pools with connections to the read-only server.
     ada.say("refused").await;
     assert_eq!(ada.next().await["code"], "unavailable");
     for _ in 0..20 {
@@ -63,7 +63,7 @@ async fn a_failover_ends_the_connections_to_the_server_that_takes_no_writes() {
     }
     postgres.execute("set default_transaction_read_only = off").await.unwrap();
     postgres.execute("alter role current_user reset default_transaction_read_only").await.unwrap();
-    // From here on only new connections can write.
+    // From here on, only new connections can write.
     stack.ready().await;
     for _ in 0..10 {
         let path = format!("/api/conversations/{id}/read");

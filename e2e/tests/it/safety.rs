@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
+async fn a_blocked_user_cannot_send_show_typing_or_cause_notifications() {
     let stack = Stack::start().await;
     let (two, three) = (stack.conversation(&[1, 2]).await, stack.conversation(&[1, 2, 3]).await);
     let path = format!("/ws/chat/{two}/");
@@ -18,7 +18,7 @@ async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
         stack.call("PUT", "/api/blocks/1", 2, None).await.expect(204);
     }
     assert_eq!(stack.get("/api/blocks", 2).await["items"], json!([{"user_id": 1, "username": "name-1"}]));
-    assert_eq!(ben_watches.next().await["is_typing"], false, "what is shown ends");
+    assert_eq!(ben_watches.next().await["is_typing"], false, "the block ends the typing");
     ada_types.send(json!({"is_typing": false})).await;
     ada_types.send(json!({"is_typing": true})).await;
     ada.send(json!({"message": "hello?", "client_id": "c"})).await;
@@ -32,8 +32,8 @@ async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
     both.send(wanted).await;
     assert_eq!(both.next().await["code"], "blocked");
     let backend = stack.backend().await;
-    let asked = json!({"conversation_id": two, "sender_id": 1, "message": "hello?"});
-    let answer = backend.request("chat.messages.send", asked.to_string().into()).await.unwrap();
+    let send = json!({"conversation_id": two, "sender_id": 1, "message": "hello?"});
+    let answer = backend.request("chat.messages.send", send.to_string().into()).await.unwrap();
     let headers = answer.headers.expect("a refusal");
     assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "403");
     assert!(headers.get("Nats-Service-Error").unwrap().as_str().starts_with("blocked: "), "{headers:?}");
@@ -42,13 +42,13 @@ async fn who_is_blocked_is_not_heard_seen_typing_or_notified_of() {
     ben_watches.expect_silence().await;
     let mut late = stack.socket(&typing, 2).await;
     late.expect_silence().await;
-    // Among three, everyone is heard; and the one who blocks may speak.
+    // A block has no effect in a conversation of three, and the user who blocks can still send.
     stack
         .post(&format!("/api/conversations/{three}/messages"), 1, json!({"message": "hi all"}))
         .await
         .expect(201);
     let unread = json!({"conversations": 1, "messages": 1, "notifications": 1});
-    eventually("the one message of three, and nothing else, to be unread", async || {
+    eventually("only the message to all three to be unread", async || {
         (stack.get("/api/unread", 2).await == unread).then_some(())
     })
     .await;
@@ -74,11 +74,11 @@ async fn a_report_keeps_the_message_and_reaches_the_moderators() {
     let report = json!({"message_id": message_id, "reason": "spam"});
     let made = stack.post("/api/reports", 2, report.clone()).await.expect(201);
     assert_eq!((&made["user_id"], &made["message"]["content"]), (&json!(1), &json!("buy my coins")));
-    let heard = within("the report", moderators.next()).await.unwrap();
-    let heard: Value = serde_json::from_slice(&heard.payload).unwrap();
-    assert_eq!(heard, made);
-    assert!(heard["message"].get("client_id").is_none());
-    // Strangers can't find out whether a message exists.
+    let message = within("the report", moderators.next()).await.unwrap();
+    let published: Value = serde_json::from_slice(&message.payload).unwrap();
+    assert_eq!(published, made);
+    assert!(published["message"].get("client_id").is_none());
+    // Strangers cannot learn whether a message exists.
     stack.post("/api/reports", 3, report).await.expect_problem(404, "not_found");
     stack.post("/api/reports", 2, json!({"user_id": 1, "reason": "rude"})).await.expect(201);
     stack.post("/api/reports", 2, json!({"reason": "rude"})).await.expect_problem(400, "invalid_request");
@@ -89,7 +89,7 @@ async fn a_report_keeps_the_message_and_reaches_the_moderators() {
 }
 
 #[tokio::test]
-async fn a_report_that_nobody_can_be_told_of_is_kept_and_told_later() {
+async fn a_report_that_cannot_be_published_is_stored_and_published_later() {
     let stack = Stack::start().await;
     let jetstream = jetstream::new(stack.backend().await);
     let config = jetstream.get_stream("EVENTS_OUT").await.unwrap().cached_info().config.clone();
@@ -101,12 +101,12 @@ async fn a_report_that_nobody_can_be_told_of_is_kept_and_told_later() {
     let made = stack.post("/api/reports", 2, report).await.expect(201);
 
     let stream = jetstream.get_or_create_stream(config).await.unwrap();
-    let told = eventually("the report", || async {
+    let published = eventually("the report", || async {
         let stored = stream.get_last_raw_message_by_subject("chat.reported").await.ok()?;
         serde_json::from_slice::<Value>(&stored.payload).ok()
     })
     .await;
-    assert_eq!(told, made);
+    assert_eq!(published, made);
     let again = json!({"user_id": 1, "reason": "rude"});
     let second = stack.post("/api/reports", 2, again).await.expect(201);
     let last = stream.get_last_raw_message_by_subject("chat.reported").await.unwrap();

@@ -8,18 +8,18 @@ fn two_of_each() -> Options {
 }
 
 #[tokio::test]
-async fn two_hundred_senders_over_two_gateways_see_one_order() {
+async fn two_hundred_senders_on_two_gateways_receive_the_same_order() {
     let stack = Stack::with(two_of_each()).await;
     let people: Vec<i64> = (1..=100).collect();
     let id = stack.conversation(&people).await;
     let path = format!("/ws/chat/{id}/");
-    let open = (0..200).map(|place: i64| {
+    let open = (0..200).map(|index: i64| {
         let (stack, path) = (&stack, &path);
-        async move { stack.socket_at(usize::from(place % 2 == 1), path, place % 100 + 1).await }
+        async move { stack.socket_at(usize::from(index % 2 == 1), path, index % 100 + 1).await }
     });
     let mut sockets = join_all(open).await;
     join_all(
-        sockets.iter_mut().enumerate().map(async |(place, socket)| socket.say(&place.to_string()).await),
+        sockets.iter_mut().enumerate().map(async |(index, socket)| socket.say(&index.to_string()).await),
     )
     .await;
     let see = async |socket: &mut Socket| {
@@ -35,7 +35,7 @@ async fn two_hundred_senders_over_two_gateways_see_one_order() {
     assert!(seen.iter().all(|order| *order == seen[0]));
 }
 
-/// Fills a conversation, as its two people would in months.
+/// Fills a conversation with messages, as its two members would over months.
 async fn fill(database: &mut PgConnection, id: i64, sender: i64, messages: i64) {
     let fill = "select count(*) from chat.store_messages(
         array_fill($1::bigint, array[$2::int]), array_fill($3::bigint, array[$2::int]),
@@ -45,13 +45,13 @@ async fn fill(database: &mut PgConnection, id: i64, sender: i64, messages: i64) 
     sqlx::query("set search_path = chat").execute(&mut *database).await.unwrap();
     let mut transaction = database.begin().await.unwrap();
     sqlx::query(fill).bind(id).bind(messages).bind(sender).execute(&mut *transaction).await.unwrap();
-    // Nobody is there yet to be told.
+    // No socket needs the events.
     sqlx::query("delete from outbox").execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
 }
 
 #[tokio::test]
-async fn ten_thousand_messages_are_resumed_while_others_chat() {
+async fn replays_of_ten_thousand_messages_do_not_disturb_other_conversations() {
     let stack = Stack::with(Options { env: vec![("SEND_RATE", "0".to_owned())], ..Options::default() }).await;
     let mut database = PgConnection::connect(&stack.database.url()).await.unwrap();
     let (one, other) = (stack.conversation(&[1, 2]).await, stack.conversation(&[3, 4]).await);
@@ -78,10 +78,11 @@ async fn ten_thousand_messages_are_resumed_while_others_chat() {
     tokio::join!(resume(one, 2), resume(other, 4), resume(one, 1), chat);
 }
 
-/// Says things until they are acknowledged, coming back with `after` whenever its socket ends; returns each `seq` seen.
-async fn talk(hosts: &[String], id: i64, user: i64, messages: i64) -> Vec<i64> {
-    let (mut seen, mut last, mut said, mut turn) = (Vec::new(), 0, 0, 0);
-    while said < messages {
+/// Sends messages, repeating each one until its echo arrives, and resumes with `after` whenever the socket ends. Returns
+/// each received `seq`.
+async fn send_messages(hosts: &[String], id: i64, user: i64, messages: i64) -> Vec<i64> {
+    let (mut seen, mut last, mut sent, mut turn) = (Vec::new(), 0, 0, 0);
+    while sent < messages {
         let host = &hosts[turn % hosts.len()];
         turn += 1;
         let url = format!("ws://{host}/ws/chat/{id}/?after={last}&token={}", e2e::token(user));
@@ -89,8 +90,8 @@ async fn talk(hosts: &[String], id: i64, user: i64, messages: i64) -> Vec<i64> {
             tokio::task::yield_now().await;
             continue;
         };
-        let key = |said: i64| format!("{user}-{said}");
-        if !socket.try_send(json!({"message": key(said), "client_id": key(said)})).await {
+        let key = |sent: i64| format!("{user}-{sent}");
+        if !socket.try_send(json!({"message": key(sent), "client_id": key(sent)})).await {
             continue;
         }
         while let Ok(frame) = socket.receive().await {
@@ -105,10 +106,10 @@ async fn talk(hosts: &[String], id: i64, user: i64, messages: i64) -> Vec<i64> {
                 last = frame["message_id"].as_i64().unwrap();
                 seen.push(frame["seq"].as_i64().unwrap());
             }
-            if frame["client_id"] == key(said).as_str() {
-                said += 1;
-                if said == messages
-                    || !socket.try_send(json!({"message": key(said), "client_id": key(said)})).await
+            if frame["client_id"] == key(sent).as_str() {
+                sent += 1;
+                if sent == messages
+                    || !socket.try_send(json!({"message": key(sent), "client_id": key(sent)})).await
                 {
                     break;
                 }
@@ -132,8 +133,8 @@ async fn a_rolling_restart_under_load_loses_nothing() {
     let chat = async |user: i64| {
         let mut rounds = 0;
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            let seen = talk(&hosts, id, user, 20).await;
-            assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "a hole in {seen:?}");
+            let seen = send_messages(&hosts, id, user, 20).await;
+            assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "a gap in {seen:?}");
             rounds += 1;
         }
         rounds
@@ -151,7 +152,7 @@ async fn a_rolling_restart_under_load_loses_nothing() {
     let (one, two, three, ()) = tokio::join!(chat(1), chat(2), chat(3), restart);
     assert!(one > 0 && two > 0 && three > 0);
     let last = stack.get(&format!("/api/conversations/{id}/messages?limit=1"), 1).await;
-    let keys = last["items"][0]["seq"].as_i64().unwrap();
-    // Every round says the same twenty things: stored once, however often they were repeated.
-    assert_eq!(keys, 60);
+    let last_seq = last["items"][0]["seq"].as_i64().unwrap();
+    // Every round of a user sends the same twenty messages, which are stored only once.
+    assert_eq!(last_seq, 60);
 }

@@ -1,4 +1,4 @@
-//! The one socket for every channel: each subscription has its own identity, and nothing waits for a send.
+//! The multiplexed socket: subscriptions are independent of each other, and a pending send delays no other command.
 
 use crate::crowds::memory;
 use e2e::{Kind, Options, Socket, Stack, token, within};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use testkit::Signal;
 use tokio_tungstenite::tungstenite::Message;
 
-async fn conversation_of(stack: &Stack, messages: usize, text: &str) -> i64 {
+async fn conversation_with_messages(stack: &Stack, messages: usize, text: &str) -> i64 {
     let id = stack.conversation(&[1, 2]).await;
     for _ in 0..messages {
         let path = format!("/api/conversations/{id}/messages");
@@ -16,8 +16,8 @@ async fn conversation_of(stack: &Stack, messages: usize, text: &str) -> i64 {
     id
 }
 
-/// The frames until the answer to this reference, and that answer.
-async fn until(socket: &mut Socket, reference: i64) -> (Vec<Value>, Value) {
+/// Returns the frames before the reply with this `ref`, and that reply.
+async fn until_reply(socket: &mut Socket, reference: i64) -> (Vec<Value>, Value) {
     let mut before = Vec::new();
     loop {
         let frame = socket.next().await;
@@ -34,9 +34,9 @@ fn seqs(frames: &[Value]) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn each_subscription_ends_with_its_own_replay() {
+async fn a_subscription_receives_only_its_own_replay() {
     let stack = Stack::start().await;
-    let id = conversation_of(&stack, 120, "hello").await;
+    let id = conversation_with_messages(&stack, 120, "hello").await;
     let channel = format!("chat/{id}");
     let subscribe =
         |reference: i64| json!({"op": "subscribe", "channel": channel, "after": 0, "ref": reference});
@@ -46,18 +46,18 @@ async fn each_subscription_ends_with_its_own_replay() {
         let mut socket = stack.socket("/ws/", 2).await;
         socket.send(subscribe(1)).await;
         if round % 2 == 0 {
-            until(&mut socket, 1).await; // Otherwise it ends before it is admitted.
+            until_reply(&mut socket, 1).await; // In the other rounds, the subscription ends before it is admitted.
         }
         socket.send_text(unsubscribe(2)).await;
         socket.send(subscribe(3)).await;
-        until(&mut socket, 2).await;
-        let (between, answer) = until(&mut socket, 3).await;
-        assert_eq!((seqs(&between), &answer["op"]), (vec![], &json!("ok")));
+        until_reply(&mut socket, 2).await;
+        let (between, reply) = until_reply(&mut socket, 3).await;
+        assert_eq!((seqs(&between), &reply["op"]), (vec![], &json!("ok")));
         for seq in 1..=120 {
             assert_eq!(socket.next().await["data"]["seq"], seq);
         }
         socket.send_text(unsubscribe(4)).await;
-        until(&mut socket, 4).await;
+        until_reply(&mut socket, 4).await;
         socket.expect_silence().await;
     }
 }
@@ -65,7 +65,7 @@ async fn each_subscription_ends_with_its_own_replay() {
 #[tokio::test]
 async fn three_frames_in_one_write_are_three_commands() {
     let stack = Stack::start().await;
-    let id = conversation_of(&stack, 120, "hello").await;
+    let id = conversation_with_messages(&stack, 120, "hello").await;
     let mut socket = stack.socket("/ws/", 2).await;
     socket
         .send_together(&[
@@ -74,9 +74,9 @@ async fn three_frames_in_one_write_are_three_commands() {
             json!({"op": "subscribe", "channel": format!("chat/{id}"), "after": 0, "ref": 3}),
         ])
         .await;
-    until(&mut socket, 1).await;
-    until(&mut socket, 2).await;
-    until(&mut socket, 3).await;
+    until_reply(&mut socket, 1).await;
+    until_reply(&mut socket, 2).await;
+    until_reply(&mut socket, 3).await;
     for seq in 1..=120 {
         assert_eq!(socket.next().await["data"]["seq"], seq);
     }
@@ -84,37 +84,37 @@ async fn three_frames_in_one_write_are_three_commands() {
 }
 
 #[tokio::test]
-async fn a_late_refusal_ends_only_its_own_subscription() {
+async fn a_late_refusal_ends_only_the_subscription_that_it_answers() {
     let stack = Stack::with(Options::one_of_each()).await;
-    let id = conversation_of(&stack, 3, "hello").await;
+    let id = conversation_with_messages(&stack, 3, "hello").await;
     let channel = format!("chat/{id}");
     let mut socket = stack.socket("/ws/", 2).await;
     stack.signal(Kind::Chat, 0, Signal::Stop);
     let start = Instant::now();
     socket.send(json!({"op": "subscribe", "channel": channel, "ref": 1})).await;
-    // The first subscription is refused 5 s after it began; by then, the second one has begun and waits.
+    // The first subscription is refused 5 s after its start. The second one is then already pending.
     tokio::time::sleep(Duration::from_secs(3)).await;
     socket.send(json!({"op": "unsubscribe", "channel": channel, "ref": 2})).await;
     socket.send(json!({"op": "subscribe", "channel": channel, "after": 0, "ref": 3})).await;
-    until(&mut socket, 2).await;
+    until_reply(&mut socket, 2).await;
     tokio::time::sleep(Duration::from_millis(5_500).saturating_sub(start.elapsed())).await;
     stack.signal(Kind::Chat, 0, Signal::Cont);
-    let (before, answer) = until(&mut socket, 3).await;
-    assert_eq!((before, &answer["op"]), (vec![], &json!("ok")));
+    let (before, reply) = until_reply(&mut socket, 3).await;
+    assert_eq!((before, &reply["op"]), (vec![], &json!("ok")));
     for seq in 1..=3 {
         assert_eq!(socket.next().await["data"]["seq"], seq);
     }
 }
 
 #[tokio::test]
-async fn nothing_waits_for_a_send_and_each_send_has_its_own_5_seconds() {
+async fn a_pending_send_delays_no_other_command_and_each_send_has_its_own_deadline() {
     let stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut socket = stack.socket("/ws/", 1).await;
     let subscribe = |channel: String| json!({"op": "subscribe", "channel": channel, "ref": 9});
     for channel in [format!("chat/{id}"), format!("typing/{id}")] {
         socket.send(subscribe(channel)).await;
-        until(&mut socket, 9).await;
+        until_reply(&mut socket, 9).await;
     }
     stack.signal(Kind::Chat, 0, Signal::Stop);
     let start = Instant::now();
@@ -140,9 +140,13 @@ async fn nothing_waits_for_a_send_and_each_send_has_its_own_5_seconds() {
         assert_eq!((&frame["code"], &frame["ref"]), (&json!("unavailable"), &json!(reference)));
         assert_eq!(frame["client_id"], reference.to_string());
     }
-    assert!(start.elapsed() < Duration::from_secs(9), "{:?}: one after the other", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(9),
+        "{:?}: the sends waited for each other",
+        start.elapsed()
+    );
     stack.signal(Kind::Chat, 0, Signal::Cont);
-    // Sends that wait together keep their order.
+    // Pending sends keep their order.
     let texts: Vec<String> = (1..=30).map(|number| number.to_string()).collect();
     for text in &texts {
         let send = json!({"op": "send", "channel": format!("chat/{id}"), "data": {"message": text}});
@@ -157,7 +161,7 @@ async fn nothing_waits_for_a_send_and_each_send_has_its_own_5_seconds() {
 }
 
 #[tokio::test]
-async fn a_single_socket_is_closed_and_pinged_while_a_send_waits() {
+async fn a_single_channel_socket_handles_pings_and_closes_while_a_send_is_pending() {
     let stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut socket = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
@@ -175,7 +179,7 @@ async fn a_single_socket_is_closed_and_pinged_while_a_send_waits() {
 }
 
 #[tokio::test]
-async fn hello_is_the_first_frame_and_a_ping_is_answered() {
+async fn hello_is_the_first_frame_and_a_ping_gets_a_reply() {
     let stack = Stack::start().await;
     let mut socket = stack.socket("/ws/", 1).await;
     socket.send(json!({"op": "ping", "ref": "alive"})).await;
@@ -186,7 +190,7 @@ async fn hello_is_the_first_frame_and_a_ping_is_answered() {
 }
 
 #[tokio::test]
-async fn an_error_in_answer_to_a_send_carries_its_client_id() {
+async fn the_error_of_a_send_carries_its_client_id() {
     let stack = Stack::with(Options {
         env: vec![("FRAME_RATE", "1".to_owned()), ("FRAME_BURST", "4".to_owned())],
         ..Options::default()
@@ -213,7 +217,7 @@ async fn an_error_in_answer_to_a_send_carries_its_client_id() {
 }
 
 #[tokio::test]
-async fn a_client_far_over_the_rate_of_frames_is_closed() {
+async fn a_client_far_above_the_rate_of_frames_is_closed() {
     let stack = Stack::with(Options {
         env: vec![("FRAME_RATE", "100".to_owned()), ("FRAME_BURST", "200".to_owned())],
         ..Options::default()
@@ -227,9 +231,9 @@ async fn a_client_far_over_the_rate_of_frames_is_closed() {
 }
 
 #[tokio::test]
-async fn subscriptions_that_were_ended_hold_no_memory() {
+async fn ended_subscriptions_hold_no_memory() {
     let stack = Stack::with(Options::one_of_each()).await;
-    let id = conversation_of(&stack, 200, &"é".repeat(4_000)).await;
+    let id = conversation_with_messages(&stack, 200, &"é".repeat(4_000)).await;
     let pid = stack.pid(Kind::Gateway, 0);
     let rest = memory(pid, "VmHWM");
     let mut socket = stack.socket("/ws/", 2).await;
@@ -238,8 +242,8 @@ async fn subscriptions_that_were_ended_hold_no_memory() {
         socket.send_together(&[op("subscribe"), op("unsubscribe")]).await;
     }
     socket.send(json!({"op": "ping", "ref": 2})).await;
-    // Nothing was read until now: either all is answered, or the outbox was full.
-    while let Ok(frame) = within("the answer to the ping", socket.receive()).await
+    // The client has not read until now. Either every command gets a reply, or the outbox was full.
+    while let Ok(frame) = within("the reply to the ping", socket.receive()).await
         && frame["ref"] != 2
     {}
     let cost = memory(pid, "VmHWM").saturating_sub(rest) / 1024;
@@ -247,7 +251,7 @@ async fn subscriptions_that_were_ended_hold_no_memory() {
 }
 
 #[tokio::test]
-async fn a_socket_whose_after_is_no_id_is_closed_for_good() {
+async fn a_socket_with_an_invalid_after_is_closed_with_4400() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     for after in ["undefined", "null", "", "-1", "1.5"] {
@@ -280,7 +284,7 @@ async fn messages_sent_before_a_close_are_stored() {
 }
 
 #[tokio::test]
-async fn a_subscription_does_not_wait_for_a_service_that_others_wait_for() {
+async fn a_subscription_does_not_wait_for_subscriptions_to_another_service() {
     let stack = Stack::with(Options::one_of_each()).await;
     let mut socket = stack.socket("/ws/", 1).await;
     stack.signal(Kind::Chat, 0, Signal::Stop);
@@ -292,7 +296,7 @@ async fn a_subscription_does_not_wait_for_a_service_that_others_wait_for() {
     let first = socket.next().await;
     assert_eq!((&first["op"], &first["ref"]), (&json!("ok"), &json!(99)), "{first}");
     for number in 1..=40 {
-        // A subscription that began after the others would now be answered by the service.
+        // Subscriptions that started later than the others would now be answered by the service.
         if number == 33 {
             stack.signal(Kind::Chat, 0, Signal::Cont);
         }

@@ -1,4 +1,4 @@
-//! Tokens whose keys are published at a URL.
+//! Tokens whose keys are published at a URL (`JWT_JWKS_URL`).
 
 use e2e::{Kind, Options, Socket, Stack, eventually, token, within};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
@@ -24,38 +24,38 @@ fn signed(id: &str, user: i64) -> String {
     jsonwebtoken::encode(&header, &json!({"user_id": user, "exp": exp.as_secs()}), &key()).unwrap()
 }
 
-/// The key set that has this key under this name.
-fn set(id: &str) -> Value {
+/// Key set that contains the key with this id.
+fn key_set(id: &str) -> Value {
     let mut jwk = Jwk::from_encoding_key(&key(), Algorithm::ES256).unwrap();
     jwk.common.key_id = Some(id.to_owned());
     json!({ "keys": [jwk] })
 }
 
-/// Answers every request with this.
-async fn publish(listener: TcpListener, keys: Value) {
+/// Serves this key set in response to every request.
+async fn serve(listener: TcpListener, keys: Value) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else { continue };
         let body = keys.to_string();
-        let answer =
+        let response =
             format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
         if stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {
-            stream.write_all(answer.as_bytes()).await.ok();
+            stream.write_all(response.as_bytes()).await.ok();
         }
     }
 }
 
 #[tokio::test]
-async fn a_gateway_waits_for_the_published_keys_and_takes_only_their_tokens() {
-    let place = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let env = vec![("JWT_SECRET", String::new()), ("JWT_JWKS_URL", format!("http://{place}/jwks.json"))];
+async fn a_gateway_waits_for_the_published_keys_and_accepts_only_their_tokens() {
+    let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let env = vec![("JWT_SECRET", String::new()), ("JWT_JWKS_URL", format!("http://{addr}/jwks.json"))];
     let stack = Stack::start_without_waiting(Options { env, ..Options::default() }).await;
-    // It runs, but lets nobody in yet.
-    eventually("an answer of /readyz", || async {
+    // The gateway runs but is not ready.
+    eventually("a response of /readyz", || async {
         stack.readyz(Kind::Gateway, 0).await.map(|status| assert_eq!(status, 503))
     })
     .await;
-    let listener = TcpListener::bind(place).await.unwrap();
-    let publisher = tokio::spawn(publish(listener, set("k1")));
+    let listener = TcpListener::bind(addr).await.unwrap();
+    let publisher = tokio::spawn(serve(listener, key_set("k1")));
     stack.ready().await;
     publisher.abort();
 
@@ -78,8 +78,8 @@ async fn a_gateway_waits_for_the_published_keys_and_takes_only_their_tokens() {
     }
 }
 
-/// A server over TLS, whose certificate an authority of the tests has signed.
-const OVER_TLS: &str = "
+/// An HTTPS server with a certificate of the tests' certificate authority.
+const TLS_SERVER: &str = "
 import http.server, ssl, sys
 port, certificate, folder = sys.argv[1:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -95,30 +95,30 @@ fn testdata(file: &str) -> String {
     place::workspace().join("gateway/testdata").join(file).to_str().unwrap().to_owned()
 }
 
-fn publish_over_tls(port: u16, folder: &tempfile::TempDir) -> Child {
-    std::fs::write(folder.path().join("jwks.json"), set("k1").to_string()).unwrap();
+fn serve_over_tls(port: u16, folder: &tempfile::TempDir) -> Child {
+    std::fs::write(folder.path().join("jwks.json"), key_set("k1").to_string()).unwrap();
     let (port, folder) = (port.to_string(), folder.path().to_str().unwrap().to_owned());
-    let arguments = ["-c", OVER_TLS, &port, &testdata("tls.pem"), &folder].map(str::to_owned);
+    let arguments = ["-c", TLS_SERVER, &port, &testdata("tls.pem"), &folder].map(str::to_owned);
     Program::new("python3").args(arguments).spawn().unwrap()
 }
 
 #[tokio::test]
-async fn published_keys_are_read_over_tls_from_who_has_a_certificate_and_from_nobody_else() {
+async fn published_keys_are_read_over_tls_only_from_a_server_with_a_trusted_certificate() {
     let (port, folder) = (free_port().unwrap(), tempfile::tempdir().unwrap());
-    let _publisher = publish_over_tls(port, &folder);
+    let _publisher = serve_over_tls(port, &folder);
     let env =
         vec![("JWT_SECRET", String::new()), ("JWT_JWKS_URL", format!("https://127.0.0.1:{port}/jwks.json"))];
-    // The system's authorities don't know this one.
+    // The system does not trust the tests' authority.
     let refused = Arc::new(Notify::new());
-    let heard = refused.clone();
+    let notify = refused.clone();
     let on_line = Arc::new(move |name: &str, line: &str| {
         if name.starts_with("gateway") && line.contains("JWT_JWKS_URL") && line.contains("certificate") {
-            heard.notify_one();
+            notify.notify_one();
         }
     });
     let stack =
         Stack::start_without_waiting(Options { env: env.clone(), on_line, ..Options::default() }).await;
-    within("a gateway that doesn't trust the certificate", refused.notified()).await;
+    within("the gateway to refuse the certificate", refused.notified()).await;
     assert_ne!(stack.readyz(Kind::Gateway, 0).await, Some(200));
     drop(stack);
 

@@ -1,4 +1,4 @@
-use crate::collector::{Collector, Step};
+use crate::collector::{Collector, Span};
 use e2e::{Kind, Options, Stack, eventually, token};
 use serde_json::json;
 use std::{
@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// A stack that sends its traces when it stops, and not before.
-async fn traced(collector: &Collector, counts: [usize; 4]) -> Stack {
+/// Starts a stack that sends its traces only when it stops.
+async fn start_traced(collector: &Collector, counts: [usize; 4]) -> Stack {
     let env = vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()),
         ("OTEL_BSP_SCHEDULE_DELAY", "3600000".to_owned()),
@@ -21,18 +21,18 @@ async fn stop(mut stack: Stack) {
     }
 }
 
-/// The steps of a trace, each with the one that it belongs under: `service name < service name`.
-fn tree(steps: &[Step], trace: &str) -> Vec<String> {
-    let steps: Vec<&Step> = steps.iter().filter(|step| step.trace == trace).collect();
-    let mut lines: Vec<String> = steps
+/// Spans of a trace with their parents: `service name < service name`.
+fn tree(spans: &[Span], trace: &str) -> Vec<String> {
+    let spans: Vec<&Span> = spans.iter().filter(|span| span.trace == trace).collect();
+    let mut lines: Vec<String> = spans
         .iter()
-        .map(|step| {
-            let parent = steps.iter().find(|parent| parent.id == step.parent);
+        .map(|span| {
+            let parent = spans.iter().find(|parent| parent.id == span.parent);
             let parent = match parent {
                 Some(parent) => format!("{} {}", parent.service, parent.name),
-                None => step.parent.clone(),
+                None => span.parent.clone(),
             };
-            format!("{} {} < {parent}", step.service, step.name)
+            format!("{} {} < {parent}", span.service, span.name)
         })
         .collect();
     lines.sort();
@@ -40,9 +40,9 @@ fn tree(steps: &[Step], trace: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_message_is_one_trace_over_all_processes() {
+async fn a_message_has_one_trace_across_all_processes() {
     let collector = Collector::start().await;
-    let stack = traced(&collector, [2, 1, 1, 1]).await;
+    let stack = start_traced(&collector, [2, 1, 1, 1]).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
     let mut ada = stack.socket_at(0, &path, 1).await;
@@ -57,8 +57,8 @@ async fn a_message_is_one_trace_over_all_processes() {
     assert_eq!(ada.next().await["seq"], 2);
     stop(stack).await;
 
-    let steps = collector.steps();
-    let trace = &steps.iter().find(|step| step.name == "chat send").unwrap().trace;
+    let spans = collector.spans();
+    let trace = &spans.iter().find(|span| span.name == "chat send").unwrap().trace;
     let expected = [
         "chat-service chat.messages.pack < gateway chat send",
         "chat-service commit < chat-service chat.messages.pack",
@@ -70,26 +70,26 @@ async fn a_message_is_one_trace_over_all_processes() {
         "notify-service consume < chat-service publish",
         "notify-service publish < notify-service consume",
     ];
-    assert_eq!(tree(&steps, trace), expected);
-    let delivered = steps.iter().filter(|step| &step.trace == trace && step.name == "deliver");
-    let gateways: BTreeSet<&String> = delivered.map(|step| &step.instance).collect();
+    assert_eq!(tree(&spans, trace), expected);
+    let delivered = spans.iter().filter(|span| &span.trace == trace && span.name == "deliver");
+    let gateways: BTreeSet<&String> = delivered.map(|span| &span.instance).collect();
     assert_eq!(gateways.len(), 2, "both gateways");
 
     let route = "/api/conversations/{conversation_id}/messages";
-    let call = steps.iter().find(|step| step.name == format!("POST {route}")).unwrap();
+    let call = spans.iter().find(|span| span.name == format!("POST {route}")).unwrap();
     assert_eq!(call.attributes["http.route"], route);
-    let called = tree(&steps, &call.trace);
+    let called = tree(&spans, &call.trace);
     assert!(called.contains(&expected[1].to_owned()), "{called:#?}");
-    let all = format!("{steps:?}");
+    let all = format!("{spans:?}");
     for secret in ["the text", "another text", "127.0.0.1", &token(1)[..20]] {
         assert!(!all.contains(secret), "{secret} in {all}");
     }
 }
 
 #[tokio::test]
-async fn an_event_goes_on_with_the_trace_of_its_backend() {
+async fn an_event_continues_the_trace_of_its_backend() {
     let collector = Collector::start().await;
-    let stack = traced(&collector, [1, 1, 1, 0]).await;
+    let stack = start_traced(&collector, [1, 1, 1, 0]).await;
     let mut inbox = stack.socket("/ws/notifications/", 7).await;
     let backend = stack.backend().await;
     let event = json!({"user_id": 7, "data": {"payment_id": 1}}).to_string();
@@ -108,7 +108,7 @@ async fn an_event_goes_on_with_the_trace_of_its_backend() {
     assert_eq!(inbox.next().await["type"], "payment_completed");
     stop(stack).await;
 
-    let steps = collector.steps();
+    let spans = collector.spans();
     let expected = |cause: &str| {
         [
             "gateway deliver < notify-service publish".to_owned(),
@@ -116,17 +116,17 @@ async fn an_event_goes_on_with_the_trace_of_its_backend() {
             "notify-service publish < notify-service consume".to_owned(),
         ]
     };
-    assert_eq!(tree(&steps, trace), expected("00f067aa0ba902b7"));
-    assert_eq!(tree(&steps, unrecorded), [""; 0], "its backend does not record it");
-    let own = steps.iter().find(|step| step.name == "consume" && step.trace != trace).unwrap();
-    assert_eq!(tree(&steps, &own.trace), expected(""), "a trace of its own");
+    assert_eq!(tree(&spans, trace), expected("00f067aa0ba902b7"));
+    assert_eq!(tree(&spans, unrecorded), [""; 0], "a trace that the backend does not sample");
+    let own = spans.iter().find(|span| span.name == "consume" && span.trace != trace).unwrap();
+    assert_eq!(tree(&spans, &own.trace), expected(""), "a trace of its own");
 }
 
 #[tokio::test]
-async fn a_line_of_the_logs_says_its_trace() {
+async fn a_log_line_contains_its_trace() {
     let collector = Collector::start().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    for (format, said) in [
+    for (format, expected) in [
         ("text", format!(" trace_id={trace} span_id=")),
         ("json", format!(r#","trace_id":"{trace}","span_id":""#)),
     ] {
@@ -143,12 +143,12 @@ async fn a_line_of_the_logs_says_its_trace() {
             lines.lock().unwrap().iter().find(|line| line.contains("dead letter")).cloned()
         })
         .await;
-        assert!(line.contains(&said), "{line}");
+        assert!(line.contains(&expected), "{line}");
     }
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_harms_nothing() {
+async fn an_unavailable_collector_does_not_affect_messages() {
     let env = vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1".to_owned()),
         ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned()),
