@@ -1,4 +1,4 @@
-//! Many clients at once: those who don't read, and those who all come back together.
+//! Many clients at once: sockets that don't read, and clients that all reconnect together.
 
 use crate::raw;
 use e2e::{Kind, Options, Socket, Stack, eventually, token, within};
@@ -9,20 +9,21 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// So many, or as many as this variable says: what takes long is asked for.
+/// Value of an environment variable for longer runs, or the default.
 pub fn count(variable: &str, default: usize) -> usize {
     std::env::var(variable).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
 
+/// Default options with these environment variables.
 pub fn with(env: &[(&'static str, &str)]) -> Options {
     let env = env.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
     Options { env, ..Options::default() }
 }
 
-/// KiB of a process that `/proc` says, such as `VmHWM`: the most that it ever had.
-pub fn memory(pid: u32, what: &str) -> usize {
+/// Memory of a process from `/proc`, in KiB. `VmHWM` is the peak, `VmRSS` the current value.
+pub fn memory(pid: u32, field: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches("kB").trim().parse().unwrap()
 }
 
@@ -31,33 +32,33 @@ fn median_and_worst(mut times: Vec<Duration>) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() - 1])
 }
 
-/// Memory that a socket which doesn't read may cost, in KiB: its outbox, and what carries it.
+/// Maximum memory for a socket that doesn't read, in KiB: its outbox and its overhead.
 const STALLED_KIB: usize = 128 + 64;
 
 #[tokio::test]
-async fn a_tenth_that_does_not_read_delays_nobody_and_costs_a_bounded_amount() {
+async fn a_tenth_of_stalled_sockets_does_not_delay_the_others_and_has_a_bounded_cost() {
     let sockets = count("SLOW_SOCKETS", 300);
     let stack = Stack::with(with(&[("OUTBOX_BYTES", "131072"), ("SOCKETS_PER_USER", "2000")])).await;
     let people: Vec<i64> = (1..=10).collect();
     let path = format!("/ws/chat/{}/", stack.conversation(&people).await);
-    let mut speaker = stack.socket(&path, 1).await;
+    let mut sender = stack.socket(&path, 1).await;
     let open = (0..sockets * 9 / 10).map(|place| stack.socket(&path, people[place % 9 + 1]));
     let mut readers = join_all(open).await;
     let pid = stack.pid(Kind::Gateway, 0);
 
-    // Each broadcast: how long until every reader has it.
+    // Sends a broadcast and measures its delivery to every reader.
     let text = "x".repeat(4_000);
     let mut seq = 0;
     let mut broadcast = async |times: &mut Vec<Duration>| {
         seq += 1;
         let started = Instant::now();
-        speaker.say(&text).await;
-        assert_eq!(speaker.next().await["seq"], seq);
-        let hear = readers.iter_mut().map(async |reader| {
+        sender.say(&text).await;
+        assert_eq!(sender.next().await["seq"], seq);
+        let receive = readers.iter_mut().map(async |reader| {
             assert_eq!(reader.next().await["seq"], seq);
             started.elapsed()
         });
-        times.extend(join_all(hear).await);
+        times.extend(join_all(receive).await);
     };
     let (mut before, mut during) = (Vec::new(), Vec::new());
     for _ in 0..20 {
@@ -71,16 +72,16 @@ async fn a_tenth_that_does_not_read_delays_nobody_and_costs_a_bounded_amount() {
         line.and_then(|count| count.trim().parse::<usize>().ok()).unwrap_or_default()
     };
     while closed().await < stalled.len() {
-        assert!(during.len() < 5_000 * sockets, "nobody was closed");
+        assert!(during.len() < 5_000 * sockets, "no socket was closed");
         broadcast(&mut during).await;
     }
     let peak = memory(pid, "VmHWM");
     let rounds = during.len() / (sockets * 9 / 10);
     let ((median, worst), (slow_median, slow_worst)) = (median_and_worst(before), median_and_worst(during));
     println!(
-        "{} of {sockets} sockets stalled for {rounds} broadcasts of 4 KB: the others had each after {slow_median:?} \
-         (at worst {slow_worst:?}); before, after {median:?} (at worst {worst:?}); \
-         the gateway's peak grew from {rest} KiB by {} KiB",
+        "{} of {sockets} sockets stalled for {rounds} broadcasts of 4 KB, which reached the others after \
+         {slow_median:?} (at worst {slow_worst:?}), and before after {median:?} (at worst {worst:?}); \
+         the gateway's peak memory grew from {rest} KiB by {} KiB",
         stalled.len(),
         peak - rest
     );
@@ -88,16 +89,16 @@ async fn a_tenth_that_does_not_read_delays_nobody_and_costs_a_bounded_amount() {
     assert!(peak - rest < bound, "{} KiB for {} stalled sockets", peak - rest, stalled.len());
 }
 
-/// What a user's client asks. Each has an address of its own, as a proxy says, or the herd would be refused for coming
-/// from one address so often.
+/// Handshake of a user, with an address of its own in `X-Forwarded-For`: from a single address, the herd would exceed
+/// the rate of handshakes.
 fn handshake_of(stack: &Stack, user: i64) -> String {
     let [.., high, middle, low] = user.to_be_bytes();
     let address = format!("\r\nX-Forwarded-For: 10.{high}.{middle}.{low}\r\n\r\n");
     raw::handshake(stack, "/ws/notifications/", user).replace("\r\n\r\n", &address)
 }
 
-/// Comes back as the contract asks a client to, until it is let in; how often it was told to wait.
-async fn come_back(stack: &Stack, user: i64, handshake: &str) -> (TcpStream, usize) {
+/// Reconnects as the protocol requires until the handshake is accepted. Returns the number of refusals.
+async fn reconnect(stack: &Stack, user: i64, handshake: &str) -> (TcpStream, usize) {
     for refused in 0..1_000 {
         let mut stream = raw::connect(stack, None).await;
         stream.write_all(handshake.as_bytes()).await.unwrap();
@@ -109,27 +110,27 @@ async fn come_back(stack: &Stack, user: i64, handshake: &str) -> (TcpStream, usi
         let wait = head
             .lines()
             .find_map(|line| line.to_ascii_lowercase().strip_prefix("retry-after: ")?.parse().ok());
-        let wait = Duration::from_secs(wait.expect("when to come again"));
+        let wait = Duration::from_secs(wait.expect("a `Retry-After` header"));
         assert!(wait <= Duration::from_secs(30));
-        tokio::time::sleep(wait.mul_f64(0.5 + fastrand_of(user))).await;
+        tokio::time::sleep(wait.mul_f64(0.5 + jitter(user))).await;
     }
-    panic!("never let in");
+    panic!("never admitted");
 }
 
 /// Jitter that is the same in every run.
-fn fastrand_of(user: i64) -> f64 {
+fn jitter(user: i64) -> f64 {
     (user % 100) as f64 / 200.0
 }
 
 #[tokio::test]
-async fn a_herd_is_let_in_little_by_little_and_harms_nobody_inside() {
+async fn a_herd_is_admitted_gradually_and_does_not_delay_open_sockets() {
     let herd = count("HERD", 300);
-    let under_way = if herd > 300 { "128" } else { "2" };
+    let concurrent = if herd > 300 { "128" } else { "2" };
     let stack =
-        Stack::with(with(&[("HANDSHAKES_UNDER_WAY", under_way), ("TRUSTED_PROXIES", "127.0.0.0/8")])).await;
+        Stack::with(with(&[("HANDSHAKES_UNDER_WAY", concurrent), ("TRUSTED_PROXIES", "127.0.0.0/8")])).await;
     let path = format!("/ws/chat/{}/", stack.conversation(&[1, 2]).await);
     let (mut ada, mut ben) = (stack.socket(&path, 1).await, stack.socket(&path, 2).await);
-    let (here, refusals) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (is_complete, refusals) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut chat = async |times: &mut Vec<Duration>, seq: i64| {
         let started = Instant::now();
         ada.say("undisturbed").await;
@@ -142,49 +143,48 @@ async fn a_herd_is_let_in_little_by_little_and_harms_nobody_inside() {
     for seq in 1..=50 {
         chat(&mut before, seq).await;
     }
-    // Made before: whoever connects and then takes HEAD_SECONDS to say what it wants is not waited for.
+    // Created in advance: the gateway closes a connection whose request takes longer than HEAD_SECONDS.
     let users = 10..10 + i64::try_from(herd).unwrap();
     let handshakes: Vec<_> = users.map(|user| (user, handshake_of(&stack, user))).collect();
     let started = Instant::now();
-    let come = async {
+    let arrive = async {
         let herd = handshakes.iter().map(async |(user, handshake)| {
-            let (socket, refused) = come_back(&stack, *user, handshake).await;
+            let (socket, refused) = reconnect(&stack, *user, handshake).await;
             refusals.fetch_add(refused, Ordering::Relaxed);
             socket
         });
         let sockets = join_all(herd).await;
-        here.store(true, Ordering::Relaxed);
+        is_complete.store(true, Ordering::Relaxed);
         sockets
     };
     let talk = async {
         let mut seq = 50;
-        while !here.load(Ordering::Relaxed) {
+        while !is_complete.load(Ordering::Relaxed) {
             seq += 1;
             chat(&mut during, seq).await;
         }
     };
-    let (sockets, ()) = tokio::join!(come, talk);
+    let (sockets, ()) = tokio::join!(arrive, talk);
     let ((median, worst), (herd_median, herd_worst)) = (median_and_worst(before), median_and_worst(during));
     println!(
-        "{} came back at once and were in after {:?}, told to wait {} times; two who chatted meanwhile had each message \
-         after {herd_median:?} (at worst {herd_worst:?}); before, after {median:?} (at worst {worst:?})",
+        "{} clients reconnected at once and were admitted after {:?}, with {} refusals; messages of two other users \
+         took {herd_median:?} meanwhile (at worst {herd_worst:?}) and {median:?} before (at worst {worst:?})",
         sockets.len(),
         started.elapsed(),
         refusals.load(Ordering::Relaxed)
     );
-    assert!(refusals.load(Ordering::Relaxed) > 0, "nobody was told to wait");
+    assert!(refusals.load(Ordering::Relaxed) > 0, "no handshake was refused");
     let counted = within("the metrics", stack.metrics(Kind::Gateway, 0)).await;
     assert!(counted.contains(r#"gateway_handshakes_refused_total{reason="overload"}"#));
 }
 
 #[tokio::test]
-async fn those_who_leave_while_they_wait_for_their_turn_hold_none() {
+async fn abandoned_handshakes_in_the_queue_do_not_delay_later_ones() {
     let stack = Stack::with(with(&[("HANDSHAKES_UNDER_WAY", "1")])).await;
     for _ in 0..200 {
         let mut stream = raw::connect(&stack, None).await;
         stream.write_all(raw::handshake(&stack, "/ws/", 1).as_bytes()).await.unwrap();
     }
     let url = format!("ws://{}/ws/?token={}", stack.host(0), token(2));
-    eventually("a handshake after many that were given up", || async { Socket::try_connect(&url).await })
-        .await;
+    eventually("a handshake after many abandoned ones", || async { Socket::try_connect(&url).await }).await;
 }

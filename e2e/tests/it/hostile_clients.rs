@@ -1,7 +1,6 @@
-//! The table of hostile clients in `docs/security.md`: what each gets, and what it costs the gateway.
+//! The table of hostile clients in `docs/security.md`: the result of each client and its cost in memory.
 //!
-//! What the table says that a client gets is what it got here. `UPDATE_DOCS=1` writes the table anew; without it, the
-//! page must say the same, but for the memory.
+//! `UPDATE_DOCS=1` rewrites the table. Without it, the test compares the results with the table, but not the memory.
 
 use crate::{
     crowds::{count, memory, with},
@@ -20,9 +19,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Memory that all copies of one client may cost at their worst, in KiB.
+/// Maximum memory for all copies of one client, in KiB.
 const BOUND_KIB: usize = 64 * 1024;
-/// How many of each.
+/// Number of copies of most clients.
 const COPIES: usize = 50;
 
 struct Table {
@@ -38,10 +37,10 @@ impl Table {
         Self { stack, chat, rows: RefCell::default() }
     }
 
-    /// Adds a row: so many of a client at once, while two others chat.
+    /// Adds a row: runs `copies` of a client at once while two other users chat.
     async fn row(&self, client: &str, copies: usize, run: impl AsyncFn() -> String) {
         let pid = self.stack.pid(Kind::Gateway, 0);
-        // The peak starts anew.
+        // Resets the peak, `VmHWM`.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").ok();
         let rest = memory(pid, "VmRSS");
         let open = async |user| self.stack.socket(&self.chat, user).await;
@@ -57,52 +56,56 @@ impl Table {
             worst = worst.max(started.elapsed());
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        let got = loop {
+        let results = loop {
             let chats = async {
                 loop {
                     chat().await
                 }
             };
             tokio::select! {
-                got = &mut clients => break got,
+                results = &mut clients => break results,
                 () = chats => {}
             }
         };
         let (mut ada, mut ben) = (open(1).await, open(2).await);
         ada.say("still here").await;
         while ben.next().await["content"] != "still here" {}
-        for other in &got {
-            assert_eq!(*other, got[0], "{client}");
+        for result in &results {
+            assert_eq!(*result, results[0], "{client}");
         }
         let cost = memory(pid, "VmHWM").saturating_sub(rest);
         assert!(cost < BOUND_KIB, "{client}: {cost} KiB");
-        println!("{client}, {copies}: {}; {cost} KiB; the others at worst {worst:?}", got[0]);
-        let one = if cost * 10 < copies {
+        println!(
+            "{client}, {copies}: {}; {cost} KiB; the others' messages took at most {worst:?}",
+            results[0]
+        );
+        let per_client = if cost * 10 < copies {
             "<0.1".to_owned()
         } else {
             format!("{:.1}", cost as f64 / copies as f64)
         };
         self.rows.borrow_mut().push([
             client.to_owned(),
-            got[0].clone(),
+            results[0].clone(),
             copies.to_string(),
             cost.to_string(),
-            one,
+            per_client,
         ]);
     }
 }
 
-/// What an HTTP client is answered, until its connection ends.
-async fn answer(mut stream: TcpStream) -> String {
-    let mut answer = Vec::new();
-    e2e::within("the end of a connection", stream.read_to_end(&mut answer)).await.ok();
-    let answer = String::from_utf8_lossy(&answer);
-    match answer.split(' ').nth(1) {
+/// Result of an HTTP client: the status of the response, read until the connection ends.
+async fn response(mut stream: TcpStream) -> String {
+    let mut response = Vec::new();
+    e2e::within("the end of a connection", stream.read_to_end(&mut response)).await.ok();
+    let response = String::from_utf8_lossy(&response);
+    match response.split(' ').nth(1) {
         Some(status) => format!("HTTP {status}, and the connection ends"),
         None => "the connection ends".to_owned(),
     }
 }
 
+/// Result of a WebSocket client: the close code.
 async fn closed(mut stream: TcpStream) -> String {
     match raw::closed(&mut stream).await {
         Some(code) => format!("closed with {code}"),
@@ -110,20 +113,22 @@ async fn closed(mut stream: TcpStream) -> String {
     }
 }
 
-/// Sends this, on a connection of its own.
-async fn sent(stack: &Stack, bytes: &[u8]) -> TcpStream {
+/// Sends bytes on a new connection.
+async fn send(stack: &Stack, bytes: &[u8]) -> TcpStream {
     let mut stream = raw::connect(stack, None).await;
     stream.write_all(bytes).await.ok();
     stream
 }
 
-async fn slowly(stream: &mut TcpStream, bytes: &[u8]) {
+/// Sends each byte in its own write.
+async fn send_slowly(stream: &mut TcpStream, bytes: &[u8]) {
     for byte in bytes {
         stream.write_all(&[*byte]).await.ok();
         tokio::task::yield_now().await;
     }
 }
 
+/// Clients whose HTTP request or handshake is unusual.
 async fn requests(table: &Table) {
     let stack = &table.stack;
     let head = format!(
@@ -133,11 +138,14 @@ async fn requests(table: &Table) {
     );
     let long = "x".repeat(100_000);
     for (client, request) in [
-        ("connects and says nothing (`HEAD_SECONDS`)", String::new()),
+        ("connects and sends nothing (`HEAD_SECONDS`)", String::new()),
         ("sends a head that doesn't end (`HEAD_SECONDS`)", "GET / HTTP/1.1\r\nx: ".to_owned()),
         ("sends a head of 100 KB (`HEAD_BYTES`)", format!("GET / HTTP/1.1\r\nx: {long}")),
         ("sends a body of 100 KB (`BODY_BYTES`)", format!("{head}content-length: 100000\r\n\r\n{long}")),
-        ("announces a body that doesn't come (`BODY_SECONDS`)", format!("{head}content-length: 9\r\n\r\n{{")),
+        (
+            "announces a body and doesn't send it (`BODY_SECONDS`)",
+            format!("{head}content-length: 9\r\n\r\n{{"),
+        ),
         (
             "smuggles a request: both `Content-Length` and `Transfer-Encoding`",
             format!(
@@ -149,37 +157,38 @@ async fn requests(table: &Table) {
             format!("{head}content-length: 5\r\ncontent-length: 6\r\n\r\n{{}}   "),
         ),
     ] {
-        table.row(client, COPIES, async || answer(sent(stack, request.as_bytes()).await).await).await;
+        table.row(client, COPIES, async || response(send(stack, request.as_bytes()).await).await).await;
     }
     let upgrade = raw::handshake(stack, "/ws/notifications/", 3);
     let ping = raw::frame(FIN | PING, b"hi");
     table
         .row("sends its handshake and a ping byte by byte", COPIES, async || {
             let mut stream = raw::connect(stack, None).await;
-            slowly(&mut stream, upgrade.as_bytes()).await;
+            send_slowly(&mut stream, upgrade.as_bytes()).await;
             raw::head(&mut stream).await;
-            slowly(&mut stream, &ping).await;
-            answers_ping(&mut stream).await
+            send_slowly(&mut stream, &ping).await;
+            ping_result(&mut stream).await
         })
         .await;
     table
-        .row("sends frames right behind its handshake, before the answer", COPIES, async || {
-            let mut stream = sent(stack, &[upgrade.as_bytes(), &ping].concat()).await;
+        .row("sends frames directly after its handshake, before the response", COPIES, async || {
+            let mut stream = send(stack, &[upgrade.as_bytes(), &ping].concat()).await;
             raw::head(&mut stream).await;
-            answers_ping(&mut stream).await
+            ping_result(&mut stream).await
         })
         .await;
     let forged = upgrade.replace("token=", "token=x");
     table
         .row("has a token that is not valid", COPIES, async || {
-            let mut stream = sent(stack, forged.as_bytes()).await;
+            let mut stream = send(stack, forged.as_bytes()).await;
             raw::head(&mut stream).await;
             closed(stream).await
         })
         .await;
 }
 
-async fn answers_ping(stream: &mut TcpStream) -> String {
+/// Result of a client that sent a ping.
+async fn ping_result(stream: &mut TcpStream) -> String {
     loop {
         match raw::next(stream).await {
             Some((PONG, payload)) if payload == b"hi" => return "is served".to_owned(),
@@ -189,7 +198,7 @@ async fn answers_ping(stream: &mut TcpStream) -> String {
     }
 }
 
-/// Those who break the protocol once they are in.
+/// Clients that violate the protocol after the handshake.
 async fn frames(table: &Table) {
     let (stack, chat) = (&table.stack, &table.chat);
     let fragment = raw::frame(TEXT, b"x");
@@ -197,22 +206,19 @@ async fn frames(table: &Table) {
     let more = raw::frame(CONTINUATION, &[b'x'; 1_000]);
     endless.extend(std::iter::repeat_n(more, 66).flatten());
     for (client, bytes) in [
-        ("sends a message of 64 KiB and a byte (`FRAME_BYTES`)", raw::frame(FIN | TEXT, &[b'x'; 65_537])),
+        ("sends a message of 64 KiB and one byte (`FRAME_BYTES`)", raw::frame(FIN | TEXT, &[b'x'; 65_537])),
         ("announces a frame of 4 EiB", raw::header(FIN | TEXT, 1 << 62, true)),
         ("sends a message in fragments that never end", endless),
         ("doesn't mask its frames", [raw::header(FIN | TEXT, 2, false), b"hi".to_vec()].concat()),
         ("uses an unknown opcode, 3", raw::frame(FIN | 0x3, b"hi")),
         ("uses an unknown opcode, 11", raw::frame(FIN | 0xB, b"hi")),
-        ("compresses without asking (RSV1)", raw::frame(FIN | RSV1 | TEXT, b"hi")),
+        ("compresses without negotiation (RSV1)", raw::frame(FIN | RSV1 | TEXT, b"hi")),
         ("sends a ping in fragments", raw::frame(PING, b"hi")),
         ("sends a ping of 126 bytes", raw::frame(FIN | PING, &[b'x'; 126])),
         ("continues a message that it hasn't begun", raw::frame(FIN | CONTINUATION, b"hi")),
         ("begins a message within a message", [fragment.clone(), fragment].concat()),
-        (
-            "closes with a code that means nothing, 1005",
-            raw::frame(FIN | raw::CLOSE, &1005_u16.to_be_bytes()),
-        ),
-        ("sends what isn't UTF-8", raw::frame(FIN | TEXT, b"\xff\xfe")),
+        ("closes with a reserved code, 1005", raw::frame(FIN | raw::CLOSE, &1005_u16.to_be_bytes())),
+        ("sends invalid UTF-8 in a text frame", raw::frame(FIN | TEXT, b"\xff\xfe")),
         ("sends a binary frame", raw::frame(FIN | BINARY, b"hi")),
     ] {
         table
@@ -230,7 +236,7 @@ async fn frames(table: &Table) {
             stream.write_all(&deep).await.unwrap();
             let (_, payload) = raw::next(&mut stream).await.unwrap();
             let error: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-            format!("error `{}`; the socket stays", error["code"].as_str().unwrap_or_default())
+            format!("error `{}`; the socket stays open", error["code"].as_str().unwrap_or_default())
         })
         .await;
     table
@@ -244,12 +250,12 @@ async fn frames(table: &Table) {
                 refused += usize::from(socket.next().await["op"] == "error");
             }
             assert!(refused >= 999 - 128);
-            "an error for each that isn't its own; the socket stays".to_owned()
+            "an error for each channel of others; the socket stays open".to_owned()
         })
         .await;
 }
 
-/// Those who don't answer, and those who don't read.
+/// Clients that don't respond or don't read.
 async fn quiet(table: &Table) {
     let (stack, chat) = (&table.stack, &table.chat);
     table
@@ -264,7 +270,7 @@ async fn quiet(table: &Table) {
     };
     let before = silent().await;
     table
-        .row("is half-open: gone without a word (`IDLE_SECONDS`)", COPIES, async || {
+        .row("disappears without closing its connection (`IDLE_SECONDS`)", COPIES, async || {
             let _stream = raw::open(stack, "/ws/notifications/", 3, Some(4_096)).await;
             eventually("silent sockets to be closed", || async {
                 (silent().await >= before + COPIES).then_some(())
@@ -274,7 +280,7 @@ async fn quiet(table: &Table) {
         })
         .await;
     table
-        .row("closes its half of the connection, and goes on reading", COPIES, async || {
+        .row("closes its half of the connection and continues to read", COPIES, async || {
             let mut stream = raw::open(stack, "/ws/notifications/", 3, None).await;
             stream.shutdown().await.unwrap();
             closed(stream).await
@@ -284,7 +290,7 @@ async fn quiet(table: &Table) {
     table
         .row("reads nothing of a busy conversation, on 50 sockets (`OUTBOX_BYTES`)", 1, async || {
             let sockets = join_all((0..COPIES).map(|_| raw::open(stack, chat, 3, Some(4_096)))).await;
-            let mut speaker = stack.socket(chat, 1).await;
+            let mut sender = stack.socket(chat, 1).await;
             let closed = async || {
                 let metrics = stack.metrics(Kind::Gateway, 0).await;
                 let name = r#"gateway_closes_total{code="1013"}"#;
@@ -292,22 +298,22 @@ async fn quiet(table: &Table) {
                 line.and_then(|count| count.trim().parse::<usize>().ok()).unwrap_or_default()
             };
             let before = closed().await;
-            // Too full or, on a slow machine, too long silent.
+            // The outbox is full, or, on a slow machine, the client has been silent for too long.
             while closed().await < before + sockets.len() {
-                speaker.say(&text).await;
-                while speaker.next().await["content"] != text {}
+                sender.say(&text).await;
+                while sender.next().await["content"] != text {}
             }
             "closed with 1013".to_owned()
         })
         .await;
 }
 
-/// Many who do nothing wrong, and one who can't stop.
+/// Many idle sockets, and one client that floods a conversation.
 async fn many(table: &Table) {
     let stack = &table.stack;
     let idle = count("HOSTILE_IDLE", 1_000);
     table
-        .row("opens sockets and does nothing, all the time", 1, async || {
+        .row("opens many sockets and sends nothing", 1, async || {
             let mut sockets = Vec::new();
             while sockets.len() < idle {
                 let open = (0..100).map(|_| raw::open(stack, "/ws/notifications/", 3, None));
@@ -323,7 +329,7 @@ async fn many(table: &Table) {
             for _ in 0..200 {
                 stream.write_all(&frame).await.ok();
             }
-            format!("error `rate_limited`; after a hundred of them {}", closed(stream).await)
+            format!("error `rate_limited`; after 100 errors {}", closed(stream).await)
         })
         .await;
 }
@@ -332,7 +338,7 @@ const BEGIN: &str = "<!-- hostile clients: written by the test -->\n";
 const END: &str = "<!-- end -->";
 
 #[tokio::test]
-async fn every_hostile_client_gets_what_the_page_says_and_costs_a_bounded_amount() {
+async fn every_hostile_client_gets_the_documented_result_at_a_bounded_cost() {
     let short =
         [("HEAD_SECONDS", "2"), ("BODY_SECONDS", "2"), ("IDLE_SECONDS", "2"), ("SOCKETS_PER_USER", "20000")];
     let table = Table::new(&[&short[..], &[("OUTBOX_BYTES", "131072")]].concat()).await;
@@ -346,27 +352,27 @@ async fn every_hostile_client_gets_what_the_page_says_and_costs_a_bounded_amount
     rows.extend(table.rows.into_inner());
 
     let mut text =
-        "| a client that | gets | at once | memory, KiB | each |\n| --- | --- | --- | --- | --- |\n"
+        "| a client that | result | clients | memory, KiB | per client |\n| --- | --- | --- | --- | --- |\n"
             .to_owned();
     for row in &rows {
         text.push_str(&format!("| {} |\n", row.join(" | ")));
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
-    let said = std::fs::read_to_string(&page).unwrap();
-    let (before, rest) = said.split_once(BEGIN).unwrap();
+    let content = std::fs::read_to_string(&page).unwrap();
+    let (before, rest) = content.split_once(BEGIN).unwrap();
     let (written, after) = rest.split_once(END).unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(page, format!("{before}{BEGIN}{text}{END}{after}")).unwrap();
         return;
     }
-    // How many sit idle is a matter of patience.
-    let of = |line: &str| {
+    // Without the number of idle sockets, which depends on `HOSTILE_IDLE`.
+    let results = |line: &str| {
         line.split(" | ").take(2).map(|cell| cell.split(':').next().unwrap().to_owned()).collect()
     };
-    let lines = |table: &str| -> Vec<Vec<String>> { table.lines().map(of).collect() };
+    let lines = |table: &str| -> Vec<Vec<String>> { table.lines().map(results).collect() };
     assert_eq!(
         lines(&text),
         lines(written),
-        "docs/security.md is not what the gateway does; UPDATE_DOCS=1 writes it"
+        "the table in docs/security.md is outdated; UPDATE_DOCS=1 rewrites it"
     );
 }
