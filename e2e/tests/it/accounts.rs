@@ -1,4 +1,5 @@
-//! The users of `deploy/nats/accounts.conf`: each can do its job, as every test of this crate shows, and nothing else.
+//! Permissions of the users in `deploy/nats/accounts.conf`. The other tests of this crate show that they suffice; these
+//! tests show that they do not allow more.
 
 use async_nats::{Client, Event, ServerError, jetstream};
 use e2e::{Stack, eventually, within};
@@ -8,13 +9,13 @@ use std::collections::BTreeSet;
 use testkit::{NatsOptions, NatsServer, accounts};
 use tokio::sync::mpsc::{self, Receiver};
 
-/// Everyone who may not do everything in some account.
+/// All users with restricted permissions.
 const USERS: [&str; 7] = ["gateway", "chat", "notify", "typing", "billing", "marketplace", "moderation"];
 const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
-/// Each of these may be published by these users, and by no other.
-const PUBLISHED: [(&str, &[&str]); 54] = [
+/// Subjects, each with the only users that may publish to it.
+const PUBLISH: [(&str, &[&str]); 54] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
@@ -71,8 +72,8 @@ const PUBLISHED: [(&str, &[&str]); 54] = [
     ("_INBOX.typing-service.x", &["typing"]),
 ];
 
-/// Each of these may be listened to by these users, and by no other.
-const HEARD: [(&str, &[&str]); 28] = [
+/// Subjects, each with the only users that may subscribe to it.
+const SUBSCRIBE: [(&str, &[&str]); 28] = [
     ("chat.event.1", &["gateway"]),
     ("notify.event.1", &["gateway"]),
     ("typing.event.1", &["gateway", "typing"]),
@@ -98,16 +99,16 @@ const HEARD: [(&str, &[&str]); 28] = [
     ("$SYS.>", &[]),
     (">", &[]),
     ("$SRV.PING", &SERVICES),
-    // In an account of its own, where nobody else is answered.
+    // The backends have an account of their own, without the replies of others.
     ("_INBOX.>", &BACKENDS),
     ("_INBOX.gateway.>", &["gateway", "billing", "marketplace"]),
     ("_INBOX.moderation.>", &["moderation", "billing", "marketplace"]),
 ];
 
-/// What nobody may do, so that an answer to it says that everything before it is answered.
-const NEVER: &str = "nobody.may";
+/// Subject that every user is denied. Its denial shows that all earlier commands have been checked.
+const DENIED: &str = "denied.to.all";
 
-/// A client, and what nats-server tells it that it may not do.
+/// Connects as a user. The receiver yields each subject that nats-server denies.
 async fn connect(server: &NatsServer, user: &str) -> (Client, Receiver<String>) {
     let (denied, denials) = mpsc::channel(256);
     let options =
@@ -125,11 +126,12 @@ async fn connect(server: &NatsServer, user: &str) -> (Client, Receiver<String>) 
     (options.connect(server.url()).await.unwrap(), denials)
 }
 
-async fn until_never(denials: &mut Receiver<String>) -> BTreeSet<String> {
+/// Collects the denied subjects until `DENIED`.
+async fn until_last(denials: &mut Receiver<String>) -> BTreeSet<String> {
     let mut denied = BTreeSet::new();
     loop {
-        match within("an answer of nats-server", denials.recv()).await.unwrap() {
-            subject if subject == NEVER => return denied,
+        match within("a denial of nats-server", denials.recv()).await.unwrap() {
+            subject if subject == DENIED => return denied,
             subject => _ = denied.insert(subject),
         }
     }
@@ -146,20 +148,20 @@ async fn each_user_may_do_what_it_needs_and_nothing_else() {
         NatsServer::start_with(NatsOptions { accounts: true, ..NatsOptions::default() }).await.unwrap();
     for user in USERS {
         let (client, mut denials) = connect(&server, user).await;
-        for subject in PUBLISHED.iter().map(|(subject, _)| *subject).chain([NEVER]) {
+        for subject in PUBLISH.iter().map(|(subject, _)| *subject).chain([DENIED]) {
             client.publish(subject, "".into()).await.unwrap();
         }
-        assert_eq!(until_never(&mut denials).await, expected(&PUBLISHED, user), "published by {user}");
+        assert_eq!(until_last(&mut denials).await, expected(&PUBLISH, user), "publications of {user}");
         let mut subscriptions = Vec::new();
-        for subject in HEARD.iter().map(|(subject, _)| *subject).chain([NEVER]) {
+        for subject in SUBSCRIBE.iter().map(|(subject, _)| *subject).chain([DENIED]) {
             subscriptions.push(client.subscribe(subject).await.unwrap());
         }
-        assert_eq!(until_never(&mut denials).await, expected(&HEARD, user), "heard by {user}");
+        assert_eq!(until_last(&mut denials).await, expected(&SUBSCRIBE, user), "subscriptions of {user}");
     }
 }
 
 #[tokio::test]
-async fn who_is_no_user_is_let_in_nowhere() {
+async fn a_connection_without_valid_credentials_is_refused() {
     let server =
         NatsServer::start_with(NatsOptions { accounts: true, ..NatsOptions::default() }).await.unwrap();
     assert!(async_nats::connect(server.url()).await.is_err());
@@ -169,31 +171,31 @@ async fn who_is_no_user_is_let_in_nowhere() {
     }
 }
 
-/// Publishes an event; the stream that has acknowledged it.
+/// Publishes an event and returns the stream that acknowledged it.
 async fn store(client: &Client, subject: &'static str, event: &str) -> String {
     let sent = jetstream::new(client.clone()).publish(subject, event.to_owned().into()).await;
     sent.unwrap().await.unwrap().stream
 }
 
 #[tokio::test]
-async fn a_backend_reaches_what_it_imports_and_sees_nothing_of_others() {
+async fn a_backend_reaches_its_imports_and_receives_no_replies_of_others() {
     let stack = Stack::start().await;
     let backend = async |user: &str| stack.nats_options(user).connect(stack.nats_urls(user)).await.unwrap();
     let (billing, marketplace) = (backend("billing").await, backend("marketplace").await);
-    let mut overheard = billing.subscribe("_INBOX.>").await.unwrap();
+    let mut inbox = billing.subscribe("_INBOX.>").await.unwrap();
     billing.flush().await.unwrap();
 
-    let wish = json!({"participants": [{"user_id": 1}, {"user_id": 2}]}).to_string();
-    let made = marketplace.request("chat.conversations.create", wish.into()).await.unwrap();
+    let conversation = json!({"participants": [{"user_id": 1}, {"user_id": 2}]}).to_string();
+    let made = marketplace.request("chat.conversations.create", conversation.into()).await.unwrap();
     let made: Value = serde_json::from_slice(&made.payload).unwrap();
-    let said = json!({"conversation_id": made["conversation_id"], "sender_id": 1, "message": "Bonjour"});
-    let said = marketplace.request("chat.messages.send", said.to_string().into()).await.unwrap();
-    let said: Value = serde_json::from_slice(&said.payload).unwrap();
-    assert_eq!(said["seq"], 1, "{said}");
+    let send = json!({"conversation_id": made["conversation_id"], "sender_id": 1, "message": "Bonjour"});
+    let sent = marketplace.request("chat.messages.send", send.to_string().into()).await.unwrap();
+    let sent: Value = serde_json::from_slice(&sent.payload).unwrap();
+    assert_eq!(sent["seq"], 1, "{sent}");
     let revoked = marketplace.request("sessions.revoke", r#"{"user_id": 3}"#.into()).await.unwrap();
     assert!(revoked.payload.starts_with(b"{\"revoked_before\""), "{revoked:?}");
 
-    // With an acknowledgement, and as plainly as the guide has it.
+    // With an acknowledgement, and as a plain publication like in the guide.
     let paid = json!({"user_id": 7, "data": {"payment_id": 789}}).to_string();
     assert_eq!(store(&billing, "events.payment_completed", &paid).await, "EVENTS");
     billing.publish("events.payment_completed", paid.into()).await.unwrap();
@@ -204,7 +206,7 @@ async fn a_backend_reaches_what_it_imports_and_sees_nothing_of_others() {
     };
     eventually("three notifications", notified).await;
 
-    // Of all those answers, billing has heard its own.
-    let heard = within("the acknowledgement", overheard.next()).await.unwrap();
-    assert!(heard.payload.starts_with(b"{\"stream\":\"EVENTS\""), "{heard:?}");
+    // Of all these replies, billing has received only its own.
+    let reply = within("the acknowledgement", inbox.next()).await.unwrap();
+    assert!(reply.payload.starts_with(b"{\"stream\":\"EVENTS\""), "{reply:?}");
 }

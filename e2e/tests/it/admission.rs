@@ -1,4 +1,4 @@
-//! Connections: what each may hold, how many there may be, whose they are.
+//! Connections: their memory, their number, and the addresses of their clients.
 
 use crate::{
     crowds::{memory, with},
@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The head of a handshake with these headers.
+/// Request of a handshake with these headers.
 fn handshake(stack: &Stack, path: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -22,15 +22,15 @@ fn handshake(stack: &Stack, path: &str, headers: &str) -> String {
     )
 }
 
-/// What the server answers to a head.
-async fn answer(stack: &Stack, head: &str) -> String {
+/// Sends a request and returns the head of the response, in lower case.
+async fn response_head(stack: &Stack, request: &str) -> String {
     let mut stream = raw::connect(stack, None).await;
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
     raw::head(&mut stream).await.to_lowercase()
 }
 
 #[tokio::test]
-async fn the_server_answers_bearer_wherever_the_token_was() {
+async fn the_server_selects_the_subprotocol_bearer_wherever_the_token_is() {
     let stack = Stack::start().await;
     let (good, path) = (token(1), "/ws/notifications/");
     let stale = token_with(json!({"user_id": 1, "exp": 1}));
@@ -42,27 +42,27 @@ async fn the_server_answers_bearer_wherever_the_token_was() {
             format!("{path}?token={good}"),
             "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: bearer\r\n".to_owned(),
         ),
-        // What follows is closed with 4401 or 4403, which a browser sees only if it accepts the handshake.
+        // These sockets are closed with 4401 or 4403. A browser sees the code only if it accepts the handshake.
         (path.to_owned(), format!("Sec-WebSocket-Protocol: bearer, {stale}\r\n")),
         (path.to_owned(), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
         (format!("{path}?token={stale}"), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
         (format!("/ws/chat/0/?token={good}"), "Sec-WebSocket-Protocol: bearer\r\n".to_owned()),
     ] {
-        let head = answer(&stack, &handshake(&stack, &path, &headers)).await;
+        let head = response_head(&stack, &handshake(&stack, &path, &headers)).await;
         assert!(head.starts_with("http/1.1 101 "), "{head}");
         assert!(head.contains("\r\nsec-websocket-protocol: bearer\r\n"), "{path} {headers}: {head}");
     }
     for headers in ["", "Sec-WebSocket-Protocol: chat\r\n"] {
-        let head = answer(&stack, &handshake(&stack, &format!("{path}?token={good}"), headers)).await;
+        let head = response_head(&stack, &handshake(&stack, &format!("{path}?token={good}"), headers)).await;
         assert!(head.starts_with("http/1.1 101 ") && !head.contains("sec-websocket-protocol"), "{head}");
     }
 }
 
 #[tokio::test]
-async fn a_clients_address_is_the_last_one_that_no_trusted_proxy_has() {
+async fn a_clients_address_is_the_last_one_that_is_not_a_trusted_proxy() {
     let env = [("TRUSTED_PROXIES", "127.0.0.0/8"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "1")];
     let stack = Stack::with(with(&env)).await;
-    // Each pair names one client, who has one handshake a second: the second one is refused.
+    // Both headers of a pair have the same client. The limit is one handshake a second, so the second one is refused.
     for (client, pair) in [
         (
             "two lines",
@@ -89,26 +89,26 @@ async fn a_clients_address_is_the_last_one_that_no_trusted_proxy_has() {
     ] {
         let path = format!("/ws/notifications/?token={}", token(1));
         let statuses = [
-            answer(&stack, &handshake(&stack, &path, pair[0])).await,
-            answer(&stack, &handshake(&stack, &path, pair[1])).await,
+            response_head(&stack, &handshake(&stack, &path, pair[0])).await,
+            response_head(&stack, &handshake(&stack, &path, pair[1])).await,
         ];
         assert!(statuses[0].starts_with("http/1.1 101 "), "{client}: {}", statuses[0]);
         assert!(statuses[1].starts_with("http/1.1 429 "), "{client}: {}", statuses[1]);
     }
 }
 
-/// A folder in which the gateway is a script that sets its limits of open files first.
+/// Folder of programs in which the gateway is a script that first sets the limits of open files.
 fn programs_with(ulimit: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let test = std::env::current_exe().unwrap();
     let built = test.parent().and_then(Path::parent).unwrap();
     for kind in Kind::ALL {
-        let (program, place) = (built.join(kind.program()), folder.path().join(kind.program()));
+        let (program, path) = (built.join(kind.program()), folder.path().join(kind.program()));
         if kind == Kind::Gateway {
-            fs::write(&place, format!("#!/bin/sh\n{ulimit}\nexec '{}' \"$@\"\n", program.display())).unwrap();
-            fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::write(&path, format!("#!/bin/sh\n{ulimit}\nexec '{}' \"$@\"\n", program.display())).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         } else {
-            std::os::unix::fs::symlink(program, place).unwrap();
+            std::os::unix::fs::symlink(program, path).unwrap();
         }
     }
     folder
@@ -131,10 +131,10 @@ async fn connections_are_refused_with_503_before_files_run_out() {
         Stack::with(Options { programs: Some(folder.path().to_owned()), ..Options::one_of_each() }).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut chat = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
-    // Who only connects is refused, too: the answer comes without a question.
+    // A client that sends no request also receives the refusal.
     let mut held = Vec::new();
     let refused = loop {
-        assert!(held.len() < 256, "nobody was refused");
+        assert!(held.len() < 256, "no connection was refused");
         let mut stream = raw::connect(&stack, None).await;
         let mut head = vec![0; 1024];
         match tokio::time::timeout(Duration::from_millis(20), stream.read(&mut head)).await {
@@ -148,13 +148,13 @@ async fn connections_are_refused_with_503_before_files_run_out() {
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert!(refused.to_lowercase().contains("\r\nretry-after: "), "{refused}");
     assert!(refused.contains("unavailable"), "{refused}");
-    // Who sends its request at once gets the whole answer, and then the end.
+    // A client that sends its request at once receives the whole response before the connection ends.
     let mut stream = raw::connect(&stack, None).await;
     stream.write_all(raw::handshake(&stack, "/ws/notifications/", 1).as_bytes()).await.unwrap();
     let mut all = String::new();
     stream.read_to_string(&mut all).await.unwrap();
     assert!(all.starts_with("HTTP/1.1 503 ") && all.ends_with('}'), "{all}");
-    // Sockets, and what the gateway itself does, go on.
+    // Open sockets and the gateway's own connections are not affected.
     chat.say("still here").await;
     assert_eq!(chat.next().await["seq"], 1);
     assert_eq!(stack.readyz(Kind::Gateway, 0).await, Some(200));
@@ -164,11 +164,11 @@ async fn connections_are_refused_with_503_before_files_run_out() {
         let url = format!("ws://{}/ws/notifications/?token={}", stack.host(0), token(1));
         e2e::Socket::try_connect(&url).await
     };
-    eventually("a place for a connection", back).await;
+    eventually("a new connection", back).await;
 }
 
-/// A request for a page, on a connection that never reads the answer.
-async fn ask_for_page(stack: &Stack, user: i64) -> TcpStream {
+/// Requests a page on a connection that never reads the response.
+async fn request_page(stack: &Stack, user: i64) -> TcpStream {
     let mut stream = raw::connect(stack, Some(4 * 1024)).await;
     let head = format!(
         "GET /api/conversations/1/messages?limit=200 HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
@@ -179,8 +179,9 @@ async fn ask_for_page(stack: &Stack, user: i64) -> TcpStream {
     stream
 }
 
-/// A chat-service that answers every question for a page with one of 0.9 MB, or with so many messages.
-async fn answer_pages(stack: &Stack) -> tokio::task::JoinHandle<()> {
+/// A fake chat-service that replies to every request for a page: with 0.9 MB if the limit is 200, otherwise with one
+/// message.
+async fn serve_pages(stack: &Stack) -> tokio::task::JoinHandle<()> {
     let backend = stack.backend().await;
     let page = |messages: i64| {
         let message = |id| {
@@ -194,43 +195,43 @@ async fn answer_pages(stack: &Stack) -> tokio::task::JoinHandle<()> {
     };
     let (large, small) = (page(210), page(1));
     assert!(large.len() > 850_000 && large.len() < 1_000_000, "{}", large.len());
-    let mut questions = backend.subscribe("chat.messages.page").await.unwrap();
+    let mut requests = backend.subscribe("chat.messages.page").await.unwrap();
     backend.flush().await.unwrap();
     tokio::spawn(async move {
-        while let Some(question) = questions.next().await {
-            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
-            let answer = if asked["limit"] == 200 { large.clone() } else { small.clone() };
-            backend.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        while let Some(request) = requests.next().await {
+            let page: Value = serde_json::from_slice(&request.payload).unwrap();
+            let reply = if page["limit"] == 200 { large.clone() } else { small.clone() };
+            backend.publish(request.reply.unwrap(), reply.into()).await.unwrap();
         }
     })
 }
 
-/// What so many of these requests cost at their worst, in KiB.
+/// Sends requests and returns the growth of the gateway's peak memory, in KiB.
 async fn cost(stack: &Stack, requests: impl Future<Output = Vec<TcpStream>>) -> (usize, Vec<TcpStream>) {
     let pid = stack.pid(Kind::Gateway, 0);
-    // The peak starts anew.
+    // Resets the peak, `VmHWM`.
     fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     let rest = memory(pid, "VmRSS");
     let streams = requests.await;
-    // Until nothing is under way that could still cost something.
-    let (mut last, mut still) = (0, 0);
-    while still < 8 {
+    // Waits until the peak stops growing.
+    let (mut last, mut unchanged) = (0, 0);
+    while unchanged < 8 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let peak = memory(pid, "VmHWM");
-        still = if peak == last { still + 1 } else { 0 };
+        unchanged = if peak == last { unchanged + 1 } else { 0 };
         last = peak;
     }
     (last.saturating_sub(rest), streams)
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_cost_little_and_end() {
+async fn unread_responses_cost_bounded_memory_and_are_ended() {
     let stack = Stack::with(Options { counts: [1, 0, 1, 1], ..with(&[]) }).await;
-    let answering = answer_pages(&stack).await;
-    let (kib, _one) = cost(&stack, join_all((0..200).map(|_| ask_for_page(&stack, 1)))).await;
-    println!("200 answers of one user cost {kib} KiB");
+    let responder = serve_pages(&stack).await;
+    let (kib, _one) = cost(&stack, join_all((0..200).map(|_| request_page(&stack, 1)))).await;
+    println!("200 responses of one user cost {kib} KiB");
     assert!(kib < 100 * 1024, "{kib} KiB");
-    // Small answers have room, and those of the others.
+    // Small responses and those of other users are still sent.
     let read = |user, limit| {
         stack.call(
             "GET",
@@ -242,23 +243,23 @@ async fn answers_that_nobody_reads_cost_little_and_end() {
     assert_eq!(read(1, 0).await.status, 200);
     assert_eq!(read(2, 1).await.status, 200);
     let (kib, _many) =
-        cost(&stack, join_all((0..400).map(|request| ask_for_page(&stack, request % 40 + 1)))).await;
-    println!("400 answers of 40 users cost {kib} KiB");
-    // Without a bound, some 700 MiB. The allocator keeps some of the first case's memory.
+        cost(&stack, join_all((0..400).map(|request| request_page(&stack, request % 40 + 1)))).await;
+    println!("400 responses of 40 users cost {kib} KiB");
+    // Without a bound, they would cost about 700 MiB. The allocator keeps some memory of the first case.
     assert!(kib < 200 * 1024, "{kib} KiB");
     assert_eq!(read(41, 0).await.status, 200);
     assert!(stack.metric(Kind::Gateway, 0, "gateway_response_bytes").await > 1e6);
     let refused =
         stack.metric(Kind::Gateway, 0, "gateway_responses_limited_total{limit=\"user_bytes\"}").await;
-    // How many depends on how fast the others end.
+    // The exact number depends on how fast the other responses end.
     assert!(refused > 0.0);
-    // A write that makes no headway for 10 s is ended, and gives its place back.
+    // A write without progress for 10 s is ended and releases its memory.
     let ended = || async {
         let held = stack.metric(Kind::Gateway, 0, "gateway_response_bytes").await;
         (held == 0.0).then_some(())
     };
-    eventually("the answers to be given up", ended).await;
+    eventually("the responses to be ended", ended).await;
     assert!(stack.metric(Kind::Gateway, 0, "gateway_responses_stalled_total").await >= 8.0);
     assert_eq!(read(1, 1).await.status, 200);
-    answering.abort();
+    responder.abort();
 }

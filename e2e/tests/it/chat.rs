@@ -22,7 +22,7 @@ async fn two_people_chat_as_in_the_guide() {
     assert!(created_at.len() == 27 && created_at.ends_with('Z'), "{created_at}");
     let mut without = echo.clone();
     without.as_object_mut().unwrap().remove("client_id");
-    assert_eq!(shown, without, "the other side sees the same, but for the client_id");
+    assert_eq!(shown, without, "the other member receives the same without the client_id");
 
     mary.say("Salut John").await;
     assert_eq!(john.next().await["seq"], 2);
@@ -30,7 +30,7 @@ async fn two_people_chat_as_in_the_guide() {
 }
 
 #[tokio::test]
-async fn every_socket_sees_the_same_order_without_a_hole() {
+async fn every_socket_receives_the_same_order_without_a_gap() {
     let stack = Stack::with(Options { counts: [2, 2, 1, 1], ..Options::default() }).await;
     let id = stack.conversation(&[1, 2, 3, 4]).await;
     let path = format!("/ws/chat/{id}/");
@@ -41,8 +41,8 @@ async fn every_socket_sees_the_same_order_without_a_hole() {
         }
     }
     for round in 0..25 {
-        for (place, socket) in sockets.iter_mut().enumerate() {
-            socket.say(&format!("{round} of {place}")).await;
+        for (index, socket) in sockets.iter_mut().enumerate() {
+            socket.say(&format!("{round} of {index}")).await;
         }
     }
     let mut first: Option<Vec<Value>> = None;
@@ -69,7 +69,7 @@ async fn a_repeated_client_id_is_the_same_message() {
         let frame = ada.next().await;
         assert_eq!((&frame["seq"], &frame["content"]), (&json!(1), &json!("once")));
     }
-    // Over HTTP and NATS, too; and another text doesn't change what is stored.
+    // The same applies over HTTP and NATS, and another text does not change the stored message.
     let messages = format!("/api/conversations/{id}/messages");
     let repeat = stack.post(&messages, 1, json!({"message": "other", "client_id": "c1"})).await.expect(200);
     assert_eq!(repeat["content"], "once");
@@ -77,16 +77,16 @@ async fn a_repeated_client_id_is_the_same_message() {
     let send = json!({"conversation_id": id, "sender_id": 1, "message": "again", "client_id": "c1"});
     let answer = backend.request("chat.messages.send", send.to_string().into()).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&answer.payload).unwrap()["seq"], 1);
-    // The key is the sender's: another's is another message.
+    // Each sender has its own keys: the same key of another sender makes another message.
     stack.post(&messages, 2, json!({"message": "mine", "client_id": "c1"})).await.expect(201);
     assert_eq!(stack.get(&messages, 1).await["items"].as_array().unwrap().len(), 2);
-    // Nothing came of the repeats but the one message of the other.
+    // The repeats caused no event; the next one is the message of the other sender.
     assert_eq!(ada.next().await["seq"], 2);
     ada.expect_silence().await;
 }
 
 #[tokio::test]
-async fn after_brings_what_was_missed_and_then_what_is_live() {
+async fn after_replays_missed_messages_before_live_ones() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -110,7 +110,7 @@ async fn after_brings_what_was_missed_and_then_what_is_live() {
 }
 
 #[tokio::test]
-async fn reading_moves_a_marker_forward_only_and_everyone_is_told() {
+async fn a_read_moves_the_marker_only_forward_and_reaches_every_member() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -133,7 +133,7 @@ async fn reading_moves_a_marker_forward_only_and_everyone_is_told() {
     }
     let read = ada.next_of("read").await;
     assert_eq!((&read["seq"], read.get("unread_count")), (&json!(2), None));
-    // Backwards: nothing happens.
+    // A read of an earlier message has no effect.
     ben.send(json!({"type": "read", "message_id": ids[0]})).await;
     ben.expect_silence().await;
     ada.expect_silence().await;
@@ -142,18 +142,18 @@ async fn reading_moves_a_marker_forward_only_and_everyone_is_told() {
     let is_read: Vec<bool> =
         page["items"].as_array().unwrap().iter().map(|item| item["is_read"].as_bool().unwrap()).collect();
     assert_eq!(is_read, [true, true, false]);
-    // Sending moves one's own marker; the message says so, and no frame follows.
+    // A send moves the sender's own marker, without a `read` frame.
     ben.say("four").await;
     assert_eq!(ada.next().await["seq"], 4);
     ada.expect_silence().await;
     assert_eq!(stack.get("/api/unread", 2).await["messages"], 0);
-    // A message that isn't in this conversation.
+    // A read of a message that isn't in this conversation.
     ben.send(json!({"type": "read", "message_id": ids[2] + 1000})).await;
     assert_eq!(ben.next_of("error").await["code"], "not_found");
 }
 
 #[tokio::test]
-async fn without_a_token_or_a_place_the_socket_is_closed_with_a_code() {
+async fn a_socket_without_a_valid_token_or_membership_is_closed_with_a_code() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let host = stack.host(0);
@@ -163,7 +163,7 @@ async fn without_a_token_or_a_place_the_socket_is_closed_with_a_code() {
     let expired = token_with(json!({"user_id": 1, "exp": 1_000_000_000}));
     assert_eq!(e2e::Socket::open(&format!("{bare}?token={expired}")).await.closed().await, Some(4401));
     for path in [format!("/ws/chat/{id}/"), format!("/ws/typing/{id}/")] {
-        assert_eq!(stack.socket(&path, 3).await.closed().await, Some(4403), "{path} of others");
+        assert_eq!(stack.socket(&path, 3).await.closed().await, Some(4403), "{path} of other users");
     }
     for path in ["/ws/chat/999999/", "/ws/chat/0/", "/ws/chat/99999999999999999999/", "/ws/typing/999999/"] {
         assert_eq!(stack.socket(path, 3).await.closed().await, Some(4403), "{path}");
@@ -171,7 +171,7 @@ async fn without_a_token_or_a_place_the_socket_is_closed_with_a_code() {
 }
 
 #[tokio::test]
-async fn a_socket_that_stays_takes_a_fresh_token() {
+async fn an_open_socket_accepts_a_fresh_token() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;

@@ -42,7 +42,7 @@ async fn a_tenth_of_stalled_sockets_does_not_delay_the_others_and_has_a_bounded_
     let people: Vec<i64> = (1..=10).collect();
     let path = format!("/ws/chat/{}/", stack.conversation(&people).await);
     let mut sender = stack.socket(&path, 1).await;
-    let open = (0..sockets * 9 / 10).map(|place| stack.socket(&path, people[place % 9 + 1]));
+    let open = (0..sockets * 9 / 10).map(|index| stack.socket(&path, people[index % 9 + 1]));
     let mut readers = join_all(open).await;
     let pid = stack.pid(Kind::Gateway, 0);
 

@@ -1,12 +1,12 @@
-//! A request that was reported as not done is not done late; a locked conversation delays no other.
+//! A request that was reported as failed is not executed later. A locked conversation delays no other.
 
 use e2e::{Answer, Kind, Options, Stack, eventually, within};
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use testkit::Signal;
 
-/// Waits until chat-service has dropped this many late requests on a subject.
-async fn dropped(stack: &Stack, subject: &str, count: f64) {
+/// Waits until chat-service has dropped `count` late requests on a subject.
+async fn wait_for_dropped(stack: &Stack, subject: &str, count: f64) {
     let metric = format!("nats_requests_late_total{{subject=\"{subject}\"}}");
     let is_dropped = || async { (stack.metric(Kind::Chat, 0, &metric).await >= count).then_some(()) };
     eventually("late requests to be dropped", is_dropped).await;
@@ -25,7 +25,7 @@ async fn a_late_send_is_not_stored() {
     posted.expect_problem(503, "unavailable");
     assert_eq!(refused["code"], "unavailable");
     stack.signal(Kind::Chat, 0, Signal::Cont);
-    dropped(&stack, "chat.messages.pack", 1.0).await;
+    wait_for_dropped(&stack, "chat.messages.pack", 1.0).await;
     guide.say("in time").await;
     let shown = guide.next().await;
     assert_eq!((&shown["content"], &shown["seq"]), (&json!("in time"), &json!(1)));
@@ -44,13 +44,13 @@ async fn a_backends_late_send_is_not_stored() {
     let answer = backend.request("chat.messages.send", send("in time").into()).await.unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
     assert_eq!(answer["seq"], 1, "{answer}");
-    dropped(&stack, "chat.messages.send", 1.0).await;
+    wait_for_dropped(&stack, "chat.messages.send", 1.0).await;
     let messages = stack.get(&format!("/api/conversations/{id}/messages"), 1).await;
     assert_eq!(messages["items"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_frozen_postgres_stores_nothing_late() {
+async fn a_send_that_failed_while_postgres_was_frozen_is_not_stored() {
     let stack = Stack::with(Options { own_postgres: true, ..Options::one_of_each() }).await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
@@ -68,18 +68,18 @@ async fn a_frozen_postgres_stores_nothing_late() {
 }
 
 #[tokio::test]
-async fn a_block_that_was_not_done_stays_undone() {
+async fn a_block_or_report_that_failed_is_not_executed_later() {
     let stack = Stack::with(Options::one_of_each()).await;
     for round in 1..=2 {
         stack.signal(Kind::Chat, 0, Signal::Stop);
         let block = stack.call("PUT", "/api/blocks/2", 1, None);
         let unblock = stack.call("DELETE", "/api/blocks/3", 1, None);
         let report = stack.post("/api/reports", 1, json!({"user_id": 2, "reason": "late"}));
-        let done: [Answer; 3] = tokio::join!(block, unblock, report).into();
-        done.iter().for_each(|answer| answer.expect_problem(503, "unavailable"));
+        let answers: [Answer; 3] = tokio::join!(block, unblock, report).into();
+        answers.iter().for_each(|answer| answer.expect_problem(503, "unavailable"));
         stack.signal(Kind::Chat, 0, Signal::Cont);
-        dropped(&stack, "chat.blocks.set", f64::from(2 * round)).await;
-        dropped(&stack, "chat.reports.make", f64::from(round)).await;
+        wait_for_dropped(&stack, "chat.blocks.set", f64::from(2 * round)).await;
+        wait_for_dropped(&stack, "chat.reports.make", f64::from(round)).await;
         assert_eq!(stack.get("/api/blocks", 1).await["items"], json!([]));
     }
     let mut postgres = PgConnection::connect(&stack.database.url()).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_block_that_was_not_done_stays_undone() {
     assert_eq!(reports, 0);
 }
 
-/// How many of Postgres' processes wait for a lock.
+/// Number of Postgres processes that wait for a lock.
 async fn waiting(postgres: &mut PgConnection) -> i64 {
     let waiting = "select count(*) from pg_stat_activity
                    where wait_event_type = 'Lock' and datname = current_database()";
@@ -98,10 +98,10 @@ async fn waiting(postgres: &mut PgConnection) -> i64 {
 #[tokio::test]
 async fn a_locked_conversation_delays_no_other() {
     let stack = Stack::with(Options::one_of_each()).await;
-    let everyone: Vec<i64> = (1..=12).collect();
-    let (locked, free) = (stack.conversation(&everyone).await, stack.conversation(&[1, 2]).await);
+    let users: Vec<i64> = (1..=12).collect();
+    let (locked, free) = (stack.conversation(&users).await, stack.conversation(&[1, 2]).await);
     let mut sockets = Vec::new();
-    for user in &everyone {
+    for user in &users {
         sockets.push(stack.socket(&format!("/ws/chat/{locked}/"), *user).await);
     }
     let mut other = stack.socket(&format!("/ws/chat/{free}/"), 1).await;
@@ -109,26 +109,26 @@ async fn a_locked_conversation_delays_no_other() {
     let mut transaction = postgres.begin().await.unwrap();
     let lock = format!("select from chat.conversations where conversation_id = {locked} for update");
     transaction.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
-    for (socket, user) in sockets.iter_mut().zip(&everyone) {
+    for (socket, user) in sockets.iter_mut().zip(&users) {
         socket.send(json!({"message": "waits", "client_id": user.to_string()})).await;
     }
     for seq in 1..=20 {
         other.say("waits for nothing").await;
         assert_eq!(other.next().await["seq"], seq);
         let waiting = waiting(&mut transaction).await;
-        assert!(waiting <= 2, "{waiting} of Postgres' processes wait");
+        assert!(waiting <= 2, "{waiting} Postgres processes wait");
     }
     transaction.commit().await.unwrap();
-    // Each sender gets its message, in one order, without a gap.
+    // Each sender receives all messages in the same order, without a gap.
     for socket in &mut sockets {
-        for seq in 1..=everyone.len() {
+        for seq in 1..=users.len() {
             assert_eq!(socket.next().await["seq"], seq);
         }
     }
 }
 
 #[tokio::test]
-async fn a_conversation_that_stays_locked_gets_unavailable_and_keeps_its_order_after_that() {
+async fn a_send_to_a_conversation_that_stays_locked_is_refused_and_not_stored_later() {
     let stack = Stack::with(Options::one_of_each()).await;
     let id = stack.conversation(&[1, 2]).await;
     let (mut ada, mut ben) = (
@@ -142,7 +142,7 @@ async fn a_conversation_that_stays_locked_gets_unavailable_and_keeps_its_order_a
     ada.say("late").await;
     assert_eq!(within("the refusal", ada.next()).await["code"], "unavailable");
     ada.say("in time").await;
-    // The message waits for the lock when that goes.
+    // The second message waits for the lock when the lock is released.
     let mut watch = PgConnection::connect(&stack.database.url()).await.unwrap();
     within("the message to wait for the lock", async {
         while waiting(&mut watch).await == 0 {

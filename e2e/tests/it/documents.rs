@@ -1,4 +1,4 @@
-//! What describes the API to machines and people. That frames and answers agree with it is checked by every test.
+//! The machine-readable documents of the API. Every other test checks frames and responses against them.
 
 use e2e::documented::{self, Sender};
 use e2e::{Stack, within};
@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn the_http_api_describes_itself() {
+async fn the_http_api_serves_its_openapi_document_and_page() {
     let stack = Stack::start().await;
     let origin = format!("http://{}", stack.host(0));
     let read = async |path: &str| stack.http().get(format!("{origin}{path}")).send().await.unwrap();
@@ -17,11 +17,11 @@ async fn the_http_api_describes_itself() {
     }
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            assert!(operation["summary"].is_string(), "{method} {path} has a summary");
-            assert!(operation["responses"]["401"].is_object(), "{method} {path} wants a token");
+            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            assert!(operation["responses"]["401"].is_object(), "{method} {path} does not document 401");
         }
     }
-    // The page that shows it loads nothing from elsewhere, and could not.
+    // The page of the document loads nothing from other hosts, and its policy forbids that.
     let page = read("/api/docs").await;
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(
@@ -36,36 +36,36 @@ async fn the_http_api_describes_itself() {
 }
 
 #[tokio::test]
-async fn what_backends_are_answered_on_nats_is_documented() {
+async fn replies_to_backends_on_nats_are_documented() {
     let stack = Stack::start().await;
     let backend = stack.backend().await;
-    let said = |channel: &str, by: Sender, payload: &[u8]| -> Value {
+    let check = |channel: &str, sender: Sender, payload: &[u8]| -> Value {
         let payload: Value = serde_json::from_slice(payload).unwrap();
-        documented::check(channel, by, &payload).unwrap();
+        documented::check(channel, sender, &payload).unwrap();
         payload
     };
-    let ask = async |subject: &'static str, channel: &str, question: Value| -> Value {
-        documented::check(channel, Sender::Client, &question).unwrap();
-        let reply = backend.request(subject, question.to_string().into()).await.unwrap();
-        said(&format!("{channel}Reply"), Sender::Server, &reply.payload)
+    let request = async |subject: &'static str, channel: &str, body: Value| -> Value {
+        documented::check(channel, Sender::Client, &body).unwrap();
+        let reply = backend.request(subject, body.to_string().into()).await.unwrap();
+        check(&format!("{channel}Reply"), Sender::Server, &reply.payload)
     };
     let people = json!([{"user_id": 456, "username": "john_doe"}, {"user_id": 457}]);
     let made = json!({"participants": people, "listing_id": 3, "title": "Vélo"});
-    let conversation = ask("chat.conversations.create", "createConversation", made).await;
+    let conversation = request("chat.conversations.create", "createConversation", made).await;
     let id = &conversation["conversation_id"];
     let message = json!({"conversation_id": id, "sender_id": 456, "message": "Bonjour", "client_id": "a"});
-    let sent = ask("chat.messages.send", "sendMessage", message).await;
+    let sent = request("chat.messages.send", "sendMessage", message).await;
     let mut moderators = backend.subscribe("chat.reported").await.unwrap();
     backend.flush().await.unwrap();
     let report = json!({"message_id": sent["message_id"], "reason": "rude"});
     stack.post("/api/reports", 457, report).await.expect(201);
-    let heard = within("the report", moderators.next()).await.unwrap();
-    said("reported", Sender::Server, &heard.payload);
-    ask("sessions.revoke", "revokeSessions", json!({"user_id": 456})).await;
+    let message = within("the report", moderators.next()).await.unwrap();
+    check("reported", Sender::Server, &message.payload);
+    request("sessions.revoke", "revokeSessions", json!({"user_id": 456})).await;
 }
 
 #[test]
-fn what_is_not_documented_is_found() {
+fn undocumented_frames_are_detected() {
     let frame =
         json!({"type": "typing", "conversation_id": 1, "user_id": 2, "username": "a", "is_typing": true});
     documented::check("typing", Sender::Server, &frame).unwrap();

@@ -2,7 +2,7 @@ use e2e::{Answer, Kind, Options, Socket, Stack, eventually, token};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn conversations_are_made_once_and_listed_by_activity() {
+async fn conversations_are_created_once_and_listed_by_activity() {
     let stack = Stack::start().await;
     let wanted = json!({"participant_ids": [2], "listing_id": 12, "title": "Vélo"});
     let made = stack.post("/api/conversations", 1, wanted.clone()).await.expect(201);
@@ -42,14 +42,14 @@ async fn conversations_are_made_once_and_listed_by_activity() {
     assert_eq!(rest["items"][0]["conversation_id"], other);
     assert_eq!(stack.get(&format!("/api/conversations/{id}"), 1).await["title"], "Vélo");
     let counted = json!({"conversations": 1, "messages": 1, "notifications": 1});
-    eventually("the notification, too, to be counted", async || {
+    eventually("the notification to be counted", async || {
         (stack.get("/api/unread", 1).await == counted).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn messages_are_paged_both_ways() {
+async fn messages_are_paged_in_both_directions() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/api/conversations/{id}/messages");
@@ -144,13 +144,13 @@ async fn pages_of_other_origins_are_refused() {
 }
 
 #[tokio::test]
-async fn pages_of_allowed_origins_may_call_and_read_the_answers() {
+async fn pages_of_allowed_origins_may_call_and_read_the_responses() {
     let env = vec![("ALLOWED_ORIGINS", "https://shop.example".to_owned())];
     let stack = Stack::with(Options { env, ..Options::default() }).await;
     let url = format!("http://{}/api/unread", stack.host(0));
-    let ask = async |method: &str, origin: &str| {
+    let send = async |method: &str, origin: &str| {
         let call = stack.http().request(method.parse().unwrap(), &url).header("origin", origin);
-        // A browser asks first, without the token.
+        // A browser sends a preflight request first, without the token.
         let call = match method {
             "OPTIONS" => call.header("access-control-request-method", "GET"),
             _ => call.bearer_auth(token(1)),
@@ -158,22 +158,22 @@ async fn pages_of_allowed_origins_may_call_and_read_the_answers() {
         let answer = call.send().await.unwrap();
         let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let names = ["allow-origin", "allow-headers", "allow-credentials"];
-        let told = names.map(|name| header(&format!("access-control-{name}")));
-        (answer.status().as_u16(), told, header("vary"))
+        let values = names.map(|name| header(&format!("access-control-{name}")));
+        (answer.status().as_u16(), values, header("vary"))
     };
     let shop = || Some("https://shop.example".to_owned());
     let vary = || Some("Origin".to_owned());
     let allowed = Some("authorization, content-type".to_owned());
     let (origin, evil) = ("https://shop.example", "https://evil.example");
-    assert_eq!(ask("OPTIONS", origin).await, (204, [shop(), allowed, None], vary()));
-    assert_eq!(ask("GET", origin).await, (200, [shop(), None, None], vary()));
+    assert_eq!(send("OPTIONS", origin).await, (204, [shop(), allowed, None], vary()));
+    assert_eq!(send("GET", origin).await, (200, [shop(), None, None], vary()));
     for method in ["OPTIONS", "GET"] {
-        assert_eq!(ask(method, evil).await, (403, [None, None, None], None));
+        assert_eq!(send(method, evil).await, (403, [None, None, None], None));
     }
 }
 
 #[tokio::test]
-async fn pages_tell_browsers_to_trust_nothing_else() {
+async fn pages_have_a_strict_content_security_policy() {
     let stack = Stack::start().await;
     for path in ["/demo/", "/demo/app.js", "/api/docs", "/api/docs/docs.js", "/api/openapi.json"] {
         let page = stack.http().get(format!("http://{}{path}", stack.host(0))).send().await.unwrap();
@@ -189,7 +189,7 @@ async fn pages_tell_browsers_to_trust_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_token_may_come_as_a_header_or_a_subprotocol() {
+async fn a_token_may_be_in_a_header_or_a_subprotocol() {
     let stack = Stack::start().await;
     let url = format!("ws://{}/ws/notifications/", stack.host(0));
     let header = format!("Bearer {}", token(1));
@@ -202,7 +202,7 @@ async fn a_token_may_come_as_a_header_or_a_subprotocol() {
 }
 
 #[tokio::test]
-async fn a_cookie_counts_for_allowed_pages_alone() {
+async fn a_cookie_is_accepted_only_from_pages_of_allowed_origins() {
     let env = vec![
         ("TOKEN_COOKIE", "access_token".to_owned()),
         ("ALLOWED_ORIGINS", "https://shop.example".to_owned()),
@@ -216,11 +216,11 @@ async fn a_cookie_counts_for_allowed_pages_alone() {
     let foreign = open("https://evil.example").await;
     assert_eq!(foreign.err().map(|status| status.as_u16()), Some(403));
     let mut anyone = Socket::try_open(&url, &[("cookie", &cookie)]).await.expect("a socket");
-    assert_eq!(anyone.closed().await, Some(4401), "no origin");
-    // Calls take no cookie: the browser would send it along whoever asks.
+    assert_eq!(anyone.closed().await, Some(4401), "without an Origin header");
+    // HTTP calls do not accept the cookie, because the browser sends it with requests of any page.
     let call = stack.http().get(format!("http://{}/api/unread", stack.host(0))).header("cookie", &cookie);
     Answer::of(call.header("origin", "https://shop.example")).await.expect_problem(401, "unauthorized");
-    // Where every page is allowed, any page could use its visitors' cookies: such a gateway doesn't start.
+    // If all origins were allowed, any page could use its visitors' cookies. Such a gateway doesn't start.
     let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", "*".to_owned())];
     let mut open =
         Stack::start_without_waiting(Options { counts: [1, 0, 0, 0], env, ..Options::default() }).await;
@@ -228,25 +228,25 @@ async fn a_cookie_counts_for_allowed_pages_alone() {
 }
 
 #[tokio::test]
-async fn backends_make_conversations_and_send_over_nats() {
+async fn backends_create_conversations_and_send_messages_over_nats() {
     let stack = Stack::start().await;
     let backend = stack.backend().await;
-    let ask = async |subject: &'static str, body: Value| {
+    let request = async |subject: &'static str, body: Value| {
         backend.request(subject, body.to_string().into()).await.unwrap()
     };
     let people = json!({"participants": [{"user_id": 456, "username": "john_doe"}, {"user_id": 457}], "listing_id": 3});
-    let made = ask("chat.conversations.create", people).await;
+    let made = request("chat.conversations.create", people).await;
     let made: Value = serde_json::from_slice(&made.payload).unwrap();
     assert_eq!(made["participants"][0]["username"], "john_doe");
     let id = made["conversation_id"].as_i64().unwrap();
     let mut mary = stack.socket(&format!("/ws/chat/{id}/"), 457).await;
     let sent =
-        ask("chat.messages.send", json!({"conversation_id": id, "sender_id": 456, "message": "Bonjour"}))
+        request("chat.messages.send", json!({"conversation_id": id, "sender_id": 456, "message": "Bonjour"}))
             .await;
     let sent: Value = serde_json::from_slice(&sent.payload).unwrap();
     assert_eq!(sent["sender_username"], "john_doe");
     assert_eq!(mary.next().await["message_id"], sent["message_id"]);
-    // Errors come in the headers of the NATS service API.
+    // Errors are in the headers of the NATS service API.
     for (body, code, text) in [
         (json!({"conversation_id": id, "sender_id": 9, "message": "x"}), "403", "forbidden"),
         (json!({"conversation_id": id, "sender_id": 456, "message": " "}), "400", "invalid_message"),
@@ -257,7 +257,7 @@ async fn backends_make_conversations_and_send_over_nats() {
         ),
         (json!({"sender_id": 456}), "400", "invalid_request"),
     ] {
-        let headers = ask("chat.messages.send", body).await.headers.expect("headers");
+        let headers = request("chat.messages.send", body).await.headers.expect("headers");
         assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), code);
         assert!(headers.get("Nats-Service-Error").unwrap().as_str().starts_with(text), "{headers:?}");
     }

@@ -1,14 +1,14 @@
-//! Inboxes and their badges, as the contract says they are.
+//! Inboxes and their unread counts.
 
 use e2e::{Kind, Stack, eventually};
 use serde_json::{Value, json};
 
-/// What a backend publishes is kept before a test goes on.
+/// Publishes an event and waits until it is stored.
 async fn publish(jetstream: &async_nats::jetstream::Context, subject: &str, body: &Value) {
     jetstream.publish(subject.to_owned(), body.to_string().into()).await.unwrap().await.unwrap();
 }
 
-/// The last notification of a user's messages, once it stands for this message.
+/// Waits for a user's notification of this message and returns it.
 async fn received(stack: &Stack, user: i64, message: &Value) -> Value {
     eventually("the notification", || async {
         let page = stack.get("/api/notifications", user).await;
@@ -19,7 +19,7 @@ async fn received(stack: &Stack, user: i64, message: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_notification_counts_the_messages_that_are_unread_then() {
+async fn a_notification_counts_the_currently_unread_messages() {
     let stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
@@ -32,7 +32,7 @@ async fn a_notification_counts_the_messages_that_are_unread_then() {
     }
     let path = format!("/api/conversations/{id}/read");
     stack.post(&path, 2, json!({"message_id": sent[1]})).await.expect(204);
-    // That the marker was taken shows in a later entry of the same log.
+    // A later entry of the same log shows that the marker was processed.
     let mut ben = stack.socket("/ws/notifications/?after=latest", 2).await;
     ada.send(json!({"message": "m4"})).await;
     let fourth = ada.next_of("message").await["message_id"].clone();
@@ -40,7 +40,7 @@ async fn a_notification_counts_the_messages_that_are_unread_then() {
     let shown = received(&stack, 2, &fourth).await;
     assert_eq!(shown["data"]["count"], 2, "m3 and m4");
     assert_eq!(stack.get("/api/unread", 2).await["messages"], 2);
-    // A notification that was read leaves the messages unread.
+    // Reading the notification leaves the messages unread.
     stack.post("/api/notifications/read_all", 2, json!({})).await.expect(204);
     ada.send(json!({"message": "m5"})).await;
     let fifth = ada.next_of("message").await["message_id"].clone();
@@ -68,7 +68,7 @@ async fn a_marker_reaches_the_users_other_sockets_without_any_notification() {
             break shown;
         }
     };
-    // It was read as a notification, and the messages were not.
+    // Marks the notification as read, but not the messages.
     list.send(json!({"type": "read", "notification_id": newest["notification_id"]})).await;
     assert_eq!(list.next_of("read").await["notification_id"], newest["notification_id"]);
     let path = format!("/api/conversations/{id}/read");
@@ -87,7 +87,7 @@ async fn a_marker_reaches_the_users_other_sockets_without_any_notification() {
             }
         }
     }
-    // Who writes has read what stands above: the user's other sockets are told that, too.
+    // A send marks earlier messages as read. The user's other sockets receive that marker, too.
     ada.send(json!({"message": "three"})).await;
     ada.next_of("message").await;
     list.next_of("message_received").await;
@@ -104,7 +104,7 @@ async fn a_marker_reaches_the_users_other_sockets_without_any_notification() {
         (&marker["message_id"], &marker["seq"], &marker["unread_count"]),
         (&own, &json!(4), &json!(0))
     );
-    // Nobody else is told, and the guide's page is told of notifications only.
+    // Other users do not receive it, and the guide's page receives only notifications.
     assert_eq!(stranger.next().await["type"], "message_received");
     stranger.expect_silence().await;
     for _ in 0..2 {
@@ -113,7 +113,7 @@ async fn a_marker_reaches_the_users_other_sockets_without_any_notification() {
 }
 
 #[tokio::test]
-async fn the_stream_of_reports_is_made_again() {
+async fn deleted_streams_are_created_again() {
     let stack = Stack::start().await;
     let operator = stack.nats_options("operator").connect(stack.nats_urls("operator")).await.unwrap();
     let streams = async_nats::jetstream::new(operator);
@@ -134,8 +134,8 @@ async fn the_stream_of_reports_is_made_again() {
     received(&stack, 2, &message).await;
 }
 
-/// The most memory that a process has held, in MiB.
-fn most_memory(pid: u32) -> u64 {
+/// Peak memory of a process, in MiB.
+fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
@@ -161,12 +161,12 @@ async fn the_largest_events_cost_a_bounded_amount_of_memory() {
         })
         .await;
     }
-    let most = most_memory(stack.pid(Kind::Notify, 0));
-    assert!(most < 120, "notify-service held {most} MiB");
+    let peak = peak_memory(stack.pid(Kind::Notify, 0));
+    assert!(peak < 120, "notify-service used {peak} MiB");
 }
 
 #[tokio::test]
-async fn a_marker_that_nobody_could_tell_is_told() {
+async fn a_marker_that_a_crashed_notify_service_did_not_publish_is_delivered() {
     let mut stack = Stack::start().await;
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
@@ -174,7 +174,7 @@ async fn a_marker_that_nobody_could_tell_is_told() {
     ada.say("one").await;
     let shown = list.next_of("message_received").await;
     let pool = sqlx::PgPool::connect(&stack.database.url()).await.unwrap();
-    // As a notify-service does that is killed between its commit and telling of it.
+    // Simulates a notify-service that is killed between its commit and the publication.
     stack.nats.kill().await;
     let marker = json!({
         "conversation_id": id, "user_id": 2, "message_id": shown["data"]["message_id"], "seq": 1,

@@ -11,7 +11,7 @@ fn with(env: &[(&'static str, &str)]) -> Options {
 }
 
 #[tokio::test]
-async fn a_user_sends_so_fast_and_no_faster_over_all_sockets() {
+async fn a_users_rate_of_sends_is_limited_across_all_sockets() {
     let stack = Stack::with(with(&[("SEND_RATE", "1"), ("SEND_BURST", "10")])).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -28,9 +28,9 @@ async fn a_user_sends_so_fast_and_no_faster_over_all_sockets() {
     assert!(refused["retry_after_ms"].as_u64().is_some_and(|ms| (1..=1_000).contains(&ms)), "{refused}");
     let call = stack.post(&format!("/api/conversations/{id}/messages"), 1, json!({"message": "x"})).await;
     call.expect_problem(429, "rate_limited");
-    // Another user is not concerned.
+    // Other users are not affected.
     stack.post(&format!("/api/conversations/{id}/messages"), 2, json!({"message": "x"})).await.expect(201);
-    // Who doesn't stop is closed.
+    // A socket that continues to send is closed.
     for _ in 0..150 {
         if !page.try_send(json!({"message": "more"})).await {
             break;
@@ -40,7 +40,7 @@ async fn a_user_sends_so_fast_and_no_faster_over_all_sockets() {
 }
 
 #[tokio::test]
-async fn a_user_speaks_so_fast_in_one_conversation_and_types_so_often() {
+async fn rates_of_sends_in_one_conversation_and_of_typing_are_limited() {
     let stack = Stack::with(with(&[
         ("CONVERSATION_SEND_RATE", "1"),
         ("CONVERSATION_SEND_BURST", "2"),
@@ -72,7 +72,7 @@ async fn a_user_speaks_so_fast_in_one_conversation_and_types_so_often() {
 }
 
 #[tokio::test]
-async fn a_user_calls_marks_and_subscribes_so_often() {
+async fn rates_of_calls_reads_and_subscriptions_are_limited() {
     let burst = [("CALL_BURST", "10"), ("READ_BURST", "2"), ("SUBSCRIBE_BURST", "20")];
     let rate = [("CALL_RATE", "1"), ("READ_RATE", "1"), ("SUBSCRIBE_RATE", "1")];
     let stack = Stack::with(with(&[rate, burst].concat())).await;
@@ -84,10 +84,10 @@ async fn a_user_calls_marks_and_subscribes_so_often() {
     stack.get("/api/unread", 2).await;
 
     let mut socket = stack.socket("/ws/", 1).await;
-    // Nobody's, and each another one.
-    for place in 0..40 {
-        let channel = format!("chat/{}", id + 1_000 + place);
-        socket.send(json!({"op": "subscribe", "channel": channel, "ref": place})).await;
+    // Each subscription names another conversation that doesn't exist.
+    for number in 0..40 {
+        let channel = format!("chat/{}", id + 1_000 + number);
+        socket.send(json!({"op": "subscribe", "channel": channel, "ref": number})).await;
     }
     let mut refused = 0;
     for _ in 0..40 {
@@ -120,7 +120,7 @@ async fn a_user_calls_marks_and_subscribes_so_often() {
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_sockets_and_an_address_so_many_handshakes() {
+async fn sockets_of_a_user_and_handshakes_of_an_address_are_limited() {
     let stack =
         Stack::with(with(&[("SOCKETS_PER_USER", "2"), ("HANDSHAKE_RATE", "1"), ("HANDSHAKE_BURST", "6")]))
             .await;
@@ -134,8 +134,8 @@ async fn a_user_has_so_many_sockets_and_an_address_so_many_handshakes() {
             tokio::task::yield_now().await;
         }
     };
-    within("a place to be free again", reopened).await;
-    // Another user's turn, but the address has had enough by now.
+    within("a socket to be released", reopened).await;
+    // Another user may open sockets until the address exceeds its rate.
     while Socket::try_open(&url(2), &[]).await.is_ok() {}
     let refused = stack.http().get(format!("http://{}/ws/", stack.host(0)));
     let refused = refused
@@ -178,12 +178,12 @@ async fn a_revocation_ends_sessions_on_every_gateway_and_on_one_that_starts_late
 }
 
 #[tokio::test]
-async fn a_socket_is_closed_when_its_token_ends_unless_it_has_a_fresh_one() {
+async fn a_socket_is_closed_when_its_token_expires_unless_it_has_a_fresh_one() {
     let stack = Stack::start().await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    // Ends in the leeway of 5 s: a second is left.
-    let ending = token_with(json!({"user_id": 1, "exp": now - 4}));
-    let url = format!("ws://{}/ws/notifications/?token={ending}", stack.host(0));
+    // Expired, but within the leeway of 5 s: one second is left.
+    let expiring = token_with(json!({"user_id": 1, "exp": now - 4}));
+    let url = format!("ws://{}/ws/notifications/?token={expiring}", stack.host(0));
     let (mut stale, mut fresh) = (Socket::open(&url).await, Socket::open(&url).await);
     fresh.send(json!({"type": "auth", "token": token(1)})).await;
     assert_eq!(fresh.next().await["type"], "auth");
@@ -192,7 +192,7 @@ async fn a_socket_is_closed_when_its_token_ends_unless_it_has_a_fresh_one() {
 }
 
 #[tokio::test]
-async fn who_reads_too_slowly_is_closed_and_delays_nobody() {
+async fn a_slow_reader_is_closed_and_delays_no_others() {
     let stack = Stack::with(with(&[("OUTBOX_BYTES", "131072"), ("SOCKETS_PER_USER", "2000")])).await;
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
@@ -217,9 +217,9 @@ async fn who_reads_too_slowly_is_closed_and_delays_nobody() {
             assert_eq!(ada.next().await["seq"], seq);
             assert_eq!(ben.next().await["seq"], seq);
         }
-        assert!(seq < 5_000, "nobody was closed");
+        assert!(seq < 5_000, "no socket was closed");
     }
-    // They come back with `after`, and have missed nothing.
+    // A client that resumes with `after` misses no message.
     let last = seq - 10;
     let page = stack.get(&format!("/api/conversations/{id}/messages?limit=11"), 2).await;
     let after = page["items"][10]["message_id"].clone();

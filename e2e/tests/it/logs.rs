@@ -2,12 +2,12 @@ use e2e::{Kind, Options, Socket, Stack, eventually, token};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 
-/// An address that no server of ours has.
+/// A client's address, in `X-Forwarded-For`.
 const ADDRESS: &str = "203.0.113.77";
 const TEXT: &str = "Tout le monde peut-il lire ceci ?";
 
 #[tokio::test]
-async fn no_log_tells_a_token_a_text_or_an_address() {
+async fn logs_contain_no_token_text_or_address() {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = lines.clone();
     let options = Options {
@@ -27,7 +27,7 @@ async fn no_log_tells_a_token_a_text_or_an_address() {
     let url = format!("ws://{}/ws/chat/{id}/?token={}", stack.host(0), token(1));
     let forwarded = [("x-forwarded-for", ADDRESS)];
 
-    // What goes well, and what a client does wrong.
+    // Successful commands, and errors of clients.
     let mut ada = Socket::try_open(&url, &forwarded).await.unwrap();
     ada.send(json!({"message": TEXT, "client_id": "c1"})).await;
     assert_eq!(ada.next().await["content"], TEXT);
@@ -62,7 +62,7 @@ async fn no_log_tells_a_token_a_text_or_an_address() {
     let dead = async || stack.metrics(Kind::Notify, 0).await.contains("deadletters_total 1").then_some(());
     eventually("a dead letter", dead).await;
 
-    // What fails.
+    // Failures of services.
     stack.kill(Kind::Chat, 0).await;
     ada.send(json!({"message": TEXT, "client_id": "c2"})).await;
     assert_eq!(ada.next().await["code"], "unavailable");
@@ -80,7 +80,7 @@ async fn no_log_tells_a_token_a_text_or_an_address() {
     for name in ["gateway", "chat-service", "notify-service", "typing-service"] {
         assert!(
             lines.iter().any(|line| line.starts_with(name) && line.contains("DEBUG")),
-            "{name} is silent"
+            "{name} has no debug lines"
         );
     }
     for line in lines.iter() {

@@ -1,4 +1,4 @@
-//! A client of which every byte is the test's own.
+//! A client that writes and reads raw bytes.
 
 use e2e::{Stack, token, within};
 use tokio::{
@@ -6,27 +6,27 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-/// Opcodes.
+// Opcodes.
 pub const CONTINUATION: u8 = 0x0;
 pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
-/// Bits of a frame's first byte.
+// Bits of a frame's first byte.
 pub const FIN: u8 = 0x80;
 pub const RSV1: u8 = 0x40;
 
-/// A connection to the first gateway, with a receive buffer of so many bytes if that matters.
-pub async fn connect(stack: &Stack, receives: Option<u32>) -> TcpStream {
+/// Connects to the first gateway, optionally with a receive buffer of this size.
+pub async fn connect(stack: &Stack, receive_buffer: Option<u32>) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    if let Some(bytes) = receives {
+    if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes).unwrap();
     }
     socket.connect(stack.host(0).parse().unwrap()).await.unwrap()
 }
 
-/// The head of a handshake for this path.
+/// Request of a handshake for this path.
 pub fn handshake(stack: &Stack, path: &str, user: i64) -> String {
     let mark = if path.contains('?') { '&' } else { '?' };
     format!(
@@ -37,19 +37,19 @@ pub fn handshake(stack: &Stack, path: &str, user: i64) -> String {
     )
 }
 
-/// A socket whose handshake is done.
-pub async fn open(stack: &Stack, path: &str, user: i64, receives: Option<u32>) -> TcpStream {
-    let mut stream = connect(stack, receives).await;
+/// Opens a socket.
+pub async fn open(stack: &Stack, path: &str, user: i64, receive_buffer: Option<u32>) -> TcpStream {
+    let mut stream = connect(stack, receive_buffer).await;
     stream.write_all(handshake(stack, path, user).as_bytes()).await.unwrap();
     let head = head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     stream
 }
 
-/// Reads the head of an answer, and nothing behind it.
+/// Reads the head of a response and no byte after it.
 pub async fn head(stream: &mut TcpStream) -> String {
     let (mut head, mut seen) = (Vec::new(), [0; 1024]);
-    within("the head of an answer", async {
+    within("the head of a response", async {
         loop {
             let count = stream.peek(&mut seen).await.unwrap_or_default();
             let before = head.len();
@@ -68,14 +68,14 @@ pub async fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// A frame of a client. Its mask is zero, so the payload stays as it is.
+/// A client's frame. The mask is zero, so that the payload is unchanged.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(first, payload.len() as u64, true);
     frame.extend_from_slice(payload);
     frame
 }
 
-/// The header of a frame that claims this length.
+/// Header of a frame with this length.
 pub fn header(first: u8, len: u64, masked: bool) -> Vec<u8> {
     let mask_bit = if masked { 0x80 } else { 0 };
     let mut header = vec![first];
@@ -94,7 +94,7 @@ pub fn header(first: u8, len: u64, masked: bool) -> Vec<u8> {
     header
 }
 
-/// The next frame from the server: its opcode and payload; `None` when the connection ends.
+/// Opcode and payload of the server's next frame; `None` if the connection ends.
 pub async fn next(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     within("a frame", async {
         let first = stream.read_u8().await.ok()?;
@@ -110,7 +110,7 @@ pub async fn next(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     .await
 }
 
-/// The code that the socket is closed with (`None`: without one); frames before that are dropped.
+/// Waits until the socket is closed and returns the close code, if there is one. Drops the frames before it.
 pub async fn closed(stream: &mut TcpStream) -> Option<u16> {
     loop {
         match next(stream).await {
