@@ -1,4 +1,4 @@
-//! A Chromium of a test's own.
+//! A Chromium for one test.
 
 use e2e::{TIMEOUT, eventually, within};
 use fantoccini::{
@@ -12,12 +12,12 @@ use std::{env, fs, io::Write, path::PathBuf, sync::Arc};
 use tempfile::TempDir;
 use testkit::{Child, Output, Program, Signal, free_port};
 
-/// What Chromium may be called.
+/// Names of Chromium's program.
 const CHROMIUM: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-/// No sandbox, as tests may run as root; the rest keeps it quiet and on this machine.
+/// No sandbox, because tests may run as root. Other flags suppress background traffic.
 const FLAGS: [&str; 12] = [
     "--headless",
-    // What the guide's pages show is in French: the language of who looks at them.
+    // The pages of the guide expect a French browser.
     "--accept-lang=fr",
     "--no-sandbox",
     "--disable-gpu",
@@ -31,7 +31,7 @@ const FLAGS: [&str; 12] = [
     "--window-size=1280,800",
 ];
 
-/// A browser with one page. Dropped, it is gone.
+/// A browser with one page. Dropping it stops it.
 pub struct Browser {
     client: Client,
     session: String,
@@ -40,20 +40,20 @@ pub struct Browser {
     _profile: TempDir,
 }
 
-/// Chromium and what drives it; `None`, said loudly, where they are missing and the test is to be skipped.
+/// Paths of Chromium and chromedriver. If one is missing, reports that the test is skipped and returns `None`.
 pub fn installed() -> Option<(PathBuf, PathBuf)> {
     let found = CHROMIUM.into_iter().find_map(on_path).zip(on_path("chromedriver"));
     if found.is_none() {
         let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let why = "no Chromium and chromedriver here; on Debian: apt-get install chromium chromium-driver";
-        // Past `eprintln!`, which is only shown of tests that fail.
+        let why = "Chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver";
+        // Not `eprintln!`, whose output is shown only if a test fails.
         std::io::stderr().write_all(format!("\n*** SKIPPED: {test}: {why} ***\n\n").as_bytes()).ok();
     }
     found
 }
 
 impl Browser {
-    /// Starts one with these flags as well; `None`, said loudly, where there is none to start.
+    /// Starts a browser with additional flags. Without Chromium, reports that the test is skipped and returns `None`.
     pub async fn start(flags: &[&str]) -> Option<Self> {
         let (chromium, driver) = installed()?;
         let profile = tempfile::tempdir().expect("a folder for the profile");
@@ -81,7 +81,7 @@ impl Browser {
         .expect("capabilities are an object");
         let mut builder = ClientBuilder::new(HttpConnector::new());
         let client = builder.capabilities(capabilities).connect(&url).await.expect("start Chromium");
-        // `until` has its own end, which says more.
+        // Longer than the timeout of `until`, whose failure message is more detailed.
         let timeouts = TimeoutConfiguration::new(Some(TIMEOUT * 2), None, None);
         client.update_timeouts(timeouts).await.expect("set the timeouts");
         let session = client.session_id().await.expect("a session").expect("its id");
@@ -89,22 +89,22 @@ impl Browser {
         Some(Self { client, session, http, _driver: driver, _profile: profile })
     }
 
-    /// Goes to an address.
+    /// Opens a URL.
     pub async fn goto(&self, url: &str) {
         within("a page", self.client.goto(url)).await.expect("a page");
     }
 
-    /// Runs a function's body in the page; what it returns.
+    /// Runs the body of a function in the page and returns its result.
     pub async fn run(&self, body: &str, args: Vec<Value>) -> Value {
-        within("a script", self.client.execute(body, args)).await.expect("a script's answer")
+        within("a script", self.client.execute(body, args)).await.expect("the result of a script")
     }
 
-    /// The value of an expression in the page.
+    /// Value of an expression in the page.
     pub async fn eval(&self, expression: &str) -> Value {
         self.run(&format!("return {expression}"), vec![]).await
     }
 
-    /// Runs scripts in the page as its own, on the top level, one right after the other.
+    /// Runs scripts one after the other at the top level of the page.
     pub async fn inject(&self, scripts: &[&str]) {
         let body = "for (const text of arguments[0]) {
                 const script = document.createElement('script');
@@ -114,76 +114,79 @@ impl Browser {
         self.run(body, vec![json!(scripts)]).await;
     }
 
-    /// Waits until an expression in the page is true; its value.
+    /// Waits until an expression in the page is true, and returns its value.
     ///
     /// # Panics
-    /// When it takes longer than [`TIMEOUT`].
+    /// If it takes longer than [`TIMEOUT`].
     pub async fn until(&self, expression: &str) -> Value {
-        let value = self.wait_for(expression, TIMEOUT.as_millis()).await;
+        let value = self.poll(expression, TIMEOUT.as_millis()).await;
         if let Some(error) = value.get("error") {
             let page = self.eval("document.body.innerText").await;
-            panic!("waited {TIMEOUT:?} for {expression}, which is {error}\non this page:\n{}", page);
+            panic!("waited {TIMEOUT:?} for {expression}, which is {error}, on this page:\n{page}");
         }
         value["value"].clone()
     }
 
-    /// Whether an expression in the page becomes true within this time.
-    pub async fn soon(&self, expression: &str, milliseconds: u32) -> bool {
-        self.wait_for(expression, milliseconds.into()).await.get("error").is_none()
+    /// Returns whether an expression in the page becomes true within this time.
+    pub async fn becomes_true(&self, expression: &str, milliseconds: u32) -> bool {
+        self.poll(expression, milliseconds.into()).await.get("error").is_none()
     }
 
-    async fn wait_for(&self, expression: &str, milliseconds: u128) -> Value {
+    async fn poll(&self, expression: &str, milliseconds: u128) -> Value {
         let script = format!(
             "const done = arguments[0];
             const end = performance.now() + {milliseconds};
-            const look = () => {{
+            const check = () => {{
                 let value;
                 try {{ value = {expression}; }} catch (error) {{ value = null; }}
                 if (value) done({{ value }});
                 else if (performance.now() > end) done({{ error: String(value) }});
-                else setTimeout(look, 20);
+                else setTimeout(check, 20);
             }};
-            look();"
+            check();"
         );
         let waited = self.client.execute_async(&script, vec![]);
         waited.await.unwrap_or_else(|error| panic!("wait for {expression}: {error}"))
     }
 
-    /// The element that a selector finds first; it must be there.
+    /// First element that matches a selector.
+    ///
+    /// # Panics
+    /// If there is none.
     pub async fn element(&self, selector: &str) -> Element {
         let found = self.client.find(Locator::Css(selector)).await;
         found.unwrap_or_else(|error| panic!("find {selector}: {error}"))
     }
 
-    /// Types as a person does.
+    /// Types with key events.
     pub async fn keys(&self, selector: &str, text: &str) {
         self.element(selector).await.send_keys(text).await.expect("type");
     }
 
-    /// Clicks as a person does.
+    /// Clicks on an element.
     pub async fn click(&self, selector: &str) {
         self.element(selector).await.click().await.expect("click");
     }
 
-    /// The window that is driven.
+    /// The controlled window.
     pub async fn window(&self) -> WindowHandle {
         self.client.window().await.expect("a window")
     }
 
-    /// Opens another tab of the same profile, and drives that one.
+    /// Opens another tab of the same profile and switches to it.
     pub async fn new_window(&self) -> WindowHandle {
         let opened = self.client.new_window(true).await.expect("a new tab");
         self.switch(&opened.handle).await;
         opened.handle
     }
 
-    /// Drives another window.
+    /// Switches to another window.
     pub async fn switch(&self, window: &WindowHandle) {
         self.client.switch_to_window(window.clone()).await.expect("switch windows");
     }
 
-    /// Makes the page this large, in the light or the dark scheme.
-    pub async fn look(&self, width: u32, height: u32, scheme: &str) {
+    /// Sets the size of the page and its color scheme, `light` or `dark`.
+    pub async fn set_viewport(&self, width: u32, height: u32, scheme: &str) {
         let metrics = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
         });
@@ -196,19 +199,19 @@ impl Browser {
     pub async fn devtools(&self, command: &str, parameters: Value) {
         let body = json!({"cmd": command, "params": parameters});
         let call = self.http.post(format!("{}/goog/cdp/execute", self.session)).json(&body);
-        let answer = within("DevTools", call.send()).await.expect("an answer");
-        assert!(answer.status().is_success(), "{command}: {answer:?}");
+        let response = within("DevTools", call.send()).await.expect("a response");
+        assert!(response.status().is_success(), "{command}: {response:?}");
     }
 
-    /// Keeps a picture of what is on the screen, in the target folder.
+    /// Saves a screenshot in the target folder.
     pub async fn screenshot(&self, name: &str) {
-        // What moves in has arrived, and every picture shows the same.
+        // Ends all animations, so that screenshots are reproducible.
         self.run("document.getAnimations().forEach((one) => { try { one.finish(); } catch {} })", vec![])
             .await;
         let picture = within("a screenshot", self.client.screenshot()).await.expect("a screenshot");
         let test = env::current_exe().expect("this program");
         let folder = test.ancestors().nth(3).expect("the target folder").join("screenshots");
-        fs::create_dir_all(&folder).expect("make a folder");
+        fs::create_dir_all(&folder).expect("create a folder");
         fs::write(folder.join(format!("{name}.png")), picture).expect("write a file");
     }
 }

@@ -1,4 +1,4 @@
-//! The demo page: Alice and Bruno, each in a browser of their own.
+//! The demo page with two users, Alice and Bruno, in separate browsers.
 
 use crate::browser::Browser;
 use e2e::{Kind, Stack, TIMEOUT, token_with};
@@ -8,13 +8,13 @@ use std::time::Instant;
 const ALICE: i64 = 1;
 const BRUNO: i64 = 2;
 const CHLOE: i64 = 3;
-/// Keys, as WebDriver writes them.
+// Codes of keys in WebDriver.
 const BACKSPACE: char = '\u{e003}';
 const TAB: char = '\u{e004}';
 const ESCAPE: char = '\u{e00c}';
 
-/// What the tests ask of a page, as functions of it.
-const QUESTIONS: &str = r#"
+/// Functions with which the tests read the state of a page.
+const HELPERS: &str = r#"
 window.part = (id) => document.getElementById(id);
 window.texts = (selector) => [...document.querySelectorAll(selector)].map((node) => node.innerText);
 window.messages = () => texts('#messages .text');
@@ -30,7 +30,7 @@ window.settled = () => online() && states().every((state) => state === 'read') &
 struct Demo {
     stack: Stack,
     nats: async_nats::Client,
-    /// Of Alice and Bruno, about the bike.
+    /// Conversation of Alice and Bruno about the bike.
     bike: i64,
 }
 
@@ -58,19 +58,19 @@ impl Demo {
     async fn conversation(&self, people: &[i64], listing: i64, title: &str) -> i64 {
         let people: Vec<Value> =
             people.iter().map(|user| json!({"user_id": user, "username": name(*user)})).collect();
-        let wish = json!({"participants": people, "listing_id": listing, "title": title});
-        let made = self.nats.request("chat.conversations.create", wish.to_string().into()).await;
-        let made: Value = serde_json::from_slice(&made.expect("an answer").payload).expect("a conversation");
+        let conversation = json!({"participants": people, "listing_id": listing, "title": title});
+        let made = self.nats.request("chat.conversations.create", conversation.to_string().into()).await;
+        let made: Value = serde_json::from_slice(&made.expect("a reply").payload).expect("a conversation");
         made["conversation_id"].as_i64().expect("its id")
     }
 
-    /// Stores a message, as if its sender were elsewhere.
-    async fn tell(&self, conversation: i64, user: i64, text: &str) {
+    /// Sends a message over NATS, without the sender's page.
+    async fn send(&self, conversation: i64, user: i64, text: &str) {
         let send = json!({"conversation_id": conversation, "sender_id": user, "sender_username": name(user), "message": text});
         self.nats.request("chat.messages.send", send.to_string().into()).await.expect("a message");
     }
 
-    async fn pays(&self, user: i64, payment: i64) {
+    async fn publish_payment(&self, user: i64, payment: i64) {
         let event = json!({"user_id": user, "data": {"payment_id": payment}});
         self.nats.publish("events.payment_completed", event.to_string().into()).await.expect("publish");
     }
@@ -85,34 +85,34 @@ impl Demo {
         )
     }
 
-    /// Someone's page, connected; `None` where there is no browser.
+    /// Opens a user's page and waits until it is connected. `None` if there is no browser.
     async fn page(&self, user: i64, width: u32) -> Option<Browser> {
         let browser = Browser::start(&[]).await?;
-        browser.look(width, 800, "light").await;
+        browser.set_viewport(width, 800, "light").await;
         self.load(&browser, user).await;
         Some(browser)
     }
 
     async fn load(&self, browser: &Browser, user: i64) {
         browser.goto(&self.address(user)).await;
-        browser.run(QUESTIONS, vec![]).await;
+        browser.run(HELPERS, vec![]).await;
         browser.until("online() && document.querySelector('#conversations .row')").await;
     }
 
-    /// The pages of both; `None` where there is no browser.
+    /// Opens the pages of both users. `None` if there is no browser.
     async fn both(&self) -> Option<[Browser; 2]> {
         let (alice, bruno) = tokio::join!(self.page(ALICE, 1280), self.page(BRUNO, 1280));
         Some([alice?, bruno?])
     }
 }
 
-async fn types(browser: &Browser, text: &str) {
+async fn type_text(browser: &Browser, text: &str) {
     browser.keys("#text", text).await;
 }
 
-/// Writes a message, and waits until the others see it at the end, and the writer that they have read it.
-async fn says(browser: &Browser, others: &[&Browser], text: &str) {
-    types(browser, &format!("{text}\n")).await;
+/// Sends a message and waits until the other pages show it and the sender's page shows it as read.
+async fn send_and_wait(browser: &Browser, others: &[&Browser], text: &str) {
+    type_text(browser, &format!("{text}\n")).await;
     for other in others {
         other.until(&format!("messages().at(-1) === {}", json!(text))).await;
     }
@@ -120,15 +120,15 @@ async fn says(browser: &Browser, others: &[&Browser], text: &str) {
 }
 
 #[tokio::test]
-async fn two_people_chat_see_each_other_type_and_are_notified() {
+async fn two_users_chat_see_each_other_type_and_get_notifications() {
     let demo = Demo::start().await;
     let sofa = demo.conversation(&[CHLOE, ALICE], 2, "Canapé trois places, 250 €").await;
-    demo.tell(sofa, CHLOE, "Bonjour Alice, votre canapé m’intéresse.").await;
-    demo.tell(sofa, CHLOE, "Il passe par une porte de 80 cm ?").await;
-    demo.tell(demo.bike, BRUNO, "Bonjour Alice, le vélo est toujours là.").await;
+    demo.send(sofa, CHLOE, "Bonjour Alice, votre canapé m’intéresse.").await;
+    demo.send(sofa, CHLOE, "Il passe par une porte de 80 cm ?").await;
+    demo.send(demo.bike, BRUNO, "Bonjour Alice, le vélo est toujours là.").await;
     let Some([alice, bruno]) = demo.both().await else { return };
 
-    // The newest is open, and so read; the other waits.
+    // The page opens the newest conversation, which marks it as read. The other one stays unread.
     alice
         .until(&format!("messages().length === 1 && badge({sofa}) === 2 && badge({}) === 0", demo.bike))
         .await;
@@ -136,49 +136,49 @@ async fn two_people_chat_see_each_other_type_and_are_notified() {
     assert_eq!(alice.eval("document.title").await, "(2) Messages · Vyzio");
     bruno.until("settled() && states()[0] === 'read'").await;
 
-    types(&alice, "Bonjour Bruno, quelle taille fait le cadre ?").await;
+    type_text(&alice, "Bonjour Bruno, quelle taille fait le cadre ?").await;
     bruno.until("typing() === 'Alice écrit…'").await;
     assert_eq!(alice.eval("typing()").await, "");
-    types(&alice, "\n").await;
+    type_text(&alice, "\n").await;
     alice.until("messages().length === 2 && settled()").await;
-    says(&bruno, &[&alice], "Un 52, parfait entre 1,62 m et 1,75 m.").await;
-    says(&alice, &[&bruno], "<b>Merci</b> & à ce soir").await;
-    let said = json!([
+    send_and_wait(&bruno, &[&alice], "Un 52, parfait entre 1,62 m et 1,75 m.").await;
+    send_and_wait(&alice, &[&bruno], "<b>Merci</b> & à ce soir").await;
+    let expected = json!([
         "Bonjour Alice, le vélo est toujours là.",
         "Bonjour Bruno, quelle taille fait le cadre ?",
         "Un 52, parfait entre 1,62 m et 1,75 m.",
         "<b>Merci</b> & à ce soir",
     ]);
-    assert_eq!(alice.eval("messages()").await, said);
-    assert_eq!(bruno.eval("messages()").await, said);
+    assert_eq!(alice.eval("messages()").await, expected);
+    assert_eq!(bruno.eval("messages()").await, expected);
     assert_eq!(bruno.eval("document.querySelector('.message b')").await, Value::Null);
-    let heard = "part('announcer').textContent";
-    assert_eq!(bruno.eval(heard).await, "Alice: <b>Merci</b> & à ce soir", "what a screen reader says");
+    let announced = "part('announcer').textContent";
+    assert_eq!(bruno.eval(announced).await, "Alice: <b>Merci</b> & à ce soir", "the text for screen readers");
 
-    // What they read as it came rang nowhere; what comes elsewhere does.
+    // Messages in the open conversation show no toast; other notifications do.
     assert_eq!(alice.eval("texts('.toast')").await, json!([]));
     bruno.until("!bell()").await;
-    demo.tell(sofa, CHLOE, "J’ai une camionnette 🚚").await;
+    demo.send(sofa, CHLOE, "J’ai une camionnette 🚚").await;
     alice.until("texts('.toast')[0] === 'Nouveau message\\nchloé a envoyé un message'").await;
     alice.until(&format!("badge({sofa}) === 3 && texts('#conversations strong')[0] === 'Chloé'")).await;
-    demo.pays(ALICE, 789).await;
+    demo.publish_payment(ALICE, 789).await;
     alice
         .until("texts('.toast')[0] === 'Paiement confirmé\\nVotre paiement a été traité' && bell() === '2'")
         .await;
-    types(&bruno, "À ce soir, ").await;
+    type_text(&bruno, "À ce soir, ").await;
     alice.until("typing() === 'Bruno écrit…'").await;
     alice.screenshot("demo-light").await;
 
     alice.click("#bell").await;
     alice.until("texts('.notification').length >= 2 && document.activeElement.id === 'panel-title'").await;
-    assert_eq!(alice.eval("texts('.toast')").await, json!([]), "the list says the same");
+    assert_eq!(alice.eval("texts('.toast')").await, json!([]), "the open list replaces the toasts");
     alice.screenshot("demo-notifications").await;
     alice.click("#read-all").await;
     alice.until("!bell()").await;
     alice.keys("#panel-title", &ESCAPE.to_string()).await;
     alice.until("part('panel').hidden && document.activeElement.id === 'bell'").await;
 
-    // The other language, and the same again after a reload.
+    // The other language, which is kept after a reload.
     alice.click("[data-lang=en]").await;
     alice.until("typing() === 'Bruno is typing…'").await;
     assert_eq!(
@@ -191,18 +191,18 @@ async fn two_people_chat_see_each_other_type_and_are_notified() {
             "document.body.dataset.state === 'online' && document.querySelectorAll('.message').length === 4",
         )
         .await;
-    alice.run(QUESTIONS, vec![]).await;
-    assert_eq!(alice.eval("messages()").await, said);
+    alice.run(HELPERS, vec![]).await;
+    assert_eq!(alice.eval("messages()").await, expected);
     assert_eq!(alice.eval("document.documentElement.lang").await, "en");
-    alice.look(1280, 800, "dark").await;
+    alice.set_viewport(1280, 800, "dark").await;
     alice.screenshot("demo-dark").await;
 }
 
 #[tokio::test]
-async fn on_a_phone_one_thing_is_shown_at_a_time_and_history_is_paged() {
+async fn a_narrow_page_shows_one_pane_at_a_time_and_pages_the_history() {
     let demo = Demo::start().await;
-    for at in 1..=120 {
-        demo.tell(demo.bike, if at % 3 == 0 { ALICE } else { BRUNO }, &format!("Message {at}")).await;
+    for number in 1..=120 {
+        demo.send(demo.bike, if number % 3 == 0 { ALICE } else { BRUNO }, &format!("Message {number}")).await;
     }
     let Some(page) = demo.page(ALICE, 390).await else { return };
     page.until("part('conversation').hidden && document.querySelector('.side').offsetWidth === 390").await;
@@ -213,27 +213,27 @@ async fn on_a_phone_one_thing_is_shown_at_a_time_and_history_is_paged() {
     let at_end = "part('thread').scrollHeight - part('thread').scrollTop - part('thread').clientHeight < 2";
     page.until(at_end).await;
     page.screenshot("demo-narrow").await;
-    page.look(390, 800, "dark").await;
+    page.set_viewport(390, 800, "dark").await;
     page.screenshot("demo-narrow-dark").await;
     page.click("#bell").await;
     page.screenshot("demo-narrow-dark-notifications").await;
     page.keys("#panel-title", &ESCAPE.to_string()).await;
 
-    // Scrolled up, earlier ones come in above, and what is read stays where it is.
+    // At the top, the page loads earlier messages above, and the visible ones keep their position.
     page.run("part('thread').scrollTop = 100", vec![]).await;
     page.until("messages().length === 100 && part('thread').scrollTop > 1000 && !part('jump').hidden").await;
     page.run("part('thread').scrollTop = 0", vec![]).await;
     page.until("messages().length === 120 && part('older').hidden").await;
-    let expected: Vec<String> = (1..=120).map(|at| format!("Message {at}")).collect();
+    let expected: Vec<String> = (1..=120).map(|number| format!("Message {number}")).collect();
     assert_eq!(page.eval("messages()").await, json!(expected));
     page.click("#jump").await;
     page.until(at_end).await;
 
-    // Back by the button and by the browser; by keys alone, too.
+    // Back by the button, with the browser's history, and with the keyboard.
     page.click("#back").await;
     page.until("part('conversation').hidden && document.activeElement.matches('.row')").await;
     page.keys(".row", "\n").await;
-    // What was left stays open, with all that was loaded.
+    // The conversation keeps all loaded messages.
     page.until("!part('conversation').hidden && messages().length === 120").await;
     page.keys("#peer-name", &format!("{TAB}{TAB}")).await;
     page.until("document.activeElement.id === 'text'").await;
@@ -242,10 +242,10 @@ async fn on_a_phone_one_thing_is_shown_at_a_time_and_history_is_paged() {
 }
 
 #[tokio::test]
-async fn the_page_works_on_by_itself_whatever_is_killed() {
+async fn the_page_recovers_by_itself_from_the_loss_of_any_service() {
     let mut demo = Demo::start().await;
     let Some([alice, bruno]) = demo.both().await else { return };
-    let mut said = Vec::new();
+    let mut sent = Vec::new();
     let services = [Kind::Gateway, Kind::Chat, Kind::Notify, Kind::Typing].map(Some);
     for (round, part) in (1..).zip(services.into_iter().chain([None])) {
         let name = part.map_or("NATS".to_owned(), |kind| format!("{kind:?}"));
@@ -254,7 +254,7 @@ async fn the_page_works_on_by_itself_whatever_is_killed() {
             None => demo.stack.nats.kill().await,
         }
         let during = format!("Sans {name}");
-        types(&alice, &format!("{during}\n")).await;
+        type_text(&alice, &format!("{during}\n")).await;
         alice.until(&format!("messages().at(-1) === {}", json!(during))).await;
         if part == Some(Kind::Gateway) {
             alice.until("part('banner').innerText && states().at(-1) === 'sending'").await;
@@ -266,53 +266,53 @@ async fn the_page_works_on_by_itself_whatever_is_killed() {
             None => demo.stack.nats.restart().await.expect("restart nats-server"),
         }
         demo.stack.ready().await;
-        arrives(&alice, &bruno, &during).await;
+        wait_for_arrival(&alice, &bruno, &during).await;
         alice.until("settled()").await;
         bruno.until("settled()").await;
 
         let after = format!("Avec {name}");
-        types_until_seen(&bruno, &alice, &after).await;
-        types(&bruno, "\n").await;
-        arrives(&bruno, &alice, &after).await;
-        demo.pays(BRUNO, round).await;
+        type_until_seen(&bruno, &alice, &after).await;
+        type_text(&bruno, "\n").await;
+        wait_for_arrival(&bruno, &alice, &after).await;
+        demo.publish_payment(BRUNO, round).await;
         let paid = "texts('.notification').filter((text) => text.includes('Paiement')).length";
         bruno.run("part('panel').hidden = false", vec![]).await;
         bruno.until(&format!("settled() && {paid} === {round} && bell() === '{round}'")).await;
-        said.extend([during, after]);
-        assert_eq!(alice.eval("messages()").await, json!(said), "without {name}");
-        assert_eq!(bruno.eval("messages()").await, json!(said), "without {name}");
+        sent.extend([during, after]);
+        assert_eq!(alice.eval("messages()").await, json!(sent), "after the loss of {name}");
+        assert_eq!(bruno.eval("messages()").await, json!(sent), "after the loss of {name}");
     }
 }
 
 #[tokio::test]
-async fn what_is_said_without_a_network_waits_and_what_fails_is_sent_when_asked() {
+async fn offline_messages_are_sent_later_and_failed_ones_on_request() {
     let mut demo = Demo::start().await;
     let Some([alice, bruno]) = demo.both().await else { return };
-    says(&alice, &[&bruno], "Bonjour").await;
+    send_and_wait(&alice, &[&bruno], "Bonjour").await;
     let network = |offline: bool| json!({"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
     alice.devtools("Network.enable", json!({})).await;
     alice.devtools("Network.emulateNetworkConditions", network(true)).await;
     alice.until("part('status').innerText === 'Hors ligne' && part('banner').innerText").await;
-    types(&alice, "Depuis le métro\n").await;
+    type_text(&alice, "Depuis le métro\n").await;
     alice.until("states().at(-1) === 'sending'").await;
-    says_alone(&bruno, "Vous êtes là ?").await;
+    send_unread(&bruno, "Vous êtes là ?").await;
     alice.devtools("Network.emulateNetworkConditions", network(false)).await;
     alice.until("online() && messages().length === 3").await;
     bruno.until("messages().at(-1) === 'Depuis le métro'").await;
     assert_eq!(alice.eval("messages()").await, bruno.eval("messages()").await);
 
     demo.stack.kill(Kind::Chat, 0).await;
-    types(&bruno, "Vous m’entendez ?\n").await;
+    type_text(&bruno, "Vous m’entendez ?\n").await;
     bruno.until("texts('.failure')[0]?.startsWith('Service indisponible')").await;
     bruno.screenshot("demo-failed").await;
     demo.stack.restart(Kind::Chat, 0);
     demo.stack.ready().await;
-    arrives(&bruno, &alice, "Vous m’entendez ?").await;
+    wait_for_arrival(&bruno, &alice, "Vous m’entendez ?").await;
     alice.until("messages().length === 4").await;
 }
 
 #[tokio::test]
-async fn several_tabs_of_one_person_ring_once() {
+async fn a_notification_shows_one_toast_across_a_users_tabs() {
     let demo = Demo::start().await;
     let Some(browser) = demo.page(ALICE, 1280).await else { return };
     let first = browser.window().await;
@@ -321,40 +321,40 @@ async fn several_tabs_of_one_person_ring_once() {
     let windows = [first, second];
     for window in &windows {
         browser.switch(window).await;
-        let count = "window.rang = 0;
-            new MutationObserver((changes) => changes.forEach((change) => (rang += change.addedNodes.length)))
+        let count = "window.toasts = 0;
+            new MutationObserver((changes) => changes.forEach((change) => (toasts += change.addedNodes.length)))
                 .observe(part('toasts'), { childList: true });";
         browser.run(count, vec![]).await;
     }
-    let rang = async || {
+    let toasts = async || {
         let mut sum = 0;
         for window in &windows {
             browser.switch(window).await;
-            sum += browser.eval("rang").await.as_i64().expect("a number");
+            sum += browser.eval("toasts").await.as_i64().expect("a number");
         }
         sum
     };
     for round in 1..=3 {
-        demo.pays(ALICE, round).await;
+        demo.publish_payment(ALICE, round).await;
         for window in &windows {
             browser.switch(window).await;
             browser.until(&format!("bell() === '{round}'")).await;
         }
         let end = Instant::now() + TIMEOUT;
-        while rang().await < round {
-            assert!(Instant::now() < end, "nobody rang");
+        while toasts().await < round {
+            assert!(Instant::now() < end, "no tab showed a toast");
         }
     }
-    // Longer than a tab out of view holds back.
-    browser.soon("false", 1_000).await;
-    assert_eq!(rang().await, 3);
+    // Longer than a hidden tab delays its toast.
+    browser.becomes_true("false", 1_000).await;
+    assert_eq!(toasts().await, 3);
 }
 
 #[tokio::test]
-async fn without_an_address_the_page_says_what_it_is() {
+async fn without_a_token_the_page_shows_instructions() {
     let demo = Demo::start().await;
     let Some(page) = Browser::start(&[]).await else { return };
-    page.look(1280, 800, "light").await;
+    page.set_viewport(1280, 800, "light").await;
     page.goto(&format!("http://{}/demo", demo.stack.host(0))).await;
     page.until("document.querySelector('#welcome').innerText.includes('cargo xtask up')").await;
     assert_eq!(page.eval("document.querySelector('#welcome-reason').hidden").await, true);
@@ -363,21 +363,20 @@ async fn without_an_address_the_page_says_what_it_is() {
     page.until("document.querySelector('#welcome').innerText.includes('Open the two addresses')").await;
     page.goto(&format!("http://{}/demo/?broken#me=nonsense", demo.stack.host(0))).await;
     page.until("!document.querySelector('#welcome-reason').hidden").await;
-    // A token that the server refuses: the page says so, and stops trying.
-    let ended = token_with(json!({"user_id": ALICE, "username": "alice", "exp": 1}));
-    page.goto(&format!("http://{}/demo/?ended#me={ended}", demo.stack.host(0))).await;
+    // If the server refuses the token, the page shows that and stops reconnecting.
+    let expired = token_with(json!({"user_id": ALICE, "username": "alice", "exp": 1}));
+    page.goto(&format!("http://{}/demo/?ended#me={expired}", demo.stack.host(0))).await;
     page.until("document.querySelector('#banner').innerText.startsWith('Cet accès a expiré')").await;
 }
 
-/// Says something that nobody can read yet.
-async fn says_alone(browser: &Browser, text: &str) {
-    types(browser, &format!("{text}\n")).await;
+/// Sends a message to a user who is offline.
+async fn send_unread(browser: &Browser, text: &str) {
+    type_text(browser, &format!("{text}\n")).await;
     browser.until(&format!("messages().at(-1) === {} && states().at(-1) === 'sent'", json!(text))).await;
 }
 
-/// Waits until both see a message, once. Where the page says that it could not be sent, it is sent again, as a person
-/// would.
-async fn arrives(from: &Browser, to: &Browser, text: &str) {
+/// Waits until both pages show a message. If the sender's page shows a failure, clicks on its link to send it again.
+async fn wait_for_arrival(from: &Browser, to: &Browser, text: &str) {
     let at_end = format!("messages().at(-1) === {}", json!(text));
     let failed = "document.querySelector('.failure .link')";
     from.until(&format!("{failed} || ({at_end} && ['sent', 'read'].includes(states().at(-1)))")).await;
@@ -388,12 +387,12 @@ async fn arrives(from: &Browser, to: &Browser, text: &str) {
     to.until(&at_end).await;
 }
 
-/// Types this, and its end once more from time to time, until the other sees that someone types.
-async fn types_until_seen(from: &Browser, to: &Browser, text: &str) {
+/// Types a text, and its last character again from time to time, until the other page shows the typing.
+async fn type_until_seen(from: &Browser, to: &Browser, text: &str) {
     let end = Instant::now() + TIMEOUT;
-    types(from, text).await;
-    while !to.soon("typing()", 2_500).await {
-        assert!(Instant::now() < end, "{text}: the other doesn't see that someone types");
-        types(from, &format!("{BACKSPACE}{}", &text[text.len() - 1..])).await;
+    type_text(from, text).await;
+    while !to.becomes_true("typing()", 2_500).await {
+        assert!(Instant::now() < end, "{text}: the other page doesn't show the typing");
+        type_text(from, &format!("{BACKSPACE}{}", &text[text.len() - 1..])).await;
     }
 }

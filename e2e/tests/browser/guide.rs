@@ -1,4 +1,4 @@
-//! The guide's own JavaScript, unchanged, in pages that define what it leaves to them.
+//! The guide's JavaScript, unchanged, in pages that define the functions it uses.
 
 use crate::browser::{Browser, installed};
 use e2e::{Kind, Options, Socket, Stack, token_with};
@@ -10,7 +10,7 @@ const NOTIFICATIONS: &str = include_str!("guide/notifications.js");
 const TYPING: &str = include_str!("guide/typing.js");
 const AUTH: &str = include_str!("guide/auth.js");
 
-/// What the snippets expect of their page.
+/// Functions and elements that the snippets expect of their page.
 const PAGE: &str = include_str!("page.js");
 
 const COOKIE: &str = "access_token";
@@ -21,7 +21,7 @@ fn johns_token() -> String {
     token_with(json!({"user_id": JOHN, "username": "john_doe"}))
 }
 
-/// A stack with the guide's conversation, of John and Mary.
+/// Starts a stack with the guide's conversation of John and Mary.
 async fn stack() -> Stack {
     let env = vec![("TOKEN_COOKIE", COOKIE.to_owned())];
     let stack = Stack::with(Options { env, ..Options::default() }).await;
@@ -32,14 +32,14 @@ async fn stack() -> Stack {
     stack
 }
 
-/// A page of the gateway's own origin that allows everything: one that isn't there.
+/// Opens a page of this origin that does not exist: it has no content security policy.
 async fn open_page(browser: &Browser, origin: &str) {
     browser.goto(&format!("{origin}/guide")).await;
     browser.inject(&[PAGE]).await;
 }
 
-/// John's browser on a page with this snippet, his token in a cookie.
-async fn johns_page(browser: &Browser, stack: &Stack, snippet: &str) {
+/// Opens a page with this snippet and John's token in a cookie.
+async fn open_johns_page(browser: &Browser, stack: &Stack, snippet: &str) {
     let origin = format!("http://{}", stack.host(0));
     open_page(browser, &origin).await;
     let cookie = format!("{COOKIE}={}; path=/; SameSite=Strict", johns_token());
@@ -52,7 +52,7 @@ async fn the_guides_chat_shows_and_sends_messages() {
     let Some(browser) = Browser::start(&[]).await else { return };
     let mut stack = stack().await;
     let mut mary = stack.socket("/ws/chat/123/", MARY).await;
-    johns_page(&browser, &stack, CHAT).await;
+    open_johns_page(&browser, &stack, CHAT).await;
     browser.until("logged.includes('Connected to chat')").await;
 
     browser.eval("sendMessage('Bonjour!')").await;
@@ -72,7 +72,7 @@ async fn the_guides_chat_shows_and_sends_messages() {
     let dates = "shown.every(({ created_at }) => Math.abs(new Date(created_at) - Date.now()) < 600_000)";
     assert_eq!(browser.eval(dates).await, true);
 
-    // What the guide doesn't know is told as well, and shown nowhere.
+    // The page receives frames that the guide doesn't mention, and ignores them.
     mary.send(json!({"type": "read", "message_id": shown[0]["message_id"]})).await;
     browser.eval("chatSocket.send('this is not JSON')").await;
     mary.say("Tu es là ?").await;
@@ -85,10 +85,10 @@ async fn the_guides_chat_shows_and_sends_messages() {
 }
 
 #[tokio::test]
-async fn the_guides_notifications_are_shown_in_french_and_nothing_else_is() {
+async fn the_guides_page_shows_only_notifications_and_in_french() {
     let Some(browser) = Browser::start(&[]).await else { return };
     let stack = stack().await;
-    johns_page(&browser, &stack, NOTIFICATIONS).await;
+    open_johns_page(&browser, &stack, NOTIFICATIONS).await;
     browser.until("notificationSocket.readyState === WebSocket.OPEN").await;
     let mut modern = stack.socket("/ws/notifications/?after=latest", JOHN).await;
 
@@ -102,7 +102,7 @@ async fn the_guides_notifications_are_shown_in_french_and_nothing_else_is() {
     };
     publish("events.payment_completed", json!({"payment_id": 789})).await;
     browser.until("shown.length === 2").await;
-    // Reading is told to clients that know of it: here John's other socket, not the guide's page.
+    // A read reaches only clients that understand it: John's other socket, but not the guide's page.
     let paid = modern.next_of("payment_completed").await;
     let id = &paid["notification_id"];
     stack.post(&format!("/api/notifications/{id}/read"), JOHN, json!({})).await.expect(204);
@@ -124,7 +124,7 @@ async fn the_guides_typing_indicator_shows_and_hides() {
     let Some(browser) = Browser::start(&[]).await else { return };
     let stack = stack().await;
     let mut mary = stack.socket("/ws/typing/123/", MARY).await;
-    johns_page(&browser, &stack, TYPING).await;
+    open_johns_page(&browser, &stack, TYPING).await;
     browser.until("typingSocket.readyState === WebSocket.OPEN").await;
 
     browser.keys("#message-input", "Bonjour Mary").await;
@@ -147,12 +147,12 @@ async fn the_guides_typing_indicator_shows_and_hides() {
 }
 
 #[tokio::test]
-async fn the_guides_token_in_the_address_opens_the_chat() {
+async fn a_token_in_the_url_opens_the_guides_chat() {
     if installed().is_none() {
         return;
     }
     let stack = stack().await;
-    // The snippet names localhost:8000, where this stack is not.
+    // The snippet connects to localhost:8000, which must reach this stack.
     let map = format!("--host-resolver-rules=MAP localhost:8000 {}", stack.host(0));
     let Some(browser) = Browser::start(&[&map]).await else { return };
     let open = async |origin: &str| {
@@ -171,7 +171,7 @@ async fn the_guides_token_in_the_address_opens_the_chat() {
     assert_eq!(browser.eval("shown[0].content").await, "Bonjour John");
     assert_eq!(browser.eval("faults").await, json!([]));
 
-    // The same page from another origin, which nobody has allowed.
+    // The same page from another origin, which is not allowed.
     open(&format!("http://{}", stack.host(0))).await;
     browser.until("logged.includes('closed')").await;
     assert_eq!(browser.eval("logged").await, json!(["closed"]));

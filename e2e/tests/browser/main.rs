@@ -1,6 +1,6 @@
-//! The stack, as people see it: in a real browser.
+//! Tests of the pages in a real browser.
 //!
-//! Where there is no Chromium, every test here passes at once, and says loudly that it was skipped.
+//! Without Chromium, every test here passes at once and reports that it was skipped.
 
 mod api_docs;
 mod browser;

@@ -1,4 +1,4 @@
-// A page around a snippet of the guide: what the snippets leave to their page, noting how they use it.
+// The page of the guide's snippets: the elements and functions that they use. It records the calls.
 document.body.innerHTML = '<input id="message-input"><a id="elsewhere" href="#">elsewhere</a>';
 const shown = [];
 const logged = [];

@@ -1,4 +1,4 @@
-//! What the client's tests ask of their stack: one JSON object a line, answered by one.
+//! Control of the stack by the client's tests: one JSON object for each request and each reply, one per line.
 
 use e2e::{Kind, Stack, token_with};
 use serde::Deserialize;
@@ -8,72 +8,72 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A question.
+/// A request.
 #[derive(Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
-enum Ask {
-    /// A token with these claims.
+enum Request {
+    /// Creates a token with these claims.
     Token { claims: Value },
-    /// A conversation of these people.
+    /// Creates a conversation of these users.
     Conversation { users: Vec<i64> },
-    /// What another backend publishes.
+    /// Publishes as a backend.
     Publish { subject: String, payload: Value },
-    /// Kills a part with -9: a service by name, or `nats`.
+    /// Kills a service, or nats-server (`nats`), with SIGKILL.
     Kill { part: String, index: usize },
-    /// Stops a service as an operator does.
+    /// Stops a service with SIGTERM.
     Terminate { part: String, index: usize },
-    /// Starts it again, and waits until all is ready.
+    /// Restarts it and waits until all services are ready.
     Restart { part: String, index: usize },
 }
 
-/// Answers on a port of its own until the test ends.
+/// Serves requests on a free port until the test ends.
 pub async fn serve(mut stack: Stack) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("its number").port();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
-            talk(&mut stack, socket).await;
+            serve_connection(&mut stack, socket).await;
         }
     });
     port
 }
 
-/// One test program's questions: they come one program after the other.
-async fn talk(stack: &mut Stack, socket: TcpStream) {
+/// Serves the requests of one test program. The programs run one after the other.
+async fn serve_connection(stack: &mut Stack, socket: TcpStream) {
     let (reading, mut writing) = socket.into_split();
     let mut lines = BufReader::new(reading).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let answer = match serde_json::from_str(&line) {
-            Ok(ask) => answer(stack, ask).await,
+        let reply = match serde_json::from_str(&line) {
+            Ok(request) => execute(stack, request).await,
             Err(error) => json!({ "error": error.to_string() }),
         };
-        if writing.write_all(format!("{answer}\n").as_bytes()).await.is_err() {
+        if writing.write_all(format!("{reply}\n").as_bytes()).await.is_err() {
             return;
         }
     }
 }
 
-async fn answer(stack: &mut Stack, ask: Ask) -> Value {
-    match ask {
-        Ask::Token { claims } => json!(token_with(claims)),
-        Ask::Conversation { users } => json!(stack.conversation(&users).await),
-        Ask::Publish { subject, payload } => {
+async fn execute(stack: &mut Stack, request: Request) -> Value {
+    match request {
+        Request::Token { claims } => json!(token_with(claims)),
+        Request::Conversation { users } => json!(stack.conversation(&users).await),
+        Request::Publish { subject, payload } => {
             let nats = stack.backend().await;
             nats.publish(subject, payload.to_string().into()).await.expect("publish");
             nats.flush().await.expect("flush");
             Value::Null
         }
-        Ask::Kill { part, index } => {
+        Request::Kill { part, index } => {
             match kind(&part) {
                 Some(kind) => stack.kill(kind, index).await,
                 None => stack.nats.kill().await,
             }
             Value::Null
         }
-        Ask::Terminate { part, index } => {
+        Request::Terminate { part, index } => {
             json!(stack.terminate(kind(&part).expect("a service"), index).await)
         }
-        Ask::Restart { part, index } => {
+        Request::Restart { part, index } => {
             match kind(&part) {
                 Some(kind) => stack.restart(kind, index),
                 None => stack.nats.restart().await.expect("restart nats-server"),
@@ -84,9 +84,9 @@ async fn answer(stack: &mut Stack, ask: Ask) -> Value {
     }
 }
 
-/// The kind of a service; `None` for `nats`.
+/// Kind of a service; `None` for `nats`.
 fn kind(part: &str) -> Option<Kind> {
     let found = Kind::ALL.into_iter().find(|kind| kind.program() == part);
-    assert!(found.is_some() || part == "nats", "{part} is no part of a stack");
+    assert!(found.is_some() || part == "nats", "{part} is not part of a stack");
     found
 }

@@ -1,4 +1,4 @@
-//! Node, and a copy of the client's folder with what its tests need, below cargo's target folder.
+//! Node, and a copy of the client's folder with its packages, in cargo's target folder.
 
 use std::{
     fs,
@@ -10,21 +10,24 @@ use std::{
 use tokio::process::Command;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients/js");
-/// How long npm, or all of the client's tests, may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Time limit of npm, and of all tests of the client together.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Node in the copy.
+/// Node and npm in a copy of the client's folder.
 pub struct Tools {
     folder: PathBuf,
 }
 
-/// Says loudly that something was not tested.
-pub fn skip(what: &str, why: &str) {
-    // Not captured, as what a test prints is.
-    std::io::stderr().write_all(format!("\n*** SKIPPED: {what}: {why} ***\n\n").as_bytes()).ok();
+/// Reports that something was not tested.
+pub fn skip(subject: &str, reason: &str) {
+    // Not `eprintln!`, whose output is shown only if a test fails.
+    std::io::stderr().write_all(format!("\n*** SKIPPED: {subject}: {reason} ***\n\n").as_bytes()).ok();
 }
 
-/// Node and npm with the client's packages, or why there are none. Each call has a copy of its own.
+/// Copies the client's folder for one test and installs its packages.
+///
+/// # Errors
+/// If Node or npm is missing.
 pub async fn tools() -> Result<Tools, String> {
     let test = std::env::current_exe().expect("this test");
     let target = test.ancestors().nth(3).expect("the target folder").join("client");
@@ -38,7 +41,7 @@ pub async fn tools() -> Result<Tools, String> {
     Ok(Tools { folder })
 }
 
-/// Installs what package.json names, once; whoever asks at the same time waits.
+/// Installs the packages in package.json, unless they are installed. Concurrent calls wait.
 async fn install(target: &Path) -> PathBuf {
     let lock = fs::File::create(target.join(".lock")).expect("create a lock");
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.expect("a thread");
@@ -53,7 +56,7 @@ async fn install(target: &Path) -> PathBuf {
     fs::write(packages.join("package.json"), &wanted).expect("write package.json");
     let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
     run("npm", &npm, &packages, &[]).await.unwrap_or_else(|error| panic!("install packages: {error}"));
-    fs::write(done, wanted).expect("note what is installed");
+    fs::write(done, wanted).expect("record the installed packages");
     packages.join("node_modules")
 }
 
@@ -73,20 +76,23 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Tools {
-    /// Runs Node to its end; what it printed.
+    /// Runs Node and returns its output.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     pub async fn node(&self, arguments: &[&str], env: &[(&str, &str)]) -> String {
         run("node", arguments, &self.folder, env).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Runs npm to its end; what it printed, or what it said when it failed.
+    /// Runs npm and returns its output.
+    ///
+    /// # Errors
+    /// If it fails.
     pub async fn npm(&self, arguments: &[&str]) -> Result<String, String> {
         run("npm", arguments, &self.folder, &[]).await
     }
 
-    /// A file of the copy.
+    /// Reads a file of the copy.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(name)).unwrap_or_else(|error| panic!("read {name}: {error}"))
     }
@@ -107,13 +113,13 @@ async fn run(
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).envs(env.iter().copied());
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+    let output = match tokio::time::timeout(TIMEOUT, command.output()).await {
         Ok(output) => output.map_err(|error| format!("{program}: {error}"))?,
-        Err(_) => return Err(format!("{program} did not end in {PATIENCE:?}")),
+        Err(_) => return Err(format!("{program} did not end in {TIMEOUT:?}")),
     };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        return Ok(said);
+        return Ok(text);
     }
-    Err(format!("{program}: {}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    Err(format!("{program}: {}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }

@@ -1,4 +1,4 @@
-//! The dashboard's panels and the alerts, on a real Prometheus that scrapes a stack at work.
+//! Checks the dashboard's panels and the alerts with a real Prometheus that scrapes a stack.
 
 use crate::tools::{installed, root};
 use e2e::{Kind, Options, Stack, eventually};
@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 use testkit::{Child, Output, Program, free_port};
 
 const DASHBOARD: &str = "deploy/observability/grafana/dashboards/vyzio.json";
-/// What the exporter beside nats-server tells, which is in no package.
-const OF_NATS: [&str; 2] = ["jetstream_", "gnatsd_"];
+/// Prefixes of metrics of the NATS exporter, which no package provides.
+const NATS_EXPORTER: [&str; 2] = ["jetstream_", "gnatsd_"];
 
 /// A Prometheus with our alerts.
 struct Prometheus {
@@ -18,7 +18,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// One that scrapes this stack every second, and in which alerts fire at once.
+    /// Starts a Prometheus that scrapes this stack every second and whose alerts fire without delay.
     async fn start(program: &Path, stack: &Stack, folder: &Path) -> Self {
         let alerts = fs::read_to_string(root().join("deploy/observability/alerts.yml")).unwrap();
         let at_once = alerts.lines().filter(|line| !line.trim().starts_with("for: ")).collect::<Vec<_>>();
@@ -48,26 +48,26 @@ impl Prometheus {
     }
 
     async fn get(&self, path: &str) -> Option<String> {
-        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
-        if answer.status().is_success() { answer.text().await.ok() } else { None }
+        let response = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
+        if response.status().is_success() { response.text().await.ok() } else { None }
     }
 
-    /// The series that an expression comes to now.
+    /// Current series of an expression.
     async fn query(&self, expression: &str) -> Vec<Value> {
         let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = self.get(&format!("/api/v1/query?query={encoded}")).await;
-        let answer = answer.unwrap_or_else(|| panic!("Prometheus does not take {expression}"));
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        answer["data"]["result"].as_array().unwrap().clone()
+        let response = self.get(&format!("/api/v1/query?query={encoded}")).await;
+        let response = response.unwrap_or_else(|| panic!("Prometheus does not accept {expression}"));
+        let response: Value = serde_json::from_str(&response).unwrap();
+        response["data"]["result"].as_array().unwrap().clone()
     }
 
-    async fn fires(&self, alert: &str) {
+    async fn wait_for_alert(&self, alert: &str) {
         let firing = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");
         eventually(alert, || async { (!self.query(&firing).await.is_empty()).then_some(()) }).await;
     }
 }
 
-/// The title of each panel, with its expressions.
+/// Title and expressions of each panel.
 fn panels(dashboard: &Value) -> Vec<(String, Vec<String>)> {
     let mut all = Vec::new();
     for panel in dashboard["panels"].as_array().into_iter().flatten() {
@@ -80,7 +80,7 @@ fn panels(dashboard: &Value) -> Vec<(String, Vec<String>)> {
     all
 }
 
-/// Each alert's name and expression, as Prometheus has read them.
+/// Name and expression of each alert in Prometheus.
 async fn alerts(prometheus: &Prometheus) -> Vec<(String, String)> {
     let rules: Value = serde_json::from_str(&prometheus.get("/api/v1/rules").await.unwrap()).unwrap();
     let groups = rules["data"]["groups"].as_array().unwrap().iter();
@@ -89,7 +89,7 @@ async fn alerts(prometheus: &Prometheus) -> Vec<(String, String)> {
     rules.map(|rule| (text(rule, "name"), text(rule, "query"))).collect()
 }
 
-/// The metrics that an expression is about.
+/// Metrics in an expression.
 fn metrics(expression: &str) -> BTreeSet<String> {
     let mut bare = String::new();
     let mut depth = 0;
@@ -123,29 +123,29 @@ fn metrics_are_found_in_expressions() {
     assert_eq!(found("histogram_quantile(0.9, sum by (le) (rate(x_bucket[1m])))"), ["x_bucket"]);
 }
 
-/// Whether a program of ours has such a metric: one that counts failures is told of once there was one.
+/// Whether a service defines this metric. A counter of failures is exposed only after the first failure.
 fn is_in_the_source(metric: &str) -> bool {
     let name =
         ["_bucket", "_sum", "_count"].iter().find_map(|end| metric.strip_suffix(end)).unwrap_or(metric);
     let folders = ["gateway", "chat-service", "notify-service", "typing-service", "shared/service"];
-    folders.iter().any(|folder| holds(&root().join(folder).join("src"), &format!("\"{name}\"")))
+    folders.iter().any(|folder| contains(&root().join(folder).join("src"), &format!("\"{name}\"")))
 }
 
-fn holds(folder: &Path, text: &str) -> bool {
+fn contains(folder: &Path, text: &str) -> bool {
     fs::read_dir(folder).unwrap().any(|entry| {
         let path = entry.unwrap().path();
-        if path.is_dir() { holds(&path, text) } else { fs::read_to_string(&path).unwrap().contains(text) }
+        if path.is_dir() { contains(&path, text) } else { fs::read_to_string(&path).unwrap().contains(text) }
     })
 }
 
-/// A little of everything that is counted.
-async fn work(stack: &Stack) {
+/// Causes a few events for each kind of metric.
+async fn generate_traffic(stack: &Stack) {
     let id = stack.conversation(&[1, 2]).await;
     let path = format!("/ws/chat/{id}/");
     let (mut ada, mut ben) = (stack.socket(&path, 1).await, stack.socket(&path, 2).await);
     let mut inbox = stack.socket("/ws/notifications/", 2).await;
-    let mut types = stack.socket(&format!("/ws/typing/{id}/"), 1).await;
-    types.send(json!({"is_typing": true})).await;
+    let mut typist = stack.socket(&format!("/ws/typing/{id}/"), 1).await;
+    typist.send(json!({"is_typing": true})).await;
     for number in 0..50 {
         ada.say(&number.to_string()).await;
         ben.next().await;
@@ -160,59 +160,64 @@ async fn work(stack: &Stack) {
 }
 
 #[tokio::test]
-async fn every_panel_and_alert_is_about_metrics_that_there_are() {
+async fn every_panel_and_alert_uses_existing_metrics() {
     let Some(program) = installed("prometheus") else { return };
     let mut stack = Stack::with(Options::one_of_each()).await;
     let folder = tempfile::tempdir().unwrap();
     let prometheus = Prometheus::start(Path::new(program.get_program()), &stack, folder.path()).await;
-    // A rate needs a sample before and one after.
+    // A rate needs two samples.
     for _ in 0..2 {
-        work(&stack).await;
+        generate_traffic(&stack).await;
         let seen = stack.metric(Kind::Chat, 0, "chat_messages_total").await;
         let scraped = || async {
             let value = prometheus.query("chat_messages_total").await.pop()?;
             (value["value"][1].as_str()?.parse::<f64>().ok()? >= seen).then_some(())
         };
-        eventually("a scrape of what was done", scraped).await;
+        eventually("a scrape of the new values", scraped).await;
     }
     let dashboard = serde_json::from_str(&fs::read_to_string(root().join(DASHBOARD)).unwrap()).unwrap();
     let mut unknown = Vec::new();
     let (mut with_data, mut without) = (0, 0);
-    let mut look = async |title: &str, expression: &str| {
+    let mut check = async |title: &str, expression: &str| {
         let series = prometheus.query(expression).await;
         let first = series.first().map_or("-", |first| first["value"][1].as_str().unwrap());
         println!("{title:<24} {:>2} series, {first:<12.12} {expression}", series.len());
-        let (known, missing) = if series.is_empty() { (&mut without, true) } else { (&mut with_data, false) };
-        *known += 1;
+        let (count, is_empty) =
+            if series.is_empty() { (&mut without, true) } else { (&mut with_data, false) };
+        *count += 1;
         for metric in metrics(expression) {
-            let is_of_nats = OF_NATS.iter().any(|start| metric.starts_with(start));
-            let told = ["up", "ALERTS"].contains(&metric.as_str()) || is_of_nats;
-            if missing && !told && prometheus.query(&metric).await.is_empty() && !is_in_the_source(&metric) {
+            let is_nats = NATS_EXPORTER.iter().any(|start| metric.starts_with(start));
+            let is_external = ["up", "ALERTS"].contains(&metric.as_str()) || is_nats;
+            if is_empty
+                && !is_external
+                && prometheus.query(&metric).await.is_empty()
+                && !is_in_the_source(&metric)
+            {
                 unknown.push(format!("{title}: {metric}"));
             }
         }
     };
     for (title, expressions) in panels(&dashboard) {
         for expression in expressions {
-            look(&title, &expression).await;
+            check(&title, &expression).await;
         }
     }
     let alerts = alerts(&prometheus).await;
     for (name, expression) in &alerts {
-        look(name, expression).await;
+        check(name, expression).await;
     }
-    println!("{with_data} expressions have data, {without} have none while all is well");
-    assert_eq!(unknown, [] as [&str; 0], "no metric of ours");
+    println!("{with_data} expressions have data, {without} have none without failures");
+    assert_eq!(unknown, [] as [&str; 0], "no service defines these metrics");
     assert!(with_data >= 15 && alerts.len() > 10, "{with_data} {}", alerts.len());
 
-    // What can't be used, and a service that is gone, are told.
+    // Alerts fire for a dead letter and for a service that is down.
     let backend = stack.backend().await;
     backend.publish("events.unheard_of", r#"{"user_id":2}"#.into()).await.unwrap();
-    prometheus.fires("DeadLetters").await;
+    prometheus.wait_for_alert("DeadLetters").await;
     stack.kill(Kind::Notify, 0).await;
-    prometheus.fires("ServiceDown").await;
+    prometheus.wait_for_alert("ServiceDown").await;
     stack.restart(Kind::Notify, 0);
-    let well =
+    let is_resolved =
         || async { prometheus.query(r#"ALERTS{alertname="ServiceDown"}"#).await.is_empty().then_some(()) };
-    eventually("the alert to end", well).await;
+    eventually("the alert to be resolved", is_resolved).await;
 }

@@ -8,7 +8,7 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn compose_is_what_the_specification_says() {
+fn the_compose_file_is_valid() {
     let Some(mut check) = python("check-jsonschema") else { return };
     must(check.args(["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]));
 }
@@ -17,12 +17,12 @@ fn compose_is_what_the_specification_says() {
 fn hadolint_finds_nothing() {
     let Some(mut hadolint) = python("hadolint") else { return };
     must(hadolint.args(["Dockerfile", "deploy/nats/Dockerfile"]));
-    let stand_ins = ["rust", "postgres", "nats", "prometheus"];
-    must(hadolint.args(stand_ins.map(|image| format!("deploy/images/{image}/Dockerfile"))));
+    let images = ["rust", "postgres", "nats", "prometheus"];
+    must(hadolint.args(images.map(|image| format!("deploy/images/{image}/Dockerfile"))));
 }
 
 #[test]
-fn scripts_are_sound() {
+fn scripts_have_no_syntax_errors_or_warnings() {
     for script in ["deploy/new-env.sh", "deploy/nats/start.sh"] {
         must(Command::new("sh").args(["-n", script]));
     }
@@ -34,35 +34,35 @@ fn scripts_are_sound() {
     must(shellcheck.args(["deploy/images/make.sh", "deploy/images/postgres/start.sh"]));
 }
 
-/// `deploy/new-env.sh > .env` is all that compose needs: no password has a default, and none is missing.
+/// `deploy/new-env.sh > .env` is the only setup that compose needs. No password has a default, and none is missing.
 #[test]
-fn compose_asks_for_no_variable_that_the_new_env_lacks_and_has_no_default_password() {
+fn new_env_sets_every_required_variable_of_compose_and_no_password_has_a_default() {
     let env = must(Command::new("sh").arg("deploy/new-env.sh"));
-    let given = env.lines().filter_map(|line| line.split_once('=')).collect::<Vec<_>>();
+    let generated = env.lines().filter_map(|line| line.split_once('=')).collect::<Vec<_>>();
     let compose = read("docker-compose.yml");
     let variables = compose.split("${").skip(1).map(|rest| rest.split('}').next().unwrap());
-    let mut asked = BTreeSet::new();
+    let mut required = BTreeSet::new();
     for variable in variables {
         let name = variable.split([':', '-', '?']).next().unwrap();
         if variable.contains(":?") {
-            asked.insert(name);
+            required.insert(name);
         } else if name.ends_with("PASSWORD") || name.ends_with("SECRET") {
             assert_eq!(name, variable, "a password has a default");
         }
     }
-    assert!(asked.len() > 10, "{asked:?}");
-    for name in asked {
-        let value = given.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
-        assert!(value.is_some_and(|value| value.len() > 40), "{name} in deploy/new-env.sh");
+    assert!(required.len() > 10, "{required:?}");
+    for name in required {
+        let value = generated.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        assert!(value.is_some_and(|value| value.len() > 40), "deploy/new-env.sh does not set {name}");
     }
-    // Two runs give two sets of passwords, and the example none that would work.
+    // Each run generates new passwords, and the example contains none.
     assert_ne!(env, must(Command::new("sh").arg("deploy/new-env.sh")));
     let example = read(".env.example");
     let filled = example.lines().filter(|line| line.contains("PASSWORD=") || line.contains("SECRET="));
     assert_eq!(filled.filter(|line| !line.ends_with('=')).collect::<Vec<_>>(), [] as [&str; 0]);
 }
 
-/// Every program of the image is a member of the workspace that is built, and has a stage of its name.
+/// The image builds each service and has a stage with its name.
 #[test]
 fn the_image_has_a_stage_for_each_service() {
     let dockerfile = read("Dockerfile");

@@ -1,9 +1,9 @@
-//! Kubernetes, NATS, Prometheus, and what stands in front.
+//! The files for Kubernetes, NATS, Prometheus, nginx and Caddy.
 
 use crate::tools::{installed, must, python, root, run, skip};
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-/// The YAML files of a folder, but for kustomize's own.
+/// YAML files of a folder, except for `kustomization.yaml`.
 fn resources(folder: &str) -> Vec<String> {
     let files = fs::read_dir(root().join(folder)).unwrap().map(|file| file.unwrap().file_name());
     let names = files.map(|name| name.into_string().unwrap());
@@ -13,7 +13,7 @@ fn resources(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn kubernetes_takes_every_resource() {
+fn every_kubernetes_resource_is_valid() {
     let Some(mut validate) = python("kubernetes-validate") else { return };
     let base = "deploy/kubernetes/base";
     let files = resources(base).into_iter().map(|name| format!("{base}/{name}"));
@@ -21,7 +21,7 @@ fn kubernetes_takes_every_resource() {
 }
 
 #[test]
-fn kustomize_puts_everything_together() {
+fn kustomizations_include_every_resource_and_build() {
     for folder in ["deploy/kubernetes/base", "deploy/kubernetes/overlays/example"] {
         let kustomization = fs::read_to_string(root().join(folder).join("kustomization.yaml")).unwrap();
         for name in resources(folder) {
@@ -37,9 +37,9 @@ fn kustomize_puts_everything_together() {
     assert_eq!(all.matches("\nkind: Deployment\n").count(), 4, "{all}");
 }
 
-/// Each file of `deploy/nats` with a value for every variable, and `accounts.conf` without one.
+/// Checks each configuration in `deploy/nats` with a value for every variable, and once without a password.
 #[test]
-fn nats_server_takes_its_files() {
+fn nats_server_accepts_its_configurations() {
     let server = testkit::provision::nats_server(&testkit::provision::print).unwrap();
     let accounts = fs::read_to_string(root().join("deploy/nats/accounts.conf")).unwrap();
     let names = accounts.split('$').skip(1).filter_map(|rest| rest.split_whitespace().next());
@@ -58,19 +58,19 @@ fn nats_server_takes_its_files() {
     for file in ["single.conf", "cluster.conf"] {
         test(file, &env).unwrap();
     }
-    // Without a password it does not start, rather than with an empty one.
+    // If a password is not set, nats-server must not start with an empty one.
     env.remove("NATS_BILLING_PASSWORD");
     assert!(test("single.conf", &env).unwrap_err().contains("NATS_BILLING_PASSWORD"));
 }
 
 #[test]
-fn prometheus_takes_its_configuration_and_every_rule() {
+fn prometheus_accepts_its_configuration_and_rules() {
     let Some(mut promtool) = installed("promtool") else { return };
     must(promtool.args(["check", "config", "deploy/observability/prometheus.yml"]));
 }
 
 #[test]
-fn nginx_takes_its_snippet() {
+fn nginx_accepts_its_snippet() {
     let Some(mut nginx) = installed("nginx") else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -78,22 +78,22 @@ fn nginx_takes_its_snippet() {
     let certificate = openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test"]);
     must(certificate.arg("-keyout").arg(path("key.pem")).arg("-out").arg(path("cert.pem")));
     let snippet = fs::read_to_string(root().join("deploy/nginx/vyzio.conf")).unwrap();
-    let ours = |path: &Path| path.to_str().unwrap().to_owned();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
     let snippet = snippet
-        .replace("/etc/letsencrypt/live/realtime.example.com/fullchain.pem", &ours(&path("cert.pem")))
-        .replace("/etc/letsencrypt/live/realtime.example.com/privkey.pem", &ours(&path("key.pem")))
-        .replace("/var/log/nginx", &ours(folder.path()));
+        .replace("/etc/letsencrypt/live/realtime.example.com/fullchain.pem", &text(&path("cert.pem")))
+        .replace("/etc/letsencrypt/live/realtime.example.com/privkey.pem", &text(&path("key.pem")))
+        .replace("/var/log/nginx", &text(folder.path()));
     fs::write(path("vyzio.conf"), snippet).unwrap();
-    let whole = format!(
+    let config = format!(
         "pid {0}/pid;\nerror_log {0}/log;\nevents {{}}\nhttp {{\n  include {0}/vyzio.conf;\n}}\n",
-        ours(folder.path())
+        text(folder.path())
     );
-    fs::write(path("nginx.conf"), whole).unwrap();
+    fs::write(path("nginx.conf"), config).unwrap();
     must(nginx.args(["-t", "-q", "-c"]).arg(path("nginx.conf")));
 }
 
 #[test]
-fn caddy_takes_its_file() {
+fn caddy_accepts_its_file() {
     let Some(mut caddy) = installed("caddy") else { return };
     let version = must(caddy.arg("version"));
     let mut text = fs::read_to_string(root().join("deploy/caddy/Caddyfile")).unwrap();

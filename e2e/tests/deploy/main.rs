@@ -1,6 +1,6 @@
-//! What is under `deploy`, `docker-compose.yml` and the Dockerfiles, as far as it can be checked without a container
-//! engine. What a check needs is provided by `cargo xtask test`; a check whose tool can't be had is skipped, loudly.
-#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+//! Checks of `deploy`, `docker-compose.yml` and the Dockerfiles that need no container engine. `cargo xtask test`
+//! installs the tools. A check without its tool is skipped and reports that.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod context;
 mod dashboard;
