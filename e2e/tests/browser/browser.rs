@@ -45,9 +45,10 @@ pub fn installed() -> Option<(PathBuf, PathBuf)> {
     let found = CHROMIUM.into_iter().find_map(on_path).zip(on_path("chromedriver"));
     if found.is_none() {
         let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let why = "Chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver";
+        let reason =
+            "Chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver";
         // Not `eprintln!`, whose output is shown only if a test fails.
-        std::io::stderr().write_all(format!("\n*** SKIPPED: {test}: {why} ***\n\n").as_bytes()).ok();
+        std::io::stderr().write_all(format!("\n*** SKIPPED: {test}: {reason} ***\n\n").as_bytes()).ok();
     }
     found
 }

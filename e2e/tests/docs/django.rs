@@ -1,4 +1,4 @@
-//! The Django snippets, in a small project of which the rest is in `django/`.
+//! Runs the Django snippets in a small project. Its other files are in `django/`.
 
 use crate::{
     notifications, payments,
@@ -9,7 +9,7 @@ use e2e::Stack;
 use std::{fs, path::Path};
 use testkit::TestDatabase;
 
-/// The files of the project that the page has.
+/// Files of the project in `docs/publishing.md`.
 pub const SNIPPETS: [&str; 6] = [
     "realtime/publisher.py",
     "realtime/models.py",
@@ -18,7 +18,7 @@ pub const SNIPPETS: [&str; 6] = [
     "shop/views.py",
     "shop/outbox_views.py",
 ];
-/// Those that it has not.
+/// Other files of the project.
 const REST: [(&str, &str); 5] = [
     ("manage.py", include_str!("django/manage.py")),
     ("project/settings.py", include_str!("django/settings.py")),
@@ -59,34 +59,34 @@ impl Project {
 }
 
 #[tokio::test]
-async fn from_django_with_and_without_an_outbox() {
+async fn the_django_snippets_of_publishing_work_with_and_without_an_outbox() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("the Django snippets of docs/publishing.md", &why),
+        Err(reason) => return tools::skip("the Django snippets of docs/publishing.md", &reason),
     };
     let mut stack = Stack::start().await;
     let project = Project::create(python).await;
     project.manage(&stack, &["migrate", "--run-syncdb"]).await;
 
-    // Several views of one process; one that fails after its insert publishes nothing.
-    let said = project
+    // Calls several views in one process. The view that fails after its insert publishes nothing.
+    let output = project
         .manage(&stack, &["call", "/pay/456/10/", "/pay/456/11/", "/broken/456/12/", "/outbox/456/13/"]);
-    assert_eq!(said.await.lines().collect::<Vec<_>>(), ["200", "200", "500", "200", "0 in the outbox"]);
+    assert_eq!(output.await.lines().collect::<Vec<_>>(), ["200", "200", "500", "200", "0 in the outbox"]);
     assert_eq!(payments(&notifications(&stack, 456, 3).await), [1, 2, 5]);
 
-    // Without NATS, both views answer; the outbox keeps its event.
+    // Without NATS, both views succeed and the outbox keeps its event.
     stack.nats.kill().await;
-    let said = project.manage(&stack, &["call", "/pay/456/20/", "/outbox/456/21/"]).await;
-    assert_eq!(said.lines().collect::<Vec<_>>(), ["200", "200", "1 in the outbox"]);
+    let output = project.manage(&stack, &["call", "/pay/456/20/", "/outbox/456/21/"]).await;
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["200", "200", "1 in the outbox"]);
     stack.nats.restart().await.unwrap();
     stack.ready().await;
     assert_eq!(project.manage(&stack, &["relay_events"]).await.trim(), "1 published");
     assert_eq!(payments(&notifications(&stack, 456, 4).await), [1, 2, 5, 7]);
     assert_eq!(project.manage(&stack, &["relay_events"]).await.trim(), "0 published");
 
-    // Forks have connections of their own.
-    let said = project.manage(&stack, &["call", "--fork", "/pay/457/30/", "/pay/457/31/"]).await;
-    assert_eq!(said.lines().filter(|line| *line == "200").count(), 2, "{said}");
+    // Forked processes open connections of their own.
+    let output = project.manage(&stack, &["call", "--fork", "/pay/457/30/", "/pay/457/31/"]).await;
+    assert_eq!(output.lines().filter(|line| *line == "200").count(), 2, "{output}");
     notifications(&stack, 457, 2).await;
     assert!(Path::new(project.folder.path()).exists());
 }

@@ -1,4 +1,4 @@
-//! `examples/`, each run as it stands there.
+//! Runs each program of `examples/` unchanged.
 
 use crate::{
     notifications, payments,
@@ -20,8 +20,8 @@ fn start(program: Program, env: &[(&str, String)]) -> Child {
     env.iter().fold(program, |program, (key, value)| program.env(*key, value)).spawn().unwrap()
 }
 
-/// What a bot is told, as the user 457.
-fn bots_environment(stack: &Stack, conversation: i64) -> [(&'static str, String); 3] {
+/// Environment variables of a bot, which is user 457.
+fn bot_environment(stack: &Stack, conversation: i64) -> [(&'static str, String); 3] {
     [
         ("URL", format!("http://{}", stack.host(0))),
         ("TOKEN", token_with(json!({"user_id": 457, "username": "bot"}))),
@@ -29,7 +29,7 @@ fn bots_environment(stack: &Stack, conversation: i64) -> [(&'static str, String)
     ]
 }
 
-/// The texts of a conversation, once there are so many.
+/// Waits until a conversation has `count` messages and returns their texts.
 async fn texts(stack: &Stack, conversation: i64, count: usize) -> Vec<String> {
     let path = format!("/api/conversations/{conversation}/messages?after=0");
     eventually(&format!("{count} messages"), || async {
@@ -41,33 +41,33 @@ async fn texts(stack: &Stack, conversation: i64, count: usize) -> Vec<String> {
     .await
 }
 
-async fn say(stack: &Stack, conversation: i64, text: &str) {
+async fn send_message(stack: &Stack, conversation: i64, text: &str) {
     let path = format!("/api/conversations/{conversation}/messages");
     stack.post(&path, 456, json!({"message": text})).await.expect(201);
 }
 
 #[tokio::test]
-async fn the_python_bot_answers_everything_once() {
+async fn the_python_bot_answers_each_message_once() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("examples/python-bot", &why),
+        Err(reason) => return tools::skip("examples/python-bot", &reason),
     };
     let mut stack = Stack::start().await;
     let conversation = stack.conversation(&[456, 457]).await;
-    let env = bots_environment(&stack, conversation);
+    let env = bot_environment(&stack, conversation);
     let bot = || Program::new(&python).arg("-u").arg(folder().join("python-bot/bot.py"));
-    say(&stack, conversation, "Un").await;
+    send_message(&stack, conversation, "Un").await;
     let running = start(bot(), &env);
     assert_eq!(texts(&stack, conversation, 2).await, ["Un", "Vous avez dit : Un"]);
-    // It comes back to a gateway that was killed, and answers what it had answered no second time.
+    // It reconnects to a killed gateway and does not answer a message twice.
     stack.kill(Kind::Gateway, 0).await;
     stack.restart(Kind::Gateway, 0);
     stack.ready().await;
-    say(&stack, conversation, "Deux").await;
+    send_message(&stack, conversation, "Deux").await;
     assert_eq!(texts(&stack, conversation, 4).await[3], "Vous avez dit : Deux");
     drop(running);
     let running = start(bot(), &env);
-    say(&stack, conversation, "Trois").await;
+    send_message(&stack, conversation, "Trois").await;
     assert_eq!(texts(&stack, conversation, 6).await[4..], ["Trois", "Vous avez dit : Trois"]);
     drop(running);
 }
@@ -76,28 +76,28 @@ async fn the_python_bot_answers_everything_once() {
 async fn the_node_bot_answers() {
     let (node, packages) = match tools::node().await {
         Ok(found) => found,
-        Err(why) => return tools::skip("examples/node-bot", &why),
+        Err(reason) => return tools::skip("examples/node-bot", &reason),
     };
     let stack = Stack::start().await;
     let conversation = stack.conversation(&[456, 457]).await;
-    // As `npm install` lays it out.
-    let place = tempfile::tempdir_in(packages).unwrap();
-    fs::copy(folder().join("node-bot/bot.mjs"), place.path().join("bot.mjs")).unwrap();
-    let scope = place.path().join("node_modules/@vyzio");
+    // The layout of `npm install`.
+    let project = tempfile::tempdir_in(packages).unwrap();
+    fs::copy(folder().join("node-bot/bot.mjs"), project.path().join("bot.mjs")).unwrap();
+    let scope = project.path().join("node_modules/@vyzio");
     fs::create_dir_all(&scope).unwrap();
     std::os::unix::fs::symlink(folder().parent().unwrap().join("clients/js"), scope.join("realtime"))
         .unwrap();
-    let bot = Program::new(node).arg(place.path().join("bot.mjs"));
-    let bot = start(bot, &bots_environment(&stack, conversation));
-    // It answers what comes once it is there.
-    let answered = eventually("an answer of the bot", || async {
-        say(&stack, conversation, "Coucou").await;
+    let bot = Program::new(node).arg(project.path().join("bot.mjs"));
+    let bot = start(bot, &bot_environment(&stack, conversation));
+    // It answers messages that arrive after its start.
+    let answer = eventually("an answer of the bot", || async {
+        send_message(&stack, conversation, "Coucou").await;
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let path = format!("/api/conversations/{conversation}/messages");
         let page = stack.get(&path, 456).await;
         page["items"].as_array().unwrap().iter().find(|item| item["sender_id"] == 457).cloned()
     });
-    assert_eq!(answered.await["content"], "Vous avez dit : Coucou");
+    assert_eq!(answer.await["content"], "Vous avez dit : Coucou");
     drop(bot);
 }
 
@@ -105,7 +105,7 @@ async fn the_node_bot_answers() {
 async fn the_django_site_publishes_from_a_view() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("examples/django-view", &why),
+        Err(reason) => return tools::skip("examples/django-view", &reason),
     };
     let stack = Stack::start().await;
     let call = "import shop, django
@@ -114,17 +114,21 @@ from django.test import Client
 for _ in range(2): print(Client().get('/pay/456/789/').status_code)";
     let tool = Tool::new(&python, &folder().join("django-view")).arg("-c").arg(call);
     assert_eq!(run(tool, &stack, &[]).await.lines().collect::<Vec<_>>(), ["200", "200"]);
-    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789], "twice is once");
+    assert_eq!(
+        payments(&notifications(&stack, 456, 1).await),
+        [789],
+        "a repeat creates no second notification"
+    );
 }
 
 #[tokio::test]
-async fn the_rust_backend_thanks_for_a_report_once() {
+async fn the_rust_backend_acknowledges_each_report_once() {
     let program = tools::target().join("examples/backend");
     if !program.exists() {
         return tools::skip("examples/rust-backend", "it is not built; `cargo xtask test` builds it");
     }
     let stack = Stack::start().await;
-    // All that it is allowed is what it needs.
+    // The permissions of this user are sufficient for it.
     let env = [("NATS_URL", stack.nats_urls("moderation").join(","))];
     let backend = start(Program::new(&program), &env);
     let report = json!({"user_id": 456, "reason": "rude"});
@@ -132,7 +136,7 @@ async fn the_rust_backend_thanks_for_a_report_once() {
     let thanks = notifications(&stack, 457, 1).await;
     assert_eq!(thanks[0]["title"], "Signalement reçu");
     assert_eq!(thanks[0]["data"]["report_id"], made["report_id"]);
-    // Started anew, it goes on where it stopped.
+    // After a restart it continues where it stopped.
     drop(backend);
     stack.post("/api/reports", 457, report).await.expect(201);
     let backend = start(Program::new(&program), &env);

@@ -1,5 +1,5 @@
-//! `docs/getting-started.md` and `docs/guide.fr.md`: their commands in a terminal, their JavaScript in Node. The old
-//! guide's JavaScript is run in a browser by `e2e/tests/browser`, which has it word for word.
+//! Runs the commands of `docs/getting-started.md` and `docs/guide.fr.md` in a terminal, and their JavaScript in Node.
+//! The JavaScript of the old guide runs in a browser: `e2e/tests/browser` has an exact copy of it.
 
 use crate::{
     notifications, payments,
@@ -10,7 +10,7 @@ use e2e::{Options, SECRET, Stack};
 use sqlx::{Connection, Executor, PgConnection};
 use std::{fs, path::Path};
 
-/// A stack with the pages' conversation of users 456 and 457.
+/// Starts a stack in which the next conversation has the id 123, as in the guides.
 async fn stack() -> Stack {
     let stack = Stack::with(Options::default()).await;
     let mut database = PgConnection::connect(&stack.database.url()).await.unwrap();
@@ -19,7 +19,7 @@ async fn stack() -> Stack {
     stack
 }
 
-/// A folder with a `cargo` that only knows `cargo xtask`, as tests build nothing.
+/// Creates a `cargo` in a folder that only runs `cargo xtask`, because tests do not build programs.
 fn cargo_shim(folder: &Path) {
     let xtask = tools::target().join("xtask");
     let shim = folder.join("cargo");
@@ -29,110 +29,110 @@ fn cargo_shim(folder: &Path) {
     fs::set_permissions(&shim, permissions).unwrap();
 }
 
-/// Runs lines of a terminal, with the address that they name replaced by the stack's.
-async fn terminal(stack: &Stack, folder: &Path, more_path: &str, lines: &str) -> String {
-    let here = stack.host(0);
-    let lines = lines.replace("127.0.0.1:8000", &here).replace("localhost:8000", &here);
-    let path = format!("{}:{more_path}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+/// Runs lines in a shell, with the documented address replaced by the stack's.
+async fn terminal(stack: &Stack, folder: &Path, extra_path: &str, lines: &str) -> String {
+    let host = stack.host(0);
+    let lines = lines.replace("127.0.0.1:8000", &host).replace("localhost:8000", &host);
+    let path = format!("{}:{extra_path}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
     let tool = Tool::new("sh", folder).arg("-euc").arg(lines).with_input();
     run(tool, stack, &[("PATH", &path), ("JWT_SECRET", SECRET)]).await
 }
 
-/// A conversation by `curl`, then a message by `wscat`.
-async fn conversation_and_message(page: Page, what: &str) {
+/// Creates a conversation with `curl`, then sends a message with `wscat`.
+async fn conversation_and_message(page: Page, subject: &str) {
     let (_, node) = match tools::node().await {
         Ok(found) => found,
-        Err(why) => return tools::skip(what, &why),
+        Err(reason) => return tools::skip(subject, &reason),
     };
-    if let Err(why) = tools::there("curl", "--version").await {
-        return tools::skip(what, &why);
+    if let Err(reason) = tools::check_installed("curl", "--version").await {
+        return tools::skip(subject, &reason);
     }
     let stack = stack().await;
-    // Beside the packages, where npx looks for them.
+    // In the folder of the packages, because npx looks for them there.
     let folder = tempfile::tempdir_in(node).unwrap();
     cargo_shim(folder.path());
     let made = terminal(&stack, folder.path(), "", &page.snippet("conversation.sh")).await;
     assert!(made.contains(r#""conversation_id":123"#), "{made}");
-    let said = terminal(&stack, folder.path(), "", &page.snippet("wscat.sh")).await;
-    assert!(said.contains(r#""content":"Bonjour"#), "the echo: {said}");
+    let output = terminal(&stack, folder.path(), "", &page.snippet("wscat.sh")).await;
+    assert!(output.contains(r#""content":"Bonjour"#), "no echo: {output}");
     let page = stack.get("/api/conversations/123/messages", 456).await;
     assert!(page["items"][0]["content"].as_str().unwrap().starts_with("Bonjour"), "{page}");
     assert_eq!(page["items"].as_array().unwrap().len(), 1, "{page}");
 }
 
 #[tokio::test]
-async fn getting_started_in_a_terminal() {
+async fn the_commands_of_getting_started_work() {
     conversation_and_message(GETTING_STARTED, "the commands of docs/getting-started.md").await;
 }
 
 #[tokio::test]
-async fn the_french_guide_in_a_terminal() {
+async fn the_commands_of_the_french_guide_work() {
     conversation_and_message(FRENCH, "the commands of docs/guide.fr.md").await;
 }
 
 #[tokio::test]
-async fn getting_started_in_a_page() {
-    let what = "the JavaScript of docs/getting-started.md";
+async fn the_javascript_of_getting_started_works() {
+    let subject = "the JavaScript of docs/getting-started.md";
     let (node, folder) = match tools::node().await {
         Ok(found) => found,
-        Err(why) => return tools::skip(what, &why),
+        Err(reason) => return tools::skip(subject, &reason),
     };
     let stack = stack().await;
     assert_eq!(stack.conversation(&[456, 457]).await, 123);
     let folder = tempfile::tempdir_in(folder).unwrap();
     let snippet = GETTING_STARTED.snippet("page.js").replace("127.0.0.1:8000", &stack.host(0));
     let token = e2e::token(456);
-    // What the page has besides; it ends with the echo.
+    // Adds the variables of the page, and closes the socket after the echo.
     let page = format!(
         "import WebSocket from 'ws';\nconst conversationId = 123, token = '{token}';\n{snippet}\
          socket.addEventListener('message', () => socket.close());\n"
     );
     fs::write(folder.path().join("page.mjs"), page).unwrap();
-    let said = run(Tool::new(node, folder.path()).arg("page.mjs"), &stack, &[]).await;
-    assert!(said.contains("content: 'Bonjour!'"), "{said}");
+    let output = run(Tool::new(node, folder.path()).arg("page.mjs"), &stack, &[]).await;
+    assert!(output.contains("content: 'Bonjour!'"), "{output}");
 }
 
 #[tokio::test]
-async fn the_guides_commands_for_nats_and_tokens() {
+async fn the_guides_commands_for_nats_and_tokens_work() {
     let stack = stack().await;
     let folder = tempfile::tempdir().unwrap();
     cargo_shim(folder.path());
-    let said = terminal(&stack, folder.path(), "", &GETTING_STARTED.snippet("own-token.sh")).await;
-    assert_eq!(said.trim().split('.').count(), 3, "a token: {said}");
+    let output = terminal(&stack, folder.path(), "", &GETTING_STARTED.snippet("own-token.sh")).await;
+    assert_eq!(output.trim().split('.').count(), 3, "not a token: {output}");
     let nats = match tools::nats().await {
         Ok(nats) => nats.display().to_string(),
-        Err(why) => return tools::skip("the guides' `nats` commands", &why),
+        Err(reason) => return tools::skip("the guides' `nats` commands", &reason),
     };
     for (page, name) in [(GETTING_STARTED, "notify.sh"), (FRENCH, "notification.sh")] {
         terminal(&stack, folder.path(), &nats, &page.snippet(name)).await;
     }
     assert_eq!(payments(&notifications(&stack, 456, 2).await), [789, 789]);
-    let said = terminal(&stack, folder.path(), &nats, &FRENCH.snippet("revoke.sh")).await;
-    assert!(said.contains("revoked_before"), "{said}");
+    let output = terminal(&stack, folder.path(), &nats, &FRENCH.snippet("revoke.sh")).await;
+    assert!(output.contains("revoked_before"), "{output}");
 }
 
 #[tokio::test]
-async fn completions_name_every_command() {
+async fn completions_contain_the_commands() {
     let xtask = tools::target().join("xtask");
     for shell in ["bash", "zsh", "fish"] {
         let tool = Tool::new(&xtask, Path::new("/")).args(["completions", shell]);
-        let said = tool.output(&[]).await.unwrap();
+        let output = tool.output(&[]).await.unwrap();
         assert!(
-            ["deadletters", "token", "completions"].iter().all(|command| said.contains(command)),
-            "{said}"
+            ["deadletters", "token", "completions"].iter().all(|command| output.contains(command)),
+            "{output}"
         );
         if shell == "bash" {
             let source = Tool::new("bash", Path::new("/")).args(["-c", "eval \"$SCRIPT\""]);
-            source.output(&[("SCRIPT", &said)]).await.unwrap();
+            source.output(&[("SCRIPT", &output)]).await.unwrap();
         }
     }
 }
 
 #[tokio::test]
-async fn the_french_guides_files_are_what_their_readers_take() {
+async fn the_files_of_the_french_guide_are_valid() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("the files of docs/guide.fr.md", &why),
+        Err(reason) => return tools::skip("the files of docs/guide.fr.md", &reason),
     };
     let folder = tempfile::tempdir().unwrap();
     for name in ["compose.override.yml", "render.yaml", "railway.toml", "settings_extract.py"] {
@@ -149,13 +149,13 @@ assert service['type'] == 'web' and 'gunicorn' in service['startCommand'], servi
 serializer = runpy.run_path('settings_extract.py')['SIMPLE_JWT']['TOKEN_OBTAIN_SERIALIZER']
 assert serializer == 'accounts.tokens.NamedTokenSerializer', serializer";
     check(&python).arg("-c").arg(parse).output(&[]).await.unwrap();
-    // The same version as the tests install.
+    // The guide requires a version that the tests install.
     let required = FRENCH.snippet("requirements.txt");
     assert!(tools::PIP.iter().any(|installed| *installed == required.trim()), "{required}");
 }
 
 #[test]
-fn the_french_guide_has_the_old_guides_javascript_word_for_word() {
+fn the_french_guide_has_the_old_guides_javascript_unchanged() {
     for (name, old) in [
         ("guide/chat.js", include_str!("../browser/guide/chat.js")),
         ("guide/notifications.js", include_str!("../browser/guide/notifications.js")),
@@ -168,8 +168,8 @@ fn the_french_guide_has_the_old_guides_javascript_word_for_word() {
 
 #[test]
 fn every_snippet_of_the_guides_is_run_by_a_test() {
-    let started = ["conversation.sh", "notify.sh", "own-token.sh", "page.js", "wscat.sh"];
-    assert_eq!(GETTING_STARTED.names(), started);
+    let getting_started = ["conversation.sh", "notify.sh", "own-token.sh", "page.js", "wscat.sh"];
+    assert_eq!(GETTING_STARTED.names(), getting_started);
     let french = [
         "boutique/vues.py", // In the project of migration.rs.
         "compose.override.yml",

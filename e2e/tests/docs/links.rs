@@ -1,4 +1,4 @@
-//! The pages' links to each other, and to headings.
+//! Checks the links of the pages to other files and to headings.
 
 use std::{
     collections::HashMap,
@@ -8,13 +8,13 @@ use std::{
 
 const FOLDERS: [&str; 5] = [".", "docs", "deploy", "examples", "clients/js"];
 
-/// As GitHub makes it from a heading.
+/// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|char| char.is_alphanumeric() || " -_".contains(*char));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// The pages, with their anchors.
+/// All pages with their anchors.
 fn pages(root: &Path) -> HashMap<PathBuf, Vec<String>> {
     let files = FOLDERS.iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
     let files =
@@ -28,10 +28,10 @@ fn pages(root: &Path) -> HashMap<PathBuf, Vec<String>> {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_of_a_page_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let pages = pages(root);
-    let mut wrong = Vec::new();
+    let mut broken = Vec::new();
     for page in pages.keys() {
         let text = fs::read_to_string(page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -44,14 +44,14 @@ fn every_link_leads_somewhere() {
             } else {
                 page.parent().unwrap().join(file).canonicalize()
             };
-            let there = target.is_ok_and(|target| {
+            let exists = target.is_ok_and(|target| {
                 heading.is_empty()
                     || pages.get(&target).is_some_and(|anchors| anchors.iter().any(|known| known == heading))
             });
-            if !there {
-                wrong.push(format!("{}: {link}", page.display()));
+            if !exists {
+                broken.push(format!("{}: {link}", page.display()));
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(broken.is_empty(), "{broken:#?}");
 }

@@ -1,4 +1,4 @@
-//! The documents for machines, checked by the tools of others; and the HTTP API, called as its document says.
+//! Checks the OpenAPI and AsyncAPI documents with standard tools, and the HTTP API with calls generated from OpenAPI.
 
 use crate::tools::{self, Tool};
 use e2e::{Stack, token};
@@ -8,7 +8,9 @@ use std::{fs, path::Path};
 async fn openapi_and_asyncapi_are_valid() {
     let (python, node) = match (tools::python().await, tools::node().await) {
         (Ok(python), Ok((_, packages))) => (python, packages),
-        (Err(why), _) | (_, Err(why)) => return tools::skip("the validators of OpenAPI and AsyncAPI", &why),
+        (Err(reason), _) | (_, Err(reason)) => {
+            return tools::skip("the validators of OpenAPI and AsyncAPI", &reason);
+        }
     };
     let stack = Stack::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -25,10 +27,10 @@ async fn openapi_and_asyncapi_are_valid() {
 }
 
 #[tokio::test]
-async fn calls_made_up_from_openapi_are_answered_as_it_says() {
+async fn responses_to_calls_generated_from_openapi_match_it() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("schemathesis on the HTTP API", &why),
+        Err(reason) => return tools::skip("schemathesis on the HTTP API", &reason),
     };
     let stack = Stack::start().await;
     stack.conversation(&[1, 2]).await;
@@ -36,13 +38,13 @@ async fn calls_made_up_from_openapi_are_answered_as_it_says() {
     let tool = Tool::new(python.with_file_name("schemathesis"), folder.path());
     let tool = tool.arg("run").arg(format!("http://{}/api/openapi.json", stack.host(0)));
     let tool = tool.arg("--header").arg(format!("Authorization: Bearer {}", token(1)));
-    // The same calls each time, few enough for a test.
+    // The same calls in every run, and few enough for a test.
     let tool =
         tool.args(["--seed", "1", "--max-examples", "5", "--workers", "2", "--no-color", "--checks", "all"]);
-    // Rules that no schema says (nobody blocks themselves, `before` excludes `after`) are no findings; nor is a message
-    // that is not in the conversation which was just made.
+    // Not checked: rules that no schema expresses (users cannot block themselves, `before` excludes `after`), and
+    // messages that are not in a newly created conversation.
     let tool = tool.args(["--exclude-checks", "positive_data_acceptance,ensure_resource_availability"]);
-    if let Err(said) = tool.output(&[]).await {
-        panic!("{said}");
+    if let Err(error) = tool.output(&[]).await {
+        panic!("{error}");
     }
 }

@@ -1,6 +1,6 @@
-//! Every snippet of the pages in `docs/`, run as it stands there against a real stack; `examples/`; the dead letters'
-//! tool; tokens as Django makes them.
-#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+//! Tests of the documentation: they run every snippet of `docs/` and every program of `examples/` unchanged against a
+//! real stack. Also tests `cargo xtask deadletters`, and tokens of Django.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod deadletters;
 mod django;
@@ -20,7 +20,7 @@ use snippets::snippet;
 use std::path::Path;
 use tools::{Tool, run};
 
-/// The notifications of a user, newest first, once there are so many.
+/// Waits until a user has `count` notifications and returns them, newest first.
 async fn notifications(stack: &Stack, user: i64, count: usize) -> Vec<Value> {
     eventually(&format!("{count} notifications of user {user}"), || async {
         let page = stack.get("/api/notifications", user).await;
@@ -30,31 +30,32 @@ async fn notifications(stack: &Stack, user: i64, count: usize) -> Vec<Value> {
     .await
 }
 
+/// `payment_id` of each notification, oldest first.
 fn payments(notifications: &[Value]) -> Vec<i64> {
-    let of = |item: &Value| item["data"]["payment_id"].as_i64().expect("a payment");
-    notifications.iter().rev().map(of).collect()
+    let payment = |item: &Value| item["data"]["payment_id"].as_i64().expect("a payment");
+    notifications.iter().rev().map(payment).collect()
 }
 
 #[tokio::test]
-async fn from_a_terminal() {
+async fn the_terminal_snippets_of_publishing_work() {
     let stack = Stack::start().await;
     let lines = format!("{}{}", snippet("publish.sh"), snippet("cloudevents.sh"));
     match tools::nats().await {
         Ok(folder) => {
             let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
-            let said =
+            let output =
                 run(Tool::new("sh", Path::new("/")).arg("-ec").arg(&lines), &stack, &[("PATH", &path)]).await;
-            assert!(said.contains(r#""stream":"EVENTS""#), "{said}");
-            let said = run(
+            assert!(output.contains(r#""stream":"EVENTS""#), "{output}");
+            let output = run(
                 Tool::new("sh", Path::new("/")).arg("-ec").arg(snippet("conversation.sh")),
                 &stack,
                 &[("PATH", &path)],
             )
             .await;
-            assert!(said.contains(r#""conversation_id":"#), "{said}");
+            assert!(output.contains(r#""conversation_id":"#), "{output}");
         }
-        Err(why) => {
-            tools::skip("the nats tool in docs/publishing.md; its events are published without it", &why);
+        Err(reason) => {
+            tools::skip("the nats tool in docs/publishing.md; its events are published without it", &reason);
             snippets::publish_without_tool(&lines, &stack).await;
         }
     }
@@ -66,52 +67,64 @@ async fn from_a_terminal() {
 }
 
 #[tokio::test]
-async fn from_python() {
+async fn the_python_snippets_of_publishing_work() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("the Python snippets of docs/publishing.md", &why),
+        Err(reason) => return tools::skip("the Python snippets of docs/publishing.md", &reason),
     };
     let stack = Stack::start().await;
     let folder = tempfile::tempdir().unwrap();
     for _ in 0..2 {
-        let said = run(Tool::script(&python, folder.path(), "publish.py"), &stack, &[]).await;
-        assert!(said.contains("stored as number"), "{said}");
+        let output = run(Tool::script(&python, folder.path(), "publish.py"), &stack, &[]).await;
+        assert!(output.contains("stored as number"), "{output}");
     }
-    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789], "twice is once");
+    assert_eq!(
+        payments(&notifications(&stack, 456, 1).await),
+        [789],
+        "a repeat creates no second notification"
+    );
 
-    let said = run(Tool::script(&python, folder.path(), "conversation.py"), &stack, &[]).await;
-    let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[0].starts_with("message ") && lines[0].contains(", number 1 of conversation "), "{said}");
-    assert!(lines[1].starts_with("403 forbidden: "), "{said}");
+    let output = run(Tool::script(&python, folder.path(), "conversation.py"), &stack, &[]).await;
+    let lines: Vec<&str> = output.lines().collect();
+    assert!(lines[0].starts_with("message ") && lines[0].contains(", number 1 of conversation "), "{output}");
+    assert!(lines[1].starts_with("403 forbidden: "), "{output}");
     let listed = stack.get("/api/conversations", 456).await;
-    assert_eq!(listed["items"][0]["last_message"]["client_id"], Value::Null, "user 457's own");
+    assert_eq!(
+        listed["items"][0]["last_message"]["client_id"],
+        Value::Null,
+        "the client_id is shown only to its sender, user 457"
+    );
     assert_eq!(listed["items"][0]["listing_id"], 12);
 }
 
 #[tokio::test]
-async fn from_node() {
+async fn the_node_snippets_of_publishing_work() {
     let (node, folder) = match tools::node().await {
         Ok(found) => found,
-        Err(why) => return tools::skip("the Node snippets of docs/publishing.md", &why),
+        Err(reason) => return tools::skip("the Node snippets of docs/publishing.md", &reason),
     };
     let stack = Stack::start().await;
-    // Beside the packages, where Node looks for them.
+    // In the folder of the packages, because Node looks for them there.
     let folder = tempfile::tempdir_in(folder).unwrap();
     for _ in 0..2 {
-        let said = run(Tool::script(&node, folder.path(), "publish.mjs"), &stack, &[]).await;
-        assert!(said.contains("stored as number"), "{said}");
+        let output = run(Tool::script(&node, folder.path(), "publish.mjs"), &stack, &[]).await;
+        assert!(output.contains("stored as number"), "{output}");
     }
-    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789], "twice is once");
-    let said = run(Tool::script(&node, folder.path(), "conversation.mjs"), &stack, &[]).await;
-    assert!(said.contains(", number 1 of conversation "), "{said}");
+    assert_eq!(
+        payments(&notifications(&stack, 456, 1).await),
+        [789],
+        "a repeat creates no second notification"
+    );
+    let output = run(Tool::script(&node, folder.path(), "conversation.mjs"), &stack, &[]).await;
+    assert!(output.contains(", number 1 of conversation "), "{output}");
 }
 
 #[tokio::test]
-async fn from_rust() {
+async fn the_rust_snippet_of_publishing_works() {
     assert_eq!(
         snippet("publish.rs"),
         include_str!("../../examples/publish.rs"),
-        "the example and the page differ"
+        "e2e/examples/publish.rs differs from docs/publishing.md"
     );
     let program = tools::target().join("examples/publish");
     if !program.exists() {
@@ -121,7 +134,11 @@ async fn from_rust() {
     for _ in 0..2 {
         run(Tool::new(&program, Path::new("/")), &stack, &[]).await;
     }
-    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789], "twice is once");
+    assert_eq!(
+        payments(&notifications(&stack, 456, 1).await),
+        [789],
+        "a repeat creates no second notification"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `docs/from-django-channels.md`: a small marketplace on Django moves over, and back. Its files are the page's, but for
-//! what is in `migration/`.
+//! Follows `docs/from-django-channels.md`: a small marketplace on Django migrates, and back. Its files are the snippets
+//! of the page and the files in `migration/`.
 
 use crate::{
     notifications, payments,
@@ -16,7 +16,7 @@ use testkit::{TestDatabase, provision};
 
 const ORIGIN: &str = "https://www.shop.example";
 
-/// The marketplace.
+/// The marketplace: a Django project with a database.
 struct Shop {
     python: PathBuf,
     psql: PathBuf,
@@ -61,7 +61,10 @@ impl Shop {
         shop
     }
 
-    /// Runs a tool as the page's readers do; what it printed, or what it said when it failed.
+    /// Runs a tool with the environment variables of the page and returns its output.
+    ///
+    /// # Errors
+    /// If it fails.
     async fn try_run(&self, stack: &Stack, tool: Tool) -> Result<String, String> {
         let path = format!("{}:{}", self.psql.display(), std::env::var("PATH").unwrap_or_default());
         let vyzio = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display().to_string();
@@ -87,20 +90,20 @@ impl Shop {
         self.run(stack, arguments.iter().fold(tool, |tool, argument| tool.arg(*argument))).await
     }
 
-    /// Has the marketplace do something; what came of it.
-    async fn play(&self, stack: &Stack, what: &str) -> Value {
-        serde_json::from_str(&self.manage(stack, &["play", what]).await).unwrap()
+    /// Runs an action of `migration/play.py` and returns its result.
+    async fn play(&self, stack: &Stack, action: &str) -> Value {
+        serde_json::from_str(&self.manage(stack, &["play", action]).await).unwrap()
     }
 
     async fn shell(&self, stack: &Stack, lines: &str) -> String {
         self.run(stack, Tool::new("sh", self.folder.path()).arg("-euc").arg(lines)).await
     }
 
-    /// Exports and imports as the page says: how many conversations, participants, messages and texts there are, and how
-    /// many of them are here, as the script counts them.
+    /// Exports and imports as on the page. Returns the numbers of conversations, participants, messages and texts: each
+    /// in the marketplace and after the import, as printed by the script.
     async fn import(&self, stack: &Stack) -> Vec<[u32; 2]> {
-        let said = self.shell(stack, &DJANGO.snippet("import.sh")).await;
-        let counts = said.lines().filter_map(|line| {
+        let output = self.shell(stack, &DJANGO.snippet("import.sh")).await;
+        let counts = output.lines().filter_map(|line| {
             let mut columns = line.split('|').skip(1).map(|column| column.trim().parse().ok());
             Some([columns.next()??, columns.next()??])
         });
@@ -108,27 +111,27 @@ impl Shop {
     }
 }
 
-/// A stack that takes the marketplace's tokens.
+/// Starts a stack that accepts the marketplace's tokens.
 async fn stack() -> Stack {
     let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", ORIGIN.to_owned())];
     Stack::with(Options { env, ..Options::default() }).await
 }
 
-/// Each message of a conversation, oldest first: id, number, sender, text, whether it is read.
+/// Messages of a conversation, oldest first: id, `seq`, sender, text, and whether it is read.
 async fn messages(stack: &Stack, conversation: i64, user: i64) -> Vec<Value> {
     let page = stack.get(&format!("/api/conversations/{conversation}/messages?after=0"), user).await;
     let short = |item: &Value| {
-        assert_eq!(item.get("client_id"), None, "an import's own key is shown to nobody");
+        assert_eq!(item.get("client_id"), None, "the key of an imported message must not be shown");
         json!([item["message_id"], item["seq"], item["sender_username"], item["content"], item["is_read"]])
     };
     page["items"].as_array().unwrap().iter().map(short).collect()
 }
 
 #[tokio::test]
-async fn conversations_move_over_with_their_ids_and_back() {
+async fn conversations_are_migrated_with_their_ids_and_back() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("docs/from-django-channels.md", &why),
+        Err(reason) => return tools::skip("docs/from-django-channels.md", &reason),
     };
     let stack = stack().await;
     let shop = Shop::open(python, &stack).await;
@@ -136,7 +139,7 @@ async fn conversations_move_over_with_their_ids_and_back() {
     let old = shop.play(&stack, "messages").await;
     let id = |index: usize| old[index][0].clone();
 
-    // Twice is once.
+    // A second import changes nothing.
     let counts = [[3, 3], [7, 7], [5, 5], [5, 5]];
     assert_eq!(shop.import(&stack).await, counts);
     let moved = messages(&stack, 123, 456).await;
@@ -162,35 +165,39 @@ async fn conversations_move_over_with_their_ids_and_back() {
     assert_eq!(stack.get("/api/unread", 457).await["messages"], 1);
     stack.call("GET", "/api/conversations/126", 456, None).await.expect_problem(403, "forbidden");
 
-    // Of two with the same people and listing, the newest is found; new ids are far above the old ones.
+    // Of two conversations with the same users and listing, the newest is found. New ids are far above the old ones.
     let wanted = json!({"participant_ids": [457], "listing_id": 12});
     assert_eq!(stack.post("/api/conversations", 456, wanted).await.expect(200)["conversation_id"], 124);
     let new = stack.conversation(&[456, 458]).await;
     assert!(new > 1_000_000, "{new}");
 
-    // What Django stored meanwhile comes with the next import, to open sockets as well.
+    // The next import adds new messages of Django, and delivers them to open sockets.
     let mut mary = stack.socket("/ws/chat/123/?after=0", 457).await;
     for _ in 0..4 {
         mary.next_of("message").await;
     }
     shop.play(&stack, "more").await;
     assert_eq!(shop.import(&stack).await, [[4, 4], [9, 9], [7, 7], [7, 7]]);
-    let told = mary.next_of("message").await;
-    assert_eq!((&told["seq"], &told["content"]), (&json!(5), &json!("Plus tard")));
+    let imported = mary.next_of("message").await;
+    assert_eq!((&imported["seq"], &imported["content"]), (&json!(5), &json!("Plus tard")));
     mary.say("Ici").await;
     let sent = mary.next_of("message").await;
     assert!(sent["seq"] == 6 && sent["message_id"].as_i64() > Some(1_000_000), "{sent}");
 
-    // Django may not go on in a conversation that has gone on here: nothing is put before what was told.
+    // An import is refused if a conversation has new messages on both sides, because an imported message would be
+    // inserted before delivered ones.
     shop.play(&stack, "more-after-the-switch").await;
     let refused = Tool::new("sh", shop.folder.path()).arg("-euc").arg(DJANGO.snippet("import.sh"));
     let refused = shop.try_run(&stack, refused).await.unwrap_err();
     assert!(refused.contains("has gone on here since"), "{refused}");
     shop.play(&stack, "take-that-back").await;
 
-    // Back, twice; then over again.
-    let back =
-        format!("{}{}", go("go-back.sql", "CHAT_DATABASE_URL"), go("take-back.sql", "DJANGO_DATABASE_URL"));
+    // Migrates back, twice, and then imports again.
+    let back = format!(
+        "{}{}",
+        psql("go-back.sql", "CHAT_DATABASE_URL"),
+        psql("take-back.sql", "DJANGO_DATABASE_URL")
+    );
     shop.shell(&stack, &back).await;
     let there = shop.play(&stack, "messages").await;
     shop.shell(&stack, &back).await;
@@ -202,15 +209,15 @@ async fn conversations_move_over_with_their_ids_and_back() {
     assert_eq!(messages(&stack, 123, 456).await.len(), 6);
 }
 
-fn go(script: &str, database: &str) -> String {
+fn psql(script: &str, database: &str) -> String {
     format!("psql --no-psqlrc --set=ON_ERROR_STOP=1 --file={script} \"${database}\"\n")
 }
 
 #[tokio::test]
-async fn djangos_tokens_and_events_work_as_they_are() {
+async fn djangos_tokens_and_events_work_without_changes() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("docs/from-django-channels.md", &why),
+        Err(reason) => return tools::skip("docs/from-django-channels.md", &reason),
     };
     let stack = stack().await;
     let shop = Shop::open(python, &stack).await;
@@ -230,9 +237,9 @@ async fn djangos_tokens_and_events_work_as_they_are() {
     assert_eq!(mary.next().await["sender_id"], 457);
 
     let payment = shop.play(&stack, "pay").await.as_i64().unwrap();
-    let told = notifications(&stack, 456, 3).await;
+    let received = notifications(&stack, 456, 3).await;
     let of_payments: Vec<Value> =
-        told.iter().filter(|item| item["type"] == "payment_completed").cloned().collect();
+        received.iter().filter(|item| item["type"] == "payment_completed").cloned().collect();
     assert_eq!(payments(&of_payments), [payment, 990]);
 }
 

@@ -1,4 +1,4 @@
-//! The fenced blocks of the pages in `docs/`: each stands below a comment that says what becomes of it.
+//! Fenced blocks of the pages in `docs/`. The comment above each block determines its use in tests.
 
 use e2e::Stack;
 use std::time::Duration;
@@ -32,22 +32,22 @@ pub struct Block {
     pub body: String,
 }
 
-/// What the comment above a block says.
+/// Use of a block, from the comment above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `snippet: NAME`: a test runs it.
     Snippet(String),
-    /// `frame: CHANNEL send` (or `receive`): it is checked against AsyncAPI.
+    /// `frame: CHANNEL send` (or `receive`): a test checks it against AsyncAPI.
     Frame(String),
     /// `not run: REASON`.
     NotRun,
 }
 
 impl Page {
-    /// All of them.
+    /// All fenced blocks.
     ///
     /// # Panics
-    /// When a block says nothing of itself.
+    /// If a block has no comment.
     pub fn blocks(&self) -> Vec<Block> {
         let mut blocks = Vec::new();
         let mut lines = self.text.lines();
@@ -59,7 +59,7 @@ impl Page {
                     Some(("snippet", name)) => Kind::Snippet(name.to_owned()),
                     Some(("frame", channel)) => Kind::Frame(channel.to_owned()),
                     Some(("not run", reason)) if !reason.is_empty() => Kind::NotRun,
-                    _ => panic!("{}: a block after {before:?} says nothing of itself", self.name),
+                    _ => panic!("{}: no comment above a block, but {before:?}", self.name),
                 };
                 let lines = lines.by_ref().take_while(|line| *line != "```");
                 blocks.push(Block { kind, body: lines.map(|line| format!("{line}\n")).collect() });
@@ -69,12 +69,12 @@ impl Page {
         blocks
     }
 
-    /// The page as it stands.
+    /// Text of the page.
     pub fn text(&self) -> &'static str {
         self.text
     }
 
-    /// The names of its snippets, sorted.
+    /// Names of the page's snippets, sorted.
     pub fn names(&self) -> Vec<String> {
         let name = |block: Block| match block.kind {
             Kind::Snippet(name) => Some(name),
@@ -85,10 +85,10 @@ impl Page {
         names
     }
 
-    /// The snippet of this name.
+    /// Snippet with this name.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub fn snippet(&self, name: &str) -> String {
         let wanted = Kind::Snippet(name.to_owned());
         let found = self.blocks().into_iter().find(|block| block.kind == wanted);
@@ -96,12 +96,12 @@ impl Page {
     }
 }
 
-/// The one of `docs/publishing.md` of this name.
+/// Snippet of `docs/publishing.md` with this name.
 pub fn snippet(name: &str) -> String {
     PUBLISHING.snippet(name)
 }
 
-/// Publishes what lines such as `nats req SUBJECT -H 'NAME:VALUE' 'BODY'` would, where there is no such tool.
+/// Publishes the events of lines such as `nats req SUBJECT -H 'NAME:VALUE' 'BODY'` without the `nats` tool.
 pub async fn publish_without_tool(lines: &str, stack: &Stack) {
     let mut jetstream = async_nats::jetstream::new(stack.backend().await);
     jetstream.set_timeout(Duration::from_secs(10));

@@ -1,10 +1,10 @@
-//! Tokens as djangorestframework-simplejwt makes them.
+//! Tokens of djangorestframework-simplejwt.
 
 use crate::tools::{self, Tool, run};
 use e2e::{Options, Socket, Stack};
 use serde_json::Value;
 
-/// Prints one token a line: what it is, its user's id as a text or a number, and the token.
+/// Prints one token a line: its kind, the type of its user id (`str` or `int`), and the token.
 const MAKE: &str = r#"
 import sys
 from datetime import timedelta
@@ -32,10 +32,10 @@ print("expired", "str", token)
 "#;
 
 #[tokio::test]
-async fn tokens_of_simplejwt_are_taken_as_they_are() {
+async fn tokens_of_simplejwt_are_accepted_without_configuration() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(why) => return tools::skip("tokens made by djangorestframework-simplejwt", &why),
+        Err(reason) => return tools::skip("tokens made by djangorestframework-simplejwt", &reason),
     };
     let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/testdata");
     let read = |name: &str| std::fs::read_to_string(format!("{keys}/{name}")).unwrap();
@@ -51,9 +51,9 @@ async fn tokens_of_simplejwt_are_taken_as_they_are() {
         std::fs::write(folder.path().join("make.py"), MAKE).unwrap();
         std::fs::write(folder.path().join("key"), key).unwrap();
         let tool = Tool::new(&python, folder.path()).arg("make.py").arg(algorithm).arg("key");
-        let said = run(tool, &stack, &[]).await;
+        let output = run(tool, &stack, &[]).await;
         let mut kinds = Vec::new();
-        for line in said.lines() {
+        for line in output.lines() {
             let mut words = line.split(' ');
             let (kind, id, token) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
             kinds.push(format!("{kind} {id}"));
@@ -64,8 +64,8 @@ async fn tokens_of_simplejwt_are_taken_as_they_are() {
             if kind == "access" {
                 assert_eq!(status, 200, "{algorithm} {line}");
                 socket.send(serde_json::json!({"type": "auth", "token": token})).await;
-                let answer: Value = socket.next().await;
-                assert_eq!(answer["type"], "auth", "{algorithm} {line}: {answer}");
+                let frame: Value = socket.next().await;
+                assert_eq!(frame["type"], "auth", "{algorithm} {line}: {frame}");
             } else {
                 assert_eq!((status, socket.closed().await), (401, Some(4401)), "{algorithm} {line}");
             }
@@ -73,8 +73,8 @@ async fn tokens_of_simplejwt_are_taken_as_they_are() {
         kinds.dedup();
         assert!(
             kinds.contains(&"access int".to_owned()) && kinds.contains(&"access str".to_owned()),
-            "{said}"
+            "{output}"
         );
-        assert_eq!(said.lines().count(), 5);
+        assert_eq!(output.lines().count(), 5);
     }
 }

@@ -1,4 +1,4 @@
-//! What other backends are written with: each is installed once, below cargo's target folder, at an exact version.
+//! Tools and packages of the snippets, with exact versions. Each is installed once, in cargo's target folder.
 
 use crate::snippets::snippet;
 use e2e::Stack;
@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::process::Command;
 
-/// What Python finds installed.
+/// Packages of the Python environment.
 pub const PIP: [&str; 9] = [
     "nats-py==2.16.0",
     "Django==5.2.19",
@@ -32,8 +32,8 @@ const NPM: [&str; 5] = [
     "@asyncapi/specs@6.11.1",
 ];
 const NATS: &str = "github.com/nats-io/natscli/nats@v0.4.0";
-/// How long an installation or a snippet may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Time limit of an installation or a snippet.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A program to run.
 pub struct Tool {
@@ -44,7 +44,7 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// It, to be run in this folder.
+    /// A program that runs in this folder.
     pub fn new(program: impl AsRef<Path>, folder: &Path) -> Self {
         Self {
             program: program.as_ref().into(),
@@ -54,7 +54,7 @@ impl Tool {
         }
     }
 
-    /// With a snippet, which is written to the folder under its own name.
+    /// A program that runs a snippet. Writes the snippet to the folder under its name.
     pub fn script(program: &Path, folder: &Path, name: &str) -> Self {
         fs::write(folder.join(name), snippet(name)).expect("write a snippet");
         Self::new(program, folder).arg(name)
@@ -66,17 +66,20 @@ impl Tool {
         self
     }
 
-    /// Adds several.
+    /// Adds arguments.
     pub fn args<const N: usize>(self, arguments: [&str; N]) -> Self {
         arguments.into_iter().fold(self, Self::arg)
     }
 
-    /// With an input that doesn't end, as a terminal's.
+    /// Keeps the standard input open, like a terminal.
     pub fn with_input(self) -> Self {
         Self { input: true, ..self }
     }
 
-    /// Runs it to its end: what it printed, or what it said when it failed.
+    /// Runs the program and returns its output.
+    ///
+    /// # Errors
+    /// If it fails.
     pub async fn output(self, env: &[(&str, &str)]) -> Result<String, String> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(&self.folder).envs(env.iter().copied());
@@ -86,108 +89,121 @@ impl Tool {
         let name = self.program.to_string_lossy().into_owned();
         let mut child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
         let _input = child.stdin.take();
-        let output = match tokio::time::timeout(PATIENCE, child.wait_with_output()).await {
+        let output = match tokio::time::timeout(TIMEOUT, child.wait_with_output()).await {
             Ok(output) => output.map_err(|error| format!("{name}: {error}"))?,
-            Err(_) => return Err(format!("{name} did not end in {PATIENCE:?}")),
+            Err(_) => return Err(format!("{name} did not end in {TIMEOUT:?}")),
         };
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
-            return Ok(said);
+            return Ok(text);
         }
-        Err(format!("{name}: {}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+        Err(format!("{name}: {}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
     }
 
-    async fn try_out(self) -> Result<(), String> {
+    /// Checks that the program runs. The error is one line.
+    async fn check(self) -> Result<(), String> {
         self.output(&[]).await.map(drop).map_err(|error| error.lines().next().unwrap_or_default().to_owned())
     }
 }
 
-/// Runs a tool that finds the stack's NATS, and returns what it printed.
+/// Runs a tool with the address of the stack's NATS and returns its output.
 ///
 /// # Panics
-/// When it fails.
+/// If it fails.
 pub async fn run(tool: Tool, stack: &Stack, env: &[(&str, &str)]) -> String {
     let url = stack.nats_urls("operator").join(",");
     let env = [env, &[("NATS_URL", url.as_str())]].concat();
     tool.output(&env).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Says loudly that something was not tested.
-pub fn skip(what: &str, why: &str) {
-    // Not captured, as what a test prints is.
-    std::io::stderr().write_all(format!("\n*** SKIPPED: {what}: {why} ***\n\n").as_bytes()).ok();
+/// Reports that something was not tested.
+pub fn skip(subject: &str, reason: &str) {
+    // Not `eprintln!`, whose output is shown only if a test fails.
+    std::io::stderr().write_all(format!("\n*** SKIPPED: {subject}: {reason} ***\n\n").as_bytes()).ok();
 }
 
-/// Where cargo has put the programs of this workspace.
+/// Folder of this workspace's programs.
 pub fn target() -> PathBuf {
     let test = std::env::current_exe().expect("this test");
     test.parent().and_then(Path::parent).expect("the folder of the programs").to_owned()
 }
 
-/// Where tools are installed.
-fn place(name: &str) -> PathBuf {
-    let place = target().parent().expect("the target folder").join("tools").join(name);
-    fs::create_dir_all(&place).expect("create a folder for tools");
-    place
+/// Folder in which a tool is installed. Creates it.
+fn tool_folder(name: &str) -> PathBuf {
+    let folder = target().parent().expect("the target folder").join("tools").join(name);
+    fs::create_dir_all(&folder).expect("create a folder for tools");
+    folder
 }
 
-/// Installs into a folder, unless exactly this was installed there; whoever asks at the same time waits.
-async fn once(place: &Path, what: &str, install: impl AsyncFnOnce() -> Result<(), String>) {
-    let lock = fs::File::create(place.join(".lock")).expect("create a lock");
+/// Installs `packages` in a folder, unless exactly these are installed. Concurrent calls wait.
+async fn install_once(folder: &Path, packages: &str, install: impl AsyncFnOnce() -> Result<(), String>) {
+    let lock = fs::File::create(folder.join(".lock")).expect("create a lock");
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.expect("a thread");
     let _lock = lock.expect("lock a folder of tools");
-    let done = place.join(".installed");
-    if fs::read_to_string(&done).is_ok_and(|installed| installed == what) {
+    let done = folder.join(".installed");
+    if fs::read_to_string(&done).is_ok_and(|installed| installed == packages) {
         return;
     }
-    install().await.unwrap_or_else(|error| panic!("install {what}: {error}"));
-    fs::write(done, what).expect("note what is installed");
+    install().await.unwrap_or_else(|error| panic!("install {packages}: {error}"));
+    fs::write(done, packages).expect("record the installed packages");
 }
 
-/// Whether a program is there, or why not.
-pub async fn there(program: &str, argument: &str) -> Result<(), String> {
-    Tool::new(program, Path::new("/")).arg(argument).try_out().await
+/// Checks that a program is installed.
+///
+/// # Errors
+/// If it doesn't run.
+pub async fn check_installed(program: &str, argument: &str) -> Result<(), String> {
+    Tool::new(program, Path::new("/")).arg(argument).check().await
 }
 
-/// A Python with what backends use, or why there is none.
+/// Path of a Python with the packages.
+///
+/// # Errors
+/// If there is no Python.
 pub async fn python() -> Result<PathBuf, String> {
-    let place = place("python");
-    Tool::new("python3", &place).args(["-c", "import ensurepip, venv"]).try_out().await?;
-    once(&place, &PIP.join(" "), async || {
-        Tool::new("python3", &place).args(["-m", "venv", "--clear", "venv"]).output(&[]).await?;
+    let folder = tool_folder("python");
+    Tool::new("python3", &folder).args(["-c", "import ensurepip, venv"]).check().await?;
+    install_once(&folder, &PIP.join(" "), async || {
+        Tool::new("python3", &folder).args(["-m", "venv", "--clear", "venv"]).output(&[]).await?;
         let pip =
-            Tool::new("venv/bin/pip", &place).args(["install", "--quiet", "--disable-pip-version-check"]);
+            Tool::new("venv/bin/pip", &folder).args(["install", "--quiet", "--disable-pip-version-check"]);
         pip.args(PIP).output(&[]).await.map(drop)
     })
     .await;
-    Ok(place.join("venv/bin/python"))
+    Ok(folder.join("venv/bin/python"))
 }
 
-/// A Node and a folder in which it finds NATS' packages, or why there is none.
+/// Path of Node, and a folder with the packages.
+///
+/// # Errors
+/// If Node or npm is missing.
 pub async fn node() -> Result<(PathBuf, PathBuf), String> {
-    let place = place("node");
-    Tool::new("node", &place).arg("--version").try_out().await?;
-    Tool::new("npm", &place).arg("--version").try_out().await?;
-    once(&place, &NPM.join(" "), async || {
-        fs::write(place.join("package.json"), r#"{"private": true}"#).map_err(|error| error.to_string())?;
-        let npm = Tool::new("npm", &place).args(["install", "--no-audit", "--no-fund", "--save-exact"]);
+    let folder = tool_folder("node");
+    Tool::new("node", &folder).arg("--version").check().await?;
+    Tool::new("npm", &folder).arg("--version").check().await?;
+    install_once(&folder, &NPM.join(" "), async || {
+        fs::write(folder.join("package.json"), r#"{"private": true}"#).map_err(|error| error.to_string())?;
+        let npm = Tool::new("npm", &folder).args(["install", "--no-audit", "--no-fund", "--save-exact"]);
         npm.args(NPM).output(&[]).await.map(drop)
     })
     .await;
-    Ok(("node".into(), place))
+    Ok(("node".into(), folder))
 }
 
-/// A folder with the `nats` tool, or why there is none.
+/// Folder with the `nats` tool.
+///
+/// # Errors
+/// If it is neither installed nor can be built, because Go is missing.
 pub async fn nats() -> Result<PathBuf, String> {
-    let place = place("nats");
-    let on_path = Tool::new("nats", &place).arg("--version").try_out().await;
-    if let Err(why) = Tool::new("go", &place).arg("version").try_out().await {
-        return on_path.map(|()| place).map_err(|_| format!("neither nats nor go is there ({why})"));
+    let folder = tool_folder("nats");
+    let on_path = Tool::new("nats", &folder).arg("--version").check().await;
+    if let Err(reason) = Tool::new("go", &folder).arg("version").check().await {
+        return on_path.map(|()| folder).map_err(|_| format!("neither nats nor go is installed ({reason})"));
     }
-    once(&place, NATS, async || {
-        let bin = place.to_string_lossy().into_owned();
-        Tool::new("go", &place).args(["install", NATS]).output(&[("GOBIN", &bin)]).await.map(drop)
+    install_once(&folder, NATS, async || {
+        let bin = folder.to_string_lossy().into_owned();
+        Tool::new("go", &folder).args(["install", NATS]).output(&[("GOBIN", &bin)]).await.map(drop)
     })
     .await;
-    Ok(place)
+    Ok(folder)
 }

@@ -9,7 +9,7 @@ from realtime.publisher import publisher
 
 
 class Command(BaseCommand):
-    help = "Calls views, all in this process, or the second and later ones in forks of it."
+    help = "Call views in this process; with --fork, all but the first one in forked processes."
 
     def add_arguments(self, parser):
         parser.add_argument("--fork", action="store_true")
@@ -18,7 +18,7 @@ class Command(BaseCommand):
     def handle(self, *args, paths, fork, **options):
         for index, path in enumerate(paths):
             if fork and index > 0:
-                assert publisher._process == os.getpid(), "our own connection is there already"
+                assert publisher._process == os.getpid(), "the parent process has no connection"
                 connections.close_all()
                 if os.fork() > 0:
                     os.wait()

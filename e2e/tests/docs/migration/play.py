@@ -10,7 +10,7 @@ from shop.models import Payment
 from shop.payments import payment_completed
 
 
-def say(conversation, sender, *texts, is_read=False):
+def send(conversation, sender, *texts, is_read=False):
     for text in texts:
         Message.objects.create(conversation=conversation, sender_id=sender, content=text, is_read=is_read)
 
@@ -20,26 +20,26 @@ def fill():
         User.objects.create_user(id=pk, username=name, password="secret")
     bike = Conversation.objects.create(id=123, listing_id=12, title="Vélo")
     bike.participants.set([456, 457])
-    say(bike, 457, 'Bonjour, "le vélo" est là ?', "Deux\nlignes; et, une virgule 👋", is_read=True)
-    say(bike, 456, "Oui")
-    say(bike, 457, "Merci")
+    send(bike, 457, 'Bonjour, "le vélo" est là ?', "Deux\nlignes; et, une virgule 👋", is_read=True)
+    send(bike, 456, "Oui")
+    send(bike, 457, "Merci")
     again = Conversation.objects.create(id=124, listing_id=12)
     again.participants.set([456, 457])
     three = Conversation.objects.create(id=125)
     three.participants.set([456, 457, 458])
-    say(three, 458, "À trois")
-    Conversation.objects.create(id=126)  # Everyone in it has deleted their account.
+    send(three, 458, "À trois")
+    Conversation.objects.create(id=126)  # All participants have deleted their accounts.
 
 
 def more():
-    say(Conversation.objects.get(id=123), 456, "Plus tard")
+    send(Conversation.objects.get(id=123), 456, "Plus tard")
     late = Conversation.objects.create(id=127, title="Neuve")
     late.participants.set([457, 458])
-    say(late, 457, "Première")
+    send(late, 457, "Première")
 
 
 def too_late():
-    say(Conversation.objects.get(id=123), 456, "Trop tard")
+    send(Conversation.objects.get(id=123), 456, "Trop tard")
 
 
 def take_back():
@@ -52,18 +52,18 @@ def messages():
 
 
 def token():
-    answer = Client().post("/token/", {"username": "john_doe", "password": "secret"})
-    return answer.json()["access"]
+    response = Client().post("/token/", {"username": "john_doe", "password": "secret"})
+    return response.json()["access"]
 
 
 def cookie():
     client = Client()
     client.force_login(User.objects.get(id=457))
     first = client.get("/page/").cookies["access_token"].value
-    assert "access_token" not in client.get("/page/").cookies, "it is good still"
-    client.logout()  # Which takes all cookies of the test's client.
+    assert "access_token" not in client.get("/page/").cookies, "a valid token is not replaced"
+    client.logout() # This deletes all cookies of the test client.
     client.cookies["access_token"] = first
-    assert client.get("/page/").cookies["access_token"].value == "", "it goes with the session"
+    assert client.get("/page/").cookies["access_token"].value == "", "the cookie is not deleted with the session"
     return first
 
 
@@ -88,10 +88,10 @@ COMMANDS = {
 
 
 class Command(BaseCommand):
-    help = "What the marketplace does."
+    help = "Run an action of the marketplace."
 
     def add_arguments(self, parser):
-        parser.add_argument("what")
+        parser.add_argument("action")
 
-    def handle(self, *args, what, **options):
-        self.stdout.write(json.dumps(COMMANDS[what]()))
+    def handle(self, *args, action, **options):
+        self.stdout.write(json.dumps(COMMANDS[action]()))
