@@ -78,8 +78,8 @@ async fn replays_of_ten_thousand_messages_do_not_disturb_other_conversations() {
     tokio::join!(resume(one, 2), resume(other, 4), resume(one, 1), chat);
 }
 
-/// Sends messages, repeats each one until its echo arrives, and resumes with `after` whenever the socket ends. Returns the
-/// received `seq`s.
+/// Sends messages, repeats each one until its echo arrives, and resumes with `after` whenever the socket ends. Returns
+/// the received `seq`s.
 async fn send_messages(hosts: &[String], id: i64, user: i64, messages: i64) -> Vec<i64> {
     let (mut seen, mut last, mut sent, mut turn) = (Vec::new(), 0, 0, 0);
     while sent < messages {
