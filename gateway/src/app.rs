@@ -1,4 +1,4 @@
-//! From a configuration to a gateway that serves, and to its end: `wire`, `serve`, `drain`.
+//! Startup and shutdown of a gateway: `wire`, `serve`, `drain`.
 
 use crate::{
     Config,
@@ -22,15 +22,15 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a stop goes on waiting for sockets after the drain time.
-const DRAIN_REST: Duration = Duration::from_secs(8);
-/// How long a stop waits for everything that is not a socket.
-const TASKS_REST: Duration = Duration::from_secs(4);
-/// Revocations that are processed at once.
+/// How long a stop waits for the remaining sockets after the drain time.
+const DRAIN_GRACE: Duration = Duration::from_secs(8);
+/// How long a stop waits for the other tasks after that.
+const TASKS_GRACE: Duration = Duration::from_secs(4);
+/// Number of revocations that are processed at once.
 const CONCURRENT_REVOCATIONS: usize = 8;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A gateway that listens and serves nothing yet.
+/// A gateway that listens but does not serve yet.
 pub struct Gateway {
     config: Config,
     listener: TcpListener,
@@ -39,13 +39,13 @@ pub struct Gateway {
     shutdown: CancellationToken,
 }
 
-/// The parts of a gateway that runs.
+/// The parts of a running gateway.
 struct Wired {
     shared: Arc<Shared>,
     bus: Bus,
     endpoints: Endpoints,
     tasks: TaskTracker,
-    /// Ends the channels, once the last socket is closed.
+    /// Ends the channels; cancelled once the last socket is closed.
     ended: CancellationToken,
 }
 
@@ -53,12 +53,12 @@ impl Gateway {
     /// Checks the configuration and listens on both ports.
     ///
     /// # Errors
-    /// When the configuration can't be used.
+    /// If the configuration is invalid or a port is taken.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
-        // A browser sends cookies whichever page asks, so every page would speak for its visitors.
+        // A browser adds its cookies to the requests of any page, so any page could act for its visitors.
         anyhow::ensure!(
             config.tokens.token_cookie.is_none() || !config.allows_every_origin(),
-            "configuration: with TOKEN_COOKIE, ALLOWED_ORIGINS must name origins; * is not possible"
+            "configuration: if TOKEN_COOKIE is set, ALLOWED_ORIGINS must list origins and cannot be *"
         );
         let verifier = Verifier::new(config.tokens.clone())?;
         let addr = config.listen_addr();
@@ -69,23 +69,23 @@ impl Gateway {
         Ok(Self { config, listener, admin, verifier, shutdown })
     }
 
-    /// Where clients connect.
+    /// The address of the public port.
     ///
     /// # Errors
-    /// When the operating system doesn't say.
+    /// If the operating system does not report it.
     pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
         self.listener.local_addr().context("read the gateway's address")
     }
 
-    /// Where `/readyz` is.
+    /// The address of `/healthz`, `/readyz` and `/metrics`.
     pub const fn admin_addr(&self) -> SocketAddr {
         self.admin.addr()
     }
 
-    /// Waits for NATS, lets clients in until the token is cancelled, and then closes their sockets one after the other.
+    /// Waits for NATS, serves clients until the token is cancelled, and then closes their sockets one after the other.
     ///
     /// # Errors
-    /// If the configuration can't be used, or the NATS client has ended.
+    /// If the configuration is invalid or the NATS client has ended.
     pub async fn run(self) -> anyhow::Result<()> {
         let addr = self.local_addr()?;
         let Self { config, listener, admin, verifier, shutdown } = self;
@@ -100,7 +100,7 @@ impl Gateway {
     }
 }
 
-/// Connects the parts. `None` if the token is cancelled first.
+/// Creates the parts and connects them. Returns `None` if the token is cancelled first.
 async fn wire(
     config: Config,
     verifier: Verifier,
@@ -117,7 +117,7 @@ async fn wire(
     }
     let hub = follow_events(&bus, dialer, &tasks, &ended);
     let limits = Arc::new(Limits::new(&config.limits));
-    tasks.spawn(limits.clone().forget(ended.clone()));
+    tasks.spawn(limits.clone().clean_up(ended.clone()));
     let users = Arc::new(Users::new(limits.sockets_per_user, DAY * config.limits.revocation_days));
     let revocations = Arc::new(Revocations::new(users.clone(), bus.clone()));
     let endpoints = serve_revocations(&bus, &revocations, &tasks, shutdown).await?;
@@ -145,7 +145,7 @@ async fn wire(
     Ok(Some(Wired { shared, bus, endpoints, tasks, ended }))
 }
 
-/// Starts receiving the events of services, and everything that keeps channels complete.
+/// Starts the connection for events, and the tasks that keep channels complete.
 fn follow_events(bus: &Bus, dialer: Dialer, tasks: &TaskTracker, ended: &CancellationToken) -> Arc<Hub> {
     let events = Events::new();
     let hub = Arc::new(Hub::new(bus.clone(), events.clone(), tasks.clone(), ended.clone()));
@@ -155,8 +155,8 @@ fn follow_events(bus: &Bus, dialer: Dialer, tasks: &TaskTracker, ended: &Cancell
     hub
 }
 
-/// Follows revocations, and waits until all of those that there are have been read: nobody is let in before that. Whether
-/// they have; otherwise the token was cancelled.
+/// Follows revocations, and waits until all existing ones are read, because no client is admitted before that. Returns false
+/// if the token is cancelled first.
 async fn follow_revocations(
     revocations: Arc<Revocations>,
     tasks: &TaskTracker,
@@ -173,7 +173,7 @@ async fn follow_revocations(
     }
 }
 
-/// What `/readyz` checks, and what is measured when the metrics are read.
+/// The checks of `/readyz`, and the measurements that are taken when the metrics are read.
 fn checks(wired: &Wired) -> Checks {
     let Wired { shared, bus, endpoints, .. } = wired;
     let (endpoints_health, waiting) = (endpoints.health(), shared.sends.depth());
@@ -192,7 +192,7 @@ fn checks(wired: &Wired) -> Checks {
         .measuring(move || measured.measure())
 }
 
-/// Serves clients until the token is cancelled, or the NATS client has ended: with that error.
+/// Serves clients until the token is cancelled or the NATS client ends; returns the error in the latter case.
 async fn serve(listener: TcpListener, wired: &Wired, shutdown: &CancellationToken) -> Option<anyhow::Error> {
     let router = http::router(wired.shared.clone());
     tokio::select! {
@@ -201,17 +201,17 @@ async fn serve(listener: TcpListener, wired: &Wired, shutdown: &CancellationToke
     }
 }
 
-/// Waits for the sockets to be closed, and for everything else to be finished.
+/// Waits until the sockets are closed and the other tasks are finished.
 async fn drain(wired: Wired) {
     let Wired { shared, bus, endpoints, tasks, ended } = wired;
-    let (sessions, limit) = (shared.sessions.clone(), shared.drain + DRAIN_REST);
+    let (sessions, limit) = (shared.sessions.clone(), shared.drain + DRAIN_GRACE);
     drop(shared);
     boot::wait_for(&sessions, limit, "sockets").await;
     ended.cancel();
-    boot::drain(&tasks, TASKS_REST, endpoints, &bus).await;
+    boot::drain(&tasks, TASKS_GRACE, endpoints, &bus).await;
 }
 
-/// Answers backends that end a user's sessions.
+/// Starts to serve the requests of backends that end a user's sessions.
 async fn serve_revocations(
     bus: &Bus,
     revocations: &Arc<Revocations>,

@@ -1,4 +1,4 @@
-//! What every session and call needs.
+//! The state that all sessions and calls share.
 
 use crate::{
     admission::{
@@ -12,11 +12,11 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Milliseconds between two sockets that are closed, if there is time: a few sockets need not wait for the whole drain
-/// time.
+/// Drain time for each socket, in milliseconds, so that a gateway with few sockets stops before the whole drain time has
+/// passed.
 const DRAIN_STEP_MS: u64 = 5;
 
-/// Shared by all sessions and calls of a gateway.
+/// The state that all sessions and calls of a gateway share.
 pub struct Shared {
     pub hub: Arc<Hub>,
     pub sends: Sends,
@@ -26,33 +26,33 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     pub users: Arc<Users>,
     pub languages: Arc<Languages>,
-    /// This gateway, among the others.
+    /// A random id that distinguishes this gateway from the others.
     pub id: String,
     pub allowed_origins: Vec<String>,
     pub outbox_frames: usize,
     pub outbox_bytes: usize,
     pub drain: Duration,
     pub demo: bool,
-    /// A stop was asked for.
+    /// Cancelled when the gateway is to stop.
     pub shutdown: CancellationToken,
-    /// Sockets.
+    /// One task for each socket.
     pub sessions: TaskTracker,
 }
 
 impl Shared {
-    /// Whose token it is, if it is taken; after its key was looked for where keys are published.
-    pub async fn identify_anew(&self, token: &str) -> Result<Identity, Rejected> {
-        self.verifier.learn(token).await;
+    /// Checks a token like [`Self::identify`], but first fetches the published keys if the token's key is unknown.
+    pub async fn fetch_key_and_identify(&self, token: &str) -> Result<Identity, Rejected> {
+        self.verifier.fetch_key(token).await;
         self.identify(token)
     }
 
-    /// Whose token it is, if it is taken.
+    /// Checks a token, and returns its identity if it is valid and not revoked.
     pub fn identify(&self, token: &str) -> Result<Identity, Rejected> {
         let identity = self.verifier.verify(token)?;
         if self.users.is_revoked(&identity) { Err(Rejected::Revoked) } else { Ok(identity) }
     }
 
-    /// How long after a stop one socket is closed, so that clients don't all come back at once.
+    /// A random delay between the start of the drain and the close of one socket, so that clients do not all reconnect at once.
     pub fn drain_delay(&self) -> Duration {
         let window = Duration::from_millis(DRAIN_STEP_MS * self.sessions.len() as u64).min(self.drain);
         window.mul_f64(fastrand::f64())

@@ -1,7 +1,7 @@
-//! The address of a client behind proxies: `X-Forwarded-For`, and `Forwarded` (RFC 7239). Pure: no I/O.
+//! The address of a client behind proxies: `X-Forwarded-For` and `Forwarded` (RFC 7239). Pure: no I/O.
 //!
-//! Each proxy appends the address from which a request came to it. So the list is read from its right end, and the
-//! first address that no trusted proxy has is the client's: everything to the left of it is the client's own word.
+//! Each proxy appends the address of its peer. So the list is read from the right, and the first address that is not a
+//! trusted proxy's is the client's. Everything to the left of it may be forged by the client.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::net::{IpAddr, SocketAddr};
@@ -10,42 +10,42 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The client of a connection from `peer`: the peer itself, unless it is a trusted proxy.
 ///
-/// If both headers are there and name different clients, one of them is not from our proxy, and nobody can tell which:
-/// then the peer counts.
-pub fn client_of(peer: IpAddr, headers: &HeaderMap, trusts: impl Fn(&IpAddr) -> bool) -> IpAddr {
+/// If the two headers name different clients, one of them is not from our proxy, and it is unknown which. Then the peer
+/// counts as the client.
+pub fn client_of(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(&IpAddr) -> bool) -> IpAddr {
     let peer = peer.to_canonical();
-    if !trusts(&peer) {
+    if !is_trusted(&peer) {
         return peer;
     }
     let plain = headers
         .contains_key(X_FORWARDED_FOR)
-        .then(|| last_untrusted(peer, lines(headers, &X_FORWARDED_FOR).flat_map(plain_hops), &trusts));
-    let standard = headers
-        .contains_key(header::FORWARDED)
-        .then(|| last_untrusted(peer, lines(headers, &header::FORWARDED).flat_map(standard_hops), &trusts));
+        .then(|| last_untrusted(peer, lines(headers, &X_FORWARDED_FOR).flat_map(plain_hops), &is_trusted));
+    let standard = headers.contains_key(header::FORWARDED).then(|| {
+        last_untrusted(peer, lines(headers, &header::FORWARDED).flat_map(standard_hops), &is_trusted)
+    });
     match (plain, standard) {
         (Some(plain), Some(standard)) if plain != standard => peer,
         (client, other) => client.or(other).unwrap_or(peer),
     }
 }
 
-/// Walks from the right end. A hop that can't be read was not written by a proxy of ours: what is known by then counts.
+/// Walks the hops from the right. An invalid hop was not written by our proxy, so it ends the list.
 fn last_untrusted(
     peer: IpAddr,
     hops: impl Iterator<Item = Option<IpAddr>>,
-    trusts: impl Fn(&IpAddr) -> bool,
+    is_trusted: impl Fn(&IpAddr) -> bool,
 ) -> IpAddr {
     let mut client = peer;
     for hop in hops.map_while(|hop| hop) {
         client = hop;
-        if !trusts(&hop) {
+        if !is_trusted(&hop) {
             break;
         }
     }
     client
 }
 
-/// The lines of a header, the last one first: together they are one list.
+/// The lines of a header, the last one first. Together they form one list.
 fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(name).into_iter().rev().map(HeaderValue::as_bytes)
 }
@@ -55,7 +55,7 @@ fn plain_hops(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
     line.rsplit(|byte| *byte == b',').map(address)
 }
 
-/// The hops of a line of `Forwarded`, from the right. If its quotes don't match, nothing in it can be told apart.
+/// The hops of a line of `Forwarded`, from the right. If its quotes do not match, it cannot be split, and is invalid.
 fn standard_hops(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
     let elements = split(line, b',').unwrap_or_else(|| vec![b""]);
     elements.into_iter().rev().map(|element| {
@@ -63,12 +63,12 @@ fn standard_hops(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
             let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
             name.trim_ascii().eq_ignore_ascii_case(b"for").then(|| address(&value[1..]))
         });
-        // Named twice, it is no element of the standard.
+        // The standard allows each parameter only once.
         of.next().filter(|_| of.next().is_none()).flatten()
     })
 }
 
-/// Splits at a byte outside of quotes; `None` if a quote does not end.
+/// Splits at a byte outside of quotes. Returns `None` if a quote is not closed.
 fn split(text: &[u8], at: u8) -> Option<Vec<&[u8]>> {
     let (mut parts, mut start, mut in_quotes, mut is_escaped) = (Vec::new(), 0, false, false);
     for (index, byte) in text.iter().enumerate() {
@@ -125,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_only_believed_from_a_trusted_proxy() {
+    fn the_header_is_used_only_if_the_peer_is_a_trusted_proxy() {
         let plain = |peer: &str, list: &str| client(peer, &[("x-forwarded-for", list)]);
         assert_eq!(plain("203.0.113.9", "198.51.100.1"), ip("203.0.113.9"));
         assert_eq!(plain("10.0.0.1", "198.51.100.1"), ip("198.51.100.1"));
         assert_eq!(plain("::ffff:10.0.0.1", "6.6.6.6, 198.51.100.1, 10.2.3.4"), ip("198.51.100.1"));
         assert_eq!(client("10.0.0.1", &[]), ip("10.0.0.1"));
-        // Only proxies: the first of them.
+        // If all hops are proxies, the first one counts.
         assert_eq!(plain("10.0.0.1", "10.0.0.3, 10.0.0.2"), ip("10.0.0.3"));
     }
 
@@ -170,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_ends_the_list() {
+    fn an_invalid_hop_ends_the_list() {
         for text in ["6.6.6.6, nonsense", "nonsense", "", "6.6.6.6,", "6.6.6.6:port", "[6.6.6.6", "1.2.3.4.5"]
         {
             assert_eq!(client("10.0.0.1", &[("x-forwarded-for", text)]), ip("10.0.0.1"), "{text}");
         }
-        // Up to the last one that can be read.
+        // The last valid hop counts.
         assert_eq!(client("10.0.0.1", &[("x-forwarded-for", "nonsense, 10.0.0.2")]), ip("10.0.0.2"));
         for text in [
             "for=6.6.6.6, for=unknown",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn two_headers_that_disagree_are_not_believed() {
+    fn two_headers_that_differ_are_ignored() {
         let both =
             |standard| client("10.0.0.1", &[("x-forwarded-for", "203.0.113.7"), ("forwarded", standard)]);
         assert_eq!(both("for=203.0.113.7"), ip("203.0.113.7"));
@@ -198,8 +198,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes, in the proxy's line or in lines of its own: its address is the one that the
-        /// proxy saw.
+        /// Whatever a client writes, into the proxy's line or into other lines, its address is the one that the proxy added.
         #[test]
         fn a_client_cannot_choose_its_address(
             own in proptest::collection::vec(proptest::collection::vec(0x20_u8..=0xff, 0..40), 0..4),
@@ -221,7 +220,7 @@ mod tests {
             prop_assert_eq!(client_of(ip("10.0.0.1"), &headers(&lines), is_proxy), seen);
         }
 
-        /// The same for `Forwarded`, but that unbalanced quotes in the proxy's own line leave only the proxy.
+        /// The same for `Forwarded`, except that unbalanced quotes in the proxy's line leave only the proxy's address.
         #[test]
         fn a_client_cannot_choose_its_address_in_forwarded(
             own in "([a-z=;,\" \\\\.:0-9\\[\\]]|for=6\\.6\\.6\\.6|for=\"){0,12}",

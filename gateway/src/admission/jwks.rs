@@ -1,4 +1,4 @@
-//! The keys that tokens are verified with: one that the configuration holds, or a set that is published at a URL.
+//! The keys that verify tokens: one key from the configuration, or a key set that is published at a URL.
 
 use crate::config::Tokens;
 use anyhow::{Context, bail, ensure};
@@ -20,58 +20,61 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long the URL of a key set may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How often a key set is asked for again, though nothing is missing.
-const EVERY: Duration = Duration::from_secs(5 * 60);
-/// How long after an answer the URL is not asked again, whatever keys tokens name.
-const AGAIN: Duration = Duration::from_secs(10);
-/// Bytes of a key set; real ones have a few KiB.
+/// Time limit of a request for the key set.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Average interval at which the key set is fetched even if no key is missing.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Minimum interval between two fetches, whatever keys tokens name.
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum size of a key set, in bytes. Real ones have a few KiB.
 const SET_BYTES: usize = 256 * 1024;
-/// Keys of a set; more are not looked at.
+/// Maximum number of keys in a set. Further keys are ignored.
 const SET_KEYS: usize = 64;
-/// Bytes of the shortest RSA modulus that is verified with: 2048 bits. A whole key of fewer bits is shorter, too.
+/// Size of the shortest accepted RSA modulus, in bytes: 2048 bits. The DER form of a 1024-bit or 1536-bit key is smaller, too.
 const RSA_BYTES: usize = 256;
-/// Bytes of a point on P-256, and of an Ed25519 key.
+/// Size of a point on P-256, in bytes.
 const P256_BYTES: usize = 65;
+/// Size of an Ed25519 key, in bytes.
 const ED25519_BYTES: usize = 32;
 
-/// A key, and the one algorithm that it is for. A token's header can choose neither.
+/// A key and its only algorithm, so that a token's header cannot choose another algorithm.
 pub struct Key {
     id: Option<String>,
     pub(crate) algorithm: Algorithm,
-    pub(crate) verifies: DecodingKey,
+    pub(crate) decoding_key: DecodingKey,
 }
 
-/// The keys that tokens may be signed with.
+/// The source of the keys.
 pub enum Keys {
-    /// The configuration's.
+    /// One key from the configuration.
     Configured(Arc<Key>),
-    /// Those of a URL.
+    /// A key set at a URL.
     Published(Arc<KeySet>),
 }
 
 impl Keys {
-    /// The keys that the configuration means.
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// Unless it means exactly one kind, and that can be used.
+    /// If the configuration does not contain exactly one source of keys, or its key is invalid.
     pub fn new(tokens: &Tokens) -> anyhow::Result<Self> {
         let given = |variable: &Option<String>| variable.clone().filter(|value| !value.trim().is_empty());
         let (secret, pem, url) =
             (given(&tokens.jwt_secret), given(&tokens.jwt_public_key), given(&tokens.jwt_jwks_url));
         match (secret, pem, url) {
             (Some(secret), None, None) => {
-                let verifies = DecodingKey::from_secret(secret.as_bytes());
-                Ok(Self::Configured(Arc::new(Key { id: None, algorithm: Algorithm::HS256, verifies })))
+                let decoding_key = DecodingKey::from_secret(secret.as_bytes());
+                Ok(Self::Configured(Arc::new(Key { id: None, algorithm: Algorithm::HS256, decoding_key })))
             }
             (None, Some(pem), None) => public_key(&pem).map(|key| Self::Configured(Arc::new(key))),
             (None, None, Some(url)) => KeySet::new(&url).map(|set| Self::Published(Arc::new(set))),
-            _ => bail!("configuration: exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL is needed"),
+            _ => {
+                bail!("configuration: set exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL")
+            }
         }
     }
 
-    /// The key for a token whose header names this one.
+    /// The key for a token whose header has this key id.
     pub fn find(&self, id: Option<&str>) -> Option<Arc<Key>> {
         match self {
             Self::Configured(key) => Some(key.clone()),
@@ -80,26 +83,26 @@ impl Keys {
     }
 }
 
-/// Reads a PEM, of which the line ends may be written `\n`, as variables that hold one line have them.
+/// Reads a PEM. Its line ends may be written as `\n`, because some variables can hold only one line.
 fn public_key(pem: &str) -> anyhow::Result<Key> {
     let pem = pem.replace("\\n", "\n");
-    ensure!(!pem.contains("PRIVATE KEY"), "configuration: JWT_PUBLIC_KEY holds a private key");
+    ensure!(!pem.contains("PRIVATE KEY"), "configuration: JWT_PUBLIC_KEY contains a private key");
     let pem = pem.as_bytes();
-    let readings = [
+    let candidates = [
         (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
         (Algorithm::ES256, DecodingKey::from_ec_pem(pem)),
         (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)),
     ];
-    let key = readings.into_iter().find_map(|(algorithm, read)| {
-        let verifies = read.ok().filter(|key| has_right_length(algorithm, key))?;
-        Some(Key { id: None, algorithm, verifies })
+    let key = candidates.into_iter().find_map(|(algorithm, parsed)| {
+        let decoding_key = parsed.ok().filter(|key| has_valid_length(algorithm, key))?;
+        Some(Key { id: None, algorithm, decoding_key })
     });
     key.context(
-        "configuration: JWT_PUBLIC_KEY is no public key in PEM form for RS256 (2048 bits or more), ES256 (P-256) or EdDSA (Ed25519)",
+        "configuration: JWT_PUBLIC_KEY is not a PEM public key for RS256 (2048 bits or more), ES256 (P-256) or EdDSA (Ed25519)",
     )
 }
 
-fn has_right_length(algorithm: Algorithm, key: &DecodingKey) -> bool {
+fn has_valid_length(algorithm: Algorithm, key: &DecodingKey) -> bool {
     let bytes = match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, .. } => n.len(),
         DecodingKeyKind::SecretOrDer(bytes) => bytes.len(),
@@ -111,52 +114,61 @@ fn has_right_length(algorithm: Algorithm, key: &DecodingKey) -> bool {
     }
 }
 
-/// Why there is no key set.
+/// The reason why the key set could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// It may be there later.
-    #[error("JWT_JWKS_URL doesn't answer with its keys for now")]
-    Passing(#[source] anyhow::Error),
-    /// What is there is no key set for us.
+    /// A retry may succeed.
+    #[error("JWT_JWKS_URL is not available")]
+    Transient(#[source] anyhow::Error),
+    /// The response is not a key set that we can use.
     #[error("configuration: JWT_JWKS_URL can't be used: {0}")]
-    Wrong(String),
+    Invalid(String),
 }
 
-/// A JSON Web Key Set (RFC 7517): asked for at the start, every five minutes, and when a token names a key that isn't
-/// known, but not more often than every ten seconds, whoever asks. While the URL doesn't answer, the last keys stay.
+/// A JSON Web Key Set (RFC 7517). It is fetched at the start, about every five minutes, and when a token names an unknown
+/// key, but at most every ten seconds. If a fetch fails, the last keys remain valid.
 pub struct KeySet {
     url: Url,
     client: reqwest::Client,
     keys: RwLock<Vec<Arc<Key>>>,
-    /// When the URL may be asked again.
-    next: RwLock<Instant>,
-    again: Duration,
-    wanted: Notify,
-    rounds: watch::Sender<u64>,
+    /// The earliest time of the next fetch for an unknown key.
+    next_fetch: RwLock<Instant>,
+    min_interval: Duration,
+    /// Requests a fetch for an unknown key.
+    fetch_requested: Notify,
+    /// The number of fetches.
+    fetches: watch::Sender<u64>,
 }
 
 impl KeySet {
     fn new(url: &str) -> anyhow::Result<Self> {
-        Self::asked_every(url, AGAIN)
+        Self::with_min_interval(url, MIN_INTERVAL)
     }
 
-    fn asked_every(url: &str, again: Duration) -> anyhow::Result<Self> {
+    fn with_min_interval(url: &str, min_interval: Duration) -> anyhow::Result<Self> {
         let url: Url = url.trim().parse().context("configuration: JWT_JWKS_URL is not a URL")?;
         ensure!(
             matches!(url.scheme(), "http" | "https"),
-            "configuration: JWT_JWKS_URL is neither http nor https"
+            "configuration: JWT_JWKS_URL must be an http or https URL"
         );
-        // What is configured is where the keys come from; nothing may send the gateway elsewhere for them.
+        // Redirects are refused, because keys must come only from the configured URL.
         let client = reqwest::Client::builder()
-            .timeout(ANSWER)
+            .timeout(FETCH_TIMEOUT)
             .redirect(redirect::Policy::none())
             .build()
-            .context("make an HTTP client for JWT_JWKS_URL")?;
-        let (keys, next) = (RwLock::default(), RwLock::new(Instant::now()));
-        Ok(Self { url, client, keys, next, again, wanted: Notify::new(), rounds: watch::Sender::new(0) })
+            .context("create an HTTP client for JWT_JWKS_URL")?;
+        Ok(Self {
+            url,
+            client,
+            keys: RwLock::default(),
+            next_fetch: RwLock::new(Instant::now()),
+            min_interval,
+            fetch_requested: Notify::new(),
+            fetches: watch::Sender::new(0),
+        })
     }
 
-    /// A token that names no key is for the only one, where there is only one.
+    /// The key with this id. A token without a key id matches the only key of a set.
     fn find(&self, id: Option<&str>) -> Option<Arc<Key>> {
         let keys = self.keys.read().expect("no holder of this lock panics");
         match (id, keys.as_slice()) {
@@ -166,10 +178,10 @@ impl KeySet {
         }
     }
 
-    /// Waits for the first keys; false when the token is cancelled first.
+    /// Waits for the first keys. Returns false if the token is cancelled first.
     ///
     /// # Errors
-    /// When what the URL answers is no key set for us.
+    /// If the response is not a key set that we can use.
     pub async fn start(&self, shutdown: &CancellationToken) -> anyhow::Result<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
         loop {
@@ -179,10 +191,10 @@ impl KeySet {
             };
             match fetched {
                 Ok(()) => return Ok(true),
-                Err(FetchError::Passing(error)) => {
+                Err(FetchError::Transient(error)) => {
                     tracing::warn!(error = format!("{error:#}"), "waiting for JWT_JWKS_URL");
                 }
-                Err(error @ FetchError::Wrong(_)) => return Err(error.into()),
+                Err(error @ FetchError::Invalid(_)) => return Err(error.into()),
             }
             tokio::select! {
                 () = backoff.wait() => {}
@@ -191,64 +203,67 @@ impl KeySet {
         }
     }
 
-    /// Waits until a key that isn't known is, or the URL has said that there is none. Asks it only if it wasn't asked
-    /// a moment ago; everyone who waits meanwhile waits for the same answer.
-    pub async fn learn(&self, id: Option<&str>) {
-        let mut rounds = self.rounds.subscribe();
-        if self.find(id).is_some() || Instant::now() < self.next() {
+    /// Fetches the key set if this key is unknown, unless the last fetch was too recent. Concurrent callers wait for the same
+    /// fetch.
+    pub async fn fetch_key(&self, id: Option<&str>) {
+        let mut fetches = self.fetches.subscribe();
+        if self.find(id).is_some() || Instant::now() < self.next_fetch() {
             return;
         }
-        self.wanted.notify_one();
-        timeout(ANSWER, rounds.changed()).await.ok();
+        self.fetch_requested.notify_one();
+        timeout(FETCH_TIMEOUT, fetches.changed()).await.ok();
     }
 
-    /// Asks again now and then, and when a key is missed, until the token is cancelled.
+    /// Fetches the key set periodically and on request, until the token is cancelled.
     pub async fn follow(self: Arc<Self>, ended: CancellationToken) {
         loop {
             tokio::select! {
-                () = self.wanted.notified() => {
-                    if Instant::now() < self.next() {
+                () = self.fetch_requested.notified() => {
+                    if Instant::now() < self.next_fetch() {
                         continue;
                     }
                 }
-                () = sleep(EVERY.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
+                () = sleep(REFRESH_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
                 () = ended.cancelled() => return,
             }
             if let Err(error) = self.fetch().await {
-                tracing::warn!(error = service::bus::chain(&error), "the last keys of JWT_JWKS_URL stay");
+                tracing::warn!(
+                    error = service::bus::chain(&error),
+                    "fetch JWT_JWKS_URL; the last keys remain valid"
+                );
             }
         }
     }
 
-    fn next(&self) -> Instant {
-        *self.next.read().expect("no holder of this lock panics")
+    fn next_fetch(&self) -> Instant {
+        *self.next_fetch.read().expect("no holder of this lock panics")
     }
 
     async fn fetch(&self) -> Result<(), FetchError> {
-        let fetched = self.ask().await.and_then(|body| read(&body));
+        let fetched = self.download().await.and_then(|body| read(&body));
         let result = if fetched.is_ok() { "ok" } else { "failed" };
         metrics::counter!("gateway_key_refreshes_total", "result" => result).increment(1);
         let fetched = fetched.map(|keys| *self.keys.write().expect("no holder of this lock panics") = keys);
-        *self.next.write().expect("no holder of this lock panics") = Instant::now() + self.again;
-        self.rounds.send_modify(|rounds| *rounds += 1);
+        *self.next_fetch.write().expect("no holder of this lock panics") = Instant::now() + self.min_interval;
+        self.fetches.send_modify(|fetches| *fetches += 1);
         fetched
     }
 
-    async fn ask(&self) -> Result<Vec<u8>, FetchError> {
-        let passing = |error: reqwest::Error| FetchError::Passing(error.without_url().into());
+    async fn download(&self) -> Result<Vec<u8>, FetchError> {
+        let transient = |error: reqwest::Error| FetchError::Transient(error.without_url().into());
         let request = self.client.get(self.url.clone()).header("accept", "application/json");
-        let mut response = request.send().await.map_err(passing)?;
+        let mut response = request.send().await.map_err(transient)?;
         match response.status() {
             StatusCode::OK => {}
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                return Err(FetchError::Passing(anyhow::anyhow!("it answers {status}")));
+                return Err(FetchError::Transient(anyhow::anyhow!("the response is {status}")));
             }
-            status => return Err(FetchError::Wrong(format!("it answers {status}"))),
+            status => return Err(FetchError::Invalid(format!("the response is {status}"))),
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(passing)? {
+        while let Some(chunk) = response.chunk().await.map_err(transient)? {
             if body.len() + chunk.len() > SET_BYTES {
-                return Err(FetchError::Wrong(format!("its answer has more than {SET_BYTES} bytes")));
+                return Err(FetchError::Invalid(format!("the response has more than {SET_BYTES} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
@@ -256,37 +271,37 @@ impl KeySet {
     }
 }
 
-/// The keys of a set that tokens can be verified with. Others are nothing wrong: a set may be for more than us.
+/// Reads the usable keys of a set. Other keys are skipped, because a set may serve other purposes too.
 pub fn read(body: &[u8]) -> Result<Vec<Arc<Key>>, FetchError> {
     #[derive(Deserialize)]
     struct Set {
         keys: Vec<Value>,
     }
     let set: Set = serde_json::from_slice(body)
-        .map_err(|_| FetchError::Wrong("its answer is not a JSON Web Key Set".to_owned()))?;
+        .map_err(|_| FetchError::Invalid("the response is not a JSON Web Key Set".to_owned()))?;
     let mut keys = Vec::new();
-    for (place, key) in set.keys.into_iter().take(SET_KEYS).enumerate() {
-        match key_of(key) {
+    for (index, key) in set.keys.into_iter().take(SET_KEYS).enumerate() {
+        match read_key(key) {
             Ok(key) => keys.push(Arc::new(key)),
-            Err(why) => tracing::debug!(place, why, "a key of JWT_JWKS_URL is not for us"),
+            Err(reason) => tracing::debug!(index, reason, "a key of JWT_JWKS_URL is not usable"),
         }
     }
     if keys.is_empty() {
-        let why = "it has no key for RS256, ES256 (P-256) or EdDSA (Ed25519)";
-        return Err(FetchError::Wrong(why.to_owned()));
+        let reason = "it contains no key for RS256, ES256 (P-256) or EdDSA (Ed25519)";
+        return Err(FetchError::Invalid(reason.to_owned()));
     }
     Ok(keys)
 }
 
-fn key_of(key: Value) -> Result<Key, &'static str> {
+fn read_key(key: Value) -> Result<Key, &'static str> {
     let jwk: Jwk = serde_json::from_value(key).map_err(|_| "not a JSON Web Key")?;
-    if jwk.common.public_key_use.is_some_and(|what| what != PublicKeyUse::Signature) {
+    if jwk.common.public_key_use.is_some_and(|key_use| key_use != PublicKeyUse::Signature) {
         return Err("not for signatures");
     }
     if jwk.common.key_operations.is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
         return Err("not for verifying");
     }
-    let (algorithm, name, verifies) = match &jwk.algorithm {
+    let (algorithm, name, decoding_key) = match &jwk.algorithm {
         AlgorithmParameters::RSA(key) => {
             (Algorithm::RS256, KeyAlgorithm::RS256, DecodingKey::from_rsa_components(&key.n, &key.e))
         }
@@ -296,17 +311,17 @@ fn key_of(key: Value) -> Result<Key, &'static str> {
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
             (Algorithm::EdDSA, KeyAlgorithm::EdDSA, DecodingKey::from_ed_components(&key.x))
         }
-        // A secret that is published is none.
-        _ => return Err("neither RSA nor on P-256 or Ed25519"),
+        // Symmetric keys too: a published key is not a secret.
+        _ => return Err("neither RSA nor P-256 nor Ed25519"),
     };
     if jwk.common.key_algorithm.is_some_and(|other| other != name) {
         return Err("for another algorithm");
     }
-    let verifies = verifies.map_err(|_| "not base64")?;
-    if !has_right_length(algorithm, &verifies) {
+    let decoding_key = decoding_key.map_err(|_| "not base64")?;
+    if !has_valid_length(algorithm, &decoding_key) {
         return Err("of the wrong length");
     }
-    Ok(Key { id: jwk.common.key_id, algorithm, verifies })
+    Ok(Key { id: jwk.common.key_id, algorithm, decoding_key })
 }
 
 #[cfg(test)]

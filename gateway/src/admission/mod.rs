@@ -1,4 +1,4 @@
-//! Who is let in: tokens and their keys, revocations, rates, and the sockets of each user.
+//! Admission of clients: tokens and their keys, revocations, rate limits, and the sockets of each user.
 
 pub mod forwarded;
 pub mod jwks;

@@ -1,4 +1,4 @@
-//! How much one user, one address and everyone together may ask of this gateway.
+//! Rate limits for users and addresses, and the limit of concurrent handshakes.
 
 use crate::admission::forwarded;
 use axum::http::HeaderMap;
@@ -13,34 +13,34 @@ use std::{hash::Hash, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// How often the state of those who have been quiet is forgotten.
-const FORGET: Duration = Duration::from_secs(30);
-/// How long a handshake waits for its turn before it is refused.
-const TURN: Duration = Duration::from_secs(2);
-/// Handshakes that wait for their turn, for each that has it.
+/// Interval at which the state of idle keys is removed.
+const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a handshake waits for a permit before it is refused.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(2);
+/// Maximum number of waiting handshakes for each one in progress.
 const WAITING: usize = 16;
 
-/// A rate for each key (the generic cell rate algorithm); none at all for 0.
+/// A rate limit for each key (generic cell rate algorithm); no limit if the rate is 0.
 pub struct Rate<K: Hash + Eq + Clone>(Option<RateLimiter<K, DashMapStateStore<K>, DefaultClock>>);
 
 impl<K: Hash + Eq + Clone> Rate<K> {
-    /// So many a second, and so many at once after a pause.
+    /// Allows `per_second` on average, and `burst` at once after a pause.
     pub fn new(per_second: u32, burst: u32) -> Self {
         let quota = NonZeroU32::new(per_second).map(Quota::per_second);
         let quota = quota.map(|quota| NonZeroU32::new(burst).map_or(quota, |burst| quota.allow_burst(burst)));
         Self(quota.map(RateLimiter::dashmap))
     }
 
-    /// Takes one.
+    /// Takes one cell of the quota.
     ///
     /// # Errors
-    /// How long to wait until there is one.
+    /// The time to wait, if the limit is exceeded.
     pub fn take(&self, key: &K) -> Result<(), Duration> {
         let Some(limiter) = &self.0 else { return Ok(()) };
         limiter.check_key(key).map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
     }
 
-    fn forget(&self) {
+    fn clean_up(&self) {
         if let Some(limiter) = &self.0 {
             limiter.retain_recent();
             limiter.shrink_to_fit();
@@ -58,31 +58,32 @@ pub struct Limits {
     conversations: Rate<UserId>,
     reads: Rate<UserId>,
     subscribes: Rate<UserId>,
-    /// Handshakes, by address.
+    /// Rate of handshakes from one address.
     pub handshakes: Rate<IpAddr>,
-    /// Sockets of one user.
+    /// Maximum number of sockets of one user.
     pub sockets_per_user: usize,
-    /// Bytes of a request's head.
+    /// Maximum size of a request's head, in bytes.
     pub head_bytes: usize,
-    /// How long a request's head may take, and a connection may be kept without one.
+    /// Time in which a request's head must arrive, and after which a connection without a request is closed.
     pub head_time: Duration,
-    /// Bytes of a request's body.
+    /// Maximum size of a request's body, in bytes.
     pub body_bytes: usize,
-    /// How long a request's body may take.
+    /// Time in which a request's body must arrive.
     pub body_time: Duration,
-    /// Bytes of a frame, or of a message in several.
+    /// Maximum size of a message, in one frame or several, in bytes.
     pub frame_bytes: usize,
-    /// After how long without a sign of life a socket is closed.
+    /// Time after which a socket is closed if nothing is received from its client.
     pub idle: Duration,
     trusted_proxies: Vec<IpNet>,
-    turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    handshake_permits: Arc<Semaphore>,
+    /// One permit for each waiting handshake.
+    handshake_queue: Arc<Semaphore>,
 }
 
 impl Limits {
-    /// These limits.
+    /// Creates the limits of a configuration.
     pub fn new(config: &crate::config::Limits) -> Self {
-        let under_way = config.handshakes_under_way as usize;
+        let handshakes = config.handshakes_under_way as usize;
         Self {
             frames: Rate::new(config.frame_rate, config.frame_burst),
             sends: Rate::new(config.send_rate, config.send_burst),
@@ -101,128 +102,131 @@ impl Limits {
             frame_bytes: config.frame_bytes as usize,
             idle: Duration::from_secs(config.idle_seconds.into()),
             trusted_proxies: config.trusted_proxies.clone(),
-            turns: Arc::new(Semaphore::new(under_way)),
-            places: Arc::new(Semaphore::new(under_way * WAITING)),
+            handshake_permits: Arc::new(Semaphore::new(handshakes)),
+            handshake_queue: Arc::new(Semaphore::new(handshakes * WAITING)),
         }
     }
 
-    /// A frame of any kind, over any of a user's sockets.
+    /// Counts a frame of any kind on any of a user's sockets.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn frame(&self, user: UserId) -> Result<(), Refusal> {
         self.frames.take(&user).map_err(|wait| {
             metrics::counter!("gateway_frames_limited_total").increment(1);
-            too_fast(wait, "too many frames; slow down")
+            rate_limited(wait, "too many frames; slow down")
         })
     }
 
-    /// A message of a user, to a conversation.
+    /// Counts a user's message to a conversation.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn send(&self, user: UserId, conversation: ConversationId) -> Result<(), Refusal> {
         let taken = self.conversation_sends.take(&(user, conversation)).and_then(|()| self.sends.take(&user));
         taken.map_err(|wait| {
             metrics::counter!("gateway_sends_limited_total").increment(1);
-            too_fast(wait, "too many messages; slow down")
+            rate_limited(wait, "too many messages; slow down")
         })
     }
 
-    /// The start or the end of a user's typing.
+    /// Counts a start or end of a user's typing.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn typing(&self, user: UserId) -> Result<(), Refusal> {
         self.typing.take(&user).map_err(|wait| {
             metrics::counter!("gateway_typing_limited_total").increment(1);
-            too_fast(wait, "typing starts and ends too often; slow down")
+            rate_limited(wait, "typing starts or ends too often; slow down")
         })
     }
 
-    /// A user's call of the HTTP API.
+    /// Counts a user's call of the HTTP API.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn call(&self, user: UserId) -> Result<(), Refusal> {
         self.calls.take(&user).map_err(|wait| {
             metrics::counter!("gateway_calls_limited_total").increment(1);
-            too_fast(wait, "too many calls; slow down")
+            rate_limited(wait, "too many calls; slow down")
         })
     }
 
-    /// A conversation that a user opens: each new one appears on top of the lists of its participants.
+    /// Counts a conversation that a user opens. These are limited because a new conversation appears at the top of its
+    /// participants' lists.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn conversation(&self, user: UserId) -> Result<(), Refusal> {
         self.conversations.take(&user).map_err(|wait| {
             metrics::counter!("gateway_conversations_limited_total").increment(1);
-            too_fast(wait, "too many new conversations; slow down")
+            rate_limited(wait, "too many new conversations; slow down")
         })
     }
 
-    /// A user's read marker.
+    /// Counts a user's read marker.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn read(&self, user: UserId) -> Result<(), Refusal> {
         self.reads.take(&user).map_err(|wait| {
             metrics::counter!("gateway_reads_limited_total").increment(1);
-            too_fast(wait, "too many read markers; slow down")
+            rate_limited(wait, "too many read markers; slow down")
         })
     }
 
-    /// A user's subscription on a multiplexed socket. It bounds the channels that outlive a refusal by some seconds,
-    /// and the questions that a service is asked.
+    /// Counts a user's subscription on a multiplexed socket. This bounds the requests to a service, and the channels that
+    /// remain for some seconds after a refusal.
     ///
     /// # Errors
-    /// `rate_limited`, and when to go on.
+    /// `rate_limited`, with the time to wait.
     pub fn subscribe(&self, user: UserId) -> Result<(), Refusal> {
         self.subscribes.take(&user).map_err(|wait| {
             metrics::counter!("gateway_subscribes_limited_total").increment(1);
-            too_fast(wait, "too many subscriptions; slow down")
+            rate_limited(wait, "too many subscriptions; slow down")
         })
     }
 
-    /// How often a client is pinged, so that a living one is never idle for too long.
+    /// Interval between pings. It is less than half of the idle time, so that the client has time to answer.
     pub fn ping_every(&self) -> Duration {
         self.idle * 5 / 12
     }
 
-    /// Waits for the turn of a handshake; `None` when too many are under way for it to come soon.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let _place = self.places.clone().try_acquire_owned().ok()?;
-        tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await.ok()?.ok()
+    /// Waits for the permit of a handshake. Returns `None` if too many wait already, or the wait takes too long.
+    pub async fn handshake_permit(&self) -> Option<OwnedSemaphorePermit> {
+        let _waiting = self.handshake_queue.clone().try_acquire_owned().ok()?;
+        let permit = self.handshake_permits.clone().acquire_owned();
+        tokio::time::timeout(HANDSHAKE_WAIT, permit).await.ok()?.ok()
     }
 
-    /// Whose connection it is: the other end's address; behind a trusted proxy, the last one in `X-Forwarded-For` or
-    /// `Forwarded` that is not itself a trusted proxy's.
+    /// The address of a connection's client: the peer's address or, if the peer is a trusted proxy, the last address in
+    /// `X-Forwarded-For` or `Forwarded` that is not a trusted proxy's.
     pub fn client_of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let trusts = |address: &IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
-        forwarded::client_of(peer, headers, trusts)
+        let is_trusted =
+            |address: &IpAddr| self.trusted_proxies.iter().any(|network| network.contains(address));
+        forwarded::client_of(peer, headers, is_trusted)
     }
 
-    /// Forgets those who have been quiet, until the token is cancelled.
-    pub async fn forget(self: Arc<Self>, ended: CancellationToken) {
+    /// Periodically removes the state of idle users and addresses, until the token is cancelled.
+    pub async fn clean_up(self: Arc<Self>, ended: CancellationToken) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(FORGET) => {}
+                () = tokio::time::sleep(CLEAN_UP_INTERVAL) => {}
                 () = ended.cancelled() => return,
             }
-            self.sends.forget();
-            self.conversation_sends.forget();
+            self.sends.clean_up();
+            self.conversation_sends.clean_up();
             for rate in
                 [&self.frames, &self.typing, &self.calls, &self.conversations, &self.reads, &self.subscribes]
             {
-                rate.forget();
+                rate.clean_up();
             }
-            self.handshakes.forget();
+            self.handshakes.clean_up();
         }
     }
 }
 
-fn too_fast(wait: Duration, detail: &str) -> Refusal {
+fn rate_limited(wait: Duration, detail: &str) -> Refusal {
     let retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
     Refusal { retry_after_ms, ..Refusal::new(Code::RateLimited, detail) }
 }
@@ -232,12 +236,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_has_a_burst_and_none_is_no_limit() {
+    fn a_rate_allows_a_burst_and_0_means_no_limit() {
         let rate = Rate::new(1, 3);
         assert!((0..3).all(|_| rate.take(&1).is_ok()));
         let wait = rate.take(&1).unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
-        assert!(rate.take(&2).is_ok(), "another key has its own");
+        assert!(rate.take(&2).is_ok(), "each key has its own limit");
         let none = Rate::new(0, 0);
         assert!((0..1000).all(|_| none.take(&1).is_ok()));
     }

@@ -1,4 +1,4 @@
-//! Who a client is: tokens, checked once a socket.
+//! Verification of tokens, which identify clients.
 
 use crate::{
     admission::jwks::{KeySet, Keys},
@@ -10,12 +10,12 @@ use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 use std::{collections::HashMap, sync::Arc};
 
-/// Seconds by which clocks may differ.
+/// Allowed clock difference, in seconds.
 const LEEWAY: u64 = 5;
-/// Bytes of a token; real ones have well under one KiB.
+/// Maximum size of a token, in bytes. Real tokens have well under 1 KiB.
 const TOKEN_BYTES: usize = 8 * 1024;
 
-/// Who a token speaks for.
+/// The identity in a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The user.
@@ -24,48 +24,48 @@ pub struct Identity {
     pub username: Option<String>,
     /// The language in the token.
     pub lang: Option<Lang>,
-    /// When the token ends.
+    /// The token's expiry.
     pub expires_at: Timestamp,
-    /// What revocations know the token by.
+    /// The part of the token that revocations refer to.
     pub stamp: Stamp,
 }
 
-/// What revocations know a token by.
+/// The part of a token that revocations refer to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
-    /// When the token was issued, in Unix seconds, if it states that.
+    /// The time of issue in Unix seconds, if the token states it.
     pub issued_at: Option<i64>,
     /// The token's own id, if it has one.
     pub jti: Option<Arc<str>>,
 }
 
-/// Why a token is not taken. What it says is for our own logs: clients are only told that it isn't.
+/// The reason why a token is rejected. It appears in our logs only; clients learn no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
-    /// There is none.
+    /// The request contains no token.
     #[error("no token")]
     Missing,
-    /// Too long to be one.
+    /// The token is larger than [`TOKEN_BYTES`].
     #[error("the token is too long")]
     TooLong,
-    /// The signature, the form or a standard claim is wrong.
+    /// The format, the signature or a standard claim is invalid.
     #[error("the token is not valid")]
     Invalid(#[from] jsonwebtoken::errors::Error),
-    /// Its header asks for something that must be understood, and isn't.
-    #[error("the token's header has critical parts")]
+    /// The header contains `crit`: extensions that a verifier must understand.
+    #[error("the token's header has critical extensions")]
     Critical,
-    /// No key of ours is the one that it names.
-    #[error("the token's key is not known")]
+    /// The token names a key that we do not have.
+    #[error("the token's key is unknown")]
     UnknownKey,
-    /// Its user's sessions were ended after it was issued.
+    /// The user's sessions were ended after the token was issued.
     #[error("the token is revoked")]
     Revoked,
-    /// A claim of ours is wrong.
-    #[error("the claim {0} is missing or wrong")]
+    /// A claim that we require is missing or invalid.
+    #[error("the claim {0} is missing or invalid")]
     Claim(&'static str),
 }
 
-/// Checks tokens.
+/// Verifies tokens.
 pub struct Verifier {
     keys: Keys,
     validations: HashMap<Algorithm, Validation>,
@@ -73,10 +73,10 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier for this configuration.
+    /// Creates a verifier.
     ///
     /// # Errors
-    /// When it has not exactly one key that can be used.
+    /// If the configuration does not contain exactly one source of keys, or its key is invalid.
     pub fn new(tokens: Tokens) -> anyhow::Result<Self> {
         let algorithms = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
         Ok(Self {
@@ -86,7 +86,7 @@ impl Verifier {
         })
     }
 
-    /// The keys' set, where they are published at a URL.
+    /// The key set, if the keys are published at a URL.
     pub const fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::Configured(_) => None,
@@ -94,31 +94,31 @@ impl Verifier {
         }
     }
 
-    /// Gets ready for a token whose key may have been published a moment ago.
-    pub async fn learn(&self, token: &str) {
+    /// Fetches the key set if it may contain a new key for this token.
+    pub async fn fetch_key(&self, token: &str) {
         let Some(set) = self.key_set().filter(|_| token.len() <= TOKEN_BYTES) else { return };
         if let Ok(header) = jsonwebtoken::decode_header(token) {
-            set.learn(header.kid.as_deref()).await;
+            set.fetch_key(header.kid.as_deref()).await;
         }
     }
 
-    /// Checks a token.
+    /// Verifies a token.
     ///
     /// # Errors
-    /// When it is not taken.
+    /// If the token is rejected.
     pub fn verify(&self, token: &str) -> Result<Identity, Rejected> {
         if token.len() > TOKEN_BYTES {
             return Err(Rejected::TooLong);
         }
-        // A header says which key. What it says of algorithms, of other keys and of where to find them counts for
-        // nothing, and what it says must be understood (RFC 7515, `crit`) isn't.
+        // Only the key id of the header is used. Its algorithm, keys and URLs of keys are ignored. Critical extensions
+        // (RFC 7515, `crit`) would have to be understood, and none is.
         let header = jsonwebtoken::decode_header(token)?;
         if header.crit.is_some() {
             return Err(Rejected::Critical);
         }
         let key = self.keys.find(header.kid.as_deref()).ok_or(Rejected::UnknownKey)?;
         let validation = self.validations.get(&key.algorithm).ok_or(Rejected::UnknownKey)?;
-        let claims: Map<String, Value> = jsonwebtoken::decode(token, &key.verifies, validation)?.claims;
+        let claims: Map<String, Value> = jsonwebtoken::decode(token, &key.decoding_key, validation)?.claims;
         // RFC 7519 allows one issuer only; the library also accepts a list.
         if self.tokens.jwt_issuer.is_some() && !claims.get("iss").is_some_and(Value::is_string) {
             return Err(Rejected::Claim("iss"));
@@ -145,10 +145,10 @@ impl Verifier {
         })
     }
 
-    /// The token of a handshake, from the first place that has one.
+    /// The token of a handshake: from `Authorization`, the subprotocol, the query or the cookie, in this order.
     ///
-    /// A cookie comes with whatever a page asks, so it counts only where an `Origin` says whose page it is; that it is
-    /// an allowed one has been checked before.
+    /// A browser adds a cookie to the requests of any page. So the cookie is used only if the request has an `Origin`, which
+    /// has been checked before.
     pub fn token_of(&self, headers: &HeaderMap, query: Option<&str>) -> Option<String> {
         if let Some(token) = bearer(headers).or_else(|| subprotocol(headers)) {
             return Some(token.to_owned());
@@ -160,19 +160,19 @@ impl Verifier {
         cookie(headers, name).map(str::to_owned)
     }
 
-    /// Seconds from now until a socket with this identity is closed; `None`: never.
+    /// Number of seconds until a socket with this identity is closed; `None` if its expiry is not enforced.
     pub fn lifetime(&self, identity: &Identity) -> Option<u64> {
         let left = identity.expires_at.unix() - Timestamp::now().unix() + LEEWAY.cast_signed();
         (self.tokens.token_expiry == TokenExpiry::Enforce).then(|| u64::try_from(left).unwrap_or(0))
     }
 }
 
-/// What a token signed with this algorithm must say.
+/// The checks for tokens signed with this algorithm.
 fn validation(tokens: &Tokens, algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.leeway = LEEWAY;
     validation.validate_nbf = true;
-    // Without a requirement, a token passes that lacks the claim, or has it in a form that can't be read.
+    // A claim that is not required may be missing, or have an invalid type.
     let mut required = vec!["exp"];
     validation.validate_aud = tokens.jwt_audience.is_some();
     if let Some(audience) = &tokens.jwt_audience {
@@ -195,11 +195,11 @@ fn user_id(claim: &Value) -> Option<UserId> {
     }
 }
 
-/// Seconds since 1970 of a date claim, which may have decimals (RFC 7519, NumericDate).
+/// The Unix seconds of a date claim, which may have decimals (RFC 7519, NumericDate).
 fn seconds(claim: &Value) -> Option<i64> {
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "a float too large saturates, and is no calendar date"
+        reason = "a float that is too large saturates, and is then rejected as a date"
     )]
     claim.as_i64().or_else(|| claim.as_f64().map(|seconds| seconds as i64))
 }
@@ -220,7 +220,7 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-/// Whether a client offers the subprotocol `bearer`. A browser fails a connection that does not answer it.
+/// Whether a client offers the subprotocol `bearer`. If the response does not select it, a browser closes the connection.
 pub fn offers_bearer(headers: &HeaderMap) -> bool {
     subprotocols(headers).any(|protocol| protocol == "bearer")
 }
@@ -231,7 +231,7 @@ fn subprotocol(headers: &HeaderMap) -> Option<&str> {
     protocols.next().filter(|token| !token.is_empty())
 }
 
-/// The first value of a cookie. Other cookies may hold anything, so they are not looked at as text.
+/// The first value of a cookie. Other cookies may contain any bytes, so only this one is read as text.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let pairs =
         headers.get_all(header::COOKIE).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
@@ -241,7 +241,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     (!value.is_empty()).then_some(value)
 }
 
-/// The first value of a query's parameter, decoded; tokens and numbers need no more than percent-decoding.
+/// The first value of a query parameter, percent-decoded. Tokens and numbers need no other decoding.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
     let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     let mut bytes = Vec::with_capacity(value.len());
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_simplejwt_are_taken() {
+    fn tokens_of_simplejwt_are_accepted() {
         for user_id in [json!(456), json!("456")] {
             let claims = json!({"token_type": "access", "exp": soon(), "iat": soon() - 60, "jti": "x", "user_id": user_id});
             assert_eq!(verifier().verify(&sign(&claims)).unwrap().user_id.get(), 456);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_for_us_is_refused() {
+    fn invalid_tokens_are_rejected() {
         for claims in [
             json!({"exp": soon()}),
             json!({"user_id": 1}),
@@ -306,7 +306,7 @@ mod tests {
         let forged =
             jsonwebtoken::encode(&Header::default(), &json!({"user_id": 1, "exp": soon()}), &other).unwrap();
         assert!(verifier().verify(&forged).is_err());
-        // {"alg":"none"} with a user and an end far away.
+        // {"alg":"none"} with a user and a distant expiry.
         let none = "eyJhbGciOiJub25lIn0.eyJ1c2VyX2lkIjoxLCJleHAiOjk5OTk5OTk5OTl9.";
         assert!(verifier().verify(none).is_err());
     }
@@ -353,18 +353,18 @@ mod tests {
         ] {
             assert!(!with(Some("shop"), None, claims.clone()), "{claims}");
         }
-        // One of the two does not stand for the other.
+        // If both are configured, both must match.
         assert!(!with(Some("shop"), Some("chat"), json!({"iss": "shop"})));
         assert!(!with(Some("shop"), Some("chat"), json!({"aud": "chat"})));
     }
 
     #[test]
-    fn the_first_place_that_has_a_token_counts() {
+    fn the_sources_of_a_token_have_a_fixed_order() {
         let (verifier, mut headers) = (verifier(), HeaderMap::new());
         headers
             .append(header::COOKIE, b"name=J\xe9r\xf4me; access_token_old=x".as_slice().try_into().unwrap());
         headers.append(header::COOKIE, "a=b; access_token=c; access_token=d".parse().unwrap());
-        assert_eq!(verifier.token_of(&headers, None), None, "whose page it is must be known");
+        assert_eq!(verifier.token_of(&headers, None), None, "a cookie without an Origin is ignored");
         headers.insert(header::ORIGIN, "https://shop.example".parse().unwrap());
         assert_eq!(verifier.token_of(&headers, None), Some("c".into()));
         assert_eq!(verifier.token_of(&headers, Some("after=3&token=q%2Eq")), Some("q.q".into()));

@@ -1,4 +1,4 @@
-//! Whose sockets are here, and whose tokens are refused.
+//! The sockets of each user, and the tokens that are revoked.
 
 use crate::{
     admission::tokens::{Identity, Stamp},
@@ -11,22 +11,22 @@ use std::{
     time::Duration,
 };
 
-/// The users with sockets at this gateway, and the revocations of all.
+/// The users with sockets on this gateway, and the revocations of all users.
 pub struct Users {
-    sockets: Mutex<HashMap<UserId, Vec<Held>>>,
+    sockets: Mutex<HashMap<UserId, Vec<UserSocket>>>,
     revoked: Mutex<Revoked>,
-    /// How long a revocation is kept: as long as a token can live.
-    keep: Duration,
+    /// How long a revocation is kept: at least the lifetime of a token.
+    retention: Duration,
     max_sockets: usize,
 }
 
-/// A socket, and what revocations know its token by.
-struct Held {
+/// A socket, with the stamp of its token.
+struct UserSocket {
     outbox: Weak<Outbox>,
     stamp: Stamp,
 }
 
-/// Why a user gets no socket.
+/// The reason why a user is refused a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
     /// The user has as many sockets as allowed.
@@ -35,7 +35,7 @@ pub enum Denied {
     Revoked,
 }
 
-/// A socket of a user, from before its handshake is answered until it is closed.
+/// A user's socket, from the handshake until it is closed. Dropping the slot removes the socket.
 pub struct SocketSlot {
     users: Arc<Users>,
     user: UserId,
@@ -43,20 +43,20 @@ pub struct SocketSlot {
 }
 
 impl SocketSlot {
-    /// What waits to be written to the socket.
+    /// The socket's outbox.
     pub const fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
     }
 
-    /// Replaces the socket's token: from now on, revocations compare with this one.
+    /// Replaces the socket's token, to which later revocations apply.
     pub fn renew(&self, stamp: Stamp) {
         let mut sockets = self.users.sockets();
-        let held = sockets.get_mut(&self.user).into_iter().flatten().find(|held| held.is(&self.outbox));
-        if let Some(held) = held {
-            held.stamp = stamp.clone();
+        let mut of_user = sockets.get_mut(&self.user).into_iter().flatten();
+        if let Some(socket) = of_user.find(|socket| socket.is(&self.outbox)) {
+            socket.stamp = stamp.clone();
         }
         drop(sockets);
-        // A revocation that came since the token was checked has seen the old token only.
+        // A revocation since the check of the token was only compared with the old token.
         if self.users.revoked().covers(self.user, &stamp) {
             self.outbox.close(Close::Unauthorized);
         }
@@ -66,38 +66,38 @@ impl SocketSlot {
 impl Drop for SocketSlot {
     fn drop(&mut self) {
         let mut sockets = self.users.sockets();
-        if let Some(held) = sockets.get_mut(&self.user) {
-            held.retain(|held| !held.is(&self.outbox));
-            if held.is_empty() {
+        if let Some(of_user) = sockets.get_mut(&self.user) {
+            of_user.retain(|socket| !socket.is(&self.outbox));
+            if of_user.is_empty() {
                 sockets.remove(&self.user);
             }
         }
     }
 }
 
-impl Held {
+impl UserSocket {
     fn is(&self, outbox: &Arc<Outbox>) -> bool {
         std::ptr::eq(self.outbox.as_ptr(), Arc::as_ptr(outbox))
     }
 }
 
-/// The revocations: which tokens of which users are refused.
+/// The revocations of all users.
 #[derive(Debug, Default)]
 struct Revoked {
-    /// Tokens issued until this moment (Unix seconds), or at an unknown moment, are refused.
+    /// Tokens issued up to this time (in Unix seconds), or at an unknown time, are refused.
     until: HashMap<UserId, i64>,
-    /// The one token that the revocation of this moment does not concern.
+    /// The `jti` of the only token that the revocation of this time does not cover.
     exceptions: HashMap<UserId, (i64, Arc<str>)>,
 }
 
-/// What a gateway knows of the revocation of one user's tokens.
+/// The revocation of one user's tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
-    /// Whose tokens.
+    /// The user.
     pub user: UserId,
-    /// Tokens issued until this moment are refused, in Unix seconds.
+    /// Tokens issued up to this time are refused, in Unix seconds.
     pub until: i64,
-    /// The `jti` of the one token that stays valid.
+    /// The `jti` of the only token that stays valid.
     pub except: Option<Arc<str>>,
 }
 
@@ -120,12 +120,12 @@ impl Revoked {
 }
 
 impl Users {
-    /// No users yet.
-    pub fn new(max_sockets: usize, keep: Duration) -> Self {
-        Self { sockets: Mutex::default(), revoked: Mutex::default(), keep, max_sockets }
+    /// Creates an empty collection.
+    pub fn new(max_sockets: usize, retention: Duration) -> Self {
+        Self { sockets: Mutex::default(), revoked: Mutex::default(), retention, max_sockets }
     }
 
-    fn sockets(&self) -> MutexGuard<'_, HashMap<UserId, Vec<Held>>> {
+    fn sockets(&self) -> MutexGuard<'_, HashMap<UserId, Vec<UserSocket>>> {
         self.sockets.lock().expect("no holder of this lock panics")
     }
 
@@ -134,52 +134,51 @@ impl Users {
     }
 
     /// How long a revocation is kept.
-    pub const fn keep(&self) -> Duration {
-        self.keep
+    pub const fn retention(&self) -> Duration {
+        self.retention
     }
 
     /// Adds a socket.
     ///
     /// # Errors
-    /// If the user has as many as allowed, or the token has been revoked meanwhile.
-    pub fn enter(self: &Arc<Self>, identity: &Identity, outbox: Arc<Outbox>) -> Result<SocketSlot, Denied> {
+    /// If the user has the maximum number of sockets, or the token was revoked after its check.
+    pub fn add(self: &Arc<Self>, identity: &Identity, outbox: Arc<Outbox>) -> Result<SocketSlot, Denied> {
         let user = identity.user_id;
         let mut sockets = self.sockets();
-        let held = sockets.entry(user).or_default();
-        if held.len() >= self.max_sockets {
+        let of_user = sockets.entry(user).or_default();
+        if of_user.len() >= self.max_sockets {
             metrics::counter!("gateway_sockets_limited_total").increment(1);
             return Err(Denied::Full);
         }
-        held.push(Held { outbox: Arc::downgrade(&outbox), stamp: identity.stamp.clone() });
+        of_user.push(UserSocket { outbox: Arc::downgrade(&outbox), stamp: identity.stamp.clone() });
         drop(sockets);
-        let presence = SocketSlot { users: self.clone(), user, outbox };
-        // After the socket can be found: a revocation either finds it, or is found here.
-        if self.is_revoked(identity) { Err(Denied::Revoked) } else { Ok(presence) }
+        let slot = SocketSlot { users: self.clone(), user, outbox };
+        // Checked after the socket was added: a concurrent revocation either finds the socket or is found here.
+        if self.is_revoked(identity) { Err(Denied::Revoked) } else { Ok(slot) }
     }
 
-    /// Whether a token was issued before its user's sessions were ended. One that doesn't say when it was, was.
+    /// Whether a token was issued before its user's sessions were ended. A token without a time of issue counts as older.
     pub fn is_revoked(&self, identity: &Identity) -> bool {
         self.revoked().covers(identity.user_id, &identity.stamp)
     }
 
-    /// Refuses a user's tokens issued until this moment, and closes the sockets that were opened with one. A socket
-    /// with a later token stays open, however often the same revocation is read.
+    /// Refuses a user's tokens issued up to this time, and closes the sockets with such a token. Sockets with a later token
+    /// stay open, even if the same revocation is read again.
     pub fn revoke(&self, user: UserId, until: i64) {
         let mut revoked = self.revoked();
         let known = revoked.until.entry(user).or_insert(until);
         *known = until.max(*known);
         drop(revoked);
         let (sockets, revoked) = (self.sockets(), self.revoked());
-        let held = sockets.get(&user).into_iter().flatten();
-        for outbox in
-            held.filter(|held| revoked.covers(user, &held.stamp)).filter_map(|held| held.outbox.upgrade())
-        {
+        let of_user = sockets.get(&user).into_iter().flatten();
+        let covered = of_user.filter(|socket| revoked.covers(user, &socket.stamp));
+        for outbox in covered.filter_map(|socket| socket.outbox.upgrade()) {
             outbox.close(Close::Unauthorized);
         }
     }
 
-    /// Names the one token that the revocation of this moment does not concern, or that there is none. To be called
-    /// before [`Users::revoke`].
+    /// Sets the only token that the revocation of this time does not cover, or removes it. Must be called before
+    /// [`Users::revoke`].
     pub fn except(&self, user: UserId, until: i64, jti: Option<Arc<str>>) {
         self.revoked().except(user, until, jti);
     }
@@ -189,12 +188,12 @@ impl Users {
         self.revoked().exceptions.contains_key(&user)
     }
 
-    /// Takes a revocation back: an operator has deleted it.
+    /// Removes a revocation that an operator has deleted.
     pub fn lift(&self, user: UserId) {
         self.revoked().until.remove(&user);
     }
 
-    /// Every revocation that is known.
+    /// All known revocations.
     pub fn revocations(&self) -> Vec<Revocation> {
         let revoked = self.revoked();
         let except = |user: &UserId, until: i64| {
@@ -205,9 +204,9 @@ impl Users {
             .collect()
     }
 
-    /// Forgets the revocations of tokens that have ended since.
+    /// Removes revocations that have reached the end of their retention.
     pub fn forget_old(&self) {
-        let oldest = Timestamp::now().unix() - i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX);
+        let oldest = Timestamp::now().unix() - i64::try_from(self.retention.as_secs()).unwrap_or(i64::MAX);
         let mut revoked = self.revoked();
         let Revoked { until, exceptions } = &mut *revoked;
         until.retain(|_, until| *until > oldest);
@@ -243,17 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_between_the_check_of_a_token_and_its_socket_is_seen() {
+    fn a_revocation_between_the_check_of_a_token_and_its_socket_is_found() {
         let users = users();
         let checked = identity(Some(100), None);
         assert!(!users.is_revoked(&checked));
         users.revoke(user(), 100);
-        assert_eq!(users.enter(&checked, outbox()).err(), Some(Denied::Revoked));
-        assert!(users.enter(&identity(Some(101), None), outbox()).is_ok());
+        assert_eq!(users.add(&checked, outbox()).err(), Some(Denied::Revoked));
+        assert!(users.add(&identity(Some(101), None), outbox()).is_ok());
     }
 
     #[test]
-    fn forgotten_revocations_take_their_exceptions_along() {
+    fn old_revocations_are_removed_with_their_exceptions() {
         let users = users();
         users.except(user(), 100, Some("a".into()));
         users.revoke(user(), 100);
@@ -263,8 +262,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is read again, and in which order: the sockets that are closed are those with a token that the
-        /// latest revocations cover.
+        /// Revocations may be read in any order and repeatedly: exactly the sockets whose token is covered are closed.
         #[test]
         fn a_socket_is_closed_if_and_only_if_a_revocation_covers_its_token(
             issued in proptest::option::of(0_i64..10),
@@ -272,22 +270,22 @@ mod tests {
         ) {
             let users = users();
             let outbox = outbox();
-            let presence = users.enter(&identity(issued, None), outbox.clone()).unwrap();
+            let slot = users.add(&identity(issued, None), outbox.clone()).unwrap();
             let covered = |until: &i64| issued.is_none_or(|issued| issued <= *until);
             for until in &revocations {
                 users.revoke(user(), *until);
                 users.revoke(user(), *until);
             }
             prop_assert_eq!(is_closed(&outbox), revocations.iter().any(covered));
-            // A fresh token is later than all of them, and the socket is safe from then on.
+            // A socket with a token that is later than all revocations stays open.
             let fresh = self::outbox();
-            let later = users.enter(&identity(Some(10), None), fresh.clone()).unwrap();
-            presence.renew(Stamp { issued_at: Some(10), jti: None });
+            let later = users.add(&identity(Some(10), None), fresh.clone()).unwrap();
+            slot.renew(Stamp { issued_at: Some(10), jti: None });
             for until in &revocations {
                 users.revoke(user(), *until);
             }
             prop_assert!(!is_closed(&fresh));
-            drop((presence, later));
+            drop((slot, later));
             prop_assert!(users.sockets().is_empty());
         }
     }

@@ -23,7 +23,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
         let identity = match tokens::bearer(&parts.headers) {
-            Some(token) => shared.identify_anew(token).await,
+            Some(token) => shared.fetch_key_and_identify(token).await,
             None => Err(tokens::Rejected::Missing),
         };
         match identity {

@@ -138,9 +138,9 @@ async fn admit(
     }
     // Before the permit is taken: a handshake that waits for a key delays no other.
     if let Some(token) = token {
-        shared.verifier.learn(token).await;
+        shared.verifier.fetch_key(token).await;
     }
-    shared.limits.turn().await.ok_or_else(|| {
+    shared.limits.handshake_permit().await.ok_or_else(|| {
         count_refusal("overload");
         // At a random time, so that the refused clients do not all come back at once.
         let wait = Duration::from_secs(fastrand::u64(1..=5));
@@ -164,7 +164,7 @@ fn identify(shared: &Shared, token: Option<String>) -> Result<Identity, Close> {
 
 fn take_slot(shared: &Shared, identity: &Identity) -> Result<SocketSlot, Refused> {
     let outbox = Arc::new(Outbox::new(shared.outbox_frames, shared.outbox_bytes));
-    shared.users.enter(identity, outbox).map_err(|denied| match denied {
+    shared.users.add(identity, outbox).map_err(|denied| match denied {
         Denied::Revoked => Close::Unauthorized.into(),
         Denied::Full => {
             count_refusal("user");

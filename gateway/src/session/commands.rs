@@ -192,7 +192,7 @@ impl Session {
             // The key may have been published since the last fetch.
             Err(Rejected::UnknownKey) => {
                 let (shared, token) = (self.shared.clone(), token.to_owned());
-                let check = async move { Outcome::Token(reply, shared.identify_anew(&token).await) };
+                let check = async move { Outcome::Token(reply, shared.fetch_key_and_identify(&token).await) };
                 self.pending.check_token(check.boxed());
             }
             identified => self.identified(&reply, identified),

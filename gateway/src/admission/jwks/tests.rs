@@ -49,17 +49,17 @@ fn verifier(pem: &str) -> Verifier {
 }
 
 #[test]
-fn a_public_key_of_each_kind_verifies_its_own_algorithm_and_no_other() {
+fn a_public_key_verifies_only_its_own_algorithm() {
     let kinds = [(Algorithm::RS256, RSA.1), (Algorithm::ES256, P256.1), (Algorithm::EdDSA, ED25519.1)];
     for (algorithm, pem) in kinds {
         let one_line = pem.replace('\n', "\\n");
         for pem in [pem, &one_line] {
             let verifier = verifier(pem);
             for (other, _) in kinds {
-                let taken = verifier.verify(&signed(&Header::new(other), &signing(other))).is_ok();
-                assert_eq!(taken, other == algorithm, "{other:?} by a key for {algorithm:?}");
+                let accepted = verifier.verify(&signed(&Header::new(other), &signing(other))).is_ok();
+                assert_eq!(accepted, other == algorithm, "{other:?} by a key for {algorithm:?}");
             }
-            // The public key, which everyone has, taken for a secret: the classic confusion of algorithms.
+            // Algorithm confusion: the public key, used as the secret of HS256.
             for secret in [pem, pem.trim_end()] {
                 let forged =
                     signed(&Header::new(Algorithm::HS256), &EncodingKey::from_secret(secret.as_bytes()));
@@ -70,7 +70,7 @@ fn a_public_key_of_each_kind_verifies_its_own_algorithm_and_no_other() {
 }
 
 #[test]
-fn exactly_one_usable_kind_of_key_is_needed() {
+fn exactly_one_valid_source_of_keys_is_required() {
     let refused = |secret: Option<&str>, pem: Option<&str>, url: Option<&str>| {
         let owned = |value: Option<&str>| value.map(str::to_owned);
         let (jwt_secret, jwt_public_key, jwt_jwks_url) = (owned(secret), owned(pem), owned(url));
@@ -79,21 +79,21 @@ fn exactly_one_usable_kind_of_key_is_needed() {
         assert!(!line.contains('\n') && line.starts_with("configuration: "), "{line}");
         line
     };
-    let one = "configuration: exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL is needed";
+    let one = "configuration: set exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL";
     assert_eq!(refused(None, None, None), one);
     assert_eq!(refused(Some(" "), None, Some("")), one);
     assert_eq!(refused(Some("s"), Some(RSA.1), None), one);
     assert_eq!(refused(None, Some(RSA.1), Some("https://shop.example/jwks")), one);
-    assert!(refused(None, Some(RSA.0), None).ends_with("JWT_PUBLIC_KEY holds a private key"));
+    assert!(refused(None, Some(RSA.0), None).ends_with("JWT_PUBLIC_KEY contains a private key"));
     for pem in ["nonsense", P384] {
-        assert!(refused(None, Some(pem), None).contains("JWT_PUBLIC_KEY is no public key"));
+        assert!(refused(None, Some(pem), None).contains("JWT_PUBLIC_KEY is not a PEM public key"));
     }
     assert!(refused(None, None, Some("file:///etc/keys")).contains("JWT_JWKS_URL"));
     assert!(refused(None, None, Some("keys")).contains("JWT_JWKS_URL"));
 }
 
 #[test]
-fn what_a_header_brings_is_not_trusted() {
+fn keys_and_algorithms_in_a_header_are_not_trusted() {
     let verifier = verifier(RSA.1);
     let mut jwk = Jwk::from_encoding_key(&signing(Algorithm::ES256), Algorithm::ES256).unwrap();
     jwk.common.key_id = Some("mine".to_owned());
@@ -102,7 +102,7 @@ fn what_a_header_brings_is_not_trusted() {
     header.jku = Some("https://evil.example/jwks".to_owned());
     header.x5u = Some("https://evil.example/x509".to_owned());
     assert!(verifier.verify(&signed(&header, &signing(Algorithm::ES256))).is_err());
-    // Understood by us or not, signed rightly or not.
+    // Rejected even with a valid signature.
     let critical = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::RS256) };
     let refused = verifier.verify(&signed(&critical, &signing(Algorithm::RS256)));
     assert!(matches!(refused, Err(Rejected::Critical)), "{refused:?}");
@@ -110,7 +110,7 @@ fn what_a_header_brings_is_not_trusted() {
     huge.extras.insert("x", "x".repeat(8 * 1024));
     let refused = verifier.verify(&signed(&huge, &signing(Algorithm::RS256)));
     assert!(matches!(refused, Err(Rejected::TooLong)), "{refused:?}");
-    // `none`, however it is spelled; and without a signature though the algorithm is the key's.
+    // `none` in any spelling, and the key's own algorithm without a signature.
     let whole = signed(&Header::new(Algorithm::RS256), &signing(Algorithm::RS256));
     assert!(verifier.verify(&whole).is_ok());
     let (message, _) = whole.rsplit_once('.').unwrap();
@@ -126,28 +126,29 @@ fn what_a_header_brings_is_not_trusted() {
     }
 }
 
-/// A place where keys are published.
+/// A server of a key set.
 struct Publisher {
     url: String,
-    body: Arc<Mutex<(u16, String)>>,
-    asked: Arc<AtomicUsize>,
+    response: Arc<Mutex<(u16, String)>>,
+    requests: Arc<AtomicUsize>,
 }
 
 impl Publisher {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
-        let (body, asked) = (Arc::new(Mutex::new((200, String::new()))), Arc::new(AtomicUsize::new(0)));
-        let (answer, count) = (body.clone(), asked.clone());
+        let (response, requests) =
+            (Arc::new(Mutex::new((200, String::new()))), Arc::new(AtomicUsize::new(0)));
+        let (current, count) = (response.clone(), requests.clone());
         let serve = async move || {
             count.fetch_add(1, Ordering::SeqCst);
-            let (status, body) = answer.lock().unwrap().clone();
+            let (status, body) = current.lock().unwrap().clone();
             (StatusCode::from_u16(status).unwrap(), body)
         };
         tokio::spawn(
             async move { axum::serve(listener, Router::new().route("/jwks.json", get(serve))).await },
         );
-        Self { url, body, asked }
+        Self { url, response, requests }
     }
 
     fn publish(&self, keys: &[(Algorithm, &str)]) {
@@ -157,15 +158,15 @@ impl Publisher {
             jwk
         };
         let keys: Vec<Jwk> = keys.iter().map(jwk).collect();
-        self.answer(200, &json!({ "keys": keys }).to_string());
+        self.respond(200, &json!({ "keys": keys }).to_string());
     }
 
-    fn answer(&self, status: u16, body: &str) {
-        *self.body.lock().unwrap() = (status, body.to_owned());
+    fn respond(&self, status: u16, body: &str) {
+        *self.response.lock().unwrap() = (status, body.to_owned());
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 
     async fn verifier(&self) -> anyhow::Result<Verifier> {
@@ -177,15 +178,15 @@ impl Publisher {
 }
 
 #[tokio::test]
-async fn keys_of_every_kind_are_found_by_their_names() {
+async fn keys_of_every_kind_are_found_by_their_ids() {
     let publisher = Publisher::start().await;
     let kinds = [(Algorithm::RS256, "r"), (Algorithm::ES256, "e"), (Algorithm::EdDSA, "d")];
     publisher.publish(&kinds);
     let verifier = publisher.verifier().await.unwrap();
     for (algorithm, id) in kinds {
         for (_, name) in kinds {
-            let taken = verifier.verify(&signed(&named(algorithm, name), &signing(algorithm))).is_ok();
-            assert_eq!(taken, name == id, "{algorithm:?} named {name}");
+            let accepted = verifier.verify(&signed(&named(algorithm, name), &signing(algorithm))).is_ok();
+            assert_eq!(accepted, name == id, "{algorithm:?} named {name}");
         }
         let unnamed = verifier.verify(&signed(&Header::new(algorithm), &signing(algorithm)));
         assert!(matches!(unnamed, Err(Rejected::UnknownKey)), "{unnamed:?}");
@@ -198,50 +199,49 @@ async fn keys_of_every_kind_are_found_by_their_names() {
 }
 
 #[tokio::test]
-async fn a_set_is_asked_again_for_unknown_keys_but_not_often_and_by_one() {
+async fn a_set_is_fetched_for_unknown_keys_but_rarely_and_once_for_all() {
     let publisher = Publisher::start().await;
     publisher.publish(&[(Algorithm::RS256, "old")]);
-    let set = Arc::new(KeySet::asked_every(&publisher.url, Duration::ZERO).unwrap());
+    let set = Arc::new(KeySet::with_min_interval(&publisher.url, Duration::ZERO).unwrap());
     let ended = CancellationToken::new();
     assert!(set.start(&ended).await.unwrap());
     let task = tokio::spawn(set.clone().follow(ended.clone()));
-    let learn_all = async || futures_util::future::join_all((0..50).map(|_| set.learn(Some("new")))).await;
     publisher.publish(&[(Algorithm::RS256, "old"), (Algorithm::ES256, "new")]);
-    learn_all().await;
+    futures_util::future::join_all((0..50).map(|_| set.fetch_key(Some("new")))).await;
     assert!(set.find(Some("new")).is_some() && set.find(Some("old")).is_some());
-    let asked = publisher.asked();
-    assert!((2..=3).contains(&asked), "fifty waited for {} questions", asked - 1);
+    let requests = publisher.requests();
+    assert!((2..=3).contains(&requests), "fifty callers caused {} requests", requests - 1);
 
-    // What isn't published any more is not taken any more; but while there is no answer, the last keys stay.
+    // A key that is no longer published is no longer valid. If a fetch fails, the last keys remain valid.
     publisher.publish(&[(Algorithm::ES256, "new")]);
-    set.learn(Some("other")).await;
+    set.fetch_key(Some("other")).await;
     assert!(set.find(Some("old")).is_none());
     for (status, body) in [(503, "{}"), (404, ""), (200, r#"{"keys": []}"#), (200, "oops")] {
-        publisher.answer(status, body);
-        set.learn(Some("other")).await;
+        publisher.respond(status, body);
+        set.fetch_key(Some("other")).await;
         assert!(set.find(Some("new")).is_some(), "{status} {body}");
     }
     ended.cancel();
     task.await.unwrap();
 
-    let set = Arc::new(KeySet::asked_every(&publisher.url, Duration::from_secs(3600)).unwrap());
+    let set = Arc::new(KeySet::with_min_interval(&publisher.url, Duration::from_secs(3600)).unwrap());
     publisher.publish(&[(Algorithm::RS256, "old")]);
     let ended = CancellationToken::new();
     assert!(set.start(&ended).await.unwrap());
-    let asked = publisher.asked();
+    let requests = publisher.requests();
     let task = tokio::spawn(set.clone().follow(ended.clone()));
     for name in 0..50 {
-        set.learn(Some(&name.to_string())).await;
+        set.fetch_key(Some(&name.to_string())).await;
     }
-    assert_eq!(publisher.asked(), asked, "whoever asks for keys that aren't there makes no calls");
+    assert_eq!(publisher.requests(), requests, "no fetch before the minimum interval has passed");
     ended.cancel();
     task.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_start_waits_for_keys_and_fails_where_there_will_be_none() {
+async fn a_start_waits_for_keys_and_fails_on_an_invalid_response() {
     let publisher = Publisher::start().await;
-    for (status, body, why) in [
+    for (status, body, reason) in [
         (404, "", "404"),
         (302, "", "302"),
         (200, "<html>", "not a JSON Web Key Set"),
@@ -251,18 +251,18 @@ async fn a_start_waits_for_keys_and_fails_where_there_will_be_none() {
             "no key",
         ),
     ] {
-        publisher.answer(status, body);
+        publisher.respond(status, body);
         let line = publisher.verifier().await.err().unwrap().to_string();
         assert!(line.starts_with("configuration: JWT_JWKS_URL can't be used: "), "{line}");
-        assert!(line.contains(why) && !line.contains('\n'), "{line}");
+        assert!(line.contains(reason) && !line.contains('\n'), "{line}");
     }
-    publisher.answer(503, "");
-    let asked = publisher.asked();
+    publisher.respond(503, "");
+    let requests = publisher.requests();
     let start = tokio::spawn({
         let set = KeySet::new(&publisher.url).unwrap();
         async move { set.start(&CancellationToken::new()).await }
     });
-    while publisher.asked() < asked + 2 {
+    while publisher.requests() < requests + 2 {
         tokio::task::yield_now().await;
     }
     publisher.publish(&[(Algorithm::EdDSA, "d")]);
