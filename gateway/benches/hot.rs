@@ -1,7 +1,7 @@
-//! What every message and every delivery goes through.
+//! Benchmarks of the functions on the path of every message and delivery.
 //!
-//! `cargo bench -p gateway --features bench` shows times; `cargo xtask bench-check` has valgrind count the instructions
-//! of `hot --count OPERATION TIMES`, which don't depend on what else the machine does.
+//! `cargo bench -p gateway --features bench` measures times. `cargo xtask bench-check` counts the instructions of
+//! `hot --count OPERATION TIMES` with valgrind; unlike times, they do not depend on the load of the machine.
 
 use divan::Bencher;
 use gateway::bench::{NAMES, operation};
@@ -17,7 +17,7 @@ fn main() {
     match &arguments[..] {
         [count, name, times, ..] if count == "--count" => {
             let mut operation = operation(name);
-            (0..times.parse::<u64>().expect("how often")).for_each(|_| operation());
+            (0..times.parse::<u64>().expect("a number of times")).for_each(|_| operation());
         }
         [names, ..] if names == "--names" => NAMES.iter().for_each(|name| println!("{name}")),
         _ => divan::main(),

@@ -1,4 +1,5 @@
-//! What every message and every delivery goes through, for `benches/hot.rs`. Built with the feature `bench`, and for tests.
+//! The functions on the path of every message and delivery, for `benches/hot.rs`. Built with the feature `bench` and for
+//! tests.
 
 use crate::{
     Tokens,
@@ -21,30 +22,30 @@ use contract::{
 use jsonwebtoken::{EncodingKey, Header};
 use std::{hint::black_box, sync::Arc};
 
-/// Sockets that a message is told to at once.
+/// Number of sockets that a message is delivered to.
 const SOCKETS: i64 = 100;
-/// Sends of a pack.
-const PACK: usize = 64;
+/// Number of sends in a batch.
+const BATCH: usize = 64;
 const SECRET: &str = "the secret of the benchmarks";
 
-/// An operation, ready to be done again and again.
+/// A prepared operation that can be repeated.
 pub type Operation = Box<dyn FnMut()>;
 
-/// Every operation that is measured.
+/// The names of all measured operations.
 pub const NAMES: [&str; 5] = ["parse_frame", "encode_event", "fan_out_100", "build_pack_64", "check_token"];
 
-/// The operation of this name.
+/// Prepares the operation of this name.
 ///
 /// # Panics
-/// When there is none.
+/// If there is no such operation.
 pub fn operation(name: &str) -> Operation {
     match name {
         "parse_frame" => parse_frame(),
         "encode_event" => encode_event(),
         "fan_out_100" => fan_out(),
-        "build_pack_64" => build_pack(),
+        "build_pack_64" => build_batch(),
         "check_token" => check_token(),
-        _ => panic!("no operation is called {name}"),
+        _ => panic!("unknown operation {name}"),
     }
 }
 
@@ -66,7 +67,7 @@ fn message(seq: i64) -> Message {
     }
 }
 
-/// From the bytes of a socket to what the client means.
+/// From the bytes of a socket to a parsed frame.
 fn parse_frame() -> Operation {
     let text =
         r#"{"message":"Bonjour! Est-ce que le vélo est encore à vendre ?","client_id":"3f6c1a9e-5f0d"}"#;
@@ -82,13 +83,13 @@ fn parse_frame() -> Operation {
     })
 }
 
-/// From what chat-service published to the frames that sockets are sent.
+/// From an event of chat-service to the frames for sockets.
 fn encode_event() -> Operation {
     let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
     Box::new(move || drop(black_box(encode::chat_event(black_box(&payload)).expect("an event"))))
 }
 
-/// From one entry to the outboxes of all sockets, and out of them again.
+/// From one entry to the outboxes of all sockets, including the removal from them.
 fn fan_out() -> Operation {
     let mut log = Log::default();
     let outboxes: Vec<Arc<Outbox>> = (1..=SOCKETS).map(|_| Arc::new(Outbox::new(1024, 1 << 20))).collect();
@@ -108,9 +109,9 @@ fn fan_out() -> Operation {
     })
 }
 
-/// From sends that wait to the bytes of a pack.
-fn build_pack() -> Operation {
-    let sends: Vec<Send> = (1..=PACK)
+/// From pending sends to the bytes of a batch.
+fn build_batch() -> Operation {
+    let sends: Vec<Send> = (1..=BATCH)
         .map(|index| Send {
             sender_named_at: None,
             conversation_id: ConversationId::new(123).expect("a positive number"),
@@ -121,8 +122,8 @@ fn build_pack() -> Operation {
         })
         .collect();
     Box::new(move || {
-        let pack = SendBatch { sends: black_box(&sends).clone(), traces: Vec::new(), deadlines: Vec::new() };
-        black_box(serde_json::to_vec(&pack).expect("a pack"));
+        let batch = SendBatch { sends: black_box(&sends).clone(), traces: Vec::new(), deadlines: Vec::new() };
+        black_box(serde_json::to_vec(&batch).expect("a batch"));
     })
 }
 
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_can_be_done_again_and_again() {
+    fn every_operation_can_be_repeated() {
         for name in NAMES {
             let mut operation = operation(name);
             (0..3).for_each(|_| operation());

@@ -4,7 +4,7 @@ use clap::{Args, Parser, ValueEnum};
 use service::config::{Nats, Telemetry};
 use std::{fmt, net::SocketAddr};
 
-/// Lets clients in: WebSockets and HTTP on one side, NATS on the other.
+/// Connects clients (WebSockets and HTTP) with the services (NATS).
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Config {
@@ -17,31 +17,31 @@ pub struct Config {
     /// Tokens.
     #[command(flatten)]
     pub tokens: Tokens,
-    /// Where clients connect
+    /// Address for clients
     #[arg(long, env = "GATEWAY_ADDR", default_value = "0.0.0.0:8000")]
     pub gateway_addr: SocketAddr,
-    /// Instead of GATEWAY_ADDR: this port on every address
+    /// Port for clients, on all IPv4 addresses; replaces GATEWAY_ADDR
     #[arg(long, env = "PORT")]
     pub port: Option<u16>,
-    /// Where /healthz, /readyz and /metrics are served
+    /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9000")]
     pub admin_addr: SocketAddr,
     /// Limits.
     #[command(flatten)]
     pub limits: Limits,
-    /// Origins whose pages may connect, separated by commas; * for all. A page of the gateway's own origin always may
+    /// Origins whose pages may connect, separated by commas; * for all. Pages of the gateway's own origin may always connect
     #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
-    /// Frames that wait for one client, at most; more closes it with 1013
+    /// Maximum number of frames that wait for one client; beyond it, the socket is closed with 1013
     #[arg(long, env = "OUTBOX_FRAMES", default_value = "1024", value_parser = clap::value_parser!(u32).range(16..=65536))]
     pub outbox_frames: u32,
-    /// Bytes that wait for one client, at most; more closes it with 1013
+    /// Maximum number of bytes that wait for one client; beyond it, the socket is closed with 1013
     #[arg(long, env = "OUTBOX_BYTES", default_value = "1048576", value_parser = clap::value_parser!(u32).range(131_072..))]
     pub outbox_bytes: u32,
-    /// Seconds over which sockets are closed when the gateway stops
+    /// Maximum number of seconds over which sockets are closed when the gateway stops
     #[arg(long, env = "DRAIN_SECONDS", default_value = "10", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub drain_seconds: u8,
-    /// Serves the demo page at /demo/
+    /// Whether to serve the demo page at /demo/
     #[arg(long, env = "DEMO")]
     pub demo: bool,
 }
@@ -53,7 +53,7 @@ impl AsRef<Telemetry> for Config {
 }
 
 impl Config {
-    /// Where clients connect.
+    /// The address for clients.
     pub fn listen_addr(&self) -> SocketAddr {
         match self.port {
             Some(port) => SocketAddr::from(([0, 0, 0, 0], port)),
@@ -67,124 +67,124 @@ impl Config {
     }
 }
 
-/// How much one user, one address and everyone together may ask.
+/// Limits for one user, for one address and for the gateway.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
     /// Messages of one user per second; 0 for no limit
     #[arg(long, env = "SEND_RATE", default_value = "10")]
     pub send_rate: u32,
-    /// Messages of one user at once
+    /// Messages of one user in a burst
     #[arg(long, env = "SEND_BURST", default_value = "40")]
     pub send_burst: u32,
-    /// Messages of one user in one conversation per second; 0 for no more than SEND_RATE
+    /// Messages of one user in one conversation per second; 0 for no limit beyond SEND_RATE
     #[arg(long, env = "CONVERSATION_SEND_RATE", default_value = "0")]
     pub conversation_send_rate: u32,
-    /// Messages of one user in one conversation at once
+    /// Messages of one user in one conversation in a burst
     #[arg(long, env = "CONVERSATION_SEND_BURST", default_value = "20")]
     pub conversation_send_burst: u32,
     /// Starts and ends of typing of one user per second; 0 for no limit
     #[arg(long, env = "TYPING_RATE", default_value = "10")]
     pub typing_rate: u32,
-    /// Starts and ends of typing of one user at once
+    /// Starts and ends of typing of one user in a burst
     #[arg(long, env = "TYPING_BURST", default_value = "40")]
     pub typing_burst: u32,
-    /// Calls of the HTTP API of one user per second; 0 for no limit
+    /// HTTP API calls of one user per second; 0 for no limit
     #[arg(long, env = "CALL_RATE", default_value = "50")]
     pub call_rate: u32,
-    /// Calls of the HTTP API of one user at once
+    /// HTTP API calls of one user in a burst
     #[arg(long, env = "CALL_BURST", default_value = "200")]
     pub call_burst: u32,
     /// Conversations that one user opens per second; 0 for no limit
     #[arg(long, env = "CONVERSATION_RATE", default_value = "1")]
     pub conversation_rate: u32,
-    /// Conversations that one user opens at once
+    /// Conversations that one user opens in a burst
     #[arg(long, env = "CONVERSATION_BURST", default_value = "30")]
     pub conversation_burst: u32,
-    /// Read markers of one user, over sockets, per second; 0 for no limit
+    /// Read markers of one user per second, sent over sockets; 0 for no limit
     #[arg(long, env = "READ_RATE", default_value = "50")]
     pub read_rate: u32,
-    /// Read markers of one user, over sockets, at once
+    /// Read markers of one user in a burst, sent over sockets
     #[arg(long, env = "READ_BURST", default_value = "200")]
     pub read_burst: u32,
-    /// Frames of any kind of one user per second, over all sockets; 0 for no limit
+    /// Frames of any kind of one user per second, over all of the user's sockets; 0 for no limit
     #[arg(long, env = "FRAME_RATE", default_value = "200")]
     pub frame_rate: u32,
-    /// Frames of any kind of one user at once
+    /// Frames of any kind of one user in a burst
     #[arg(long, env = "FRAME_BURST", default_value = "2000")]
     pub frame_burst: u32,
     /// Subscriptions of one user on multiplexed sockets per second; 0 for no limit
     #[arg(long, env = "SUBSCRIBE_RATE", default_value = "50")]
     pub subscribe_rate: u32,
-    /// Subscriptions of one user on multiplexed sockets at once
+    /// Subscriptions of one user on multiplexed sockets in a burst
     #[arg(long, env = "SUBSCRIBE_BURST", default_value = "500")]
     pub subscribe_burst: u32,
-    /// Sockets of one user at this gateway
+    /// Maximum number of sockets of one user on this gateway
     #[arg(long, env = "SOCKETS_PER_USER", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     pub sockets_per_user: u32,
     /// Handshakes from one address per second; 0 for no limit
     #[arg(long, env = "HANDSHAKE_RATE", default_value = "1000")]
     pub handshake_rate: u32,
-    /// Handshakes from one address at once
+    /// Handshakes from one address in a burst
     #[arg(long, env = "HANDSHAKE_BURST", default_value = "10000")]
     pub handshake_burst: u32,
-    /// Handshakes under way at once; a few more wait, the rest is told to come again
+    /// Maximum number of handshakes in progress; up to 16 times as many wait, further ones are refused with 503
     #[arg(long, env = "HANDSHAKES_UNDER_WAY", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub handshakes_under_way: u32,
-    /// Bytes of a request's head
+    /// Maximum number of bytes of a request's head
     #[arg(long, env = "HEAD_BYTES", default_value = "16384", value_parser = clap::value_parser!(u32).range(8192..=1_048_576))]
     pub head_bytes: u32,
-    /// Seconds that a request's head may take, and that a connection may be kept without one
+    /// Seconds in which a request's head must arrive, and after which a connection without a request is closed
     #[arg(long, env = "HEAD_SECONDS", default_value = "10", value_parser = clap::value_parser!(u16).range(1..=600))]
     pub head_seconds: u16,
-    /// Bytes of a request's body
+    /// Maximum number of bytes of a request's body
     #[arg(long, env = "BODY_BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(16_384..=1_048_576))]
     pub body_bytes: u32,
-    /// Seconds that a request's body may take
+    /// Seconds in which a request's body must arrive
     #[arg(long, env = "BODY_SECONDS", default_value = "10", value_parser = clap::value_parser!(u16).range(1..=600))]
     pub body_seconds: u16,
-    /// Bytes of a frame, or of a message in several; more closes the socket with 1009
+    /// Maximum number of bytes of a message, in one frame or several; a larger one closes the socket with 1009
     #[arg(long, env = "FRAME_BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(16_384..=1_048_576))]
     pub frame_bytes: u32,
-    /// Seconds without a sign of life after which a socket is closed; it is pinged after five twelfths of them
+    /// Seconds after which a socket is closed if nothing is received from its client; it is pinged after 5/12 of this time
     #[arg(long, env = "IDLE_SECONDS", default_value = "60", value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub idle_seconds: u16,
-    /// Networks, separated by commas, whose X-Forwarded-For is believed
+    /// Networks of proxies, separated by commas, whose X-Forwarded-For or Forwarded header is trusted
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Days for which a revocation is remembered: as long as a token can live
+    /// Days for which a revocation is kept: at least the lifetime of a token
     #[arg(long, env = "REVOCATION_DAYS", default_value = "90", value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub revocation_days: u32,
 }
 
-/// How tokens are checked.
+/// Settings of the token check.
 #[derive(Clone, Args)]
 #[group(skip)]
 pub struct Tokens {
-    /// Key of HS256 tokens; exactly one of this and the next two is needed
+    /// Key of HS256 tokens. Set exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
-    /// Public key in PEM form of RS256, ES256 or EdDSA tokens
+    /// Public key of RS256, ES256 or EdDSA tokens, in PEM format
     #[arg(long, env = "JWT_PUBLIC_KEY")]
     pub jwt_public_key: Option<String>,
-    /// Where the public keys of RS256, ES256 and EdDSA tokens are published (a JSON Web Key Set, over http or https)
+    /// http or https URL of a JSON Web Key Set with the public keys of RS256, ES256 and EdDSA tokens
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
-    /// The only issuer whose tokens are taken
+    /// Issuer that tokens must name; any if unset
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// The audience that tokens must be for
+    /// Audience that tokens must name; any if unset
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
-    /// The cookie that a page's sockets bring their token in, where they bring it in no other way
+    /// Cookie with the token of a page's sockets, used if the handshake contains no other token
     #[arg(long, env = "TOKEN_COOKIE", value_parser = cookie_name)]
     pub token_cookie: Option<String>,
-    /// Whether sockets close when their token ends, or it only matters at the handshake
+    /// Whether a socket is closed when its token expires, or expiry is checked at the handshake only
     #[arg(long, env = "TOKEN_EXPIRY", value_enum, default_value_t = TokenExpiry::Enforce)]
     pub token_expiry: TokenExpiry,
-    /// The claim that holds the user's id
+    /// Claim with the user's id
     #[arg(long, env = "USER_ID_CLAIM", default_value = "user_id")]
     pub user_id_claim: String,
-    /// The claim that holds the user's display name
+    /// Claim with the user's display name
     #[arg(long, env = "USERNAME_CLAIM", default_value = "username")]
     pub username_claim: String,
 }
@@ -192,7 +192,7 @@ pub struct Tokens {
 fn cookie_name(name: &str) -> Result<String, &'static str> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(allowed) {
-        return Err("a cookie's name has letters, digits and a few signs such as _ and -");
+        return Err("a cookie name consists of letters, digits and a few other characters such as _ and -");
     }
     Ok(name.to_owned())
 }
@@ -203,10 +203,10 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// When a token's end matters.
+/// The time at which the expiry of tokens is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TokenExpiry {
-    /// Always.
+    /// At the handshake and while the socket is open.
     Enforce,
     /// At the handshake only.
     Handshake,
@@ -214,7 +214,7 @@ pub enum TokenExpiry {
 
 #[cfg(test)]
 impl Limits {
-    /// No limits, for tests of something else.
+    /// No rate limits, for tests of something else.
     pub fn unlimited() -> Self {
         Self {
             send_rate: 0,
@@ -253,7 +253,7 @@ impl Limits {
 pub mod tests {
     use super::*;
 
-    /// Tokens signed with a secret of the tests.
+    /// The settings for tokens that are signed with the tests' secret.
     pub fn tokens() -> Tokens {
         Tokens {
             jwt_secret: Some("a secret of the tests".into()),
@@ -269,7 +269,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_configuration_with_secrets_shows_none() {
+    fn debug_output_contains_no_secrets() {
         let arguments = ["gateway", "--jwt-secret", "hush", "--nats-url", "nats://user:hush@127.0.0.1"];
         let shown = format!("{:?}", Config::parse_from(arguments));
         assert!(!shown.contains("hush"), "{shown}");

@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets in `fuzz/`: in no other build.
+//! Entry points for the fuzz targets in `fuzz/`. Built for fuzzing only.
 
 use crate::{
     admission::{
@@ -35,17 +35,17 @@ fn user() -> UserId {
     UserId::new(7).expect("7 is an id")
 }
 
-/// A frame of the multiplexed socket.
+/// Parses a frame of a multiplexed socket.
 pub fn multiplexed(text: &str) {
     if let Ok((_, reference)) = multiplex::Op::parse(text, user()) {
         multiplex::ok(&reference);
     }
 }
 
-/// Whether a token is taken, wherever it comes in.
+/// Reads a token from every part of a handshake that can contain one, and returns whether it is valid.
 pub fn takes_token(text: &str) -> bool {
-    let places = [header::AUTHORIZATION, header::SEC_WEBSOCKET_PROTOCOL, header::COOKIE];
-    for name in places {
+    let names = [header::AUTHORIZATION, header::SEC_WEBSOCKET_PROTOCOL, header::COOKIE];
+    for name in names {
         let mut headers = HeaderMap::new();
         if let Ok(value) = text.parse() {
             headers.insert(name, value);
@@ -55,12 +55,12 @@ pub fn takes_token(text: &str) -> bool {
     VERIFIER.verify(text).is_ok()
 }
 
-/// A key set.
+/// Parses a JSON Web Key Set.
 pub fn keys(body: &[u8]) {
     let _ = jwks::read(body);
 }
 
-/// A path and its query.
+/// Parses a path and its query.
 pub fn path(path: &str, query: &str) {
     if let Some(target) = http::target(path) {
         let _ = http::start(Some(query), target);
@@ -68,19 +68,19 @@ pub fn path(path: &str, query: &str) {
     let _ = parameter(query, "token");
 }
 
-/// The channel that a name means, as it is written.
+/// Parses the name of a channel, and returns its canonical form.
 pub fn channel(name: &str) -> Option<String> {
     multiplex::topic(Some(name), user()).ok().map(crate::topic::Topic::name)
 }
 
-/// An event of a service.
+/// Parses a payload as an event of each service.
 pub fn events(payload: &[u8]) {
     let _ = encode::chat_event(payload);
     let _ = encode::inbox_event(user(), None, payload);
     let _ = serde_json::from_slice::<TypingEvent>(payload);
 }
 
-/// All that a socket's bytes mean, in these pieces, and what ended it.
+/// Decodes the bytes of a socket, in these pieces. Returns the items, and the close code if the bytes are invalid.
 pub fn decode(pieces: &[&[u8]]) -> (Vec<Item>, Option<Close>) {
     let (mut decoder, mut items) = (Decoder::new(limits::FRAME_BYTES), Vec::new());
     for piece in pieces {
@@ -96,10 +96,10 @@ pub fn decode(pieces: &[&[u8]]) -> (Vec<Item>, Option<Close>) {
     (items, None)
 }
 
-/// All that a NATS server says, in these pieces, and what ended it.
+/// Decodes the bytes of a NATS server, in these pieces. Returns the operations, and the error if the bytes are invalid.
 pub fn nats(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
     const MAX: usize = 1024 * 1024;
-    let (mut buffer, mut said) = (Vec::new(), Vec::new());
+    let (mut buffer, mut ops) = (Vec::new(), Vec::new());
     for piece in pieces {
         buffer.extend_from_slice(piece);
         loop {
@@ -109,14 +109,14 @@ pub fn nats(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
                         let _ =
                             (crate::topic::Subscriber::of_sid(message.sid), message.header("traceparent"));
                     }
-                    said.push(format!("{op:?}"));
+                    ops.push(format!("{op:?}"));
                     len
                 }
                 Ok(None) => break,
-                Err(broken) => return (said, Some(broken.to_string())),
+                Err(error) => return (ops, Some(error.to_string())),
             };
             buffer.drain(..len);
         }
     }
-    (said, None)
+    (ops, None)
 }

@@ -1,4 +1,4 @@
-//! The gateway's process.
+//! The process of the gateway.
 
 use gateway::{Config, Gateway};
 use std::process::ExitCode;

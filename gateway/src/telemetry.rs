@@ -2,12 +2,12 @@
 
 use service::metrics::Metric;
 
-/// Each metric of the gateway.
+/// All metrics of the gateway.
 pub const METRICS: &[Metric] = &[
     Metric::gauge("gateway_sockets", "Open sockets, by kind."),
-    Metric::counter("gateway_handshakes_total", "Sockets let in, by kind.")
+    Metric::counter("gateway_handshakes_total", "Accepted handshakes, by kind.")
         .by("kind", &["chat", "notifications", "typing", "multiplexed"]),
-    Metric::counter("gateway_handshakes_refused_total", "Sockets not let in, by reason.").by(
+    Metric::counter("gateway_handshakes_refused_total", "Refused handshakes, by reason.").by(
         "reason",
         &["address", "bad_address", "overload", "origin", "user", "token", "forbidden", "unavailable"],
     ),
@@ -15,91 +15,121 @@ pub const METRICS: &[Metric] = &[
         "code",
         &["1000", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4400", "4401", "4403", "4429"],
     ),
-    Metric::counter("gateway_sockets_limited_total", "Handshakes of users with SOCKETS_PER_USER sockets."),
-    Metric::counter("gateway_frames_limited_total", "Frames refused because of their user's rate."),
-    Metric::counter("gateway_sends_limited_total", "Messages refused for their user's rate."),
+    Metric::counter(
+        "gateway_sockets_limited_total",
+        "Handshakes refused because their user already had SOCKETS_PER_USER sockets.",
+    ),
+    Metric::counter("gateway_frames_limited_total", "Frames refused because their user exceeded FRAME_RATE."),
+    Metric::counter(
+        "gateway_sends_limited_total",
+        "Messages refused because their user exceeded SEND_RATE or CONVERSATION_SEND_RATE.",
+    ),
     Metric::counter(
         "gateway_typing_limited_total",
-        "Starts and ends of typing refused for their user's rate.",
+        "Typing inputs refused because their user exceeded TYPING_RATE.",
     ),
-    Metric::counter("gateway_calls_limited_total", "Calls of the HTTP API refused for their user's rate."),
+    Metric::counter(
+        "gateway_calls_limited_total",
+        "HTTP API calls refused because their user exceeded CALL_RATE.",
+    ),
     Metric::counter(
         "gateway_conversations_limited_total",
-        "Conversations not opened because of their user's rate.",
+        "Calls to open a conversation refused because their user exceeded CONVERSATION_RATE.",
     ),
-    Metric::counter("gateway_reads_limited_total", "Read markers refused for their user's rate."),
-    Metric::counter("gateway_subscribes_limited_total", "Subscriptions refused for their user's rate."),
-    Metric::counter("gateway_typing_full_total", "Starts and ends of typing refused as too many waited."),
-    Metric::counter("gateway_requests_refused_total", "Requests of HTTP refused for a limit.")
-        .by("limit", &["head_bytes", "head_time", "body_bytes", "body_time"]),
+    Metric::counter(
+        "gateway_reads_limited_total",
+        "Read markers refused because their user exceeded READ_RATE.",
+    ),
+    Metric::counter(
+        "gateway_subscribes_limited_total",
+        "Subscriptions refused because their user exceeded SUBSCRIBE_RATE.",
+    ),
+    Metric::counter(
+        "gateway_typing_full_total",
+        "Typing inputs refused because too many waited for typing-service.",
+    ),
+    Metric::counter(
+        "gateway_requests_refused_total",
+        "HTTP requests refused because they exceeded a limit, by limit.",
+    )
+    .by("limit", &["head_bytes", "head_time", "body_bytes", "body_time"]),
     Metric::counter(
         "gateway_connections_refused_total",
-        "Connections refused with 503 because files would run out otherwise.",
+        "Connections refused with 503 because too few file descriptors were left.",
     ),
-    Metric::gauge("gateway_response_bytes", "Bytes of answers to calls that are not yet written."),
+    Metric::gauge("gateway_response_bytes", "Bytes of HTTP API responses that are not yet written."),
     Metric::counter(
         "gateway_responses_limited_total",
-        "Answers to calls refused because too many were under way.",
+        "HTTP API calls refused because too many responses were in progress, by limit.",
     )
     .by("limit", &["answers", "user_answers", "bytes", "user_bytes"]),
     Metric::counter(
         "gateway_responses_stalled_total",
-        "Connections ended because their client did not read an answer in time.",
+        "Connections closed because the client did not read a response in time.",
     ),
-    Metric::counter("gateway_typing_stale_total", "Typing events dropped because they came too late."),
-    Metric::counter("gateway_slow_clients_total", "Sockets closed because their client read too slowly."),
+    Metric::counter("gateway_typing_stale_total", "Typing events dropped because they arrived too late."),
+    Metric::counter("gateway_slow_clients_total", "Sockets closed because the client read too slowly."),
     Metric::counter(
         "gateway_silent_clients_total",
-        "Sockets closed because nothing was heard of their client.",
+        "Sockets closed because nothing was received from the client for IDLE_SECONDS.",
     ),
-    Metric::counter("gateway_channels_limited_total", "Subscriptions refused, as one socket has no more."),
+    Metric::counter(
+        "gateway_channels_limited_total",
+        "Subscriptions refused because the socket already had the maximum number.",
+    ),
     Metric::counter(
         "gateway_doors_full_total",
-        "Questions of who may be on a conversation that waited for room.",
+        "Joins of conversations that found the queue to chat-service full and waited.",
     ),
-    Metric::histogram("gateway_pack_sends", "Messages that travelled to chat-service together."),
-    Metric::counter("gateway_packs_failed_total", "Packs without an answer from chat-service; asked again."),
-    Metric::gauge("gateway_packer_waiting_sends", "Messages that wait for a pack."),
+    Metric::histogram("gateway_pack_sends", "Messages in a batch to chat-service."),
+    Metric::counter(
+        "gateway_packs_failed_total",
+        "Failed attempts to send a batch to chat-service; repeated until the deadline.",
+    ),
+    Metric::gauge(
+        "gateway_packer_waiting_sends",
+        "Messages waiting to be sent to chat-service or to be answered by it.",
+    ),
     Metric::counter(
         "gateway_packer_full_total",
-        "Messages that found as many waiting as may, and waited for room.",
+        "Messages that found the queue to chat-service full and waited.",
     ),
     Metric::histogram(
         "gateway_delivery_duration_seconds",
-        "From the commit until no socket of this gateway waits for it any more, of messages that came live.",
+        "Time from a live message's commit until the last socket of this gateway has written it.",
     )
     .seconds(),
-    Metric::gauge("gateway_events_connected", "Whether the connection to NATS for events stands: 1 or 0."),
-    Metric::counter("gateway_events_total", "Events of services that came."),
-    Metric::counter("gateway_events_bytes_total", "Bytes of events of services that came."),
+    Metric::gauge(
+        "gateway_events_connected",
+        "Whether the NATS connection for events is established: 1 or 0.",
+    ),
+    Metric::counter("gateway_events_total", "Events received from services."),
+    Metric::counter("gateway_events_bytes_total", "Bytes of events received from services."),
     Metric::counter(
         "gateway_events_full_total",
-        "Connections to NATS for events given up because NATS did not take as much as was to be written.",
+        "NATS connections for events closed because too many commands waited to be written.",
     ),
-    Metric::gauge("gateway_channels_mending", "Channels that have missed something, and read it soon."),
+    Metric::gauge("gateway_channels_mending", "Channels whose missed entries or markers are being read."),
     Metric::counter(
         "gateway_logs_restarted_total",
-        "Channels whose log went back, as after a restore of Postgres; their sockets were closed.",
+        "Channels whose log went back, for example after a restore of Postgres; their sockets were closed.",
     ),
-    Metric::counter("gateway_repairs_total", "Reads of what a channel had missed."),
+    Metric::counter("gateway_repairs_total", "Requests for entries or markers that a channel had missed."),
     Metric::counter(
         "gateway_pending_full_total",
-        "Events that came too far ahead of a hole; read again later.",
+        "Events dropped because too many already waited behind a gap; read from the service later.",
     ),
-    Metric::counter("gateway_undecodable_total", "Events of services that can't be read."),
+    Metric::counter("gateway_undecodable_total", "Events of services that could not be decoded."),
     Metric::counter(
         "gateway_languages_dropped_total",
-        "Languages of users that notify-service was not told.",
+        "Languages of users that could not be reported to notify-service.",
     ),
-    Metric::counter(
-        "gateway_languages_full_total",
-        "Times that as many languages were remembered as may be.",
-    ),
-    Metric::counter("gateway_key_refreshes_total", "Reads of JWT_JWKS_URL, by result.")
+    Metric::counter("gateway_languages_full_total", "Number of times the language cache was full."),
+    Metric::counter("gateway_key_refreshes_total", "Requests to JWT_JWKS_URL, by result.")
         .by("result", &["ok", "failed"]),
     Metric::histogram(
         "http_server_request_duration_seconds",
-        "Calls of the HTTP API, by method, route and status.",
+        "Duration of HTTP API calls, by method, route and status.",
     )
     .seconds(),
 ];

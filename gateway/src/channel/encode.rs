@@ -1,4 +1,4 @@
-//! Encoding what clients are sent. Each frame is encoded once, however many sockets it goes to.
+//! Encodes the frames for clients. Each frame is encoded once and shared by all sockets.
 
 use crate::{
     channel::entry::{Entry, Note},
@@ -16,21 +16,21 @@ use serde::Serialize;
 
 /// An event of a log channel.
 pub enum Event {
-    /// It has a place in the log; and when it was committed, where that is known.
+    /// A new entry, with the time of its commit if that is known.
     Entry(Entry, Option<Timestamp>),
-    /// It changes what was told before.
+    /// A change to earlier entries.
     Note(Note),
 }
 
-/// Reads what chat-service published in a conversation.
+/// Parses an event of a conversation, published by chat-service.
 ///
 /// # Errors
-/// When it isn't such an event.
+/// If the payload is not such an event.
 pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
     let text = text(payload)?;
     Ok(match serde_json::from_str(text)? {
         ChatEvent::Read(marker) => Event::Note(Note::Marker(marker)),
-        // The payload is the frame that the sender may see, to the letter.
+        // The payload is exactly the frame for the sender.
         ChatEvent::Message(message) => {
             let committed = Some(message.created_at);
             Event::Entry(entry(message, Some(Frame::text(text))), committed)
@@ -42,7 +42,7 @@ fn text(payload: &[u8]) -> serde_json::Result<&str> {
     std::str::from_utf8(payload).map_err(|_| serde::de::Error::custom("not UTF-8"))
 }
 
-/// A message of a page, as an entry.
+/// Encodes a message of a page.
 pub fn message(message: Message) -> Entry {
     entry(message, None)
 }
@@ -59,10 +59,10 @@ fn entry(mut message: Message, full: Option<Frame>) -> Entry {
     Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full), unread: None }
 }
 
-/// Reads what notify-service published in a user's inbox, and where it says that this stands.
+/// Parses an event of a user's inbox. A read gets `place`, its position from the event's header.
 ///
 /// # Errors
-/// When it isn't such an event.
+/// If the payload is not such an event.
 pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> serde_json::Result<Event> {
     Ok(match InboxPlace::parse(payload)? {
         InboxPlace::Read(read) => Event::Note(Note::Inbox(read, place)),
@@ -76,7 +76,7 @@ pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> se
     })
 }
 
-/// A notification of a page, as an entry.
+/// Encodes a notification of a page.
 pub fn notification(user: UserId, notification: &Notification) -> Entry {
     Entry {
         at: Head { seq: notification.seq, id: notification.notification_id.get() },
@@ -87,7 +87,7 @@ pub fn notification(user: UserId, notification: &Notification) -> Entry {
     }
 }
 
-/// The frame for what was read in an inbox.
+/// The frame for a read in an inbox.
 pub fn inbox_read(read: &InboxRead) -> Frame {
     encode(&InboxEvent::Read(*read))
 }
@@ -97,25 +97,25 @@ pub fn read(marker: &Marker) -> Frame {
     encode(&ChatEvent::Read(*marker))
 }
 
-/// The frame for someone who types, or has stopped.
+/// The frame for a user who starts or stops typing.
 pub fn typing(event: &TypingEvent) -> Frame {
     encode(&TypingEvent { gateway: None, at_ms: None, ..event.clone() })
 }
 
-/// The frame for something that was not done.
+/// The frame for a refusal.
 pub fn error(refusal: &Refusal, client_id: Option<&str>) -> Frame {
     encode(&ServerFrame::Error { refusal, client_id })
 }
 
-/// Any frame of the contract.
+/// Encodes a type of the contract as a frame.
 pub fn encode(frame: &impl Serialize) -> Frame {
     Frame::text_of(|bytes| {
         serde_json::to_writer(bytes, frame)
-            .expect("the contract's types are all JSON: no map keys but strings");
+            .expect("the contract's types can be encoded: all map keys are strings");
     })
 }
 
-/// A frame on the socket that carries several channels.
+/// Wraps a channel's frame in an envelope for multiplexed sockets.
 pub fn wrap(channel: &str, frame: &Frame) -> Frame {
     Frame::text_of(|bytes| {
         for part in

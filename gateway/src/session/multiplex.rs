@@ -1,4 +1,4 @@
-//! The dialect of `/ws/`: one socket for every channel.
+//! The frames of `/ws/`: one socket for several channels.
 
 use crate::{
     admission::tokens::Identity,
@@ -13,7 +13,7 @@ use contract::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// What the client calls what it asks; given back as it is.
+/// The client's reference of an operation (`ref`), returned unchanged in the reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reference {
@@ -21,18 +21,18 @@ pub enum Reference {
     Number(i64),
     /// A text.
     Text(String),
-    /// Nothing.
+    /// No reference.
     None,
 }
 
-/// What a client asks.
+/// An operation that a client requests.
 #[derive(Debug)]
 pub enum Op {
-    /// To be on a channel.
+    /// Subscribe to a channel.
     Subscribe(Topic, Start),
-    /// To be off it.
+    /// Unsubscribe from a channel.
     Unsubscribe(Topic),
-    /// A fresh token.
+    /// Replace the socket's token.
     Auth(String),
     /// A frame for a conversation.
     Chat(ConversationId, ChatFrame),
@@ -40,18 +40,18 @@ pub enum Op {
     Inbox(InboxFrame),
     /// A frame for a typing channel.
     Typing(ConversationId, TypingFrame),
-    /// A sign of life, which is answered.
+    /// A ping, which is answered.
     Ping,
 }
 
-/// Why an operation was not taken, and what the client calls it.
+/// A refused operation.
 #[derive(Debug)]
 pub struct BadOp {
-    /// What was wrong.
+    /// The reason of the refusal.
     pub refusal: Refusal,
-    /// Its reference, if one can be made out.
+    /// The operation's reference, if it can be read.
     pub reference: Option<Reference>,
-    /// The `client_id` of a send, if one can be made out.
+    /// The `client_id` of a send, if it can be read.
     pub client_id: Option<String>,
 }
 
@@ -63,10 +63,10 @@ impl BadOp {
 }
 
 impl Op {
-    /// Reads what a client asks.
+    /// Parses an operation.
     ///
     /// # Errors
-    /// Why it can't be read, and what it was called.
+    /// If the operation is invalid.
     pub fn parse(text: &str, user: UserId) -> Result<(Self, Reference), BadOp> {
         #[derive(Deserialize)]
         struct Raw<'a> {
@@ -86,9 +86,9 @@ impl Op {
                 "subscribe" => Ok(Self::Subscribe(topic()?, start(raw.after)?)),
                 "unsubscribe" => Ok(Self::Unsubscribe(topic()?)),
                 "ping" => Ok(Self::Ping),
-                "auth" => Ok(Self::Auth(raw.token.ok_or_else(|| wrong("\"token\" is missing"))?)),
+                "auth" => Ok(Self::Auth(raw.token.ok_or_else(|| invalid("\"token\" is missing"))?)),
                 "send" => {
-                    let data = raw.data.ok_or_else(|| wrong("\"data\" is missing"))?.get();
+                    let data = raw.data.ok_or_else(|| invalid("\"data\" is missing"))?.get();
                     match topic()? {
                         Topic::Log(LogKey::Conversation(conversation)) => ChatFrame::parse(data)
                             .map(|frame| Self::Chat(conversation, frame))
@@ -99,7 +99,7 @@ impl Op {
                         }
                     }
                 }
-                _ => Err(wrong("unknown \"op\"; known are subscribe, unsubscribe, send, auth and ping")),
+                _ => Err(invalid("unknown \"op\"; use subscribe, unsubscribe, send, auth or ping")),
             }
         };
         match op() {
@@ -122,7 +122,7 @@ pub fn hello(identity: &Identity) -> Frame {
     encode(&Hello { op: "hello", user_id, server_time: Timestamp::now(), expires_at })
 }
 
-/// The answer to what is done.
+/// The reply to a completed operation.
 pub fn ok(reference: &Reference) -> Frame {
     #[derive(Serialize)]
     struct Answer<'a> {
@@ -133,7 +133,7 @@ pub fn ok(reference: &Reference) -> Frame {
     encode(&Answer { op: "ok", r#ref: reference })
 }
 
-/// The answer to what isn't.
+/// The reply to a refused operation.
 pub fn error(refusal: &Refusal, reference: Option<&Reference>, client_id: Option<&str>) -> Frame {
     #[derive(Serialize)]
     struct Answer<'a> {
@@ -153,10 +153,10 @@ fn is_none(reference: &&Reference) -> bool {
     **reference == Reference::None
 }
 
-/// The channel that a name means to this user.
+/// The topic of a channel name; `notifications` is the inbox of this user.
 pub fn topic(name: Option<&str>, user: UserId) -> Result<Topic, Refusal> {
-    let name = name.ok_or_else(|| wrong("\"channel\" is missing"))?;
-    let unknown = || wrong("unknown \"channel\"; known are chat/{id}, typing/{id} and notifications");
+    let name = name.ok_or_else(|| invalid("\"channel\" is missing"))?;
+    let unknown = || invalid("unknown \"channel\"; use chat/{id}, typing/{id} or notifications");
     match name.split_once('/') {
         None if name == "notifications" => Ok(Topic::Log(LogKey::Inbox(user))),
         Some(("chat", id)) => {
@@ -171,15 +171,15 @@ fn start(after: Option<i64>) -> Result<Start, Refusal> {
     match after {
         None => Ok(Start::Latest),
         Some(after @ 0..) => Ok(Start::After(after)),
-        Some(_) => Err(wrong("\"after\" is an id, or 0 for everything")),
+        Some(_) => Err(invalid("\"after\" must be an id, or 0 to read from the start")),
     }
 }
 
-fn wrong(detail: &str) -> Refusal {
+fn invalid(detail: &str) -> Refusal {
     Refusal::new(Code::InvalidMessage, detail)
 }
 
-/// What the client calls an operation, as far as it can be made out.
+/// The client's names for an operation, as far as they can be read.
 #[derive(Default)]
 pub struct Names {
     /// The reference of the operation.
@@ -189,7 +189,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Reads the names alone, whatever else is wrong.
+    /// Reads only the names, even if the operation is invalid.
     pub fn of(text: &str) -> Self {
         #[derive(Deserialize)]
         struct Named<'a> {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_ops_are_read() {
+    fn operations_of_the_contract_are_parsed() {
         let user = UserId::new(7).unwrap();
         let parse = |text: &str| Op::parse(text, user);
         let (op, reference) =

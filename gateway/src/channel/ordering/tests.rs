@@ -1,4 +1,4 @@
-//! The law of delivery: whatever comes in, and in whatever order, each socket is sent each entry once, in order.
+//! Delivery: whatever events arrive, in whatever order, each socket receives each entry once, in order.
 
 use super::*;
 use crate::websocket::outbox::Outbox;
@@ -37,16 +37,16 @@ fn seqs(outbox: &Outbox) -> Vec<Seq> {
     texts(outbox).iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// What may happen to a channel.
+/// An event in the life of a channel.
 #[derive(Debug, Clone)]
 enum Step {
-    /// The entry with this `seq` comes in, once more, or for the first time.
+    /// The entry with this `seq` arrives, perhaps again.
     Arrives(Seq),
-    /// What is missing is read from a log that ends with this `seq`.
+    /// The gap is read from a log that ends with this `seq`.
     Repaired(Seq),
-    /// A socket joins that has read up to this `seq`.
+    /// A socket that has read up to this `seq` joins.
     Joins(Seq),
-    /// The oldest replay that is under way ends.
+    /// The oldest replay in progress ends.
     Released,
 }
 
@@ -70,7 +70,7 @@ fn repair(log: &mut Log, until: Seq) {
 
 proptest! {
     #[test]
-    fn each_socket_is_sent_each_entry_once_and_in_order(steps in steps()) {
+    fn each_socket_receives_each_entry_once_and_in_order(steps in steps()) {
         let mut log = Log::default();
         let mut sockets: Vec<(Seq, Arc<Outbox>)> = Vec::new();
         let mut replays: VecDeque<(MemberId, Arc<Outbox>, Seq, Seq)> = VecDeque::new();
@@ -98,7 +98,7 @@ proptest! {
                 }
             }
         }
-        // In the end the log is whole, and every replay over.
+        // At the end, the log is complete and every replay has ended.
         repair(&mut log, 40);
         for seq in 1..=40 {
             log.entry(entry(seq));
@@ -113,7 +113,7 @@ proptest! {
 }
 
 #[test]
-fn a_hole_is_noticed_and_nothing_behind_it_is_told() {
+fn a_gap_is_found_and_later_entries_wait() {
     let (view, outbox) = view();
     let mut log = Log::default();
     log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
@@ -138,7 +138,7 @@ fn marker(seq: Seq) -> Marker {
 }
 
 #[test]
-fn a_marker_is_told_once_and_never_before_what_it_marks() {
+fn a_marker_is_delivered_once_and_after_its_entry() {
     let (view, outbox) = view();
     let mut log = Log::default();
     log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
@@ -147,10 +147,10 @@ fn a_marker_is_told_once_and_never_before_what_it_marks() {
     log.entry(entry(6));
     log.note(Note::Marker(marker(6)));
     log.note(Note::Marker(marker(4)));
-    let told = texts(&outbox);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(told[0], "6");
-    assert!(told[1].contains(r#""type":"read""#) && told[1].contains(r#""unread_count":0"#), "{}", told[1]);
+    let sent = texts(&outbox);
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(sent[0], "6");
+    assert!(sent[1].contains(r#""type":"read""#) && sent[1].contains(r#""unread_count":0"#), "{}", sent[1]);
     log.head(6, Some(100));
     assert_eq!(log.gap(), Gap::Markers);
     log.markers_read(Vec::new());
@@ -158,7 +158,7 @@ fn a_marker_is_told_once_and_never_before_what_it_marks() {
 }
 
 #[test]
-fn of_two_markers_that_wait_the_later_one_is_told() {
+fn of_two_waiting_markers_only_the_later_one_is_delivered() {
     let (view, outbox) = view();
     let mut log = Log::default();
     log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
@@ -167,16 +167,16 @@ fn of_two_markers_that_wait_the_later_one_is_told() {
     log.entry(entry(6));
     assert_eq!(seqs(&outbox), [6]);
     log.entry(entry(7));
-    let told = texts(&outbox);
-    assert!(told.len() == 2 && told[1].contains(r#""seq":7"#), "{told:?}");
+    let sent = texts(&outbox);
+    assert!(sent.len() == 2 && sent[1].contains(r#""seq":7"#), "{sent:?}");
 }
 
 #[test]
-fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
+fn markers_wait_for_a_socket_ahead_of_its_channel_and_count_all_that_it_has_read() {
     let (first, _keep) = view();
     let mut log = Log::default();
     log.attach(first, Head { seq: 5, id: 50 }, vec![marker(3)], false);
-    // The second has read up to 8 from the service, and events after 5 are still on their way here.
+    // The second socket has read up to 8 from the service, while events after 5 have not arrived yet.
     let (second, outbox) = view();
     assert!(matches!(log.attach(second, Head { seq: 8, id: 80 }, vec![marker(4)], true), Attached::Live(_)));
     log.entry(entry(6));
@@ -184,12 +184,12 @@ fn a_socket_ahead_of_its_channel_is_told_no_count_of_less_than_it_knows() {
     log.entry(entry(7));
     assert!(outbox.take().is_empty());
     log.entry(entry(8));
-    let told = texts(&outbox);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains(r#""seq":5"#) && told[0].contains(r#""unread_count":3"#), "{told:?}");
+    let sent = texts(&outbox);
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert!(sent[0].contains(r#""seq":5"#) && sent[0].contains(r#""unread_count":3"#), "{sent:?}");
     log.entry(entry(9));
     log.note(Note::Marker(marker(9)));
-    assert_eq!(outbox.take().len(), 2, "from then on it is told as everyone");
+    assert_eq!(outbox.take().len(), 2, "after that, it receives all frames");
 }
 
 fn inbox_read(id: i64, unread_count: i64) -> InboxRead {
@@ -201,26 +201,26 @@ fn inbox_read(id: i64, unread_count: i64) -> InboxRead {
     }
 }
 
-/// What the service says of an inbox that ends at `seq`, in which this was read last.
+/// The service's state of an inbox that ends at `seq`, with the last read.
 fn inbox_state(seq: Seq, id: i64, unread: i64) -> InboxState {
     let last_read = Some(inbox_read(id, unread));
     InboxState { seq, unread, last_read, reads: None, moves: None, last_moved: None }
 }
 
 #[test]
-fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
+fn a_read_in_an_inbox_is_delivered_once_and_counts_only_delivered_notifications() {
     let (first, outbox) = view();
     outbox.set_understands_extensions();
     let mut log = Log::default();
     log.inbox(&inbox_state(3, 1, 2));
     log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
     log.inbox(&inbox_state(3, 1, 2));
-    assert!(texts(&outbox).is_empty(), "it was read before the socket came");
+    assert!(texts(&outbox).is_empty(), "the read happened before the socket joined");
     log.inbox(&inbox_state(3, 2, 1));
     log.inbox(&inbox_state(3, 2, 1));
-    let told = texts(&outbox);
-    assert!(told.len() == 1 && told[0].contains(r#""notification_id":20"#), "{told:?}");
-    // What counts more, or less, than was told waits.
+    let sent = texts(&outbox);
+    assert!(sent.len() == 1 && sent[0].contains(r#""notification_id":20"#), "{sent:?}");
+    // A read that counts more or fewer notifications than were delivered waits.
     log.inbox(&inbox_state(4, 3, 1));
     log.entry(entry(4));
     log.entry(entry(5));
@@ -228,7 +228,7 @@ fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
     assert_eq!(texts(&outbox), ["4", "5"]);
     log.inbox(&inbox_state(5, 3, 2));
     assert!(texts(&outbox)[0].contains(r#""unread_count":2"#));
-    // Who was away is told, the others are not.
+    // Only the socket that resumes receives the last read again.
     let (second, late) = view();
     late.set_understands_extensions();
     log.inbox(&inbox_state(5, 3, 2));
@@ -239,7 +239,7 @@ fn what_was_read_in_an_inbox_is_told_once_and_with_a_count_of_what_was_told() {
 }
 
 #[test]
-fn a_count_that_a_socket_does_not_know_is_told_though_nothing_was_read() {
+fn a_changed_count_is_delivered_even_without_a_new_read() {
     let (first, outbox) = view();
     outbox.set_understands_extensions();
     let mut log = Log::default();
@@ -248,23 +248,23 @@ fn a_count_that_a_socket_does_not_know_is_told_though_nothing_was_read() {
     log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
     log.inbox(&state(2));
     assert!(texts(&outbox).is_empty());
-    // As when unread ones were removed for their age.
+    // For example because retention removed an unread notification.
     log.inbox(&state(1));
     log.inbox(&state(1));
-    let told = texts(&outbox);
-    assert!(told.len() == 1 && told[0].contains(r#""unread_count":1"#), "{told:?}");
+    let sent = texts(&outbox);
+    assert!(sent.len() == 1 && sent[0].contains(r#""unread_count":1"#), "{sent:?}");
     log.inbox(&InboxState { reads: Some(3), ..state(2) });
-    assert!(texts(&outbox).is_empty(), "an answer that is older than what is known");
+    assert!(texts(&outbox).is_empty(), "a reply older than the known state");
 }
 
-/// A change of an inbox, as its service publishes it.
+/// A change of an inbox, as published by its service.
 #[derive(Debug, Clone)]
 enum Change {
     Added(Entry),
     Read(ReadPlace, InboxRead),
 }
 
-/// An inbox in which some of these are read right after they came; its changes, and what it is like in the end.
+/// The changes of an inbox in which some notifications are read right after they were added, and its final state.
 fn inbox_changes(reads: &[Option<bool>]) -> (Vec<Change>, InboxState) {
     let mut changes = Vec::new();
     let mut now = InboxState { reads: Some(0), last_read: None, ..inbox_state(0, 1, 0) };
@@ -295,7 +295,7 @@ fn last_count(outbox: &Outbox) -> Option<i64> {
 
 proptest! {
     #[test]
-    fn the_last_count_that_is_told_is_that_of_the_inbox(
+    fn the_last_delivered_count_is_the_count_of_the_inbox(
         reads in proptest::collection::vec(proptest::option::of(any::<bool>()), 1..12),
         order in proptest::collection::vec(any::<prop::sample::Index>(), 24),
         lost in proptest::collection::vec(any::<bool>(), 24),
@@ -306,7 +306,7 @@ proptest! {
         let mut log = Log::default();
         log.inbox(&InboxState { reads: Some(0), last_read: None, ..inbox_state(0, 1, 0) });
         log.attach(socket, Head::default(), Vec::new(), false);
-        // In any order; and some of what was read is lost on the way.
+        // Changes arrive in any order, and some reads are lost.
         let mut waiting = changes;
         let mut order = order.iter();
         let mut any_lost = false;
@@ -321,9 +321,9 @@ proptest! {
         if !any_lost {
             prop_assert_eq!(last_count(&outbox), Some(now.unread));
         } else {
-            let told = last_count(&outbox);
+            let sent = last_count(&outbox);
             log.inbox(&now);
-            prop_assert_eq!(last_count(&outbox).or(told), Some(now.unread), "the comparison finds it");
+            prop_assert_eq!(last_count(&outbox).or(sent), Some(now.unread), "the comparison finds it");
         }
         log.inbox(&now);
         prop_assert_eq!(last_count(&outbox), None, "once");
@@ -331,7 +331,7 @@ proptest! {
 }
 
 #[test]
-fn a_marker_of_the_user_that_was_missed_is_told_once() {
+fn a_missed_marker_of_the_user_is_delivered_once() {
     let (socket, outbox) = view();
     outbox.set_understands_extensions();
     let mut log = Log::default();
@@ -342,12 +342,12 @@ fn a_marker_of_the_user_that_was_missed_is_told_once() {
     log.note(Note::OwnMarker(marker(11), 2));
     log.inbox(&state(2, 11));
     log.inbox(&state(1, 10));
-    let told = texts(&outbox);
-    assert!(told.len() == 1 && told[0].contains(r#""seq":11"#), "{told:?}");
+    let sent = texts(&outbox);
+    assert!(sent.len() == 1 && sent[0].contains(r#""seq":11"#), "{sent:?}");
     log.inbox(&state(3, 12));
     log.inbox(&state(3, 12));
-    let told = texts(&outbox);
-    assert!(told.len() == 1 && told[0].contains(r#""seq":12"#) && !told[0].contains("unread"), "{told:?}");
+    let sent = texts(&outbox);
+    assert!(sent.len() == 1 && sent[0].contains(r#""seq":12"#) && !sent[0].contains("unread"), "{sent:?}");
 }
 
 #[test]
@@ -360,15 +360,15 @@ fn a_read_that_overtakes_its_notifications_waits_for_them() {
     assert_eq!((texts(&outbox).len(), log.gap()), (0, Gap::Entries(0)));
     log.entry(entry(1));
     log.entry(entry(2));
-    let told = texts(&outbox);
-    assert!(told.len() == 3 && told[2].contains(r#""unread_count":0"#), "{told:?}");
-    // From a service that doesn't say where it stands, it is told as it comes.
+    let sent = texts(&outbox);
+    assert!(sent.len() == 3 && sent[2].contains(r#""unread_count":0"#), "{sent:?}");
+    // A read without a position is delivered at once.
     log.note(Note::Inbox(inbox_read(3, 0), None));
     assert_eq!(texts(&outbox).len(), 1);
 }
 
 #[test]
-fn only_its_user_is_told_how_much_is_unread_and_only_its_sender_the_client_id() {
+fn only_the_reader_receives_the_unread_count_and_only_the_sender_the_client_id() {
     let (own, mine) = view();
     let (other, theirs) = view();
     let other = View { user_id: user(3), ..other };
