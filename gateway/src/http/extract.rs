@@ -32,7 +32,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
                 if let Some(slot) = parts.extensions.get::<Slot>() {
                     slot.begin(identity.user_id).await?;
                 }
-                shared.languages.saw(identity.user_id, identity.lang.take(), Some(&parts.headers));
+                shared.languages.report(identity.user_id, identity.lang.take(), Some(&parts.headers));
                 Ok(Self(identity))
             }
             Err(rejected) => {

@@ -87,7 +87,8 @@ pub fn start(query: Option<&str>, target: Target) -> Result<Start, Close> {
     after.map(Start::After).ok_or(Close::BadAddress)
 }
 
-/// Accepts a WebSocket. The session has subscribed before the client's socket opens, so the client misses nothing after that.
+/// Accepts a WebSocket. The session has subscribed before the client's socket opens, so the client misses nothing after
+/// that.
 pub async fn handshake(shared: Arc<Shared>, target: Target, mut request: Request) -> Response {
     let Some(key) = upgrade_key(&request) else { return no_upgrade() };
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else { return no_upgrade() };
@@ -113,11 +114,11 @@ async fn open(shared: &Arc<Shared>, target: Target, parts: &Parts) -> Result<Ope
     let Target::Socket(dialect) = target else { return Err(Close::Forbidden.into()) };
     let slot = take_slot(shared, &identity)?;
     let lang = identity.lang.take();
-    let language = shared.languages.saw(identity.user_id, lang, Some(&parts.headers));
+    let report = shared.languages.report(identity.user_id, lang, Some(&parts.headers));
     let opening = Opening::new(shared.clone(), identity, slot, dialect, start);
     let opening = match dialect {
         // Every notification from now on is in the user's language.
-        Dialect::Notifications => tokio::join!(opening, language.settled()).0,
+        Dialect::Notifications => tokio::join!(opening, report.done()).0,
         _ => opening.await,
     };
     Ok(opening?)

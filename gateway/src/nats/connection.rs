@@ -1,13 +1,13 @@
-//! What services publish, as this gateway hears it: over a connection to NATS of its own, that only listens.
+//! The NATS connection for events of services. It only subscribes; requests use another connection.
 //!
-//! There are as many subscriptions as channels, and a gateway has a hundred thousand of those. So a subscription is a
-//! line that is written once, and nothing is kept of it: its name says which channel it is for, and what comes in goes
-//! to that channel at once, from the one task that reads. `wire` is the protocol, `dial` the way to a connection.
+//! Each channel has a subscription, and a gateway may have a hundred thousand channels. So a subscription is one line
+//! that is written once, and no state is kept for it: its id names the channel, and the task that reads hands each
+//! message to its channel at once. `protocol` decodes the server's operations, `dial` opens connections.
 
 pub use super::dial::Dialer;
 use super::dial::{self, Connection};
 use super::{
-    error::Lost,
+    error::ConnectionError,
     protocol::{self, Message, Op},
 };
 use crate::topic::Subscriber;
@@ -29,70 +29,72 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Bytes that are read at once, at least.
+/// Minimum free space of the buffer for a read, in bytes.
 const READ: usize = 64 * 1024;
-/// Bytes of the buffer that are kept while nothing comes.
+/// Capacity above which an empty buffer is freed, in bytes.
 const KEEP: usize = 1024 * 1024;
-/// How often a server is asked whether it is there; one that has not answered after two of these is not.
-const PING: Duration = Duration::from_secs(3);
-/// Between two writings. Over most networks, coming to a connection takes longer; and at a thousand handshakes a second, what
-/// each of them costs the server and us is mostly that both wake for it.
-const GATHER: Duration = Duration::from_millis(10);
-/// How long a server may take to take what is written.
-const WRITE: Duration = Duration::from_secs(10);
-/// Bytes that wait to be written, at most: more than any number of handshakes under way makes.
+/// Interval between pings. A server that leaves a ping unanswered for two intervals is given up.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// Minimum interval between two writes. Over most networks, opening a connection takes longer. At a thousand handshakes
+/// a second, most of the cost of each one would be waking the server and this process.
+const WRITE_INTERVAL: Duration = Duration::from_millis(10);
+/// Time limit of a write.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of the commands that wait to be written, in bytes. Any number of concurrent handshakes creates less.
 const OUTGOING: usize = 8 * 1024 * 1024;
 
-/// The connection over which the gateway listens. Cheap to clone.
+/// The connection for events. Cheap to clone.
 #[derive(Clone)]
 pub struct Events(Arc<Shared>);
 
 struct Shared {
     outgoing: Mutex<Outgoing>,
-    /// Something is to be written.
+    /// Wakes the writer.
     wake: Notify,
     /// The last mark that the server has passed.
     passed: watch::Sender<Mark>,
-    /// Changes when every subscription has been made anew.
+    /// Changes after every subscription has been renewed.
     disruptions: watch::Sender<u64>,
     connected: AtomicBool,
 }
 
-/// A moment in what servers are told: the number of the ping that follows.
+/// A position in the commands to the server: the number of the next ping. The server has passed it once it has answered
+/// that ping.
 pub type Mark = u64;
 
-/// What is to be written.
+/// The commands that wait to be written.
 #[derive(Default)]
 struct Outgoing {
-    /// Whether there is a connection. Without one nothing waits: the next begins with every subscription there is.
+    /// Whether there is a connection. Without one, commands are dropped, because the next connection starts with all
+    /// subscriptions.
     is_open: bool,
     commands: Vec<u8>,
-    /// More waits than may.
+    /// Whether the commands have exceeded [`OUTGOING`].
     is_full: bool,
-    /// A ping is to follow.
-    ping: bool,
-    /// A ping is under way.
-    pinged: bool,
-    /// Pings written, over all connections.
+    /// Whether a ping follows the commands.
+    needs_ping: bool,
+    /// Whether a ping is unanswered.
+    is_pinging: bool,
+    /// Number of pings written, over all connections.
     pings: Mark,
-    /// The ping that was the last one at the last tick, and the ticks since at which it was under way.
+    /// The number of pings at the last tick, and the number of ticks for which the last ping has been unanswered.
     watched: (Mark, u8),
 }
 
-/// Who has subscriptions, and hears what is published.
+/// The owner of the subscriptions, who handles their messages.
 pub trait Listener: Send + Sync + 'static {
-    /// In so many parts all subscriptions are made anew.
+    /// Number of parts in which the subscriptions are renewed.
     const PARTS: usize;
 
-    /// Makes the subscriptions of a part anew, with [`Events::subscribe`].
+    /// Renews the subscriptions of a part, with [`Events::subscribe`].
     fn resubscribe(&self, part: usize, events: &Events);
 
-    /// Something was published.
+    /// Handles a message.
     fn take(&self, message: &Message<'_>);
 }
 
 impl Events {
-    /// Not connected, until [`Events::run`] is.
+    /// Creates the state. [`Events::run`] connects.
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             outgoing: Mutex::default(),
@@ -103,20 +105,21 @@ impl Events {
         }))
     }
 
-    /// Listens for a topic. What is published once the server has passed the mark is heard.
+    /// Subscribes. Messages that are published after the server has passed the mark are received.
     ///
-    /// To be called in one order with [`Events::unsubscribe`] and [`Listener::resubscribe`] of the same topic.
+    /// For one subscriber, the caller must serialise the calls of this function, of [`Events::unsubscribe`] and of
+    /// [`Listener::resubscribe`].
     pub fn subscribe(&self, subscriber: Subscriber) -> Mark {
         let mut outgoing = self.outgoing();
         outgoing.push(|commands| write!(commands, "SUB {} {}\r\n", subscriber.subject(), subscriber.sid()));
-        outgoing.ping = true;
+        outgoing.needs_ping = true;
         let mark = outgoing.pings + 1;
         drop(outgoing);
         self.0.wake.notify_one();
         mark
     }
 
-    /// Listens no more.
+    /// Unsubscribes.
     pub fn unsubscribe(&self, subscriber: Subscriber) {
         self.outgoing().push(|commands| write!(commands, "UNSUB {}\r\n", subscriber.sid()));
         self.0.wake.notify_one();
@@ -124,11 +127,11 @@ impl Events {
 
     /// Waits until the server has passed a mark.
     pub async fn passed(&self, mark: Mark) {
-        // The sender is ours: it is there as long as this is.
+        // Never fails, because the sender lives as long as `self`.
         self.0.passed.subscribe().wait_for(|passed| *passed >= mark).await.ok();
     }
 
-    /// Changes whenever events may have been lost, and no more are: after every subscription was made anew.
+    /// Changes after a possible loss of events, once every subscription has been renewed.
     pub fn disruptions(&self) -> watch::Receiver<u64> {
         self.0.disruptions.subscribe()
     }
@@ -139,17 +142,17 @@ impl Events {
         metrics::gauge!("gateway_events_connected").set(f64::from(u8::from(connected)));
     }
 
-    /// Listens for `listener` until the token is cancelled, over one connection after the other.
+    /// Keeps a connection open until the token is cancelled, and passes all messages to `listener`.
     pub async fn run<L: Listener>(self, mut dialer: Dialer, listener: Arc<L>, ended: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
-            let Err(lost) = tokio::select! {
-                lost = self.listen(&mut dialer, &*listener, &mut backoff) => lost,
+            let Err(error) = tokio::select! {
+                result = self.run_connection(&mut dialer, &*listener, &mut backoff) => result,
                 () = ended.cancelled() => return,
             };
             self.0.connected.store(false, Ordering::Relaxed);
             self.outgoing().close();
-            tracing::warn!(error = chain(&lost), "no connection to NATS for events; trying again");
+            tracing::warn!(error = chain(&error), "no NATS connection for events; trying again");
             tokio::select! {
                 () = backoff.wait() => {}
                 () = ended.cancelled() => return,
@@ -157,13 +160,13 @@ impl Events {
         }
     }
 
-    /// Listens over one connection.
-    async fn listen<L: Listener>(
+    /// Opens a connection and uses it until it ends.
+    async fn run_connection<L: Listener>(
         &self,
         dialer: &mut Dialer,
         listener: &L,
         backoff: &mut Backoff,
-    ) -> Result<Infallible, Lost> {
+    ) -> Result<Infallible, ConnectionError> {
         let Connection { stream, buffer, max } = dialer.dial().await?;
         metrics::counter!("nats_connects_total").increment(1);
         let (mut reader, mut writer) = tokio::io::split(stream);
@@ -176,8 +179,8 @@ impl Events {
         self.0.connected.store(true, Ordering::Relaxed);
         backoff.reset();
         tokio::select! {
-            lost = self.read(&mut reader, buffer, max, dialer, listener) => lost,
-            lost = self.write(&mut writer) => lost,
+            result = self.read(&mut reader, buffer, max, dialer, listener) => result,
+            result = self.write(&mut writer) => result,
         }
     }
 
@@ -188,7 +191,7 @@ impl Events {
         max: usize,
         dialer: &mut Dialer,
         listener: &L,
-    ) -> Result<Infallible, Lost> {
+    ) -> Result<Infallible, ConnectionError> {
         let (messages, bytes) =
             (metrics::counter!("gateway_events_total"), metrics::counter!("gateway_events_bytes_total"));
         let mut is_new = true;
@@ -205,14 +208,14 @@ impl Events {
                         self.0.wake.notify_one();
                     }
                     Op::Pong => {
-                        self.ponged();
+                        self.take_pong();
                         if std::mem::take(&mut is_new) {
                             self.0.disruptions.send_modify(|disruptions| *disruptions += 1);
                         }
                     }
-                    Op::Info(info) => dialer.learn(info),
+                    Op::Info(info) => dialer.update(info),
                     Op::Ok => {}
-                    // Either it is about one subscription, or the server closes the connection now.
+                    // An error about one subscription, or the server is about to close the connection.
                     Op::Error(error) => {
                         tracing::warn!(error, "NATS reported an error");
                         if error.eq_ignore_ascii_case("slow consumer") {
@@ -221,7 +224,7 @@ impl Events {
                     }
                 }
                 buffer.advance(len);
-                // A flood must not keep others from this thread.
+                // Lets other tasks run during a flood of messages.
                 tokio::task::consume_budget().await;
             }
             if buffer.is_empty() && buffer.capacity() > KEEP {
@@ -229,14 +232,17 @@ impl Events {
             }
             buffer.reserve(READ);
             if reader.read_buf(&mut buffer).await? == 0 {
-                return Err(Lost::Closed);
+                return Err(ConnectionError::Closed);
             }
         }
     }
 
-    /// Writes what gathers while the last ping is under way, and for a moment after the last writing.
-    async fn write(&self, writer: &mut WriteHalf<Box<dyn dial::Stream>>) -> Result<Infallible, Lost> {
-        let mut ticks = interval(PING);
+    /// Writes commands, at most one batch per [`WRITE_INTERVAL`], and none while a ping is unanswered.
+    async fn write(
+        &self,
+        writer: &mut WriteHalf<Box<dyn dial::Stream>>,
+    ) -> Result<Infallible, ConnectionError> {
+        let mut ticks = interval(PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next = Instant::now();
         loop {
@@ -248,15 +254,15 @@ impl Events {
             let commands = self.outgoing().take(true)?;
             if !commands.is_empty() {
                 write(writer, &commands).await?;
-                next = Instant::now() + GATHER;
+                next = Instant::now() + WRITE_INTERVAL;
             }
         }
     }
 
-    /// The server has passed the last ping.
-    fn ponged(&self) {
+    /// Takes the answer to the last ping.
+    fn take_pong(&self) {
         let mut outgoing = self.outgoing();
-        outgoing.pinged = false;
+        outgoing.is_pinging = false;
         self.0.passed.send_replace(outgoing.pings);
         drop(outgoing);
         self.0.wake.notify_one();
@@ -272,50 +278,54 @@ impl Outgoing {
         if !self.is_open || self.is_full {
             return;
         }
-        write(&mut self.commands).expect("a Vec takes whatever is written");
+        write(&mut self.commands).expect("writing to a Vec never fails");
         self.is_full = self.commands.len() > OUTGOING;
     }
 
-    /// Takes what waits, but nothing while a ping is under way; and `with_ping` the one that is to follow.
-    fn take(&mut self, with_ping: bool) -> Result<Vec<u8>, Lost> {
+    /// Takes the commands; none while a ping is unanswered. If `with_ping` is set and a ping is due, appends it.
+    fn take(&mut self, with_ping: bool) -> Result<Vec<u8>, ConnectionError> {
         if self.is_full {
             metrics::counter!("gateway_events_full_total").increment(1);
-            return Err(Lost::Full);
+            return Err(ConnectionError::OutgoingFull);
         }
-        if self.pinged {
+        if self.is_pinging {
             return Ok(Vec::new());
         }
         let mut commands = std::mem::take(&mut self.commands);
-        if with_ping && std::mem::take(&mut self.ping) {
+        if with_ping && std::mem::take(&mut self.needs_ping) {
             self.pings += 1;
-            self.pinged = true;
+            self.is_pinging = true;
             commands.extend_from_slice(b"PING\r\n");
         }
         Ok(commands)
     }
 
-    /// Has the server asked whether it is there, unless it hasn't answered for two ticks. Others may be asking all the time,
-    /// so that some ping is always under way.
-    fn tick(&mut self) -> Result<(), Lost> {
+    /// Requests a ping. Fails if the same ping has been unanswered for two ticks. Subscriptions also cause pings, so
+    /// the ping that is unanswered at each tick may be another one.
+    fn tick(&mut self) -> Result<(), ConnectionError> {
         let (last, ticks) = self.watched;
-        let is_silent = self.pinged && self.pings == last;
-        self.watched = (self.pings, if is_silent { ticks + 1 } else { 0 });
-        self.ping = true;
-        if self.watched.1 < 2 { Ok(()) } else { Err(Lost::Silent) }
+        let is_unanswered = self.is_pinging && self.pings == last;
+        self.watched = (self.pings, if is_unanswered { ticks + 1 } else { 0 });
+        self.needs_ping = true;
+        if self.watched.1 < 2 { Ok(()) } else { Err(ConnectionError::AnswerTimeout) }
     }
 
-    /// The connection has ended.
+    /// Drops the commands after the end of a connection.
     fn close(&mut self) {
         *self = Self { pings: self.pings, ..Self::default() };
     }
 }
 
-async fn write(writer: &mut WriteHalf<Box<dyn dial::Stream>>, commands: &[u8]) -> Result<(), Lost> {
+async fn write(
+    writer: &mut WriteHalf<Box<dyn dial::Stream>>,
+    commands: &[u8],
+) -> Result<(), ConnectionError> {
     let written = async {
         writer.write_all(commands).await?;
         writer.flush().await
     };
-    timeout(WRITE, written).await.map_err(|_| Lost::Stalled)?.map_err(Lost::Io)
+    let written = timeout(WRITE_TIMEOUT, written).await.map_err(|_| ConnectionError::WriteTimeout)?;
+    written.map_err(ConnectionError::Io)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Coming to a connection with a NATS server: which, encrypted or not, and as whom.
+//! Opens connections to NATS servers: chooses a server, encrypts the connection and authenticates the gateway.
 
 use super::{
-    error::Lost,
+    error::ConnectionError,
     protocol::{self, Op},
 };
 use anyhow::Context;
@@ -21,56 +21,56 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// How long coming to a connection with one server may take.
-const DIAL: Duration = Duration::from_secs(3);
-/// Servers that are remembered, those of the configuration and those that others told of.
+/// Time limit of a connection attempt to one server.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum number of known servers: those of the configuration, and those that other servers have announced.
 const SERVERS: usize = 64;
-/// Bytes of a message that no server takes more than.
+/// Maximum size of a message, in bytes. No server can be configured to accept more.
 const MESSAGE: usize = 64 * 1024 * 1024;
 
-/// Where NATS is, and as whom the gateway comes.
+/// The NATS servers, and the gateway's credentials.
 pub struct Dialer {
     servers: Vec<ServerAddr>,
     user: Option<(String, String)>,
     credentials: Option<Credentials>,
 }
 
-/// What a file of credentials holds.
+/// The content of a credentials file.
 struct Credentials {
     jwt: String,
     key: KeyPair,
 }
 
-/// Bytes to and from a server, encrypted or not.
+/// A TCP or TLS stream.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection on which the server has said that it takes us.
+/// A connection that the server has accepted.
 pub struct Connection {
     pub stream: Box<dyn Stream>,
-    /// What was read and not yet heard.
+    /// Bytes that were read but not yet decoded.
     pub buffer: BytesMut,
-    /// Bytes of a message, at most.
+    /// Maximum size of a message, in bytes.
     pub max: usize,
 }
 
-/// What a server is like.
+/// The server's `INFO`.
 #[derive(Deserialize)]
 struct Info {
     #[serde(default)]
     tls_required: bool,
     #[serde(default)]
     max_payload: usize,
-    /// To be signed, where we come with credentials.
+    /// Text to sign with the credentials.
     #[serde(default)]
     nonce: String,
-    /// The other servers.
+    /// Addresses of the cluster's servers.
     #[serde(default)]
     connect_urls: Vec<String>,
 }
 
-/// What we tell a server of ourselves.
+/// The options of `CONNECT`.
 #[derive(Serialize)]
 struct Connect<'a> {
     verbose: bool,
@@ -93,10 +93,10 @@ struct Connect<'a> {
 }
 
 impl Dialer {
-    /// Reads where NATS is, and the credentials.
+    /// Reads the addresses and the credentials.
     ///
     /// # Errors
-    /// When the configuration can't be used.
+    /// If the configuration is invalid.
     pub fn new(config: &config::Nats) -> anyhow::Result<Self> {
         let credentials = config.nats_creds.as_ref().map(|file| {
             let text = std::fs::read_to_string(file).context("NATS_CREDS names a file that can't be read")?;
@@ -106,36 +106,36 @@ impl Dialer {
         Ok(Self { user: config::user_in(&servers), servers, credentials: credentials.transpose()? })
     }
 
-    /// Tries each server once, in any order, until one takes us.
+    /// Tries each server once, in random order, until one accepts the connection.
     ///
     /// # Errors
-    /// Why the last one didn't.
-    pub async fn dial(&mut self) -> Result<Connection, Lost> {
+    /// The error of the last attempt.
+    pub async fn dial(&mut self) -> Result<Connection, ConnectionError> {
         let mut order: Vec<usize> = (0..self.servers.len()).collect();
         fastrand::shuffle(&mut order);
-        let mut last = Lost::Closed;
+        let mut last = ConnectionError::Closed;
         for index in order {
             let server = self.servers[index].clone();
-            match timeout(DIAL, self.greet(&server)).await {
+            match timeout(DIAL_TIMEOUT, self.connect(&server)).await {
                 Ok(Ok((connection, others))) => {
-                    self.remember(&others);
+                    self.add_servers(&others);
                     return Ok(connection);
                 }
                 Ok(Err(error)) => last = error,
-                Err(_) => last = Lost::Silent,
+                Err(_) => last = ConnectionError::AnswerTimeout,
             }
         }
         Err(last)
     }
 
-    /// A server said anew what it is like: servers of a cluster come and go.
-    pub fn learn(&mut self, info: &str) {
+    /// Takes a later `INFO`, which a server sends when servers of its cluster come and go.
+    pub fn update(&mut self, info: &str) {
         if let Ok(info) = serde_json::from_str::<Info>(info) {
-            self.remember(&info.connect_urls);
+            self.add_servers(&info.connect_urls);
         }
     }
 
-    fn remember(&mut self, others: &[String]) {
+    fn add_servers(&mut self, others: &[String]) {
         for server in others.iter().filter_map(|other| other.parse::<ServerAddr>().ok()) {
             if self.servers.len() < SERVERS && !self.servers.contains(&server) {
                 self.servers.push(server);
@@ -143,30 +143,31 @@ impl Dialer {
         }
     }
 
-    async fn greet(&self, server: &ServerAddr) -> Result<(Connection, Vec<String>), Lost> {
+    /// Connects to a server. Also returns the addresses of the cluster's servers.
+    async fn connect(&self, server: &ServerAddr) -> Result<(Connection, Vec<String>), ConnectionError> {
         let addrs: Vec<_> = server.socket_addrs().await?.collect();
         let stream = TcpStream::connect(&addrs[..]).await?;
         stream.set_nodelay(true)?;
         let mut connection = Connection { stream: Box::new(stream), buffer: BytesMut::new(), max: MESSAGE };
-        let info = connection.info().await?;
+        let info = connection.read_info().await?;
         let tls_required = info.tls_required || server.tls_required();
         if tls_required {
-            connection = connection.encrypted(server.host()).await?;
+            connection = connection.encrypt(server.host()).await?;
         }
-        let greeting = serde_json::to_string(&self.introduction(&info.nonce, tls_required)?);
-        let greeting = format!("CONNECT {}\r\nPING\r\n", greeting.map_err(io::Error::from)?);
-        connection.stream.write_all(greeting.as_bytes()).await?;
+        let options = serde_json::to_string(&self.options(&info.nonce, tls_required)?);
+        let commands = format!("CONNECT {}\r\nPING\r\n", options.map_err(io::Error::from)?);
+        connection.stream.write_all(commands.as_bytes()).await?;
         connection.stream.flush().await?;
-        connection.accepted().await?;
+        connection.read_pong().await?;
         if info.max_payload > 0 {
             connection.max = info.max_payload.min(MESSAGE);
         }
         Ok((connection, info.connect_urls))
     }
 
-    fn introduction(&self, nonce: &str, tls_required: bool) -> Result<Connect<'_>, Lost> {
+    fn options(&self, nonce: &str, tls_required: bool) -> Result<Connect<'_>, ConnectionError> {
         let sig = self.credentials.as_ref().map(|credentials| credentials.key.sign(nonce.as_bytes()));
-        let sig = sig.transpose().map_err(|error| Lost::Refused(error.to_string()))?;
+        let sig = sig.transpose().map_err(|error| ConnectionError::Refused(error.to_string()))?;
         Ok(Connect {
             verbose: false,
             pedantic: false,
@@ -174,7 +175,7 @@ impl Dialer {
             name: "gateway events",
             lang: "rust",
             version: env!("CARGO_PKG_VERSION"),
-            protocol: 1, // Servers that come and go are told.
+            protocol: 1, // The server sends `INFO` when the cluster changes.
             headers: true,
             echo: true,
             user: self.user.as_ref().map(|(user, _)| user.as_str()),
@@ -186,10 +187,10 @@ impl Dialer {
 }
 
 impl Connection {
-    async fn info(&mut self) -> Result<Info, Lost> {
+    async fn read_info(&mut self) -> Result<Info, ConnectionError> {
         loop {
             if let Some((op, len)) = protocol::decode(&self.buffer, self.max)? {
-                let Op::Info(info) = op else { return Err(protocol::Broken::Unknown.into()) };
+                let Op::Info(info) = op else { return Err(protocol::ProtocolError::InvalidLine.into()) };
                 let info = serde_json::from_str(info).map_err(io::Error::from)?;
                 self.buffer.advance(len);
                 return Ok(info);
@@ -198,8 +199,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the server has answered the ping behind the introduction.
-    async fn accepted(&mut self) -> Result<(), Lost> {
+    /// Waits for the answer to the ping behind `CONNECT`, which shows that the server accepts the connection.
+    async fn read_pong(&mut self) -> Result<(), ConnectionError> {
         loop {
             while let Some((op, len)) = protocol::decode(&self.buffer, self.max)? {
                 match op {
@@ -207,8 +208,8 @@ impl Connection {
                         self.buffer.advance(len);
                         return Ok(());
                     }
-                    Op::Error(why) => return Err(Lost::Refused(why.to_owned())),
-                    // What it is like may change while it looks who we are.
+                    Op::Error(reason) => return Err(ConnectionError::Refused(reason.to_owned())),
+                    // The cluster may change during authentication.
                     Op::Info(_) | Op::Ok | Op::Ping | Op::Message(_) => self.buffer.advance(len),
                 }
             }
@@ -216,11 +217,14 @@ impl Connection {
         }
     }
 
-    async fn read(&mut self) -> Result<(), Lost> {
-        if self.stream.read_buf(&mut self.buffer).await? == 0 { Err(Lost::Closed) } else { Ok(()) }
+    async fn read(&mut self) -> Result<(), ConnectionError> {
+        if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            return Err(ConnectionError::Closed);
+        }
+        Ok(())
     }
 
-    async fn encrypted(self, host: &str) -> Result<Self, Lost> {
+    async fn encrypt(self, host: &str) -> Result<Self, ConnectionError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -231,21 +235,21 @@ impl Connection {
 }
 
 impl Credentials {
-    /// A token and a seed, each between two lines of dashes.
+    /// Parses a token and a seed, each between two lines of dashes.
     fn parse(text: &str) -> anyhow::Result<Self> {
         let mut lines = text.lines().map(str::trim);
         let mut after = |name: &str| {
             lines.find(|line| line.starts_with("---") && line.contains(name));
-            lines.next().context("it ends too early")
+            lines.next().context("the file ends too early")
         };
         let jwt = after("BEGIN NATS USER JWT")?.to_owned();
-        // Its text must not be part of an error.
+        // The seed must not be part of an error.
         let key = KeyPair::from_seed(after("BEGIN USER NKEY SEED")?);
-        Ok(Self { jwt, key: key.map_err(|_| anyhow::anyhow!("the seed can't be read"))? })
+        Ok(Self { jwt, key: key.map_err(|_| anyhow::anyhow!("the seed is invalid"))? })
     }
 }
 
-/// Base64 with the letters for addresses, without padding.
+/// Base64 with the URL-safe alphabet and without padding.
 fn base64url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
@@ -265,8 +269,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_as_its_document_says() {
-        // RFC 4648, section 10, and the two letters that differ.
+    fn base64_matches_the_rfc() {
+        // The test vectors of RFC 4648, section 10, and the two characters of the URL-safe alphabet.
         for (bytes, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64url(bytes.as_bytes()), text);
         }
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_sign_what_the_server_asks() {
+    fn credentials_sign_the_servers_nonce() {
         let pair = KeyPair::new_user();
         let seed = pair.seed().unwrap();
         let file = format!(
@@ -285,7 +289,7 @@ mod tests {
         assert_eq!(credentials.jwt, "eyJ0.abc");
         pair.verify(b"nonce", &credentials.key.sign(b"nonce").unwrap()).unwrap();
         assert!(Credentials::parse("nothing").is_err());
-        let Err(error) = Credentials::parse(&file.replace(&seed, "SUSECRET")) else { panic!("was taken") };
+        let Err(error) = Credentials::parse(&file.replace(&seed, "SUSECRET")) else { panic!("accepted") };
         assert!(!format!("{error:#}").contains("SUSECRET"));
     }
 }

@@ -1,30 +1,30 @@
-//! Why the connection to NATS for events ends.
+//! Errors of the NATS connection for events.
 
-use super::protocol::Broken;
+use super::protocol::ProtocolError;
 use std::io;
 
-/// Why a connection has ended.
+/// The reason why a connection failed or ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Lost {
-    /// It broke.
+pub enum ConnectionError {
+    /// An I/O error.
     #[error("the connection to NATS broke")]
     Io(#[from] io::Error),
-    /// It ended.
+    /// The server closed the connection.
     #[error("NATS closed the connection")]
     Closed,
-    /// What came over it is not NATS.
-    #[error("NATS said what can't be read")]
-    Broken(#[from] Broken),
-    /// What it was asked for did not come.
+    /// The server violated the protocol.
+    #[error("NATS sent invalid data")]
+    Protocol(#[from] ProtocolError),
+    /// The server did not answer in time.
     #[error("NATS did not answer in time")]
-    Silent,
-    /// Nothing is taken.
-    #[error("NATS did not take what was written in time")]
-    Stalled,
-    /// It doesn't want us.
+    AnswerTimeout,
+    /// A write did not finish in time.
+    #[error("a write to NATS timed out")]
+    WriteTimeout,
+    /// The server refused the connection.
     #[error("NATS refused the connection: {0}")]
     Refused(String),
-    /// It takes less than is to be written.
-    #[error("more waited for NATS than may")]
-    Full,
+    /// The server is too slow for the commands that wait to be written.
+    #[error("too many commands waited to be written to NATS")]
+    OutgoingFull,
 }

@@ -1,4 +1,4 @@
-//! Users who join conversations, on their way to chat-service: requests that arrive close together travel together.
+//! Requests to join conversations, sent to chat-service in batches.
 
 use contract::{
     Refusal,
@@ -13,24 +13,24 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Requests that wait; further ones wait at their sockets.
+/// Number of requests in the queue. Further ones wait in their sessions.
 const WAITING: usize = 32 * limits::BATCH_JOINS;
-/// Batches in progress at once.
+/// Number of batches in progress.
 const CONCURRENCY: usize = 8;
-/// Between two batches. Over most networks, opening a connection takes longer.
+/// Minimum interval between two batches. Over most networks, opening a connection takes longer.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// How long chat-service may take.
-const ANSWER: Duration = limits::SEND_DEADLINE;
-/// How long a request waits altogether.
-const DEADLINE: Duration = ANSWER.saturating_add(Duration::from_secs(1));
+/// Time limit of a batch.
+const BATCH_TIMEOUT: Duration = limits::SEND_DEADLINE;
+/// Time limit of a request, including its wait in the queue.
+const TIMEOUT: Duration = BATCH_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 type Joined = Result<Admitted, Refusal>;
 
-/// The way to chat-service for users who join conversations.
+/// The queue of requests to join conversations.
 pub struct Joins(Batcher<JoinRequest, Joined>);
 
 impl Joins {
-    /// Starts sending. It ends with this, once every request is answered.
+    /// Starts the task that sends batches. It ends after this queue is dropped and every request is answered.
     pub fn start(bus: Bus, tasks: &TaskTracker) -> Self {
         let limits = Limits::new(WAITING, limits::BATCH_JOINS, "gateway_doors_full_total");
         let (requests, batches) = batcher(Limits { interval: INTERVAL, ..limits });
@@ -39,12 +39,12 @@ impl Joins {
         Self(requests)
     }
 
-    /// Asks whether a user may be on a conversation, and for the state to start from.
+    /// Requests the admission of a user to a conversation, and the state to start from.
     ///
     /// # Errors
-    /// If the user may not, or there is no answer within some seconds.
-    pub async fn join(&self, entry: JoinRequest) -> Joined {
-        let joined = timeout(DEADLINE, self.0.call(entry)).await;
+    /// If the user is not admitted, or `unavailable` if there is no answer in time.
+    pub async fn join(&self, request: JoinRequest) -> Joined {
+        let joined = timeout(TIMEOUT, self.0.call(request)).await;
         joined.ok().and_then(Result::ok).unwrap_or_else(|| Err(Refusal::unavailable()))
     }
 }
@@ -54,12 +54,12 @@ async fn send(bus: Bus, mut batch: Vec<Call<JoinRequest, Joined>>, _permit: Perm
     if batch.is_empty() {
         return;
     }
-    let (entries, replies): (Vec<JoinRequest>, Vec<_>) = batch.into_iter().map(Call::split).unzip();
-    let refusal = match bus.request_until(&JoinBatch { entries }, ANSWER).await {
-        Ok(entered) if entered.len() == replies.len() => {
-            for (reply, entered) in replies.into_iter().zip(entered) {
-                reply.send(match entered {
-                    JoinReply::Admitted(entrance) => Ok(entrance),
+    let (entries, senders): (Vec<JoinRequest>, Vec<_>) = batch.into_iter().map(Call::split).unzip();
+    let refusal = match bus.request_until(&JoinBatch { entries }, BATCH_TIMEOUT).await {
+        Ok(replies) if replies.len() == senders.len() => {
+            for (sender, reply) in senders.into_iter().zip(replies) {
+                sender.send(match reply {
+                    JoinReply::Admitted(admitted) => Ok(admitted),
                     JoinReply::Refused(refusal) => Err(refusal),
                 });
             }
@@ -68,7 +68,7 @@ async fn send(bus: Bus, mut batch: Vec<Call<JoinRequest, Joined>>, _permit: Perm
         Ok(_) => Refusal::internal(),
         Err(error) => RequestError::into_refusal(error),
     };
-    for reply in replies {
-        reply.send(Err(refusal.clone()));
+    for sender in senders {
+        sender.send(Err(refusal.clone()));
     }
 }

@@ -1,4 +1,4 @@
-//! The languages that users are seen with, on their way to notify-service, which writes their notifications in them.
+//! The languages of users, reported to notify-service in batches. It writes their notifications in these languages.
 
 use axum::http::{HeaderMap, header};
 use contract::{Lang, UserId, limits, notify::RememberLanguages};
@@ -17,101 +17,101 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// Users whose language waits to be told.
+/// Number of languages in the queue. Further ones are dropped.
 const WAITING: usize = 4_096;
-/// Users of whom it is known what was told last.
-const TOLD: usize = 100_000;
-/// After so long the same is told again: another gateway may have told otherwise meanwhile.
-const TOLD_FOR: Duration = Duration::from_secs(600);
-/// How long a question to notify-service may take.
-const ANSWER: Duration = limits::SEND_DEADLINE;
-/// How long a socket waits until its language is remembered: it is open without that, too.
-const SETTLED: Duration = Duration::from_millis(500);
+/// Number of users in the cache of reported languages.
+const CACHE_SIZE: usize = 100_000;
+/// How long a language stays in the cache. After that it is reported again, because another gateway may have reported
+/// another one.
+const CACHE_TTL: Duration = Duration::from_secs(600);
+/// Time limit of a batch.
+const BATCH_TIMEOUT: Duration = limits::SEND_DEADLINE;
+/// How long a handshake waits for the report. The socket opens even if the report is not done.
+const REPORT_WAIT: Duration = Duration::from_millis(500);
 
-/// The languages that notify-service was sent lately.
+/// The queue of languages, and the cache of reported ones.
 pub struct Languages {
-    told: Mutex<HashMap<UserId, (Lang, Instant)>>,
-    waiting: Batcher<Seen, ()>,
+    reported: Mutex<HashMap<UserId, (Lang, Instant)>>,
+    queue: Batcher<UserLang, ()>,
 }
 
-type Seen = (UserId, Lang);
+type UserLang = (UserId, Lang);
 
-/// A language that may not be remembered yet.
-pub struct Telling(Option<oneshot::Receiver<()>>);
+/// A report that may be in progress.
+pub struct Report(Option<oneshot::Receiver<()>>);
 
-impl Telling {
-    /// Waits until it is remembered, or won't be soon.
-    pub async fn settled(self) {
+impl Report {
+    /// Waits until the report is done, but not long.
+    pub async fn done(self) {
         if let Some(done) = self.0 {
-            timeout(SETTLED, done).await.ok();
+            timeout(REPORT_WAIT, done).await.ok();
         }
     }
 }
 
 impl Languages {
-    /// Nothing is told yet.
+    /// Starts the task that sends batches. It ends after this queue is dropped.
     pub fn start(bus: Bus, tasks: &TaskTracker) -> Arc<Self> {
         let limits = Limits::new(WAITING, limits::LANGUAGES_MAX, "gateway_languages_dropped_total");
-        let (waiting, seen) = batcher(limits);
-        let languages = Arc::new(Self { told: Mutex::default(), waiting });
-        // It ends with the last holder of the other end.
-        tasks.spawn(tell(bus, seen, Arc::downgrade(&languages)));
+        let (queue, batches) = batcher(limits);
+        let languages = Arc::new(Self { reported: Mutex::default(), queue });
+        // A weak reference, so that the task does not keep the queue alive.
+        tasks.spawn(send_batches(bus, batches, Arc::downgrade(&languages)));
         languages
     }
 
-    /// A user was seen with this language in the token, else in the headers. Costs nothing where that is no news.
-    pub fn saw(&self, user: UserId, claim: Option<Lang>, headers: Option<&HeaderMap>) -> Telling {
+    /// Reports the language in a user's token or else in the headers, unless it was reported recently.
+    pub fn report(&self, user: UserId, claim: Option<Lang>, headers: Option<&HeaderMap>) -> Report {
         let accepted = || headers?.get(header::ACCEPT_LANGUAGE)?.to_str().ok().and_then(Lang::accepted);
-        let Some(lang) = claim.or_else(accepted) else { return Telling(None) };
-        if !self.is_news(user, &lang) {
-            return Telling(None);
+        let Some(lang) = claim.or_else(accepted) else { return Report(None) };
+        if !self.add_to_cache(user, &lang) {
+            return Report(None);
         }
-        match self.waiting.try_call((user, lang)) {
-            Ok(settled) => Telling(Some(settled)),
+        match self.queue.try_call((user, lang)) {
+            Ok(done) => Report(Some(done)),
             Err(_) => {
-                self.told().remove(&user);
-                Telling(None)
+                self.reported().remove(&user);
+                Report(None)
             }
         }
     }
 
-    /// Whether this was not told lately; from now on it was.
-    fn is_news(&self, user: UserId, lang: &Lang) -> bool {
-        let (mut told, now) = (self.told(), Instant::now());
-        if told.get(&user).is_some_and(|(known, at)| known == lang && now - *at < TOLD_FOR) {
+    /// Adds a language to the cache. Returns false if it was there already.
+    fn add_to_cache(&self, user: UserId, lang: &Lang) -> bool {
+        let (mut reported, now) = (self.reported(), Instant::now());
+        if reported.get(&user).is_some_and(|(known, at)| known == lang && now - *at < CACHE_TTL) {
             return false;
         }
-        if told.len() >= TOLD {
-            told.retain(|_, (_, at)| now - *at < TOLD_FOR);
+        if reported.len() >= CACHE_SIZE {
+            reported.retain(|_, (_, at)| now - *at < CACHE_TTL);
         }
-        if told.len() >= TOLD {
+        if reported.len() >= CACHE_SIZE {
             metrics::counter!("gateway_languages_full_total").increment(1);
-            told.clear();
+            reported.clear();
         }
-        told.insert(user, (lang.clone(), now));
+        reported.insert(user, (lang.clone(), now));
         true
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<UserId, (Lang, Instant)>> {
-        self.told.lock().expect("no holder of this lock panics")
+    fn reported(&self) -> MutexGuard<'_, HashMap<UserId, (Lang, Instant)>> {
+        self.reported.lock().expect("no holder of this lock panics")
     }
 }
 
-/// Tells what has gathered while the telling before was under way.
-async fn tell(bus: Bus, mut seen: Batches<Seen, ()>, languages: std::sync::Weak<Languages>) {
-    while let Some(batch) = seen.next().await {
-        let named = batch.iter().map(|call| call.request.clone()).collect();
-        let remembered = bus.request_until(&RememberLanguages { seen: named }, ANSWER).await;
-        if let Err(error) = remembered {
-            tracing::debug!(%error, "languages are not remembered: they will be seen again");
+/// Sends one batch after the other. Languages that are queued during a batch form the next one.
+async fn send_batches(bus: Bus, mut batches: Batches<UserLang, ()>, languages: std::sync::Weak<Languages>) {
+    while let Some(batch) = batches.next().await {
+        let seen = batch.iter().map(|call| call.request.clone()).collect();
+        if let Err(error) = bus.request_until(&RememberLanguages { seen }, BATCH_TIMEOUT).await {
+            tracing::debug!(%error, "report languages; each is reported again when its user is seen again");
             metrics::counter!("gateway_languages_dropped_total").increment(batch.len() as u64);
             if let Some(languages) = languages.upgrade() {
-                let mut told = languages.told();
-                batch.iter().for_each(|call| drop(told.remove(&call.request.0)));
+                let mut reported = languages.reported();
+                batch.iter().for_each(|call| drop(reported.remove(&call.request.0)));
             }
         }
         for call in batch {
-            call.reply(()); // Most sockets don't wait for it.
+            call.reply(()); // Most callers do not wait for it.
         }
     }
 }

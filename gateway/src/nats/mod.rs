@@ -1,4 +1,4 @@
-//! The ways to the services: the connection for events, and requests that travel in batches.
+//! Communication with the services over NATS: the connection for events, and batches of requests.
 
 pub mod connection;
 pub mod dial;

@@ -1,70 +1,70 @@
-//! What a NATS server says to a client, as far as one that only listens hears it. Pure: no I/O.
+//! Decodes the NATS protocol from server to client, as far as a client that only subscribes needs it. Pure: no I/O.
 
 use std::str;
 
-/// Bytes of a line, at most. The longest is the greeting, which names every server of a cluster.
+/// Maximum length of a line, in bytes. The longest line is `INFO`, which lists every server of a cluster.
 const LINE: usize = 64 * 1024;
-/// Digits of a size, at most.
+/// Maximum number of digits of a size.
 const DIGITS: usize = 9;
 
-/// One thing that the server says.
+/// An operation of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// What the server is like: JSON.
+    /// Information about the server, in JSON.
     Info(&'a str),
-    /// Something was published.
+    /// A published message.
     Message(Message<'a>),
-    /// It wants to hear something.
+    /// A ping, which the client must answer.
     Ping,
-    /// It has done all that was asked before a ping.
+    /// The answer to a ping. The server has processed all earlier commands.
     Pong,
-    /// It did what was asked; only said to who wants it said.
+    /// The confirmation of a command. Sent only if the client asked for verbose mode.
     Ok,
-    /// It did not do what was asked, and why.
+    /// An error.
     Error(&'a str),
 }
 
-/// Something that was published.
+/// A published message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Where.
+    /// The subject.
     pub subject: &'a str,
-    /// What the subscription was called.
+    /// The id of the subscription.
     pub sid: &'a str,
-    /// Its headers as they came, first line included; empty where there are none.
+    /// The raw headers, including their first line; empty if there are none.
     pub headers: &'a [u8],
-    /// What.
+    /// The payload, without the headers.
     pub payload: &'a [u8],
 }
 
-/// What no NATS server says.
+/// A violation of the protocol by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
-    /// A line does not end.
+pub enum ProtocolError {
+    /// A line is too long.
     #[error("a line of more than {LINE} bytes")]
-    Line,
-    /// It is none of what is known.
-    #[error("a line that can't be read")]
-    Unknown,
-    /// More than the server itself takes.
+    LineTooLong,
+    /// A line is not a known operation.
+    #[error("an invalid line")]
+    InvalidLine,
+    /// A message exceeds the server's own limit.
     #[error("a message of {0} bytes")]
-    Large(usize),
-    /// A message does not end where it should.
-    #[error("a message that does not end where it should")]
-    End,
+    MessageTooLarge(usize),
+    /// A message is not followed by a line end.
+    #[error("a message without a line end")]
+    MissingLineEnd,
 }
 
-/// Reads the first thing of `input`, and says how many bytes it takes; `None` until all of it is there. A message has at
-/// most `max` bytes, headers included.
+/// Decodes the first operation of `input`, and returns it with its length in bytes. Returns `None` if it is incomplete.
+/// A message may have `max` bytes, including its headers.
 ///
 /// # Errors
-/// When no server says that. What follows means nothing.
-pub fn decode(input: &[u8], max: usize) -> Result<Option<(Op<'_>, usize)>, Broken> {
+/// If the input is invalid. The rest of the stream cannot be decoded.
+pub fn decode(input: &[u8], max: usize) -> Result<Option<(Op<'_>, usize)>, ProtocolError> {
     let Some(end) = input.iter().take(LINE).position(|byte| *byte == b'\n') else {
-        return if input.len() < LINE { Ok(None) } else { Err(Broken::Line) };
+        return if input.len() < LINE { Ok(None) } else { Err(ProtocolError::LineTooLong) };
     };
-    let line = input[..end].strip_suffix(b"\r").ok_or(Broken::Unknown)?;
-    let line = str::from_utf8(line).map_err(|_| Broken::Unknown)?;
+    let line = input[..end].strip_suffix(b"\r").ok_or(ProtocolError::InvalidLine)?;
+    let line = str::from_utf8(line).map_err(|_| ProtocolError::InvalidLine)?;
     let (name, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     let op = match name {
         "MSG" => return message(rest, false, input, end + 1, max),
@@ -74,56 +74,56 @@ pub fn decode(input: &[u8], max: usize) -> Result<Option<(Op<'_>, usize)>, Broke
         "INFO" => Op::Info(rest.trim()),
         "+OK" => Op::Ok,
         "-ERR" => Op::Error(rest.trim().trim_matches('\'')),
-        _ => return Err(Broken::Unknown),
+        _ => return Err(ProtocolError::InvalidLine),
     };
     Ok(Some((op, end + 1)))
 }
 
-/// The message that `line` announces: `subject sid [reply] [size of the headers] size`.
+/// Decodes a message whose first line is `line`: `subject sid [reply] [size of the headers] size`.
 fn message<'a>(
     line: &'a str,
     has_headers: bool,
     input: &'a [u8],
     start: usize,
     max: usize,
-) -> Result<Option<(Op<'a>, usize)>, Broken> {
+) -> Result<Option<(Op<'a>, usize)>, ProtocolError> {
     let mut words = line.split_ascii_whitespace();
-    let mut word = || words.next().ok_or(Broken::Unknown);
+    let mut word = || words.next().ok_or(ProtocolError::InvalidLine);
     let (subject, sid) = (word()?, word()?);
     let mut sizes = [word()?; 4];
     let mut count = 1;
     for word in words {
-        *sizes.get_mut(count).ok_or(Broken::Unknown)? = word;
+        *sizes.get_mut(count).ok_or(ProtocolError::InvalidLine)? = word;
         count += 1;
     }
-    // What comes before them is a subject to answer on, which nobody does.
+    // The optional first word is a reply subject, which is not used.
     let (headers, size) = match (has_headers, &sizes[..count]) {
         (false, [size] | [_, size]) => (0, self::size(size)?),
         (true, [headers, size] | [_, headers, size]) => (self::size(headers)?, self::size(size)?),
-        _ => return Err(Broken::Unknown),
+        _ => return Err(ProtocolError::InvalidLine),
     };
     if size > max {
-        return Err(Broken::Large(size));
+        return Err(ProtocolError::MessageTooLarge(size));
     }
     if headers > size {
-        return Err(Broken::Unknown);
+        return Err(ProtocolError::InvalidLine);
     }
     let end = start + size;
     let Some(ending) = input.get(end..end + 2) else { return Ok(None) };
     if ending != b"\r\n" {
-        return Err(Broken::End);
+        return Err(ProtocolError::MissingLineEnd);
     }
     let (headers, payload) = input[start..end].split_at(headers);
     Ok(Some((Op::Message(Message { subject, sid, headers, payload }), end + 2)))
 }
 
-fn size(text: &str) -> Result<usize, Broken> {
+fn size(text: &str) -> Result<usize, ProtocolError> {
     let is_number = text.len() <= DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| is_number).ok_or(Broken::Unknown)
+    text.parse().ok().filter(|_| is_number).ok_or(ProtocolError::InvalidLine)
 }
 
 impl<'a> Message<'a> {
-    /// The first value of a header, whatever the case of its name.
+    /// The first value of a header. Its name is compared without case.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let lines = str::from_utf8(self.headers).ok()?.split("\r\n").skip(1);
         let mut values = lines.filter_map(|line| line.split_once(':'));
@@ -138,8 +138,8 @@ mod tests {
 
     const MAX: usize = 1024;
 
-    /// All that `pieces` say, owned, and why it ended.
-    fn heard(pieces: &[&[u8]]) -> (Vec<String>, Option<Broken>) {
+    /// Decodes input that arrives in these pieces. Returns the operations, and the error if there is one.
+    fn decode_all(pieces: &[&[u8]]) -> (Vec<String>, Option<ProtocolError>) {
         let (mut buffer, mut ops) = (Vec::new(), Vec::new());
         for piece in pieces {
             buffer.extend_from_slice(piece);
@@ -150,7 +150,7 @@ mod tests {
                         len
                     }
                     Ok(None) => break,
-                    Err(broken) => return (ops, Some(broken)),
+                    Err(error) => return (ops, Some(error)),
                 };
                 buffer.drain(..len);
             }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    struct Said {
+    struct Sample {
         subject: String,
         sid: String,
         reply: Option<String>,
@@ -167,7 +167,7 @@ mod tests {
         payload: Vec<u8>,
     }
 
-    impl Said {
+    impl Sample {
         fn bytes(&self) -> Vec<u8> {
             let reply = self.reply.iter().map(|reply| format!(" {reply}")).collect::<String>();
             let size = self.payload.len();
@@ -186,49 +186,50 @@ mod tests {
     }
 
     prop_compose! {
-        fn said()(
+        fn sample()(
             subject in "[a-z0-9]{1,8}(\\.[a-z0-9]{1,8}){0,3}",
             sid in "[a-z0-9]{1,8}",
             reply in proptest::option::of("_INBOX\\.[a-z]{1,8}"),
             headers in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
             payload in proptest::collection::vec(any::<u8>(), 0..80),
-        ) -> Said {
-            Said { subject, sid, reply, headers, payload }
+        ) -> Sample {
+            Sample { subject, sid, reply, headers, payload }
         }
     }
 
     proptest! {
         #[test]
-        fn what_was_said_is_heard_in_whatever_pieces_it_comes(
-            said in proptest::collection::vec(said(), 1..8),
+        fn messages_are_decoded_in_any_pieces(
+            samples in proptest::collection::vec(sample(), 1..8),
             cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..8),
         ) {
-            let bytes: Vec<u8> = said.iter().flat_map(|said| [said.bytes(), b"PING\r\n".to_vec()]).flatten().collect();
+            let with_pings = samples.iter().flat_map(|sample| [sample.bytes(), b"PING\r\n".to_vec()]);
+            let bytes: Vec<u8> = with_pings.flatten().collect();
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
-            let expected: Vec<String> = said.iter().flat_map(|said| {
-                let (headers, payload) = (said.headers.as_deref().unwrap_or_default(), &said.payload[..]);
-                let message = Message { subject: &said.subject, sid: &said.sid, headers, payload };
+            let expected: Vec<String> = samples.iter().flat_map(|sample| {
+                let (headers, payload) = (sample.headers.as_deref().unwrap_or_default(), &sample.payload[..]);
+                let message = Message { subject: &sample.subject, sid: &sample.sid, headers, payload };
                 [format!("{:?}", Op::Message(message)), "Ping".to_owned()]
             }).collect();
-            prop_assert_eq!(heard(&pieces), (expected, None));
+            prop_assert_eq!(decode_all(&pieces), (expected, None));
         }
 
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>, name in "(MSG|HMSG|INFO|-ERR) [ -~]{0,30}\r\n") {
-            let _ = heard(&[&bytes]);
-            let _ = heard(&[name.as_bytes(), &bytes]);
+            let _ = decode_all(&[&bytes]);
+            let _ = decode_all(&[name.as_bytes(), &bytes]);
         }
     }
 
     #[test]
-    fn all_that_a_server_says_is_understood() {
-        let said =
+    fn every_operation_is_decoded() {
+        let input =
             b"INFO {\"server_id\":\"x\"} \r\n+OK\r\nPONG\r\n-ERR 'Slow Consumer'\r\nMSG a.b c7 0\r\n\r\n";
-        let (ops, broken) = heard(&[said]);
-        assert_eq!(broken, None);
+        let (ops, error) = decode_all(&[input]);
+        assert_eq!(error, None);
         assert_eq!(ops[0], format!("{:?}", Op::Info("{\"server_id\":\"x\"}")));
         assert_eq!(
             ops[1..4],
@@ -238,21 +239,21 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_says_is_an_error() {
-        for (said, expected) in [
-            (&b"HELLO\r\n"[..], Broken::Unknown),
-            (b"PING\n", Broken::Unknown),
-            (b"MSG a\r\n", Broken::Unknown),
-            (b"MSG a c7 +1\r\n", Broken::Unknown),
-            (b"MSG a c7 r s 1\r\n", Broken::Unknown),
-            (b"HMSG a c7 5 3\r\nabc\r\n", Broken::Unknown),
-            (b"MSG a c7 1025\r\n", Broken::Large(1025)),
-            (b"MSG a c7 9999999999999999999999\r\n", Broken::Unknown),
-            (b"MSG a c7 1\r\nabc", Broken::End),
+    fn invalid_input_is_an_error() {
+        for (input, expected) in [
+            (&b"HELLO\r\n"[..], ProtocolError::InvalidLine),
+            (b"PING\n", ProtocolError::InvalidLine),
+            (b"MSG a\r\n", ProtocolError::InvalidLine),
+            (b"MSG a c7 +1\r\n", ProtocolError::InvalidLine),
+            (b"MSG a c7 r s 1\r\n", ProtocolError::InvalidLine),
+            (b"HMSG a c7 5 3\r\nabc\r\n", ProtocolError::InvalidLine),
+            (b"MSG a c7 1025\r\n", ProtocolError::MessageTooLarge(1025)),
+            (b"MSG a c7 9999999999999999999999\r\n", ProtocolError::InvalidLine),
+            (b"MSG a c7 1\r\nabc", ProtocolError::MissingLineEnd),
         ] {
-            assert_eq!(heard(&[said]).1, Some(expected), "{}", String::from_utf8_lossy(said));
+            assert_eq!(decode_all(&[input]).1, Some(expected), "{}", String::from_utf8_lossy(input));
         }
-        assert_eq!(heard(&[&[b'x'; LINE]]).1, Some(Broken::Line));
+        assert_eq!(decode_all(&[&[b'x'; LINE]]).1, Some(ProtocolError::LineTooLong));
     }
 
     #[test]

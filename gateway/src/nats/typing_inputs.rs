@@ -1,4 +1,4 @@
-//! Typing inputs of users, on their way to typing-service: inputs that arrive close together travel together.
+//! Typing inputs of users, published to typing-service in batches.
 
 use contract::{
     Refusal, limits,
@@ -11,16 +11,16 @@ use service::{
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
-/// Inputs that wait; further ones are refused.
+/// Number of inputs in the queue. Further ones are refused.
 const WAITING: usize = 16 * limits::TYPING_INPUTS;
-/// Between two batches. Nobody sees that someone starts typing so much later.
+/// Minimum interval between two batches. Users do not notice such a delay.
 const INTERVAL: Duration = Duration::from_millis(25);
 
-/// The way to typing-service.
+/// The queue of typing inputs.
 pub struct TypingInputs(Batcher<TypingInput, ()>);
 
 impl TypingInputs {
-    /// Starts publishing. It ends with this, once every input is published.
+    /// Starts the task that publishes batches. It ends after this queue is dropped and every input is published.
     pub fn start(bus: Bus, tasks: &TaskTracker) -> Self {
         let limits = Limits::new(WAITING, limits::TYPING_INPUTS, "gateway_typing_full_total");
         let (inputs, batches) = batcher(Limits { interval: INTERVAL, ..limits });
@@ -28,10 +28,10 @@ impl TypingInputs {
         Self(inputs)
     }
 
-    /// Publishes an input, after those before it.
+    /// Queues an input, to be published in order.
     ///
     /// # Errors
-    /// `unavailable`: as many wait as may.
+    /// `unavailable` if the queue is full.
     pub fn publish(&self, input: TypingInput) -> Result<(), Refusal> {
         self.0.try_call(input).map(drop).map_err(|_| Refusal::unavailable())
     }

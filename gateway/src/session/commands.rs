@@ -27,8 +27,8 @@ use tokio::time::Instant;
 
 /// Number of messages, or frames, refused for their rate before the socket is closed.
 const REFUSED: u16 = 100;
-/// Number of refusals that one accepted message or frame cancels, so only a client that stays this many times over its rate
-/// is closed. Counting refusals in a row would not find it, because the limiter accepts a frame now and then.
+/// Number of refusals that one accepted message or frame cancels, so only a client that stays this many times over its
+/// rate is closed. Counting refusals in a row would not find it, because the limiter accepts a frame now and then.
 const FORGIVEN: u16 = 10;
 /// Maximum number of channels of one socket.
 const CHANNELS: usize = 128;
@@ -205,7 +205,7 @@ impl Session {
             let refusal = Refusal::new(Code::Unauthorized, "the token is not valid, or another user's");
             return self.answer(reply, Err(refusal));
         };
-        self.shared.languages.saw(fresh.user_id, fresh.lang.take(), None);
+        self.shared.languages.report(fresh.user_id, fresh.lang.take(), None);
         self.expires_at = expiry(&self.shared, &fresh);
         let expires_at = fresh.expires_at;
         self.slot.renew(fresh.stamp.clone());

@@ -1,4 +1,4 @@
-//! Against a real nats-server, and against ones that no NATS is.
+//! Tests against a real nats-server, and against servers that violate the protocol.
 
 use super::*;
 use crate::nats::protocol;
@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use testkit::{NatsOptions, NatsServer};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
-/// Two parts with topics, and what was heard.
-struct Ears {
+/// A listener with topics in two parts, which records messages.
+struct Recorder {
     topics: Mutex<BTreeSet<i64>>,
-    heard: mpsc::Sender<(Subscriber, String)>,
+    messages: mpsc::Sender<(Subscriber, String)>,
 }
 
-impl Listener for Ears {
+impl Listener for Recorder {
     const PARTS: usize = 2;
 
     fn resubscribe(&self, part: usize, events: &Events) {
@@ -25,8 +25,8 @@ impl Listener for Ears {
     }
 
     fn take(&self, message: &Message<'_>) {
-        let said = String::from_utf8(message.payload.to_vec()).unwrap();
-        self.heard.try_send((Subscriber::of_sid(message.sid).unwrap(), said)).unwrap();
+        let payload = String::from_utf8(message.payload.to_vec()).unwrap();
+        self.messages.try_send((Subscriber::of_sid(message.sid).unwrap(), payload)).unwrap();
     }
 }
 
@@ -38,28 +38,28 @@ fn nats(url: String) -> config::Nats {
     config::Nats { nats_url: url, nats_creds: None }
 }
 
-/// A listener that runs, until the token of the second is cancelled.
+/// A running connection with its listener.
 struct Running {
     events: Events,
-    ears: Arc<Ears>,
-    heard: mpsc::Receiver<(Subscriber, String)>,
+    recorder: Arc<Recorder>,
+    messages: mpsc::Receiver<(Subscriber, String)>,
     ended: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Running {
     fn start(url: String) -> Self {
-        let (sender, heard) = mpsc::channel(1024);
-        let ears = Arc::new(Ears { topics: Mutex::default(), heard: sender });
+        let (sender, messages) = mpsc::channel(1024);
+        let recorder = Arc::new(Recorder { topics: Mutex::default(), messages: sender });
         let (events, ended) = (Events::new(), CancellationToken::new());
         let dialer = Dialer::new(&nats(url)).unwrap();
-        let task = tokio::spawn(events.clone().run(dialer, ears.clone(), ended.clone()));
-        Self { events, ears, heard, ended, task }
+        let task = tokio::spawn(events.clone().run(dialer, recorder.clone(), ended.clone()));
+        Self { events, recorder, messages, ended, task }
     }
 
     async fn subscribe(&self, id: i64) {
         let mark = {
-            let mut topics = self.ears.topics.lock().unwrap();
+            let mut topics = self.recorder.topics.lock().unwrap();
             topics.insert(id);
             self.events.subscribe(topic(id))
         };
@@ -73,43 +73,43 @@ impl Running {
 }
 
 #[tokio::test]
-async fn what_is_published_after_the_mark_is_heard_and_nothing_else() {
+async fn messages_after_the_mark_are_received_and_no_others() {
     let server = NatsServer::start().await.unwrap();
-    let mut listens = Running::start(server.url());
+    let mut running = Running::start(server.url());
     let other = async_nats::connect(server.url()).await.unwrap();
     for id in 1..=300 {
-        listens.subscribe(id).await;
+        running.subscribe(id).await;
         other.publish(format!("chat.event.{id}"), id.to_string().into()).await.unwrap();
         other.flush().await.unwrap();
-        assert_eq!(listens.heard.recv().await.unwrap(), (topic(id), id.to_string()));
+        assert_eq!(running.messages.recv().await.unwrap(), (topic(id), id.to_string()));
     }
-    listens.events.unsubscribe(topic(7));
-    listens.subscribe(301).await;
+    running.events.unsubscribe(topic(7));
+    running.subscribe(301).await;
     let large = "x".repeat(900_000);
-    for (id, said) in [(7, "nobody hears"), (8, large.as_str()), (9, "")] {
-        other.publish(format!("chat.event.{id}"), said.to_owned().into()).await.unwrap();
+    for (id, payload) in [(7, "not subscribed"), (8, large.as_str()), (9, "")] {
+        other.publish(format!("chat.event.{id}"), payload.to_owned().into()).await.unwrap();
     }
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("A", "b");
     other.publish_with_headers("chat.event.301", headers, "with headers".into()).await.unwrap();
     for expected in [(8, large.as_str()), (9, ""), (301, "with headers")] {
-        assert_eq!(listens.heard.recv().await.unwrap(), (topic(expected.0), expected.1.to_owned()));
+        assert_eq!(running.messages.recv().await.unwrap(), (topic(expected.0), expected.1.to_owned()));
     }
-    listens.stop().await;
+    running.stop().await;
 }
 
 #[tokio::test]
-async fn after_a_restart_everything_is_heard_again() {
+async fn all_subscriptions_are_renewed_after_a_restart() {
     let mut server = NatsServer::start().await.unwrap();
-    let mut listens = Running::start(server.url());
-    let mut disruptions = listens.events.disruptions();
-    listens.subscribe(1).await;
-    listens.subscribe(2).await;
+    let mut running = Running::start(server.url());
+    let mut disruptions = running.events.disruptions();
+    running.subscribe(1).await;
+    running.subscribe(2).await;
     disruptions.mark_unchanged();
     server.kill().await;
-    // While there is no server, and by the way to the next.
-    let (events, topics) = (listens.events.clone(), listens.ears.clone());
-    topics.topics.lock().unwrap().insert(3);
+    // Subscribes while there is no server.
+    let (events, recorder) = (running.events.clone(), running.recorder.clone());
+    recorder.topics.lock().unwrap().insert(3);
     let mark = events.subscribe(topic(3));
     server.restart().await.unwrap();
     events.passed(mark).await;
@@ -117,83 +117,90 @@ async fn after_a_restart_everything_is_heard_again() {
     let other = async_nats::connect(server.url()).await.unwrap();
     for id in 1..=3 {
         other.publish(format!("chat.event.{id}"), "again".into()).await.unwrap();
-        assert_eq!(listens.heard.recv().await.unwrap(), (topic(id), "again".to_owned()));
+        assert_eq!(running.messages.recv().await.unwrap(), (topic(id), "again".to_owned()));
     }
-    listens.stop().await;
+    running.stop().await;
 }
 
 #[tokio::test]
-async fn it_comes_as_the_user_of_the_address() {
+async fn it_authenticates_as_the_user_in_the_address() {
     let server =
         NatsServer::start_with(NatsOptions { accounts: true, ..NatsOptions::default() }).await.unwrap();
-    assert!(matches!(refused(server.url()).await, Lost::Refused(_)));
-    let listens = Running::start(server.url_as("gateway"));
-    listens.subscribe(1).await;
-    listens.stop().await;
+    assert!(matches!(dial_error(server.url()).await, ConnectionError::Refused(_)));
+    let running = Running::start(server.url_as("gateway"));
+    running.subscribe(1).await;
+    running.stop().await;
 }
 
-/// Why a server doesn't take us.
-async fn refused(url: String) -> Lost {
+/// The error of a connection attempt.
+async fn dial_error(url: String) -> ConnectionError {
     match Dialer::new(&nats(url)).unwrap().dial().await {
-        Ok(_) => panic!("it took us"),
-        Err(lost) => lost,
+        Ok(_) => panic!("the server accepted the connection"),
+        Err(error) => error,
     }
 }
 
-/// A server that says the same to everyone who connects; and where it is.
-async fn server_that_says(greeting: &'static str, answer: &'static str) -> (String, mpsc::Receiver<()>) {
+/// Starts a server that sends the same bytes to every client: `greeting`, and `answer` after the client's first bytes.
+/// Returns its URL and a receiver that counts the clients.
+async fn fake_server(greeting: &'static str, answer: &'static str) -> (String, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
-    let (came, comes) = mpsc::channel(8);
+    let (answered, clients) = mpsc::channel(8);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             stream.write_all(greeting.as_bytes()).await.ok();
-            let mut introduction = [0; 4096];
-            let _said = stream.read(&mut introduction).await;
+            let mut buffer = [0; 4096];
+            let _read = stream.read(&mut buffer).await;
             stream.write_all(answer.as_bytes()).await.ok();
-            came.send(()).await.ok();
+            answered.send(()).await.ok();
         }
     });
-    (url, comes)
+    (url, clients)
 }
 
 #[tokio::test]
-async fn who_is_no_nats_server_is_no_nats_server() {
-    let (url, _comes) = server_that_says("HTTP/1.1 400 Bad Request\r\n\r\n", "").await;
-    assert!(matches!(refused(url).await, Lost::Broken(protocol::Broken::Unknown)));
-    let (url, _comes) = server_that_says("INFO {}\r\n", "-ERR 'Authorization Violation'\r\n").await;
-    assert!(matches!(refused(url).await, Lost::Refused(why) if why == "Authorization Violation"));
-    let (url, _comes) = server_that_says("", "").await;
-    assert!(matches!(refused(url).await, Lost::Silent));
+async fn a_failed_connection_attempt_has_a_reason() {
+    let (url, _clients) = fake_server("HTTP/1.1 400 Bad Request\r\n\r\n", "").await;
+    let error = dial_error(url).await;
+    assert!(matches!(error, ConnectionError::Protocol(protocol::ProtocolError::InvalidLine)), "{error:?}");
+    let (url, _clients) = fake_server("INFO {}\r\n", "-ERR 'Authorization Violation'\r\n").await;
+    let error = dial_error(url).await;
+    assert!(
+        matches!(&error, ConnectionError::Refused(reason) if reason == "Authorization Violation"),
+        "{error:?}"
+    );
+    let (url, _clients) = fake_server("", "").await;
+    let error = dial_error(url).await;
+    assert!(matches!(error, ConnectionError::AnswerTimeout), "{error:?}");
 }
 
 #[tokio::test]
-async fn what_no_server_says_ends_the_connection_and_another_is_made() {
-    let (url, mut comes) = server_that_says("INFO {}\r\n", "PONG\r\nMSG a c1 3\r\nabcdef").await;
-    let listens = Running::start(url);
-    comes.recv().await.unwrap();
-    comes.recv().await.unwrap();
-    listens.stop().await;
+async fn a_protocol_error_ends_the_connection_and_another_is_opened() {
+    let (url, mut clients) = fake_server("INFO {}\r\n", "PONG\r\nMSG a c1 3\r\nabcdef").await;
+    let running = Running::start(url);
+    clients.recv().await.unwrap();
+    clients.recv().await.unwrap();
+    running.stop().await;
 }
 
 #[test]
-fn only_a_server_that_does_not_answer_is_silent() {
+fn only_a_server_that_does_not_answer_times_out() {
     let mut outgoing = Outgoing { is_open: true, ..Outgoing::default() };
-    // However often a ping is under way, as long as it is another one.
+    // A ping may be unanswered at every tick, if it is not the same one.
     for _ in 0..10 {
         outgoing.tick().unwrap();
         assert_eq!(outgoing.take(true).unwrap(), b"PING\r\n");
-        outgoing.pinged = false;
-        outgoing.ping = true;
+        outgoing.is_pinging = false;
+        outgoing.needs_ping = true;
         outgoing.take(true).unwrap();
         outgoing.tick().unwrap();
-        outgoing.pinged = false;
+        outgoing.is_pinging = false;
     }
     outgoing.take(true).unwrap();
     outgoing.tick().unwrap();
-    assert_eq!(outgoing.take(true).unwrap(), b"", "one at a time");
+    assert_eq!(outgoing.take(true).unwrap(), b"", "one ping at a time");
     outgoing.tick().unwrap();
-    assert!(matches!(outgoing.tick(), Err(Lost::Silent)));
+    assert!(matches!(outgoing.tick(), Err(ConnectionError::AnswerTimeout)));
     outgoing.close();
     outgoing.tick().unwrap();
 }
