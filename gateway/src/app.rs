@@ -155,8 +155,8 @@ fn follow_events(bus: &Bus, dialer: Dialer, tasks: &TaskTracker, ended: &Cancell
     hub
 }
 
-/// Follows revocations, and waits until all existing ones are read, because no client is admitted before that. Returns false
-/// if the token is cancelled first.
+/// Follows revocations, and waits until all existing ones are read, because no client is admitted before that. Returns
+/// false if the token is cancelled first.
 async fn follow_revocations(
     revocations: Arc<Revocations>,
     tasks: &TaskTracker,

@@ -1,5 +1,5 @@
-//! The functions on the path of every message and delivery, for `benches/hot.rs`. Built with the feature `bench` and for
-//! tests.
+//! The functions on the path of every message and delivery, for `benches/hot.rs`. Built with the feature `bench` and
+//! for tests.
 
 use crate::{
     Tokens,

@@ -29,7 +29,8 @@ pub struct Config {
     /// Limits.
     #[command(flatten)]
     pub limits: Limits,
-    /// Origins whose pages may connect, separated by commas; * for all. Pages of the gateway's own origin may always connect
+    /// Origins whose pages may connect, separated by commas; * for all. Pages of the gateway's own origin may always
+    /// connect
     #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
     /// Maximum number of frames that wait for one client; beyond it, the socket is closed with 1013
@@ -145,7 +146,8 @@ pub struct Limits {
     /// Maximum number of bytes of a message, in one frame or several; a larger one closes the socket with 1009
     #[arg(long, env = "FRAME_BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(16_384..=1_048_576))]
     pub frame_bytes: u32,
-    /// Seconds after which a socket is closed if nothing is received from its client; it is pinged after 5/12 of this time
+    /// Seconds after which a socket is closed if nothing is received from its client; it is pinged after 5/12 of this
+    /// time
     #[arg(long, env = "IDLE_SECONDS", default_value = "60", value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub idle_seconds: u16,
     /// Networks of proxies, separated by commas, whose X-Forwarded-For or Forwarded header is trusted

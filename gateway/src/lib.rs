@@ -1,7 +1,7 @@
 //! The gateway: sockets, tokens and routing, without chat rules and without a database.
 //!
-//! A client's frame goes from its `session` through `nats::sends` (or a request) to a service. Events of services go to a
-//! `channel`, which puts them in order (`channel::ordering`) and pushes them into the `outbox` of each socket.
+//! A client's frame goes from its `session` through `nats::sends` (or a request) to a service. Events of services go to
+//! a `channel`, which puts them in order (`channel::ordering`) and pushes them into the `outbox` of each socket.
 
 mod admission;
 mod app;

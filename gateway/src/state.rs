@@ -12,8 +12,8 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Drain time for each socket, in milliseconds, so that a gateway with few sockets stops before the whole drain time has
-/// passed.
+/// Drain time for each socket, in milliseconds, so that a gateway with few sockets stops before the whole drain time
+/// has passed.
 const DRAIN_STEP_MS: u64 = 5;
 
 /// The state that all sessions and calls of a gateway share.
@@ -52,7 +52,8 @@ impl Shared {
         if self.users.is_revoked(&identity) { Err(Rejected::Revoked) } else { Ok(identity) }
     }
 
-    /// A random delay between the start of the drain and the close of one socket, so that clients do not all reconnect at once.
+    /// A random delay between the start of the drain and the close of one socket, so that clients do not all reconnect
+    /// at once.
     pub fn drain_delay(&self) -> Duration {
         let window = Duration::from_millis(DRAIN_STEP_MS * self.sessions.len() as u64).min(self.drain);
         window.mul_f64(fastrand::f64())

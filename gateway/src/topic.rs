@@ -80,8 +80,8 @@ impl Subscriber {
         }
     }
 
-    /// The id of its NATS subscription. The id names the subscriber, so the gateway keeps no table of ids. A subscription
-    /// that ends and begins again has the same id: both receive the same events.
+    /// The id of its NATS subscription. The id names the subscriber, so the gateway keeps no table of ids. A
+    /// subscription that ends and begins again has the same id: both receive the same events.
     pub fn sid(self) -> String {
         match self {
             Self::Topic(Topic::Log(LogKey::Conversation(conversation))) => format!("c{conversation}"),

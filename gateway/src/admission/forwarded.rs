@@ -198,7 +198,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes, into the proxy's line or into other lines, its address is the one that the proxy added.
+        /// Whatever a client writes, into the proxy's line or into other lines, its address is the one that the proxy
+        /// added.
         #[test]
         fn a_client_cannot_choose_its_address(
             own in proptest::collection::vec(proptest::collection::vec(0x20_u8..=0xff, 0..40), 0..4),

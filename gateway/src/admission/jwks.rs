@@ -30,7 +30,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(10);
 const SET_BYTES: usize = 256 * 1024;
 /// Maximum number of keys in a set. Further keys are ignored.
 const SET_KEYS: usize = 64;
-/// Size of the shortest accepted RSA modulus, in bytes: 2048 bits. The DER form of a 1024-bit or 1536-bit key is smaller, too.
+/// Size of the shortest accepted RSA modulus, in bytes: 2048 bits. The DER form of a 1024-bit or 1536-bit key is
+/// smaller, too.
 const RSA_BYTES: usize = 256;
 /// Size of a point on P-256, in bytes.
 const P256_BYTES: usize = 65;
@@ -125,8 +126,8 @@ pub enum FetchError {
     Invalid(String),
 }
 
-/// A JSON Web Key Set (RFC 7517). It is fetched at the start, about every five minutes, and when a token names an unknown
-/// key, but at most every ten seconds. If a fetch fails, the last keys remain valid.
+/// A JSON Web Key Set (RFC 7517). It is fetched at the start, about every five minutes, and when a token names an
+/// unknown key, but at most every ten seconds. If a fetch fails, the last keys remain valid.
 pub struct KeySet {
     url: Url,
     client: reqwest::Client,
@@ -203,8 +204,8 @@ impl KeySet {
         }
     }
 
-    /// Fetches the key set if this key is unknown, unless the last fetch was too recent. Concurrent callers wait for the same
-    /// fetch.
+    /// Fetches the key set if this key is unknown, unless the last fetch was too recent. Concurrent callers wait for
+    /// the same fetch.
     pub async fn fetch_key(&self, id: Option<&str>) {
         let mut fetches = self.fetches.subscribe();
         if self.find(id).is_some() || Instant::now() < self.next_fetch() {

@@ -175,8 +175,8 @@ impl Limits {
         })
     }
 
-    /// Counts a user's subscription on a multiplexed socket. This bounds the requests to a service, and the channels that
-    /// remain for some seconds after a refusal.
+    /// Counts a user's subscription on a multiplexed socket. This bounds the requests to a service, and the channels
+    /// that remain for some seconds after a refusal.
     ///
     /// # Errors
     /// `rate_limited`, with the time to wait.

@@ -1,8 +1,8 @@
 //! Revocations of tokens: the bucket in which all gateways keep them, and the request that creates one.
 //!
-//! The bucket has one key for each user, such as `456`. Its value is the time up to which issued tokens are refused. If one
-//! token stays valid, a second key, `456-except`, names it. This key is written first, so that a reader knows the exception
-//! before the revocation. (A gateway release without exceptions ignores this key.)
+//! The bucket has one key for each user, such as `456`. Its value is the time up to which issued tokens are refused. If
+//! one token stays valid, a second key, `456-except`, names it. This key is written first, so that a reader knows the
+//! exception before the revocation. (A gateway release without exceptions ignores this key.)
 
 use crate::admission::user_sockets::{Revocation, Users};
 use anyhow::Context;
@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Name of the bucket that all gateways share.
 const BUCKET: &str = "REVOCATIONS";
-/// Suffix of the key of an exception, behind the user's id. The key is one token of a subject, because the permissions allow
-/// no more.
+/// Suffix of the key of an exception, behind the user's id. The key is one token of a subject, because the permissions
+/// allow no more.
 const EXCEPT: &str = "-except";
 /// Interval at which a gateway checks that the bucket has not been replaced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -143,7 +143,8 @@ impl Revocations {
         Ok(Revoked { revoked_before: now })
     }
 
-    /// Reads the bucket, and follows it until the token is cancelled. Calls `on_complete` once all existing entries are read.
+    /// Reads the bucket, and follows it until the token is cancelled. Calls `on_complete` once all existing entries are
+    /// read.
     pub async fn follow(self: Arc<Self>, ended: CancellationToken, on_complete: impl FnOnce()) {
         let mut on_complete = Some(on_complete);
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
@@ -171,7 +172,7 @@ impl Revocations {
         let mut disruptions = self.bus.disruptions();
         disruptions.mark_unchanged();
         let followed = bucket.stream.cached_info().clone();
-        // The watch delivers only the last value of each key, so the number of messages cannot be compared, except with 0.
+        // The watch delivers only the last value of each key, so of the number of messages only 0 is meaningful.
         let mut is_complete = followed.state.messages == 0;
         let mut changes = bucket.watch_with_history(">").await.context("watch revocations")?;
         let mut last = 0;

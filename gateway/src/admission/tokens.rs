@@ -147,8 +147,8 @@ impl Verifier {
 
     /// The token of a handshake: from `Authorization`, the subprotocol, the query or the cookie, in this order.
     ///
-    /// A browser adds a cookie to the requests of any page. So the cookie is used only if the request has an `Origin`, which
-    /// has been checked before.
+    /// A browser adds a cookie to the requests of any page. So the cookie is used only if the request has an `Origin`,
+    /// which has been checked before.
     pub fn token_of(&self, headers: &HeaderMap, query: Option<&str>) -> Option<String> {
         if let Some(token) = bearer(headers).or_else(|| subprotocol(headers)) {
             return Some(token.to_owned());
@@ -220,7 +220,8 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-/// Whether a client offers the subprotocol `bearer`. If the response does not select it, a browser closes the connection.
+/// Whether a client offers the subprotocol `bearer`. If the response does not select it, a browser closes the
+/// connection.
 pub fn offers_bearer(headers: &HeaderMap) -> bool {
     subprotocols(headers).any(|protocol| protocol == "bearer")
 }

@@ -157,13 +157,14 @@ impl Users {
         if self.is_revoked(identity) { Err(Denied::Revoked) } else { Ok(slot) }
     }
 
-    /// Whether a token was issued before its user's sessions were ended. A token without a time of issue counts as older.
+    /// Whether a token was issued before its user's sessions were ended. A token without a time of issue counts as
+    /// older.
     pub fn is_revoked(&self, identity: &Identity) -> bool {
         self.revoked().covers(identity.user_id, &identity.stamp)
     }
 
-    /// Refuses a user's tokens issued up to this time, and closes the sockets with such a token. Sockets with a later token
-    /// stay open, even if the same revocation is read again.
+    /// Refuses a user's tokens issued up to this time, and closes the sockets with such a token. Sockets with a later
+    /// token stay open, even if the same revocation is read again.
     pub fn revoke(&self, user: UserId, until: i64) {
         let mut revoked = self.revoked();
         let known = revoked.until.entry(user).or_insert(until);

@@ -28,10 +28,11 @@ pub struct Entry {
 pub enum Note {
     /// A marker of a conversation moved.
     Marker(Marker),
-    /// A read in an inbox, with the inbox's position at that time if the service sent it. Sent only to clients that understand
-    /// extensions.
+    /// A read in an inbox, with the inbox's position at that time if the service sent it. Sent only to clients that
+    /// understand extensions.
     Inbox(InboxRead, Option<ReadPlace>),
-    /// The inbox's user read a conversation; with the number of such moves. Sent only to clients that understand extensions.
+    /// The inbox's user read a conversation; with the number of such moves. Sent only to clients that understand
+    /// extensions.
     OwnMarker(Marker, i64),
 }
 

@@ -67,8 +67,8 @@ impl Hub {
         self.probe.check(self.bus()).await
     }
 
-    /// The channel of a log, once NATS has confirmed its subscription: a request that is sent after this is answered after
-    /// the subscription began.
+    /// The channel of a log, once NATS has confirmed its subscription: a request that is sent after this is answered
+    /// after the subscription began.
     ///
     /// # Errors
     /// If NATS does not confirm it in time.
@@ -127,8 +127,8 @@ impl Hub {
         }
     }
 
-    /// Compares every log with its service whenever events may have been lost, and every 15 s on average. So a loss is found
-    /// wherever it happened.
+    /// Compares every log with its service whenever events may have been lost, and every 15 s on average. So a loss is
+    /// found wherever it happened.
     pub async fn compare(self: Arc<Self>) {
         let (mut events, mut disruptions) = (self.maintenance.events.disruptions(), self.bus().disruptions());
         disruptions.mark_unchanged();

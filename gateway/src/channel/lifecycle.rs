@@ -1,4 +1,5 @@
-//! The life of a channel: its subscription begins with the channel and ends some seconds after the last member has left.
+//! The life of a channel: its subscription begins with the channel and ends some seconds after the last member has
+//! left.
 
 use crate::{channel::maintenance::Maintenance, nats::connection::Mark, topic::Topic};
 use std::{
@@ -43,7 +44,8 @@ impl<S: ChannelState> Lifecycle<S> {
         &self.maintenance
     }
 
-    /// The mark of the subscription. A request that is sent once NATS has passed it is answered after the subscription began.
+    /// The mark of the subscription. A request that is sent once NATS has passed it is answered after the subscription
+    /// began.
     pub const fn subscribed(&self) -> Mark {
         self.subscribed
     }
@@ -63,8 +65,8 @@ impl<S: ChannelState> Lifecycle<S> {
         }
     }
 
-    /// Returns whether the channel has no members. If so, it stays marked as lingering, so the caller must either end it or
-    /// schedule another check; otherwise the last member to leave schedules it.
+    /// Returns whether the channel has no members. If so, it stays marked as lingering, so the caller must either end
+    /// it or schedule another check; otherwise the last member to leave schedules it.
     pub fn lingers(&self) -> bool {
         let mut state = self.lock();
         state.is_lingering = state.is_empty();

@@ -140,8 +140,8 @@ impl LogChannel {
         self.changed(log);
     }
 
-    /// Compares the end of the log, from its service, with the last `seq` delivered before the service was asked. A log that
-    /// went back closes its sockets.
+    /// Compares the end of the log, from its service, with the last `seq` delivered before the service was asked. A log
+    /// that went back closes its sockets.
     pub fn check_end(&self, seq: Seq, delivered: Seq) {
         if seq < delivered {
             let mut log = self.lifecycle.lock();

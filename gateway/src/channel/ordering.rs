@@ -1,5 +1,5 @@
-//! The state of a log channel on one gateway. Events arrive in any order, repeatedly or not at all; each entry goes to each
-//! socket once, in `seq` order, without a gap. Pure: no I/O and no clock.
+//! The state of a log channel on one gateway. Events arrive in any order, repeatedly or not at all; each entry goes to
+//! each socket once, in `seq` order, without a gap. Pure: no I/O and no clock.
 
 mod markers;
 mod members;
@@ -113,8 +113,8 @@ impl Log {
         }
     }
 
-    /// Takes a read in an inbox. Its unread count belongs to an inbox that ended at `place`. If the channel has delivered less,
-    /// the read waits; otherwise the older count of an overtaken notification would remain.
+    /// Takes a read in an inbox. Its unread count belongs to an inbox that ended at `place`. If the channel has
+    /// delivered less, the read waits; otherwise the older count of an overtaken notification would remain.
     fn read(&mut self, place: ReadPlace, mut read: InboxRead) {
         self.known = self.known.max(place.seq);
         let inbox = self.inbox.get_or_insert_default();
@@ -150,8 +150,8 @@ impl Log {
         self.deliver_extra(&encode::read(marker));
     }
 
-    /// Takes the number of times that a marker of the user moved, from the service. Delivers the last one if the sockets have
-    /// missed it, without an unread count: the client asks for that.
+    /// Takes the number of times that a marker of the user moved, from the service. Delivers the last one if the
+    /// sockets have missed it, without an unread count: the client asks for that.
     fn last_moved(&mut self, now: &InboxState) {
         let inbox = self.inbox.get_or_insert_default();
         let is_missed = inbox.moves.is_some() && now.moves > inbox.moves;
@@ -194,8 +194,8 @@ impl Log {
         }
     }
 
-    /// Closes the sockets, because the log is not the one that they received: Postgres was restored to an earlier point in
-    /// time. Their clients start over from the service's state.
+    /// Closes the sockets, because the log is not the one that they received: Postgres was restored to an earlier point
+    /// in time. Their clients start over from the service's state.
     pub fn restart(&mut self) {
         metrics::counter!("gateway_logs_restarted_total").increment(1);
         for member in self.members.iter_mut() {
@@ -212,8 +212,8 @@ impl Log {
         self.has_missed_markers |= caught_up && read_sum.is_some_and(|sum| sum > self.markers.sum());
     }
 
-    /// Takes the state of an inbox from its service. Delivers the last read if the sockets have missed it or have another
-    /// unread count, but only if they have received exactly the notifications that it counts.
+    /// Takes the state of an inbox from its service. Delivers the last read if the sockets have missed it or have
+    /// another unread count, but only if they have received exactly the notifications that it counts.
     pub fn inbox(&mut self, now: &InboxState) {
         self.last_moved(now);
         let Some(last) = self.last else {
@@ -264,8 +264,8 @@ impl Log {
         }
     }
 
-    /// Adds a socket that has received everything up to `at` (or starts there), with the markers of that time. A socket that
-    /// resumes also receives every user's marker, because markers may have moved while it was away.
+    /// Adds a socket that has received everything up to `at` (or starts there), with the markers of that time. A socket
+    /// that resumes also receives every user's marker, because markers may have moved while it was away.
     pub fn attach(&mut self, view: View, at: Head, markers: Vec<Marker>, resumes: bool) -> Attached {
         if self.last.is_none() {
             self.last = Some(at);
@@ -313,7 +313,8 @@ impl Log {
         self.last.map(|last| last.seq)
     }
 
-    /// Sends an entry again to its sender, who repeated the send. If the member has not received the entry yet, it will.
+    /// Sends an entry again to its sender, who repeated the send. If the member has not received the entry yet, it
+    /// will.
     pub fn repeat(&mut self, id: MemberId, entry: &Entry) {
         self.known = self.known.max(entry.at.seq);
         if let Some(member) = self.members.get_mut(id).filter(|member| entry.at.seq <= member.delivered) {

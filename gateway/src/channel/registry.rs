@@ -41,8 +41,8 @@ impl<K: Hash + Eq + Copy, V> Registry<K, V> {
         self.shard_of(&key).entry(key).or_insert_with(|| Arc::new(make())).clone()
     }
 
-    /// Removes a value that lingers and that only this registry still holds; then calls `removed` under the lock. Returns
-    /// whether another check is needed, because the value lingers but someone holds it.
+    /// Removes a value that lingers and that only this registry still holds; then calls `removed` under the lock.
+    /// Returns whether another check is needed, because the value lingers but someone holds it.
     pub fn remove_unused(&self, key: &K, lingers: impl FnOnce(&V) -> bool, removed: impl FnOnce()) -> bool {
         let mut shard = self.shard_of(key);
         let Some(value) = shard.get(key).filter(|value| lingers(value)) else { return false };

@@ -14,8 +14,8 @@ use contract::{MessageId, Refusal, Timestamp, UserId, chat::Marker, log::Head};
 use service::{Bus, bus::RequestError};
 use std::{collections::HashMap, sync::Arc};
 
-/// Joins a socket to a log: sends the entries after an id, then live events, without a gap or a repeat. `head` is the log's
-/// end, read after the channel subscribed.
+/// Joins a socket to a log: sends the entries after an id, then live events, without a gap or a repeat. `head` is the
+/// log's end, read after the channel subscribed.
 ///
 /// # Errors
 /// If the service refuses a page or does not answer.
@@ -103,8 +103,8 @@ impl Replay {
     }
 }
 
-/// Moves the markers of users who sent one of the replayed entries: the service reads markers before entries, and a user's
-/// own message marks everything before it as read.
+/// Moves the markers of users who sent one of the replayed entries: the service reads markers before entries, and a
+/// user's own message marks everything before it as read.
 fn move_by_sending(key: LogKey, mut markers: Vec<Marker>, senders: HashMap<UserId, Head>) -> Vec<Marker> {
     let LogKey::Conversation(conversation_id) = key else { return markers };
     for (user_id, at) in senders {

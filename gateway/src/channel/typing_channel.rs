@@ -145,8 +145,8 @@ impl TypingChannel {
 }
 
 impl Typing {
-    /// Publishes the start or the end of typing to the members; a renewal only moves the end. An event that is too old is
-    /// dropped.
+    /// Publishes the start or the end of typing to the members; a renewal only moves the end. An event that is too old
+    /// is dropped.
     ///
     /// A user keeps the name of the start until the end, because the guide's page identifies a user by name.
     fn event(&mut self, mut event: TypingEvent) {

@@ -1,8 +1,8 @@
-//! Bounds on the responses to calls that are in progress, from the request until the response is written: in number and in
-//! bytes, for each user and for the process.
+//! Bounds on the responses to calls that are in progress, from the request until the response is written: in number and
+//! in bytes, for each user and for the process.
 //!
-//! Without them, a client that requests pages and does not read them would fill the gateway's memory. Responses of a few KiB
-//! are bounded only in number, so that large ones do not displace them.
+//! Without them, a client that requests pages and does not read them would fill the gateway's memory. Responses of a
+//! few KiB are bounded only in number, so that large ones do not displace them.
 
 use crate::http::problem::Problem;
 use axum::{

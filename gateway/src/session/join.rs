@@ -106,8 +106,8 @@ pub enum Admission {
     },
 }
 
-/// Asks the service to admit a user to a topic. For a log, this happens after the channel has subscribed, so nothing is lost
-/// between the end of the log that the service returns and the first live event.
+/// Asks the service to admit a user to a topic. For a log, this happens after the channel has subscribed, so nothing is
+/// lost between the end of the log that the service returns and the first live event.
 ///
 /// # Errors
 /// If the service refuses or does not answer.

@@ -41,7 +41,8 @@ const WRITE: Duration = Duration::from_secs(10);
 /// How often a drain checks whether the log has delivered the client's last stored message.
 const ECHO: Duration = Duration::from_millis(20);
 
-/// The session of a client. Fields that few clients need, or only for a moment, are boxed, because most sessions are idle.
+/// The session of a client. Fields that few clients need, or only for a moment, are boxed, because most sessions are
+/// idle.
 pub struct Session {
     shared: Arc<Shared>,
     socket: Socket,
@@ -164,7 +165,8 @@ impl Session {
         }
     }
 
-    /// The next event of the socket, a command or a join. Writing comes first, because the others may wait for its result.
+    /// The next event of the socket, a command or a join. Writing comes first, because the others may wait for its
+    /// result.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if let Poll::Ready(close) = self.poll_write(cx) {
             return Poll::Ready(Event::Close(close));
@@ -181,8 +183,8 @@ impl Session {
         Poll::Pending
     }
 
-    /// Writes every waiting frame with as few system calls as possible, then waits for more. Returns the close code once the
-    /// socket is to be closed.
+    /// Writes every waiting frame with as few system calls as possible, then waits for more. Returns the close code
+    /// once the socket is to be closed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         loop {
             match self.socket.poll_flush(cx) {
@@ -202,8 +204,8 @@ impl Session {
         }
     }
 
-    /// Waits until a timer is due. The timer is only ever moved to an earlier time: if a time was put off, that shows when the
-    /// timer fires.
+    /// Waits until a timer is due. The timer is only ever moved to an earlier time: if a time was put off, that shows
+    /// when the timer fires.
     fn poll_timer(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         loop {
             let due = self.next_due();
@@ -218,8 +220,8 @@ impl Session {
         }
     }
 
-    /// Whether frames are read: not while too many commands are pending, not before a single socket has joined its channel, and
-    /// not once the socket is to be closed.
+    /// Whether frames are read: not while too many commands are pending, not before a single socket has joined its
+    /// channel, and not once the socket is to be closed.
     fn is_reading(&self) -> bool {
         !self.pending.is_full()
             && self.closing.is_none()

@@ -1,5 +1,5 @@
-//! The commands of a client that services carry out, one after the other, so that the client's messages keep their order. The
-//! socket goes on reading meanwhile.
+//! The commands of a client that services carry out, one after the other, so that the client's messages keep their
+//! order. The socket goes on reading meanwhile.
 
 use super::outcome::Outcome;
 use futures_util::future::BoxFuture;
@@ -9,7 +9,8 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Maximum number of pending commands. With that many, the session stops reading, so a flood waits in its own TCP connection.
+/// Maximum number of pending commands. With that many, the session stops reading, so a flood waits in its own TCP
+/// connection.
 const PENDING: usize = 64;
 
 /// The pending commands. Boxed, because most sockets have none.

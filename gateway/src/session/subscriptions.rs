@@ -7,8 +7,8 @@ use crate::{
 use contract::Refusal;
 use std::task::{Context, Poll};
 
-/// Number of replays of a socket in progress; the others wait. Each holds a page of a log in memory, also for a client that
-/// reads nothing.
+/// Number of replays of a socket in progress; the others wait. Each holds a page of a log in memory, also for a client
+/// that reads nothing.
 const REPLAYS: usize = 8;
 
 /// Subscriptions by topic, in the order in which they began.

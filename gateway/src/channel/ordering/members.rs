@@ -25,8 +25,8 @@ pub struct Member {
 pub struct Joining {
     /// Frames that arrived during the member's replay.
     pub held: Option<VecDeque<Frame>>,
-    /// Users whose read markers are held back for a socket that resumed past this channel's position; sent once the channel
-    /// catches up. Sent earlier, their unread counts would not include entries that the socket has.
+    /// Users whose read markers are held back for a socket that resumed past this channel's position; sent once the
+    /// channel catches up. Sent earlier, their unread counts would not include entries that the socket has.
     pub ahead: Option<HashSet<UserId>>,
 }
 
