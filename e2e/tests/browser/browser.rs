@@ -56,6 +56,15 @@ pub fn installed() -> Option<(PathBuf, PathBuf)> {
 impl Browser {
     /// Starts a browser with additional flags. Without Chromium, reports that the test is skipped and returns `None`.
     pub async fn start(flags: &[&str]) -> Option<Self> {
+        Self::launch(flags, json!({})).await
+    }
+
+    /// Starts one that keeps what its page asks for, for [`Browser::requests`].
+    pub async fn recorded() -> Option<Self> {
+        Self::launch(&[], json!({"browser": "ALL", "performance": "ALL"})).await
+    }
+
+    async fn launch(flags: &[&str], logs: Value) -> Option<Self> {
         let (chromium, driver) = installed()?;
         let profile = tempfile::tempdir().expect("a folder for the profile");
         let port = free_port().expect("a free port");
@@ -78,6 +87,7 @@ impl Browser {
         let capabilities: Capabilities = serde_json::from_value(json!({
             "browserName": "chrome",
             "goog:chromeOptions": { "args": args, "binary": chromium },
+            "goog:loggingPrefs": logs,
         }))
         .expect("capabilities are an object");
         let mut builder = ClientBuilder::new(HttpConnector::new());
@@ -198,10 +208,41 @@ impl Browser {
 
     /// Sends a command of the DevTools protocol.
     pub async fn devtools(&self, command: &str, parameters: Value) {
-        let body = json!({"cmd": command, "params": parameters});
-        let call = self.http.post(format!("{}/goog/cdp/execute", self.session)).json(&body);
-        let response = within("DevTools", call.send()).await.expect("a response");
-        assert!(response.status().is_success(), "{command}: {response:?}");
+        self.chromedriver("goog/cdp/execute", json!({"cmd": command, "params": parameters})).await;
+    }
+
+    /// The addresses that pages of an origin have asked for, in a [recorded](Browser::recorded) browser, since this was
+    /// last called.
+    pub async fn requests(&self, origin: &str) -> Vec<String> {
+        let events = self.log("performance").await;
+        let events = events.iter().filter_map(|entry| entry["message"].as_str());
+        let events = events.map(|text| serde_json::from_str::<Value>(text).expect("an event of DevTools"));
+        let asked = events.filter(|event| event["message"]["method"] == "Network.requestWillBeSent");
+        let asked = asked.map(|mut event| event["message"]["params"].take());
+        let asked = asked.filter(|asked| text(&asked["documentURL"]).starts_with(origin));
+        asked.map(|asked| text(&asked["request"]["url"]).to_owned()).collect()
+    }
+
+    /// The warnings and errors in the console of a [recorded](Browser::recorded) browser since this was last called,
+    /// but for those of its own first page.
+    pub async fn complaints(&self) -> Vec<String> {
+        let entries = self.log("browser").await;
+        let entries = entries.iter().filter(|entry| ["WARNING", "SEVERE"].contains(&text(&entry["level"])));
+        let messages = entries.map(|entry| text(&entry["message"]).to_owned());
+        messages.filter(|message| !message.starts_with("chrome://")).collect()
+    }
+
+    async fn log(&self, kind: &str) -> Vec<Value> {
+        let mut answer = self.chromedriver("se/log", json!({"type": kind})).await;
+        serde_json::from_value(answer["value"].take()).expect("a list of entries")
+    }
+
+    /// A command of chromedriver's own, and its answer.
+    async fn chromedriver(&self, command: &str, body: Value) -> Value {
+        let call = self.http.post(format!("{}/{command}", self.session)).json(&body);
+        let answer = within("chromedriver", call.send()).await.expect("an answer");
+        assert!(answer.status().is_success(), "{command}: {answer:?}");
+        within("chromedriver", answer.json()).await.expect("an answer in JSON")
     }
 
     /// Saves a screenshot in the target folder.
@@ -215,6 +256,10 @@ impl Browser {
         fs::create_dir_all(&folder).expect("create a folder");
         fs::write(folder.join(format!("{name}.png")), picture).expect("write a file");
     }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

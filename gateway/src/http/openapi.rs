@@ -3,11 +3,12 @@
 use crate::{http::problem::ProblemDetails, state::Shared};
 use axum::{
     Router,
+    body::Bytes,
     http::{HeaderName, header},
     response::{IntoResponse, Redirect},
     routing::get,
 };
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -16,10 +17,27 @@ use utoipa::{
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
+use utoipa_swagger_ui::Config;
 
-/// The page loads nothing from anywhere else, and runs no script that stands in it.
+/// Nothing is loaded from anywhere else, and no script runs that stands in a page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
+
+/// The same for the page, which also shows pictures: Swagger UI's styles contain some.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const PAGE: &str = include_str!("../../docs/index.html");
+
+/// The files of Swagger UI that the page loads.
+const SWAGGER_UI: [&str; 6] = [
+    "favicon-32x32.png",
+    "index.css",
+    "swagger-initializer.js",
+    "swagger-ui-bundle.js",
+    "swagger-ui-standalone-preset.js",
+    "swagger-ui.css",
+];
 
 const ABOUT: &str = "Chat, notifications and typing indicators for a marketplace. Messages come and go over WebSockets, \
 which `docs/asyncapi.yaml` describes; everything here can be called besides.
@@ -68,33 +86,34 @@ pub fn router(mut document: Document) -> Router<Arc<Shared>> {
         }
     }
     let document = document.to_json().expect("the document's types are all JSON");
-    let document: axum::body::Bytes = document.into();
-    Router::new()
-        .route("/api/openapi.json", get(async || file("application/json", document)))
+    let document = Bytes::from(document);
+    let router = Router::new()
+        .route("/api/openapi.json", get(async || file("application/json", POLICY, document)))
         .route("/api/docs/", get(async || Redirect::permanent("/api/docs")))
-        .route(
-            "/api/docs",
-            get(async || file("text/html; charset=utf-8", include_str!("../../docs/index.html"))),
-        )
-        .route(
-            "/api/docs/docs.css",
-            get(async || file("text/css; charset=utf-8", include_str!("../../docs/docs.css"))),
-        )
-        .route(
-            "/api/docs/docs.js",
-            get(async || file("text/javascript; charset=utf-8", include_str!("../../docs/docs.js"))),
-        )
+        .route("/api/docs", get(async || file("text/html; charset=utf-8", PAGE_POLICY, PAGE)));
+    let config = Arc::new(Config::from("openapi.json").use_base_layout().validator_url("none"));
+    SWAGGER_UI.into_iter().fold(router, |router, name| {
+        let asset = utoipa_swagger_ui::serve(name, config.clone()).ok().flatten();
+        let asset = asset.expect("Swagger UI has this file");
+        let content = match asset.bytes {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => bytes.into(),
+        };
+        let encoding = asset.gzpipped.then_some([(header::CONTENT_ENCODING, "gzip")]);
+        let response = async move || (encoding, file(&asset.content_type, POLICY, content));
+        router.route(&format!("/api/docs/{name}"), get(response))
+    })
 }
 
-fn file(kind: &'static str, content: impl IntoResponse) -> impl IntoResponse {
+fn file(kind: &str, policy: &str, content: impl IntoResponse) -> axum::response::Response {
     let headers: [(HeaderName, &str); 5] = [
         (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, content)
+    (headers, content).into_response()
 }
 
 /// Adds the problems that are the same for every operation of its kind, where it says nothing of its own.
