@@ -1,30 +1,32 @@
 //! The build context of the images: what `.dockerignore` leaves of the checkout.
 
 use crate::tools::{must, root, run, skip};
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use globset::{GlobBuilder, GlobMatcher};
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// The rules of `.dockerignore`. Docker's differ from git's in one point: each pattern starts at the root.
-fn rules() -> Gitignore {
-    let mut rules = GitignoreBuilder::new("");
-    for line in fs::read_to_string(root().join(".dockerignore")).unwrap().lines() {
-        let line = line.trim();
-        let anchored = match line.strip_prefix('!') {
-            _ if line.is_empty() || line.starts_with('#') => continue,
-            Some(pattern) => format!("!/{}", pattern.trim_start_matches('/')),
-            None => format!("/{}", line.trim_start_matches('/')),
-        };
-        rules.add_line(None, &anchored).unwrap();
-    }
-    rules.build().unwrap()
+/// A line of `.dockerignore`: where it matches, and whether it is an exception.
+type Rule = (GlobMatcher, bool);
+
+fn rules() -> Vec<Rule> {
+    let text = fs::read_to_string(root().join(".dockerignore")).unwrap();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let rule = |line: &str| {
+        let pattern = line.trim_start_matches('!').trim_matches('/');
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build().unwrap();
+        (glob.compile_matcher(), line.starts_with('!'))
+    };
+    lines.map(rule).collect()
 }
 
-fn in_context(rules: &Gitignore, path: &str) -> bool {
-    !rules.matched_path_or_any_parents(path, false).is_ignore()
+/// As Docker has it, and git doesn't: a pattern starts at the root, and the last line that matches the path or a folder
+/// above it decides.
+fn in_context(rules: &[Rule], path: &str) -> bool {
+    let matches = |glob: &GlobMatcher| Path::new(path).ancestors().any(|place| glob.is_match(place));
+    rules.iter().rfind(|(glob, _)| matches(glob)).is_none_or(|(_, exception)| *exception)
 }
 
 /// Copies the files of the build context, with their times, so that cargo compiles only changed files again.
@@ -77,7 +79,9 @@ fn secrets_stay_out_of_the_build_context() {
     {
         assert!(!in_context(&rules, secret), "{secret} would be sent to the build");
     }
-    assert!(in_context(&rules, "deploy/docker/ready"));
+    for needed in ["deploy/docker/ready", "gateway/docs/index.html"] {
+        assert!(in_context(&rules, needed), "{needed} is missing in the build");
+    }
 }
 
 /// Each file that a Dockerfile copies by name exists in its context.
