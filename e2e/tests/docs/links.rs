@@ -1,30 +1,57 @@
 //! Checks the links of the pages to other files and to headings.
 
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
 
 const FOLDERS: [&str; 5] = [".", "docs", "deploy", "examples", "clients/js"];
 
-/// GitHub's anchor of a heading.
+/// The anchor that GitHub derives from a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|char| char.is_alphanumeric() || " -_".contains(*char));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// All pages with their anchors.
-fn pages(root: &Path) -> HashMap<PathBuf, Vec<String>> {
+/// The anchors and links of a page.
+#[derive(Default)]
+struct Page {
+    anchors: HashSet<String>,
+    links: Vec<String>,
+}
+
+impl Page {
+    fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap();
+        let mut page = Self::default();
+        let mut heading: Option<String> = None;
+        for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {
+            match event {
+                Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
+                Event::Text(text) | Event::Code(text) => {
+                    if let Some(heading) = &mut heading {
+                        heading.push_str(&text);
+                    }
+                }
+                Event::End(TagEnd::Heading(_)) => page.anchors.extend(heading.take().as_deref().map(anchor)),
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                    page.links.push(dest_url.into_string());
+                }
+                _ => {}
+            }
+        }
+        page
+    }
+}
+
+/// All pages, by path.
+fn pages(root: &Path) -> HashMap<PathBuf, Page> {
     let files = FOLDERS.iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
     let files =
         files.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some("md".as_ref()));
-    let anchors = |path: &PathBuf| {
-        let text = fs::read_to_string(path).unwrap();
-        let headings = text.lines().filter(|line| line.starts_with('#'));
-        headings.map(|line| anchor(line.trim_start_matches('#').trim())).collect()
-    };
-    files.map(|path| (path.canonicalize().unwrap(), anchors(&path))).collect()
+    files.map(|path| (path.canonicalize().unwrap(), Page::read(&path))).collect()
 }
 
 #[test]
@@ -32,12 +59,8 @@ fn every_link_of_a_page_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let pages = pages(root);
     let mut broken = Vec::new();
-    for page in pages.keys() {
-        let text = fs::read_to_string(page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if link.contains("://") || link.contains(char::is_whitespace) {
-                continue;
-            }
+    for (page, Page { links, .. }) in &pages {
+        for link in links.iter().filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() {
                 Ok(page.clone())
@@ -45,8 +68,7 @@ fn every_link_of_a_page_is_valid() {
                 page.parent().unwrap().join(file).canonicalize()
             };
             let exists = target.is_ok_and(|target| {
-                heading.is_empty()
-                    || pages.get(&target).is_some_and(|anchors| anchors.iter().any(|known| known == heading))
+                heading.is_empty() || pages.get(&target).is_some_and(|page| page.anchors.contains(heading))
             });
             if !exists {
                 broken.push(format!("{}: {link}", page.display()));

@@ -1,6 +1,7 @@
 //! Fenced blocks of the pages in `docs/`. The comment above each block determines its use in tests.
 
 use e2e::Stack;
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use std::time::Duration;
 
 /// A page of `docs/`.
@@ -50,21 +51,27 @@ impl Page {
     /// If a block has no comment.
     pub fn blocks(&self) -> Vec<Block> {
         let mut blocks = Vec::new();
-        let mut lines = self.text.lines();
-        let mut before = "";
-        while let Some(line) = lines.next() {
-            if line.starts_with("```") {
-                let comment = before.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
-                let kind = match comment.and_then(|comment| comment.split_once(": ")) {
-                    Some(("snippet", name)) => Kind::Snippet(name.to_owned()),
-                    Some(("frame", channel)) => Kind::Frame(channel.to_owned()),
-                    Some(("not run", reason)) if !reason.is_empty() => Kind::NotRun,
-                    _ => panic!("{}: no comment above a block, but {before:?}", self.name),
-                };
-                let lines = lines.by_ref().take_while(|line| *line != "```");
-                blocks.push(Block { kind, body: lines.map(|line| format!("{line}\n")).collect() });
+        let mut before = String::new();
+        let mut events = Parser::new(self.text);
+        while let Some(event) = events.next() {
+            match event {
+                Event::Html(comment) => comment.trim().clone_into(&mut before),
+                Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
+                    let comment = before.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
+                    let kind = match comment.and_then(|comment| comment.split_once(": ")) {
+                        Some(("snippet", name)) => Kind::Snippet(name.to_owned()),
+                        Some(("frame", channel)) => Kind::Frame(channel.to_owned()),
+                        Some(("not run", reason)) if !reason.is_empty() => Kind::NotRun,
+                        _ => panic!("{}: no comment above a block, but {before:?}", self.name),
+                    };
+                    let text =
+                        |event| if let Event::Text(text) = event { Some(text.into_string()) } else { None };
+                    blocks.push(Block { kind, body: events.by_ref().map_while(text).collect() });
+                    before.clear();
+                }
+                _ => before.clear(),
             }
-            before = line;
         }
         blocks
     }
