@@ -188,7 +188,7 @@ fn checks(wired: &Wired) -> Checks {
             let health = endpoints_health.clone();
             async move { health.check().await }
         })
-        .measuring(move || metrics::gauge!("gateway_packer_waiting_sends").set(waiting() as f64))
+        .measuring(move || metrics::gauge!("gateway_sends_waiting").set(waiting() as f64))
         .measuring(move || measured.measure())
 }
 

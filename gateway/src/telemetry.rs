@@ -78,22 +78,27 @@ pub const METRICS: &[Metric] = &[
         "Subscriptions refused because the socket already had the maximum number.",
     ),
     Metric::counter(
-        "gateway_doors_full_total",
+        "gateway_joins_full_total",
         "Joins of conversations that found the queue to chat-service full and waited.",
-    ),
-    Metric::histogram("gateway_pack_sends", "Messages in a batch to chat-service."),
+    )
+    .formerly("gateway_doors_full_total"),
+    Metric::histogram("gateway_send_batch_messages", "Messages in a batch to chat-service.")
+        .formerly("gateway_pack_sends"),
     Metric::counter(
-        "gateway_packs_failed_total",
+        "gateway_send_batches_failed_total",
         "Failed attempts to send a batch to chat-service; repeated until the deadline.",
-    ),
+    )
+    .formerly("gateway_packs_failed_total"),
     Metric::gauge(
-        "gateway_packer_waiting_sends",
+        "gateway_sends_waiting",
         "Messages waiting to be sent to chat-service or to be answered by it.",
-    ),
+    )
+    .formerly("gateway_packer_waiting_sends"),
     Metric::counter(
-        "gateway_packer_full_total",
+        "gateway_sends_full_total",
         "Messages that found the queue to chat-service full and waited.",
-    ),
+    )
+    .formerly("gateway_packer_full_total"),
     Metric::histogram(
         "gateway_delivery_duration_seconds",
         "Time from a live message's commit until the last socket of this gateway has written it.",
@@ -109,7 +114,8 @@ pub const METRICS: &[Metric] = &[
         "gateway_events_full_total",
         "NATS connections for events closed because too many commands waited to be written.",
     ),
-    Metric::gauge("gateway_channels_mending", "Channels whose missed entries or markers are being read."),
+    Metric::gauge("gateway_channels_repairing", "Channels whose missed entries or markers are being read.")
+        .formerly("gateway_channels_mending"),
     Metric::counter(
         "gateway_logs_restarted_total",
         "Channels whose log went back, for example after a restore of Postgres; their sockets were closed.",

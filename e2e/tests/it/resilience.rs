@@ -48,7 +48,7 @@ async fn a_send_that_the_gateway_repeats_is_delivered_once() {
     // The first request still waits in NATS when the gateway abandons it and sends a second one.
     let repeated = || async {
         let metrics = stack.metrics(Kind::Gateway, 0).await;
-        metrics.contains("gateway_packs_failed_total 1").then_some(())
+        metrics.contains("gateway_send_batches_failed_total 1").then_some(())
     };
     eventually("the gateway to repeat the request", repeated).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -138,8 +138,9 @@ async fn a_stop_closes_sockets_with_1012_and_exits_0() {
     // The gateway has sent a message to chat-service, which does not reply yet.
     stack.signal(Kind::Chat, 0, Signal::Stop);
     ada.say("the last").await;
-    let is_sent =
-        async || stack.metrics(Kind::Gateway, 0).await.contains("gateway_pack_sends_count 1").then_some(());
+    let is_sent = async || {
+        stack.metrics(Kind::Gateway, 0).await.contains("gateway_send_batch_messages_count 1").then_some(())
+    };
     eventually("the message to be sent to chat-service", is_sent).await;
     stack.signal(Kind::Gateway, 0, Signal::Term);
     stack.signal(Kind::Chat, 0, Signal::Cont);

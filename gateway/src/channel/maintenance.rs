@@ -72,7 +72,7 @@ impl Maintenance {
 
     /// Sets the gauges of channels.
     pub fn measure(&self) {
-        metrics::gauge!("gateway_channels_mending").set(self.repairing.load(Ordering::Relaxed) as f64);
+        metrics::gauge!("gateway_channels_repairing").set(self.repairing.load(Ordering::Relaxed) as f64);
     }
 
     /// Schedules a check of a channel without members.

@@ -32,7 +32,7 @@ pub struct Joins(Batcher<JoinRequest, Joined>);
 impl Joins {
     /// Starts the task that sends batches. It ends after this queue is dropped and every request is answered.
     pub fn start(bus: Bus, tasks: &TaskTracker) -> Self {
-        let limits = Limits::new(WAITING, limits::BATCH_JOINS, "gateway_doors_full_total");
+        let limits = Limits::new(WAITING, limits::BATCH_JOINS, "gateway_joins_full_total");
         let (requests, batches) = batcher(Limits { interval: INTERVAL, ..limits });
         let handle = move |batch, permit| send(bus.clone(), batch, permit);
         tasks.spawn(batches.run(CONCURRENCY, tasks.clone(), handle));

@@ -63,7 +63,7 @@ impl Sends {
         send.client_id.get_or_insert_with(|| Send::own_key(format_args!("{:032x}", fastrand::u128(..))));
         let (reply, answer) = oneshot::channel();
         if self.permits.available_permits() == 0 {
-            metrics::counter!("gateway_packer_full_total").increment(1);
+            metrics::counter!("gateway_sends_full_total").increment(1);
         }
         let sent = async {
             let _permit = self.permits.acquire().await.ok()?;
@@ -100,7 +100,7 @@ async fn run(bus: Bus, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
             }
             batch.push(job);
         }
-        metrics::histogram!("gateway_pack_sends")
+        metrics::histogram!("gateway_send_batch_messages")
             .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
         let (bus, batches) = (bus.clone(), batches.clone());
         tasks.spawn(async move { send_batch(&bus, batch, &batches, permit).await });
@@ -157,7 +157,7 @@ async fn attempt(bus: &Bus, jobs: Vec<Job>) -> Vec<Job> {
         Ok(sent) if sent.len() == jobs.len() => sent,
         Ok(_) => return refuse(jobs, &Refusal::internal()),
         Err(error) if error.is_transient() => {
-            metrics::counter!("gateway_packs_failed_total").increment(1);
+            metrics::counter!("gateway_send_batches_failed_total").increment(1);
             tracing::debug!(%error, "send a batch of messages; trying again");
             return jobs;
         }
