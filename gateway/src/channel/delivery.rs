@@ -25,8 +25,8 @@ impl Drop for Delivery {
 pub fn until_written(entry: Entry, committed: Option<Timestamp>, span: Span) -> Entry {
     let delivery = Arc::new(Delivery { committed, _span: span });
     Entry {
-        public: entry.public.keeping(delivery.clone()),
-        private: entry.private.map(|frame| frame.keeping(delivery)),
+        public: entry.public.with_guard(delivery.clone()),
+        private: entry.private.map(|frame| frame.with_guard(delivery)),
         ..entry
     }
 }

@@ -53,7 +53,7 @@ async fn catch_up(key: LogKey, bus: &Bus, view: &View, mut at: Head, until: i64)
 /// Sends entries as fast as the outbox has room.
 async fn send(view: &View, entries: impl IntoIterator<Item = Entry>) {
     for entry in entries {
-        view.outbox.room().await;
+        view.outbox.wait_for_room().await;
         view.outbox.push(view.frame(&entry));
     }
 }

@@ -183,7 +183,7 @@ fn start_session(shared: &Shared, upgrade: OnUpgrade, opening: Result<Opening, C
             // In a task of its own: an idle socket's cost is mostly its future, and this future is larger.
             Ok(opening) => drop(sessions.spawn(Session::new(opening, socket).run())),
             Err(close) => {
-                socket.goodbye(close).await;
+                socket.close(close).await;
                 count_close(close);
             }
         }

@@ -139,7 +139,7 @@ impl Session {
             }
         };
         // Boxed, because otherwise every idle session would reserve memory for it.
-        Box::pin(future::join(self.socket.goodbye(close), finish)).await;
+        Box::pin(future::join(self.socket.close(close), finish)).await;
         count_close(close);
     }
 

@@ -1,4 +1,4 @@
-//! Autobahn's test suite, as `kosoku` runs it, against an echo over our own socket. There is no such endpoint elsewhere.
+//! The Autobahn test suite, run by `kosoku` against an echo server over our socket. The echo server exists only here.
 
 use super::{Frame, Item, Socket};
 use bytes::Bytes;
@@ -19,16 +19,16 @@ use tokio::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 const KOSOKU: &str = "kosoku==0.1.0";
-/// What is not run: performance, and compression, which is not offered.
+/// Excluded cases: performance, and compression, which we do not support.
 const EXCLUDED: [&str; 3] = ["9.*", "12.*", "13.*"];
-/// Cases that send binary messages to have them back. The contract closes such a socket with 1003.
+/// Cases that expect the echo of a binary message. The contract closes such a socket with 1003.
 const BINARY: [&str; 8] = ["1.2.1", "1.2.2", "1.2.3", "1.2.4", "1.2.5", "1.2.6", "1.2.7", "1.2.8"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn autobahn_finds_nothing_wrong_except_that_binary_is_refused() {
-    let kosoku = match tokio::task::spawn_blocking(kosoku).await.unwrap() {
+async fn autobahn_passes_except_that_binary_messages_are_refused() {
+    let kosoku = match tokio::task::spawn_blocking(install).await.unwrap() {
         Ok(kosoku) => kosoku,
-        Err(why) => return skip(why.trim()),
+        Err(reason) => return skip(reason.trim()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("ws://{}", listener.local_addr().unwrap());
@@ -42,19 +42,19 @@ async fn autobahn_finds_nothing_wrong_except_that_binary_is_refused() {
 
     let cases = index.as_object().unwrap().values().next().unwrap().as_object().unwrap();
     let is = |case: &Value, kind: &str| case["behavior"] == kind && case["behaviorClose"] == kind;
-    let (mut ok, mut informational, mut wrong) = (0, 0, Vec::new());
+    let (mut ok, mut informational, mut failed) = (0, 0, Vec::new());
     for (id, case) in cases {
         match case {
             case if is(case, "OK") => ok += 1,
             case if is(case, "INFORMATIONAL") => informational += 1,
-            case => wrong.push((id.as_str(), case["remoteCloseCode"].as_u64())),
+            case => failed.push((id.as_str(), case["remoteCloseCode"].as_u64())),
         }
     }
     let refused: Vec<_> = BINARY.iter().map(|id| (*id, Some(1003))).collect();
-    assert_eq!((wrong, informational, ok), (refused, 3, 236));
+    assert_eq!((failed, informational, ok), (refused, 3, 236));
 }
 
-/// Answers the handshake, and then every message with itself.
+/// Answers the handshake, and then returns every message.
 async fn echo(mut stream: TcpStream) {
     let (mut head, end) = (Vec::new(), b"\r\n\r\n");
     let end = loop {
@@ -87,48 +87,48 @@ async fn echo(mut stream: TcpStream) {
             Err(close) => break close,
         }
     };
-    socket.goodbye(close).await;
+    socket.close(close).await;
 }
 
-/// The index of its report.
+/// Runs the suite. Returns the index of its report.
 fn run(kosoku: &Path, address: &str) -> Value {
     let report = kosoku.join("report");
     fs::remove_dir_all(&report).ok();
     let mut command = Command::new(kosoku.join("bin/kosoku"));
     command.env("PYTHONPATH", kosoku).args(["--parallelism", "16", "--outdir"]).arg(&report);
     command.args(EXCLUDED.iter().flat_map(|cases| ["--exclude", cases])).arg(address);
-    let output = command.output().unwrap(); // It ends with an error where a case fails.
+    let output = command.output().unwrap(); // The exit code is an error if a case fails.
     let index = fs::read(report.join("index.json"));
     let index = index.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
     serde_json::from_slice(&index).unwrap()
 }
 
-/// Where it is installed, once, below cargo's target folder.
-fn kosoku() -> Result<PathBuf, String> {
+/// Installs kosoku in cargo's target folder, unless it is there. Returns its folder.
+fn install() -> Result<PathBuf, String> {
     let io = |error: std::io::Error| error.to_string();
     let program = std::env::current_exe().map_err(io)?;
-    let place = program.ancestors().nth(3).expect("the target folder").join("tools/autobahn");
-    fs::create_dir_all(&place).map_err(io)?;
-    let lock = File::create(place.join(".lock")).map_err(io)?;
+    let folder = program.ancestors().nth(3).expect("the target folder").join("tools/autobahn");
+    fs::create_dir_all(&folder).map_err(io)?;
+    let lock = File::create(folder.join(".lock")).map_err(io)?;
     lock.lock().map_err(io)?;
-    let done = place.join(".installed");
+    let done = folder.join(".installed");
     if fs::read_to_string(&done).is_ok_and(|installed| installed == KOSOKU) {
-        return Ok(place);
+        return Ok(folder);
     }
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]);
-    let output = pip.arg("--target").arg(&place).arg(KOSOKU).output().map_err(io)?;
+    let output = pip.arg("--target").arg(&folder).arg(KOSOKU).output().map_err(io)?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
     fs::write(done, KOSOKU).map_err(io)?;
-    Ok(place)
+    Ok(folder)
 }
 
-/// Says loudly that it was not run.
-fn skip(why: &str) {
-    // Not captured, as what a test prints is.
+/// Reports that the suite was not run.
+fn skip(reason: &str) {
+    // Written directly, because the test harness captures `eprintln!`.
     std::io::stderr()
-        .write_all(format!("\n*** SKIPPED: Autobahn's test suite: {why} ***\n\n").as_bytes())
+        .write_all(format!("\n*** SKIPPED: Autobahn's test suite: {reason} ***\n\n").as_bytes())
         .ok();
 }

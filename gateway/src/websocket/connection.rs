@@ -1,4 +1,4 @@
-//! A client's connection after its handshake.
+//! A client's connection after the handshake.
 
 use super::{Decoder, Frame, Item};
 use bytes::{Buf, Bytes};
@@ -18,48 +18,48 @@ use tokio::{
     time::timeout,
 };
 
-/// Bytes that are read at once, into the reader's stack.
+/// Maximum size of a read, in bytes. They are read into the reader's stack.
 const READ: usize = 8 * 1024;
-/// Frames that are written at once.
+/// Maximum number of frames in one write.
 const SLICES: usize = 64;
-/// Answers to pings that wait to be written; until they are, nothing more is read.
+/// Number of waiting pongs at which the socket stops reading until they are written.
 const PONGS: u8 = 32;
-/// How long a socket that is closed waits for the client to close, too.
-const GOODBYE: Duration = Duration::from_secs(2);
-/// Bytes that are read and thrown away meanwhile.
-const GOODBYE_BYTES: usize = 4 * 1024 * 1024;
+/// How long a closing socket waits for the client to close, too.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of bytes that a closing socket reads and discards.
+const CLOSE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A client's socket.
 pub struct Socket {
     stream: TcpStream,
     decoder: Decoder,
-    /// What was read behind the last item.
+    /// Bytes that were read behind the last item.
     input: Bytes,
-    /// Frames to be written.
+    /// Frames that wait to be written.
     output: VecDeque<Frame>,
-    /// Bytes of the first of them that are written.
+    /// Number of bytes of the first frame that are written.
     written: usize,
-    /// How many of them are answers to pings.
+    /// Number of pongs among the frames.
     pongs: u8,
-    hears: Hears,
+    incoming: Incoming,
 }
 
 impl Socket {
-    /// A connection whose handshake has been answered, and what has been read behind the client's half of that. A
+    /// Creates a socket after its handshake. `input` holds the bytes that were read behind the client's request. A
     /// message may have `max` bytes.
     pub fn new(stream: TcpStream, input: Bytes, max: usize) -> Self {
         let decoder = Decoder::new(max);
-        let (output, hears) = (VecDeque::new(), Hears::Frames);
-        Self { stream, decoder, input, output, written: 0, pongs: 0, hears }
+        let (output, incoming) = (VecDeque::new(), Incoming::Frames);
+        Self { stream, decoder, input, output, written: 0, pongs: 0, incoming }
     }
 
-    /// What the client says next. A ping is answered with the next flush. Cancel safe.
+    /// Reads the next item. A ping is answered with the next flush. Cancel safe.
     ///
     /// # Errors
-    /// Why the socket is to be closed: what the client broke, or `Normal` where the connection ended.
+    /// The code to close the socket with: the client's violation, or `Normal` if the connection ended.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Item, Close>> {
         if self.pongs >= PONGS {
-            return Poll::Pending; // Whoever waits for an item flushes, and asks again after that.
+            return Poll::Pending; // The caller also flushes, and polls again after that.
         }
         loop {
             let mut rest = &self.input[..];
@@ -69,14 +69,14 @@ impl Socket {
             if self.input.is_empty() {
                 self.input = Bytes::new();
             }
-            if let Some(item) = self.heard(decoded)? {
+            if let Some(item) = self.handle(decoded)? {
                 return Poll::Ready(Ok(item));
             }
             let mut bytes = [MaybeUninit::uninit(); READ];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
             if read.is_err() || buffer.filled().is_empty() {
-                self.hears = Hears::Nothing;
+                self.incoming = Incoming::Closed;
                 return Poll::Ready(Err(Close::Normal));
             }
             let mut rest = buffer.filled();
@@ -84,31 +84,31 @@ impl Socket {
             if !rest.is_empty() {
                 self.input = Bytes::copy_from_slice(rest);
             }
-            if let Some(item) = self.heard(decoded)? {
+            if let Some(item) = self.handle(decoded)? {
                 return Poll::Ready(Ok(item));
             }
         }
     }
 
-    fn heard(&mut self, decoded: Result<Option<Item>, Close>) -> Result<Option<Item>, Close> {
+    fn handle(&mut self, decoded: Result<Option<Item>, Close>) -> Result<Option<Item>, Close> {
         match &decoded {
             Ok(Some(Item::Ping(payload))) => {
                 self.pongs += 1;
                 self.output.push_back(Frame::pong(payload));
             }
-            Ok(Some(Item::Close)) => self.hears = Hears::Nothing,
-            Err(_) => self.hears = Hears::Noise,
+            Ok(Some(Item::Close)) => self.incoming = Incoming::Closed,
+            Err(_) => self.incoming = Incoming::Invalid,
             Ok(_) => {}
         }
         decoded
     }
 
-    /// Appends a frame to what is to be written.
+    /// Queues a frame to be written.
     pub fn queue(&mut self, frame: Frame) {
         self.output.push_back(frame);
     }
 
-    /// Appends frames to what is to be written.
+    /// Queues frames to be written.
     pub fn queue_all(&mut self, mut frames: VecDeque<Frame>) {
         if self.output.is_empty() {
             self.output = frames;
@@ -117,10 +117,10 @@ impl Socket {
         }
     }
 
-    /// Writes all that is queued, with as few calls as it takes. Cancel safe.
+    /// Writes all queued frames, with as few system calls as possible. Cancel safe.
     ///
     /// # Errors
-    /// When the connection has ended.
+    /// If the connection has ended.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(first) = self.output.front() {
             let first = &first.bytes()[self.written..];
@@ -155,26 +155,26 @@ impl Socket {
         }
     }
 
-    /// Says goodbye, and waits a little for the client to have read it: data of the client's that nobody has read would
-    /// make the kernel reset the connection, and the client would never see the close frame.
-    pub async fn goodbye(mut self, close: Close) {
-        // What has begun must end, or the client would not know the close frame for one.
+    /// Sends a close frame, and waits a little until the client closes, too. If bytes from the client were left unread,
+    /// the kernel would reset the connection, and the client might not receive the close frame.
+    pub async fn close(mut self, close: Close) {
+        // A partly written frame must be completed first, or the client could not recognise the close frame.
         self.output.truncate(usize::from(self.written > 0));
         self.queue(Frame::close(close));
-        let parting = async {
+        let closing = async {
             poll_fn(|cx| self.poll_flush(cx)).await?;
-            let mut left = GOODBYE_BYTES;
-            poll_fn(|cx| self.poll_farewell(cx, &mut left)).await;
+            let mut left = CLOSE_BYTES;
+            poll_fn(|cx| self.poll_closed(cx, &mut left)).await;
             self.stream.shutdown().await
         };
-        timeout(GOODBYE, parting).await.ok();
+        timeout(CLOSE_TIMEOUT, closing).await.ok();
     }
 
-    /// Reads on until the client has closed, too; nothing else that it says means anything now.
-    fn poll_farewell(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<()> {
+    /// Reads until the client has closed, and discards everything else.
+    fn poll_closed(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<()> {
         let input = std::mem::take(&mut self.input);
         self.look_for_close(&input);
-        while self.hears != Hears::Nothing && *left > 0 {
+        while self.incoming != Incoming::Closed && *left > 0 {
             let mut bytes = [MaybeUninit::uninit(); READ];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
@@ -188,25 +188,25 @@ impl Socket {
     }
 
     fn look_for_close(&mut self, mut input: &[u8]) {
-        while self.hears == Hears::Frames {
+        while self.incoming == Incoming::Frames {
             match self.decoder.decode(&mut input) {
-                Ok(Some(Item::Close)) => self.hears = Hears::Nothing,
+                Ok(Some(Item::Close)) => self.incoming = Incoming::Closed,
                 Ok(Some(_)) => {}
                 Ok(None) => return,
-                Err(_) => self.hears = Hears::Noise,
+                Err(_) => self.incoming = Incoming::Invalid,
             }
         }
     }
 }
 
-/// What a client still says.
+/// The state of the client's side of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hears {
+enum Incoming {
     Frames,
-    /// Something that can't be understood since it broke the protocol.
-    Noise,
-    /// It has closed.
-    Nothing,
+    /// The client violated the protocol, so its bytes cannot be decoded any more.
+    Invalid,
+    /// The client has closed.
+    Closed,
 }
 
 #[cfg(test)]
@@ -231,34 +231,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_make_of_client_reads_all_that_is_written() {
+    async fn another_implementation_reads_all_frames() {
         let (mut socket, client) = connection().await;
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
-        // More than the kernel takes at once, so that writes end within frames.
+        // More than the kernel accepts at once, so that some writes end within a frame.
         let sizes: Vec<usize> = (0..300).map(|index| index * index % 70_000).collect();
         let writes = async {
             for sizes in sizes.chunks(100) {
                 socket.queue_all(sizes.iter().map(|size| Frame::text(&"x".repeat(*size))).collect());
                 flush(&mut socket).await;
             }
-            socket.goodbye(Close::Restart).await;
+            socket.close(Close::Restart).await;
         };
         let reads = async {
-            let mut told = Vec::new();
+            let mut messages = Vec::new();
             while let Some(message) = client.next().await {
-                told.push(message.unwrap());
+                messages.push(message.unwrap());
             }
-            told
+            messages
         };
-        let ((), told) = tokio::join!(writes, reads);
-        let (close, texts) = told.split_last().unwrap();
+        let ((), messages) = tokio::join!(writes, reads);
+        let (close, texts) = messages.split_last().unwrap();
         let lengths: Vec<usize> = texts.iter().map(|text| text.to_text().unwrap().len()).collect();
         assert_eq!(lengths, sizes);
         assert!(matches!(close, Message::Close(Some(frame)) if u16::from(frame.code) == 1012), "{close:?}");
     }
 
     #[tokio::test]
-    async fn frames_that_come_together_are_told_one_by_one_and_pings_answered() {
+    async fn frames_that_arrive_together_are_read_one_by_one_and_pings_are_answered() {
         let (mut socket, client) = connection().await;
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let large = "é".repeat(limits::FRAME_BYTES / 2);
@@ -268,7 +268,7 @@ mod tests {
             client.feed(message).await.unwrap();
         }
         let sends = async { client.flush().await.unwrap() };
-        let hears = async {
+        let reads = async {
             for expected in ["a", "", &large, "b"] {
                 match poll_fn(|cx| socket.poll_next(cx)).await.unwrap() {
                     Item::Text(text) => assert_eq!(text, expected),
@@ -276,17 +276,17 @@ mod tests {
                 }
             }
         };
-        tokio::join!(sends, hears);
+        tokio::join!(sends, reads);
         flush(&mut socket).await;
         assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong("1".into()));
         client.close(None).await.unwrap();
         assert_eq!(poll_fn(|cx| socket.poll_next(cx)).await, Ok(Item::Close));
-        socket.goodbye(Close::Normal).await;
+        socket.close(Close::Normal).await;
         assert!(matches!(client.next().await, Some(Ok(Message::Close(_))) | None));
     }
 
     #[tokio::test]
-    async fn whoever_pings_and_never_reads_is_not_listened_to() {
+    async fn a_socket_with_too_many_unwritten_pongs_stops_reading() {
         let (mut socket, mut client) = connection().await;
         client.write_all(&[0x89, 0x80, 0, 0, 0, 0].repeat(1_000)).await.unwrap();
         for _ in 0..PONGS {

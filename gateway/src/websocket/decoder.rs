@@ -1,41 +1,41 @@
-//! What a client sends, byte by byte: pure, and strict about everything that RFC 6455 says a client must do.
+//! Decodes the bytes of a client, and enforces all rules of RFC 6455 for clients. Pure: no I/O.
 
 use super::{CONTROL_BYTES, FIN, MASKED, opcode};
 use contract::Close;
 
-/// Bytes of the longest header of a client's frame.
+/// Size of the longest header of a client's frame, in bytes.
 const HEADER: usize = 14;
 
-/// Something that a client said.
+/// A decoded message or control frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// A whole text message.
+    /// A complete text message.
     Text(String),
-    /// It wants a pong with this payload.
+    /// A ping, to be answered with the same payload.
     Ping(Vec<u8>),
-    /// It is alive.
+    /// A pong.
     Pong,
-    /// It leaves; whatever follows means nothing.
+    /// A close frame. Everything after it is ignored.
     Close,
 }
 
-/// Reads frames of a client in whatever pieces they come. It holds no more than the message that is under way.
+/// Decodes frames from pieces of any size. Buffers no more than the current message.
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    /// What has come of the text message that is under way.
+    /// The received part of the current text message.
     text: Vec<u8>,
-    /// How much of that is known to be UTF-8.
+    /// Number of bytes of `text` that are known to be UTF-8.
     checked: usize,
-    /// Whether the message goes on in another frame.
+    /// Whether the message continues in another frame.
     unfinished: bool,
-    /// Bytes of a message, at most.
+    /// Maximum size of a message, in bytes.
     max: usize,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Within a header, of which so much has come.
+    /// Within a header, of which `filled` bytes have arrived.
     Header { bytes: [u8; HEADER], filled: usize },
     /// Within the payload of a text message's frame.
     Text { last: bool, left: usize, mask: [u8; 4] },
@@ -43,18 +43,19 @@ enum State {
     Control { opcode: u8, left: usize, mask: [u8; 4], payload: Vec<u8> },
 }
 
-const NEXT: State = State::Header { bytes: [0; HEADER], filled: 0 };
+/// The state between two frames.
+const NEXT_FRAME: State = State::Header { bytes: [0; HEADER], filled: 0 };
 
 impl Decoder {
-    /// At the start of a connection. A message may have `max` bytes.
+    /// Creates a decoder for a new connection. A message may have `max` bytes.
     pub const fn new(max: usize) -> Self {
-        Self { state: NEXT, text: Vec::new(), checked: 0, unfinished: false, max }
+        Self { state: NEXT_FRAME, text: Vec::new(), checked: 0, unfinished: false, max }
     }
 
-    /// Takes bytes off the front of `input` until something is whole, or nothing is left.
+    /// Consumes `input` from its front until an item is complete or nothing is left.
     ///
     /// # Errors
-    /// What the client broke; after that, nothing that it sends means anything.
+    /// The close code of the client's violation. The rest of the stream cannot be decoded.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Close> {
         loop {
             match &mut self.state {
@@ -64,18 +65,18 @@ impl Decoder {
                 }
                 State::Text { last, left, mask } => {
                     take_payload(&mut self.text, left, mask, input);
-                    let (whole, last) = (*left == 0, *last);
-                    if whole {
-                        self.state = NEXT;
+                    let (is_complete, last) = (*left == 0, *last);
+                    if is_complete {
+                        self.state = NEXT_FRAME;
                     }
-                    if whole && last {
+                    if is_complete && last {
                         self.unfinished = false;
                         self.checked = 0;
                         let text = String::from_utf8(std::mem::take(&mut self.text));
                         return text.map(|text| Some(Item::Text(text))).map_err(|_| Close::NotUtf8);
                     }
-                    self.check_so_far()?;
-                    if !whole {
+                    self.check_utf8()?;
+                    if !is_complete {
                         return Ok(None);
                     }
                     self.unfinished = true;
@@ -86,14 +87,14 @@ impl Decoder {
                         return Ok(None);
                     }
                     let (opcode, payload) = (*opcode, std::mem::take(payload));
-                    self.state = NEXT;
+                    self.state = NEXT_FRAME;
                     return control(opcode, payload).map(Some);
                 }
             }
         }
     }
 
-    /// Whether a frame can follow here, and what its payload belongs to.
+    /// Checks whether the frame may follow the previous one, and returns the state for its payload.
     fn begin(&self, header: &Header) -> Result<State, Close> {
         let &Header { last, opcode, len, mask } = header;
         match opcode {
@@ -111,8 +112,8 @@ impl Decoder {
         }
     }
 
-    /// Whether what has come of a message can still become UTF-8.
-    fn check_so_far(&mut self) -> Result<(), Close> {
+    /// Checks that the received part of a message can still become UTF-8.
+    fn check_utf8(&mut self) -> Result<(), Close> {
         self.checked += match std::str::from_utf8(&self.text[self.checked..]) {
             Ok(text) => text.len(),
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
@@ -129,7 +130,7 @@ struct Header {
     mask: [u8; 4],
 }
 
-/// Gathers a header; what is wrong with its first bytes is said before the others have come.
+/// Collects a header. Its first two bytes are checked before the rest has arrived.
 fn take_header(
     bytes: &mut [u8; HEADER],
     filled: &mut usize,
@@ -161,23 +162,23 @@ fn take_header(
     }
 }
 
-/// The first byte: extensions there are none, and kinds of frames only those that are known.
+/// Checks the first byte: no extension, a known opcode, and no fragmented control frame.
 fn check_first(first: u8) -> Result<(), Close> {
     let extension = first & 0x70 != 0;
     let opcode = first & 0x0f;
     let known = opcode <= opcode::BINARY || (opcode::CLOSE..=opcode::PONG).contains(&opcode);
-    let parted = opcode >= opcode::CLOSE && first & FIN == 0;
-    if extension || !known || parted { Err(Close::Protocol) } else { Ok(()) }
+    let fragmented = opcode >= opcode::CLOSE && first & FIN == 0;
+    if extension || !known || fragmented { Err(Close::Protocol) } else { Ok(()) }
 }
 
-/// The second byte: a client masks, and control frames are short.
+/// Checks the second byte: the payload is masked, and that of a control frame is short.
 fn check_second(first: u8, second: u8) -> Result<(), Close> {
     let control = first & 0x0f >= opcode::CLOSE;
     let long = usize::from(second & !MASKED) > CONTROL_BYTES;
     if second & MASKED == 0 || (control && long) { Err(Close::Protocol) } else { Ok(()) }
 }
 
-/// A whole header.
+/// Parses a complete header.
 fn header(bytes: &[u8]) -> Result<Header, Close> {
     let (head, mask) = bytes.split_last_chunk().ok_or(Close::Protocol)?;
     let (len, least) = match head {
@@ -185,19 +186,19 @@ fn header(bytes: &[u8]) -> Result<Header, Close> {
         [_, _, len @ ..] => (number(len), if len.len() == 2 { 126 } else { 65_536 }),
         _ => return Err(Close::Protocol),
     };
-    // A length is written as short as it can be, and has no sign.
+    // A length must use the shortest encoding, and its highest bit must be 0.
     if len < least || len >> 63 != 0 {
         return Err(Close::Protocol);
     }
     Ok(Header { last: head[0] & FIN != 0, opcode: head[0] & 0x0f, len, mask: *mask })
 }
 
-/// A number, its highest byte first.
+/// Parses a big-endian number.
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Moves payload from `input` to `to`, unmasked. `mask` begins with the byte that is next.
+/// Moves payload from `input` to `to` and unmasks it. `mask` starts with the byte for the next payload byte.
 fn take_payload(to: &mut Vec<u8>, left: &mut usize, mask: &mut [u8; 4], input: &mut &[u8]) {
     let (now, rest) = input.split_at(input.len().min(*left));
     let start = to.len();
@@ -214,14 +215,14 @@ fn take_payload(to: &mut Vec<u8>, left: &mut usize, mask: &mut [u8; 4], input: &
     *input = rest;
 }
 
-/// A whole control frame.
+/// Converts a complete control frame.
 fn control(opcode: u8, payload: Vec<u8>) -> Result<Item, Close> {
     match opcode {
         opcode::PING => Ok(Item::Ping(payload)),
         opcode::PONG => Ok(Item::Pong),
         _ => match payload.split_first_chunk() {
             None if payload.is_empty() => Ok(Item::Close),
-            Some((code, reason)) if may_be_sent(u16::from_be_bytes(*code)) => {
+            Some((code, reason)) if is_allowed(u16::from_be_bytes(*code)) => {
                 std::str::from_utf8(reason).map(|_| Item::Close).map_err(|_| Close::NotUtf8)
             }
             _ => Err(Close::Protocol),
@@ -229,8 +230,8 @@ fn control(opcode: u8, payload: Vec<u8>) -> Result<Item, Close> {
     }
 }
 
-/// Whether a close code may stand in a frame: those that RFC 6455 and IANA's registry define, and private ones.
-const fn may_be_sent(code: u16) -> bool {
+/// Whether a frame may contain this close code: one of RFC 6455, of IANA's registry, or a private one.
+const fn is_allowed(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 

@@ -1,14 +1,14 @@
-//! Frames on their way to clients: header and payload in one piece, the same bytes for every socket.
+//! Encoded frames for clients: header and payload in one buffer, which all sockets share.
 
 use super::{CONTROL_BYTES, FIN, opcode};
 use bytes::Bytes;
 use contract::Close;
 use std::sync::Arc;
 
-/// Bytes of the longest header of a server's frame.
+/// Size of the longest header of a server's frame, in bytes.
 const HEADER: usize = 10;
 
-/// A whole frame as it is written: encoded once, cheap to clone.
+/// An encoded frame. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame(Bytes);
 
@@ -18,9 +18,9 @@ impl Frame {
         Self::text_of(|bytes| bytes.extend_from_slice(payload.as_bytes()))
     }
 
-    /// A text frame whose payload, which must be UTF-8, is appended by `write`.
+    /// A text frame with the payload that `write` appends. The payload must be UTF-8.
     pub fn text_of(write: impl FnOnce(&mut Vec<u8>)) -> Self {
-        // The payload is written behind room for the longest header, and the header right before it.
+        // The payload is written after space for the longest header; then the header is written right before it.
         let mut bytes = Vec::with_capacity(512);
         bytes.resize(HEADER, 0);
         write(&mut bytes);
@@ -32,16 +32,16 @@ impl Frame {
         Self(Bytes::from(bytes).slice(start..))
     }
 
-    /// The same frame, which keeps something as long as anyone has it.
+    /// The same frame with a guard, which is dropped with the last clone of the frame.
     #[must_use]
-    pub fn keeping<T: Send + Sync + 'static>(self, kept: Arc<T>) -> Self {
-        struct Keeping<T>(Bytes, #[expect(dead_code, reason = "it is only to be dropped")] Arc<T>);
-        impl<T> AsRef<[u8]> for Keeping<T> {
+    pub fn with_guard<T: Send + Sync + 'static>(self, guard: Arc<T>) -> Self {
+        struct Guarded<T>(Bytes, #[expect(dead_code, reason = "it is only dropped")] Arc<T>);
+        impl<T> AsRef<[u8]> for Guarded<T> {
             fn as_ref(&self) -> &[u8] {
                 &self.0
             }
         }
-        Self(Bytes::from_owner(Keeping(self.0, kept)))
+        Self(Bytes::from_owner(Guarded(self.0, guard)))
     }
 
     /// A ping.
@@ -52,12 +52,12 @@ impl Frame {
     /// The answer to a ping.
     ///
     /// # Panics
-    /// When the payload is longer than a control frame's may be.
+    /// If the payload is too long for a control frame.
     pub fn pong(payload: &[u8]) -> Self {
         Self::control(opcode::PONG, payload)
     }
 
-    /// The last frame that a client gets, and why.
+    /// A close frame.
     pub fn close(close: Close) -> Self {
         let mut payload = close.code().to_be_bytes().to_vec();
         payload.extend_from_slice(close.reason().as_bytes());
@@ -80,18 +80,18 @@ impl Frame {
         &self.0[header..]
     }
 
-    /// The bytes to write.
+    /// The encoded bytes.
     pub const fn bytes(&self) -> &Bytes {
         &self.0
     }
 
-    /// How many bytes are written.
+    /// The number of encoded bytes.
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// A header, and how many bytes of it there are.
+/// Encodes a header. Returns it with its length.
 fn header(opcode: u8, len: usize) -> ([u8; HEADER], usize) {
     let mut header = [0; HEADER];
     header[0] = FIN | opcode;
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_as_short_as_it_can_be() {
+    fn a_header_uses_the_shortest_encoding() {
         for (len, expected) in [
             (0, vec![0x81, 0]),
             (125, vec![0x81, 125]),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_says_code_and_reason() {
+    fn control_frames_are_encoded() {
         assert_eq!(Frame::close(Close::Normal).bytes()[..], *b"\x88\x05\x03\xe8bye");
         assert_eq!(Frame::pong(b"hi").bytes()[..], *b"\x8a\x02hi");
         assert_eq!(Frame::ping().bytes()[..], *b"\x89\x00");

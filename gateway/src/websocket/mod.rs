@@ -1,7 +1,7 @@
-//! The server's side of the WebSocket protocol (RFC 6455), without extensions.
+//! The server side of the WebSocket protocol (RFC 6455), without extensions.
 //!
-//! An idle socket holds no buffer at all: what is read goes through the stack of whoever reads, and what is written
-//! is encoded once and shared by every socket that it goes to. `decoder` and `frame` are pure; `connection` is the I/O.
+//! An idle socket holds no buffer: bytes are read into the reader's stack, and a frame is encoded once and shared by
+//! all sockets that write it. `decoder` and `frame` are pure; `connection` does the I/O.
 
 #[cfg(test)]
 mod autobahn;
@@ -14,7 +14,7 @@ pub use connection::Socket;
 pub use decoder::{Decoder, Item};
 pub use frame::Frame;
 
-/// The four bits that say what a frame is.
+/// The opcodes: four bits that define the type of a frame.
 mod opcode {
     pub const CONTINUATION: u8 = 0x0;
     pub const TEXT: u8 = 0x1;
@@ -24,9 +24,9 @@ mod opcode {
     pub const PONG: u8 = 0xA;
 }
 
-/// The bit of a message's last frame.
+/// The bit in the first byte of a message's last frame.
 const FIN: u8 = 0x80;
-/// The bit of a frame whose payload is masked: every client's, and no server's.
+/// The bit in the second byte of a frame with a masked payload. Clients always mask; servers never do.
 const MASKED: u8 = 0x80;
-/// Bytes of a control frame's payload, at most.
+/// Maximum size of a control frame's payload, in bytes.
 const CONTROL_BYTES: usize = 125;

@@ -1,4 +1,4 @@
-//! What waits to be written to one client: bounded, and never waited for.
+//! The bounded queue of frames for one socket. Publishers never wait for it.
 
 use crate::websocket::Frame;
 use contract::Close;
@@ -12,10 +12,10 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Frames that wait for one client.
+/// The frames that wait for one socket.
 ///
-/// Publishers push and never wait: a client that reads too slowly fills its outbox and is closed with 1013. It comes
-/// back with `after`, and misses nothing.
+/// Publishers push and never wait. The outbox of a client that reads too slowly fills up, and its socket is closed with
+/// 1013. The client reconnects with `after` and misses nothing.
 pub struct Outbox {
     queue: Mutex<Queue>,
     room: Notify,
@@ -29,12 +29,12 @@ struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     closed: Option<Close>,
-    /// Wakes the session, which waits for something to write.
+    /// Wakes the session, which waits for frames.
     reader: Option<Waker>,
 }
 
 impl Outbox {
-    /// An empty outbox that holds at most so much.
+    /// Creates an empty outbox with these limits.
     pub fn new(max_frames: usize, max_bytes: usize) -> Self {
         Self {
             queue: Mutex::default(),
@@ -45,7 +45,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame. Full: the client is closed instead.
+    /// Queues a frame. If the outbox is full, closes the socket instead.
     pub fn push(&self, frame: Frame) {
         let mut queue = self.lock();
         if queue.closed.is_some() {
@@ -61,7 +61,7 @@ impl Outbox {
         wake(queue);
     }
 
-    /// Asks the session to close its socket, for the first reason that anyone gives.
+    /// Requests the session to close its socket. Only the first reason counts.
     pub fn close(&self, reason: Close) {
         let mut queue = self.lock();
         queue.closed.get_or_insert(reason);
@@ -69,8 +69,7 @@ impl Outbox {
         self.room.notify_waiters();
     }
 
-    /// Takes everything that waits, and says whether the socket is to be closed after that, and why. Only one task may
-    /// ask.
+    /// Takes all frames, with the reason if the socket must be closed after them. Only one task may poll.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<(VecDeque<Frame>, Option<Close>)> {
         let mut queue = self.lock();
         if queue.frames.is_empty() && queue.closed.is_none() {
@@ -86,8 +85,8 @@ impl Outbox {
         Poll::Ready(taken)
     }
 
-    /// Waits until most of the outbox is free, so that a replay leaves room for what is live; or until it is closed.
-    pub async fn room(&self) {
+    /// Waits until most of the outbox is free, so that a replay leaves room for live frames, or until it is closed.
+    pub async fn wait_for_room(&self) {
         loop {
             let room = self.room.notified();
             {
@@ -102,12 +101,12 @@ impl Outbox {
         }
     }
 
-    /// Whether the client understands more than the old guide's frames.
+    /// Whether the client understands more frames than those of the old guide.
     pub fn understands_extensions(&self) -> bool {
         self.understands_extensions.load(Ordering::Relaxed)
     }
 
-    /// The client has shown that it understands more than the old guide's frames.
+    /// Records that the client understands more frames than those of the old guide.
     pub fn set_understands_extensions(&self) {
         self.understands_extensions.store(true, Ordering::Relaxed);
     }
@@ -130,7 +129,7 @@ impl Outbox {
     }
 }
 
-/// Wakes the session, which is not to wait for this lock.
+/// Releases the lock, and then wakes the session, so that the session does not wait for the lock.
 fn wake(mut queue: MutexGuard<'_, Queue>) {
     let reader = queue.reader.take();
     drop(queue);
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_outbox_closes_its_client() {
+    fn a_full_outbox_closes_its_socket() {
         let outbox = Outbox::new(2, 100);
         for _ in 0..3 {
             outbox.push(Frame::text("frame"));
@@ -162,7 +161,7 @@ mod tests {
     async fn a_replay_waits_for_room() {
         let outbox = Outbox::new(4, 1_000);
         outbox.push(Frame::text("frame"));
-        let waits = outbox.room();
+        let waits = outbox.wait_for_room();
         tokio::pin!(waits);
         assert!(futures_util::poll!(&mut waits).is_pending());
         outbox.take();

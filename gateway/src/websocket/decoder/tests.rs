@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 const MAX: usize = 1_000;
 
-/// A frame as a client writes it.
+/// Encodes a frame of a client.
 fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -22,7 +22,7 @@ fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     bytes
 }
 
-/// What a decoder makes of bytes that come in these pieces.
+/// Decodes bytes that arrive in these pieces.
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Item>, Close> {
     let mut decoder = Decoder::new(MAX);
     let mut items = Vec::new();
@@ -30,7 +30,7 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Item>, C
         while let Some(item) = decoder.decode(&mut piece)? {
             items.push(item);
         }
-        assert!(piece.is_empty(), "bytes are only left behind an item");
+        assert!(piece.is_empty(), "bytes may remain only behind an item");
     }
     Ok(items)
 }
@@ -39,7 +39,7 @@ fn text(text: &str) -> Item {
     Item::Text(text.to_owned())
 }
 
-/// One message as frames: cut at these places, a control frame in each gap.
+/// Encodes a message as fragments that end at `cuts`, with a control frame between them.
 fn message(payload: &[u8], mut cuts: Vec<usize>, mask: [u8; 4]) -> Vec<u8> {
     cuts.iter_mut().for_each(|cut| *cut %= payload.len() + 1);
     cuts.sort_unstable();
@@ -59,21 +59,21 @@ fn message(payload: &[u8], mut cuts: Vec<usize>, mask: [u8; 4]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn a_message_is_read_however_it_is_cut(
-        said in ".{0,200}",
+    fn a_message_is_decoded_in_any_fragments_and_pieces(
+        content in ".{0,200}",
         cuts in proptest::collection::vec(0_usize..300, 0..4),
         mask: [u8; 4],
         pieces in 1_usize..20,
     ) {
-        let bytes = message(said.as_bytes(), cuts.clone(), mask);
+        let bytes = message(content.as_bytes(), cuts.clone(), mask);
         let mut expected = vec![Item::Pong; cuts.len()];
-        expected.push(text(&said));
+        expected.push(text(&content));
         let mut chunks = bytes.chunks(pieces);
         prop_assert_eq!(decode(std::iter::from_fn(|| chunks.next())), Ok(expected));
     }
 
     #[test]
-    fn whatever_comes_is_answered_alike_in_whatever_pieces(
+    fn the_result_does_not_depend_on_the_pieces(
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
         pieces in 1_usize..20,
     ) {
@@ -81,37 +81,37 @@ proptest! {
     }
 
     #[test]
-    fn text_that_is_not_utf8_is_refused_and_other_text_is_not(
+    fn text_is_refused_if_and_only_if_it_is_not_utf8(
         payload in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0xe2), Just(0x82), Just(0xac)], 0..8),
         cuts in proptest::collection::vec(0_usize..10, 0..3),
     ) {
-        let told = decode([&message(&payload, cuts, [1, 2, 3, 4])[..]]);
+        let items = decode([&message(&payload, cuts, [1, 2, 3, 4])[..]]);
         match String::from_utf8(payload) {
-            Ok(said) => prop_assert_eq!(told.unwrap().pop(), Some(Item::Text(said))),
-            Err(_) => prop_assert_eq!(told, Err(Close::NotUtf8)),
+            Ok(content) => prop_assert_eq!(items.unwrap().pop(), Some(Item::Text(content))),
+            Err(_) => prop_assert_eq!(items, Err(Close::NotUtf8)),
         }
     }
 }
 
 #[test]
-fn what_a_client_may_not_send_is_refused_at_once() {
+fn violations_are_refused_at_once() {
     let close = |payload: &[u8]| frame(FIN | opcode::CLOSE, payload, [0; 4]);
     for (bytes, close) in [
-        (vec![0xc1], Close::Protocol), // an extension's bit
-        (vec![0x83], Close::Protocol), // unknown kinds of frames
+        (vec![0xc1], Close::Protocol), // the bit of an extension
+        (vec![0x83], Close::Protocol), // unknown opcodes
         (vec![0x8b], Close::Protocol),
-        (vec![0x09], Close::Protocol),       // a control frame in parts
+        (vec![0x09], Close::Protocol),       // a fragmented control frame
         (vec![0x89, 0xfe], Close::Protocol), // a long control frame
         (vec![0x81, 0x05], Close::Protocol), // no mask
-        (vec![0x80, 0x80, 0, 0, 0, 0], Close::Protocol), // goes on with nothing
-        (vec![0x01, 0x80, 0, 0, 0, 0, 0x81, 0x80, 0, 0, 0, 0], Close::Protocol), // another message within one
-        (vec![0x81, 0xfe, 0, 125, 0, 0, 0, 0], Close::Protocol), // a length longer than it need be
+        (vec![0x80, 0x80, 0, 0, 0, 0], Close::Protocol), // a continuation without a message
+        (vec![0x01, 0x80, 0, 0, 0, 0, 0x81, 0x80, 0, 0, 0, 0], Close::Protocol), // a message within another
+        (vec![0x81, 0xfe, 0, 125, 0, 0, 0, 0], Close::Protocol), // lengths that are not the shortest encoding
         (vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0], Close::Protocol),
         (vec![0x81, 0xff, 0x80, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], Close::Protocol),
         (vec![0x82, 0x80, 0, 0, 0, 0], Close::Binary),
         (vec![0x81, 0xfe, 0x03, 0xe9, 0, 0, 0, 0], Close::TooBig),
         (vec![0x81, 0xff, 0x7f, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], Close::TooBig),
-        (vec![0x81, 0x8a, 0, 0, 0, 0, b'a', 0xff], Close::NotUtf8), // before the rest has come
+        (vec![0x81, 0x8a, 0, 0, 0, 0, b'a', 0xff], Close::NotUtf8), // before the rest has arrived
         (close(b"\x03"), Close::Protocol),
         (close(&999_u16.to_be_bytes()), Close::Protocol),
         (close(&1005_u16.to_be_bytes()), Close::Protocol),
@@ -122,21 +122,21 @@ fn what_a_client_may_not_send_is_refused_at_once() {
         assert_eq!(decode([&bytes[..]]), Err(close), "{bytes:x?}");
     }
     let parts = [frame(opcode::TEXT, &[b'x'; 600], [9; 4]), frame(FIN, &[b'x'; 401], [9; 4])].concat();
-    assert_eq!(decode([&parts[..]]), Err(Close::TooBig), "the whole message counts");
+    assert_eq!(decode([&parts[..]]), Err(Close::TooBig), "the limit is for the whole message");
 }
 
 #[test]
-fn control_frames_say_what_they_say() {
+fn control_frames_are_decoded() {
     let bytes = [
         frame(FIN | opcode::PING, b"are you there?", [1, 2, 3, 4]),
         frame(FIN | opcode::PING, &[7; CONTROL_BYTES], [0; 4]),
         frame(FIN | opcode::PONG, b"I am", [5; 4]),
         frame(FIN | opcode::TEXT, &[b'x'; MAX], [6; 4]),
     ];
-    let said = decode([&bytes.concat()[..]]).unwrap();
+    let items = decode([&bytes.concat()[..]]).unwrap();
     let pings = [Item::Ping(b"are you there?".to_vec()), Item::Ping(vec![7; CONTROL_BYTES])];
-    assert_eq!(said[..2], pings);
-    assert_eq!(said[2..], [Item::Pong, text(&"x".repeat(MAX))]);
+    assert_eq!(items[..2], pings);
+    assert_eq!(items[2..], [Item::Pong, text(&"x".repeat(MAX))]);
     for payload in [&b""[..], b"\x03\xe8", b"\x03\xe8bye", b"\x0f\xa0", b"\x03\xf6"] {
         let bytes = frame(FIN | opcode::CLOSE, payload, [4, 3, 2, 1]);
         assert_eq!(decode([&bytes[..]]), Ok(vec![Item::Close]));
