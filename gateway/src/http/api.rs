@@ -1,4 +1,4 @@
-//! The HTTP API: each call is one question to a service, in the caller's name.
+//! The HTTP API. Most calls are one request to a service, in the caller's name.
 
 use super::extract::{Body, Caller, Cursor, CursorQuery, Id, MovingCursor, MovingCursorQuery};
 use crate::{
@@ -15,7 +15,7 @@ use axum::{
     http::StatusCode,
 };
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
-use contract::{ConversationId, MessageId, NotificationId, Page, Request as Question, UserId};
+use contract::{ConversationId, MessageId, NotificationId, Page, Request, UserId};
 use contract::{
     chat::{
         Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListBlocks,
@@ -33,7 +33,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 type App = State<Arc<Shared>>;
 
-/// The API's paths, and what describes them.
+/// The routes of the API, and of its OpenAPI document.
 pub fn router() -> Router<Arc<Shared>> {
     let api = OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(open_conversation, list_conversations))
@@ -52,20 +52,20 @@ pub fn router() -> Router<Arc<Shared>> {
     router.route_layer(axum::middleware::from_fn(measured)).merge(openapi::router(document))
 }
 
-async fn ask<R: Question>(shared: &Shared, question: R) -> Result<R::Reply, Problem> {
-    Ok(shared.hub.bus().request_until(&question, limits::SEND_DEADLINE).await?)
+async fn request<R: Request>(shared: &Shared, request: R) -> Result<R::Reply, Problem> {
+    Ok(shared.hub.bus().request_until(&request, limits::SEND_DEADLINE).await?)
 }
 
-/// The people and the listing of a conversation.
+/// The participants and the listing of a conversation.
 #[derive(Deserialize, ToSchema)]
 struct NewConversation {
-    /// Everyone but the caller.
+    /// The participants other than the caller.
     #[schema(min_items = 1, max_items = 100)]
     participant_ids: Vec<UserId>,
-    /// What it is about.
+    /// The listing that the conversation is about.
     #[serde(default)]
     listing_id: Option<i64>,
-    /// At most 200 characters. Only of a new one: that of one that already stands stays.
+    /// The title of a new conversation, at most 200 characters. The title of an existing one does not change.
     #[serde(default)]
     #[schema(max_length = 200)]
     title: Option<String>,
@@ -73,13 +73,15 @@ struct NewConversation {
 
 /// Open a conversation
 ///
-/// With these people about this listing: the one that already stands, or a new one. The caller is in it, named or
-/// not; 2 to 100 people. An operator may leave this to backends: then it is 403.
+/// Returns the existing conversation of these participants about this listing, or creates it. The caller always
+/// participates, even if not listed. A conversation has 2 to 100 participants. If the operator lets only backends open
+/// conversations, the response is 403.
 #[utoipa::path(post, path = "/api/conversations", tag = "Conversations", request_body = NewConversation, responses(
-    (status = 201, description = "A new conversation", body = Conversation),
-    (status = 200, description = "The one that these people already have about this listing", body = Conversation),
-    (status = 403, description = "One of them blocks the caller (`blocked`)", body = ProblemDetails,
-        content_type = "application/problem+json"),
+    (status = 201, description = "The new conversation", body = Conversation),
+    (status = 200, description = "The existing conversation of these participants about this listing",
+        body = Conversation),
+    (status = 403, description = "A participant has blocked the caller (`blocked`), or only backends may open \
+        conversations (`forbidden`)", body = ProblemDetails, content_type = "application/problem+json"),
 ))]
 async fn open_conversation(
     State(shared): App,
@@ -92,44 +94,45 @@ async fn open_conversation(
     let mut participants = vec![Invitee { user_id: caller.user_id, username: caller.username }];
     participants.extend(others.map(|user_id| Invitee { user_id, username: None }));
     let wanted = CreateConversation { participants, listing_id, title };
-    let opened = ask(&shared, OpenConversation(wanted)).await?;
+    let opened = request(&shared, OpenConversation(wanted)).await?;
     let status = if opened.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(opened.conversation)))
 }
 
 /// List the caller's conversations
 ///
-/// Newest activity first; oldest first with `after`. Pass `next` on to read the next page: conversations that move
-/// meanwhile are not read again, and none of the others is skipped.
+/// Latest activity first; oldest first with `after`. Pass `next` in the same parameter to get the next page. A
+/// conversation with new activity in the meantime is not returned again, and no other conversation is skipped.
 #[utoipa::path(get, path = "/api/conversations", tag = "Conversations", params(MovingCursorQuery), responses(
-    (status = 200, description = "A page", body = Page<Conversation>),
+    (status = 200, description = "A page of conversations", body = Page<Conversation>),
 ))]
 async fn list_conversations(
     State(shared): App,
     Caller(caller): Caller,
     MovingCursor(Cursor { range, limit }): MovingCursor,
 ) -> Result<Json<Page<Conversation>>, Problem> {
-    ask(&shared, ListConversations { user_id: caller.user_id, range, limit }).await.map(Json)
+    request(&shared, ListConversations { user_id: caller.user_id, range, limit }).await.map(Json)
 }
 
 /// Get one conversation
 #[utoipa::path(get, path = "/api/conversations/{conversation_id}", tag = "Conversations",
-    params(("conversation_id" = ConversationId, Path, description = "The conversation")),
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation")),
     responses((status = 200, description = "The conversation", body = Conversation)))]
 async fn get_conversation(
     State(shared): App,
     Caller(caller): Caller,
     Id(conversation_id): Id<ConversationId>,
 ) -> Result<Json<Conversation>, Problem> {
-    ask(&shared, GetConversation { user_id: caller.user_id, conversation_id }).await.map(Json)
+    request(&shared, GetConversation { user_id: caller.user_id, conversation_id }).await.map(Json)
 }
 
-/// Read a conversation's messages
+/// List the messages of a conversation
 ///
-/// Newest first; oldest first with `after`. The ids are messages'. `client_id` is there in the caller's own.
+/// Newest first; oldest first with `after`. `before` and `after` are ids of messages. Only the caller's own messages
+/// contain their `client_id`.
 #[utoipa::path(get, path = "/api/conversations/{conversation_id}/messages", tag = "Messages",
-    params(("conversation_id" = ConversationId, Path, description = "The conversation"), CursorQuery),
-    responses((status = 200, description = "A page", body = Page<Message>)))]
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation"), CursorQuery),
+    responses((status = 200, description = "A page of messages", body = Page<Message>)))]
 async fn page_messages(
     State(shared): App,
     Caller(caller): Caller,
@@ -137,8 +140,8 @@ async fn page_messages(
     Cursor { range, limit }: Cursor,
 ) -> Result<Json<Page<Message>>, Problem> {
     let (user_id, username, named_at) = (Some(caller.user_id), caller.username, caller.stamp.issued_at);
-    let ask_for = PageMessages { conversation_id, user_id, username, named_at, range, limit };
-    let page = ask(&shared, ask_for).await?;
+    let page = PageMessages { conversation_id, user_id, username, named_at, range, limit };
+    let page = request(&shared, page).await?;
     let next = page.items.last().filter(|_| page.more).map(|last| last.message_id.get());
     Ok(Json(Page { items: page.items, next }))
 }
@@ -146,10 +149,10 @@ async fn page_messages(
 /// A message to send.
 #[derive(Deserialize, ToSchema)]
 struct NewMessage {
-    /// 1 to 4000 characters, after trimming.
+    /// The text, 1 to 4000 characters after trimming.
     #[schema(min_length = 1)]
     message: String,
-    /// 1 to 64 printable characters: what the caller calls it, unique for that sender and conversation.
+    /// The caller's own id for the message, 1 to 64 printable characters, unique for the sender and the conversation.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 64)]
     client_id: Option<String>,
@@ -157,13 +160,14 @@ struct NewMessage {
 
 /// Send a message
 ///
-/// The same `client_id` again is the same message: it is safe to repeat a call that was not answered.
+/// A call with the same `client_id` returns the message that is already stored. So a call without a response can be
+/// repeated safely with its `client_id`.
 #[utoipa::path(post, path = "/api/conversations/{conversation_id}/messages", tag = "Messages",
-    params(("conversation_id" = ConversationId, Path, description = "The conversation")),
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation")),
     request_body = NewMessage, responses(
-        (status = 201, description = "The message, stored", body = Message),
-        (status = 200, description = "The message that this `client_id` has named before", body = Message),
-        (status = 422, description = "`message_too_long`: more than 4000 characters",
+        (status = 201, description = "The stored message", body = Message),
+        (status = 200, description = "The message that was stored before with this `client_id`", body = Message),
+        (status = 422, description = "`message_too_long`: the text has more than 4000 characters",
             body = ProblemDetails, content_type = "application/problem+json"),
     ))]
 async fn send_message(
@@ -189,90 +193,90 @@ async fn send_message(
     }
 }
 
-/// How far the caller has read.
+/// The position up to which the caller has read.
 #[derive(Deserialize, ToSchema)]
 struct ReadUpTo {
-    /// The last message read.
+    /// The last message that the caller has read.
     message_id: MessageId,
 }
 
-/// Mark as read up to a message
+/// Mark messages as read up to a message
 ///
-/// A marker moves forward only. `not_found`: the message isn't in this conversation.
+/// The caller's read marker moves forward only. If the message is not in this conversation, the error is `not_found`.
 #[utoipa::path(post, path = "/api/conversations/{conversation_id}/read", tag = "Messages",
-    params(("conversation_id" = ConversationId, Path, description = "The conversation")),
-    request_body = ReadUpTo, responses((status = 204, description = "Done")))]
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation")),
+    request_body = ReadUpTo, responses((status = 204, description = "The messages are marked as read")))]
 async fn read_message(
     State(shared): App,
     Caller(caller): Caller,
     Id(conversation_id): Id<ConversationId>,
     Body(ReadUpTo { message_id }): Body<ReadUpTo>,
 ) -> Result<StatusCode, Problem> {
-    ask(&shared, MarkRead { conversation_id, user_id: caller.user_id, message_id }).await?;
+    request(&shared, MarkRead { conversation_id, user_id: caller.user_id, message_id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Block a user
 ///
-/// In a conversation of two, a blocked sender gets the error `blocked`; nothing is stored, shown as typing or notified.
+/// In a conversation of two, a blocked user cannot send messages (error `blocked`), and their typing is not shown.
 #[utoipa::path(put, path = "/api/blocks/{user_id}", tag = "Safety",
-    params(("user_id" = UserId, Path, description = "Whom to block")),
-    responses((status = 204, description = "Blocked, now or before")))]
+    params(("user_id" = UserId, Path, description = "Id of the user to block")),
+    responses((status = 204, description = "The user is blocked")))]
 async fn block(
     State(shared): App,
     Caller(caller): Caller,
     Id(blocked_id): Id<UserId>,
 ) -> Result<StatusCode, Problem> {
-    ask(&shared, SetBlock { user_id: caller.user_id, blocked_id, blocked: true }).await?;
+    request(&shared, SetBlock { user_id: caller.user_id, blocked_id, blocked: true }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Block a user no longer
+/// Unblock a user
 #[utoipa::path(delete, path = "/api/blocks/{user_id}", tag = "Safety",
-    params(("user_id" = UserId, Path, description = "Whom to block no longer")),
-    responses((status = 204, description = "Not blocked")))]
+    params(("user_id" = UserId, Path, description = "Id of the user to unblock")),
+    responses((status = 204, description = "The user is not blocked")))]
 async fn unblock(
     State(shared): App,
     Caller(caller): Caller,
     Id(blocked_id): Id<UserId>,
 ) -> Result<StatusCode, Problem> {
-    ask(&shared, SetBlock { user_id: caller.user_id, blocked_id, blocked: false }).await?;
+    request(&shared, SetBlock { user_id: caller.user_id, blocked_id, blocked: false }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// List whom the caller blocks
+/// List the users whom the caller has blocked
 ///
-/// Largest user id first; smallest first with `after`.
+/// Largest user id first; smallest first with `after`. `before` and `after` are ids of users.
 #[utoipa::path(get, path = "/api/blocks", tag = "Safety", params(CursorQuery), responses(
-    (status = 200, description = "A page", body = Page<Participant>),
+    (status = 200, description = "A page of users", body = Page<Participant>),
 ))]
 async fn list_blocks(
     State(shared): App,
     Caller(caller): Caller,
     Cursor { range, limit }: Cursor,
 ) -> Result<Json<Page<Participant>>, Problem> {
-    ask(&shared, ListBlocks { user_id: caller.user_id, range, limit }).await.map(Json)
+    request(&shared, ListBlocks { user_id: caller.user_id, range, limit }).await.map(Json)
 }
 
-/// What is reported: a message or a user, one of both.
+/// A report of either a message or a user.
 #[derive(Deserialize, ToSchema)]
 struct NewReport {
-    /// One that the caller can see.
+    /// The reported message. The caller must be able to read it.
     #[serde(default)]
     message_id: Option<MessageId>,
-    /// The user, where it is about no message.
+    /// The reported user, if the report is not about a message.
     #[serde(default)]
     user_id: Option<UserId>,
-    /// Why.
+    /// The reason, 1 to 1000 characters.
     #[schema(min_length = 1, max_length = 1000)]
     reason: String,
 }
 
 /// Report a message or a user
 ///
-/// Kept with the message as it stood, and passed on to those who moderate.
+/// The report is stored with a copy of the message, and passed on to the moderators.
 #[utoipa::path(post, path = "/api/reports", tag = "Safety", request_body = NewReport, responses(
-    (status = 201, description = "The report", body = Reported),
+    (status = 201, description = "The stored report", body = Reported),
 ))]
 async fn report(
     State(shared): App,
@@ -280,29 +284,29 @@ async fn report(
     Body(NewReport { message_id, user_id, reason }): Body<NewReport>,
 ) -> Result<(StatusCode, Json<Reported>), Problem> {
     let report = MakeReport { reporter_id: caller.user_id, message_id, user_id, reason };
-    // Asked once: a report has no key that would make a second one the same.
+    // Not retried: a report has no key, so a retry could store it twice.
     let reported = shared.hub.bus().request(&report, limits::SEND_DEADLINE).await?;
     Ok((StatusCode::CREATED, Json(reported)))
 }
 
-/// What a user has not read.
+/// A user's unread counts.
 #[derive(Serialize, ToSchema)]
 struct Counts {
-    /// Conversations with something unread.
+    /// Number of conversations with unread messages.
     conversations: i64,
-    /// Unread messages in all of them.
+    /// Number of unread messages in all conversations.
     messages: i64,
-    /// Unread notifications.
+    /// Number of unread notifications.
     notifications: i64,
 }
 
-/// Count what the caller has not read
+/// Count unread messages and notifications
 #[utoipa::path(get, path = "/api/unread", tag = "Conversations", responses(
-    (status = 200, description = "The counts", body = Counts),
+    (status = 200, description = "The unread counts", body = Counts),
 ))]
 async fn unread(State(shared): App, Caller(caller): Caller) -> Result<Json<Counts>, Problem> {
     let (chat, inbox) = tokio::try_join!(
-        ask(&shared, CountUnread { user_id: caller.user_id }),
+        request(&shared, CountUnread { user_id: caller.user_id }),
         inbox(&shared, caller.user_id, Range::Newest, 0, false),
     )?;
     let (conversations, messages) = (chat.conversations, chat.messages);
@@ -316,22 +320,22 @@ async fn inbox(
     limit: u16,
     unread: bool,
 ) -> Result<NotificationPage, Problem> {
-    ask(shared, PageNotifications { user_id, range, limit, unread }).await
+    request(shared, PageNotifications { user_id, range, limit, unread }).await
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct OnlyUnread {
-    /// Only those that are not read.
+    /// Whether to return only unread notifications.
     #[serde(default)]
     unread: bool,
 }
 
-/// Read the caller's notifications
+/// List the caller's notifications
 ///
-/// Newest first; oldest first with `after`. The ids are notifications'.
+/// Newest first; oldest first with `after`. `before` and `after` are ids of notifications.
 #[utoipa::path(get, path = "/api/notifications", tag = "Notifications", params(CursorQuery, OnlyUnread), responses(
-    (status = 200, description = "A page", body = Page<Notification>),
+    (status = 200, description = "A page of notifications", body = Page<Notification>),
 ))]
 async fn page_notifications(
     State(shared): App,
@@ -339,20 +343,21 @@ async fn page_notifications(
     Cursor { range, limit }: Cursor,
     only: Result<Query<OnlyUnread>, QueryRejection>,
 ) -> Result<Json<Page<Notification>>, Problem> {
-    let Query(OnlyUnread { unread }) = only.map_err(|_| Problem::invalid("\"unread\" is true or false"))?;
+    let Query(OnlyUnread { unread }) =
+        only.map_err(|_| Problem::invalid("\"unread\" must be true or false"))?;
     Ok(Json(inbox(&shared, caller.user_id, range, limit, unread).await?.page))
 }
 
-/// How many notifications a user has not read.
+/// A user's unread count.
 #[derive(Serialize, ToSchema)]
 struct UnreadCount {
-    /// So many.
+    /// Number of unread notifications.
     unread_count: i64,
 }
 
 /// Count unread notifications
 #[utoipa::path(get, path = "/api/notifications/unread_count", tag = "Notifications", responses(
-    (status = 200, description = "The count", body = UnreadCount),
+    (status = 200, description = "The unread count", body = UnreadCount),
 ))]
 async fn unread_notifications(
     State(shared): App,
@@ -364,22 +369,22 @@ async fn unread_notifications(
 
 /// Mark one notification as read
 #[utoipa::path(post, path = "/api/notifications/{notification_id}/read", tag = "Notifications",
-    params(("notification_id" = NotificationId, Path, description = "The notification")),
-    responses((status = 204, description = "Done")))]
+    params(("notification_id" = NotificationId, Path, description = "Id of the notification")),
+    responses((status = 204, description = "The notification is marked as read")))]
 async fn read_notification(
     State(shared): App,
     Caller(caller): Caller,
     Id(id): Id<NotificationId>,
 ) -> Result<StatusCode, Problem> {
-    ask(&shared, MarkNotification { user_id: caller.user_id, notification_id: Some(id) }).await?;
+    request(&shared, MarkNotification { user_id: caller.user_id, notification_id: Some(id) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Mark every notification as read
+/// Mark all notifications as read
 #[utoipa::path(post, path = "/api/notifications/read_all", tag = "Notifications", responses(
-    (status = 204, description = "Done"),
+    (status = 204, description = "All notifications are marked as read"),
 ))]
 async fn read_all_notifications(State(shared): App, Caller(caller): Caller) -> Result<StatusCode, Problem> {
-    ask(&shared, MarkNotification { user_id: caller.user_id, notification_id: None }).await?;
+    request(&shared, MarkNotification { user_id: caller.user_id, notification_id: None }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,4 +1,4 @@
-//! The demo page, part of the binary; served only when told to.
+//! The demo page, which is part of the binary. Served only if `DEMO` is set.
 
 use crate::state::Shared;
 use axum::{
@@ -24,7 +24,7 @@ macro_rules! module {
     };
 }
 
-/// The page and its files.
+/// The routes of the page and its files.
 pub fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/demo", get(async || Redirect::permanent("/demo/")))

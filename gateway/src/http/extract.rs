@@ -1,4 +1,4 @@
-//! What calls bring along: who calls, ids in paths, which part of a list, bodies.
+//! Extractors for the parts of calls: the caller, ids in paths, cursors and bodies.
 
 use crate::{
     admission::tokens::{self, Identity},
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
 use utoipa::IntoParams;
 
-/// Whose call it is.
+/// The identity of the caller.
 pub struct Caller(pub Identity);
 
 impl FromRequestParts<Arc<Shared>> for Caller {
@@ -36,14 +36,14 @@ impl FromRequestParts<Arc<Shared>> for Caller {
                 Ok(Self(identity))
             }
             Err(rejected) => {
-                tracing::debug!(reason = %rejected, "a token was refused");
+                tracing::debug!(reason = %rejected, "refused a token");
                 Err(Refusal::new(Code::Unauthorized, "the token is missing, invalid or expired").into())
             }
         }
     }
 }
 
-/// The id in a path. What can't be one is no path.
+/// The id in a path. If it is not a valid id, the path does not exist.
 pub struct Id<T>(pub T);
 
 impl<T: FromStr> FromRequestParts<Arc<Shared>> for Id<T> {
@@ -55,43 +55,50 @@ impl<T: FromStr> FromRequestParts<Arc<Shared>> for Id<T> {
     }
 }
 
-/// Which part of a list.
+/// The requested part of a list.
 pub struct Cursor {
     pub range: Range,
     pub limit: u16,
 }
 
-/// [`Cursor`], as it is written in a query.
+/// The query parameters of a [`Cursor`].
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "only its description is used: what is wrong in a query gets a text of its own")]
+#[expect(
+    dead_code,
+    reason = "only describes the parameters; they are parsed by hand for specific error texts"
+)]
 pub struct CursorQuery {
-    /// How many items, at most.
+    /// Maximum number of items.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
-    /// Only what comes before this id, newest first.
+    /// Returns only items with smaller ids, largest id first.
     #[param(minimum = 0)]
     before: Option<i64>,
-    /// Only what comes after this id, oldest first; 0 for all. Excludes `before`.
+    /// Returns only items with larger ids, smallest id first; 0 for all. Cannot be combined with `before`.
     #[param(minimum = 0)]
     after: Option<i64>,
 }
 
-/// Which part of a list whose items move: a cursor is an item, or a position, which is negative.
+/// The requested part of a list whose items move. The cursor is the id of an item, or a position, which is negative.
 pub struct MovingCursor(pub Cursor);
 
-/// [`MovingCursor`], as it is written in a query.
+/// The query parameters of a [`MovingCursor`].
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "only its description is used: what is wrong in a query gets a text of its own")]
+#[expect(
+    dead_code,
+    reason = "only describes the parameters; they are parsed by hand for specific error texts"
+)]
 pub struct MovingCursorQuery {
-    /// How many items, at most.
+    /// Maximum number of items.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
-    /// `next` of the page before this one, or a conversation of the caller's: only older activity, newest first.
+    /// `next` of the previous page, or the id of one of the caller's conversations. Returns only conversations with
+    /// older activity, latest activity first.
     before: Option<i64>,
-    /// `next` of the page before this one, or a conversation of the caller's: only newer activity, oldest first; 0 for
-    /// all. Excludes `before`.
+    /// `next` of the previous page, or the id of one of the caller's conversations. Returns only conversations with
+    /// newer activity, oldest activity first; 0 for all. Cannot be combined with `before`.
     after: Option<i64>,
 }
 
@@ -112,37 +119,38 @@ impl FromRequestParts<Arc<Shared>> for MovingCursor {
 }
 
 impl Cursor {
-    /// Reads the cursor in a query, in which no number may be lower than `lowest`.
+    /// Parses the cursor in a query, whose numbers must be at least `lowest`.
     fn of(parts: &Parts, lowest: i64) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         let number = |name: &str| match tokens::parameter(query, name) {
             None => Ok(None),
             Some(text) => match text.parse::<i64>() {
                 Ok(number) if number >= lowest => Ok(Some(number)),
-                _ => Err(Problem::invalid(format!("{name:?} is a whole number"))),
+                _ => Err(Problem::invalid(format!("{name:?} must be a whole number"))),
             },
         };
-        let limit =
-            match number("limit")? {
-                None => limits::PAGE_DEFAULT,
-                Some(limit) => u16::try_from(limit)
+        let limit = match number("limit")? {
+            None => limits::PAGE_DEFAULT,
+            Some(limit) => {
+                u16::try_from(limit)
                     .ok()
                     .filter(|limit| (1..=limits::PAGE_MAX).contains(limit))
-                    .ok_or_else(|| Problem::invalid(format!("\"limit\" is 1 to {}", limits::PAGE_MAX)))?,
-            };
+                    .ok_or_else(|| Problem::invalid(format!("\"limit\" must be 1 to {}", limits::PAGE_MAX)))?
+            }
+        };
         let range = match (number("before")?, number("after")?) {
             (None, None) => Range::Newest,
             (Some(before), None) => Range::Before(before),
             (None, Some(after)) => Range::After(after),
             (Some(_), Some(_)) => {
-                return Err(Problem::invalid("\"before\" and \"after\" exclude each other"));
+                return Err(Problem::invalid("\"before\" and \"after\" cannot be combined"));
             }
         };
         Ok(Self { range, limit })
     }
 }
 
-/// The JSON of a call.
+/// The JSON body of a call.
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
@@ -159,10 +167,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
             let detail = "the body must be application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        // How much there may be, and how long it may take, was seen to before.
+        // `read_body` has enforced the limits of size and time.
         let body = Bytes::from_request(request, shared).await;
-        let body = body.map_err(|_| Problem::invalid("the body can't be read"))?;
-        let text = std::str::from_utf8(&body).map_err(|_| Refusal::new(Code::InvalidJson, "not UTF-8"))?;
+        let body = body.map_err(|_| Problem::invalid("the body cannot be read"))?;
+        let text = std::str::from_utf8(&body)
+            .map_err(|_| Refusal::new(Code::InvalidJson, "the body is not UTF-8"))?;
         Ok(Self(frames::from_json(text)?))
     }
 }

@@ -1,4 +1,4 @@
-//! A connection whose writes must make headway: an answer that its client does not read is given up.
+//! A connection with a time limit for writes. If the client does not read a response, the connection is closed.
 
 use std::{
     io,
@@ -12,19 +12,19 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// How long a write may make no headway.
+/// How long a write may make no progress.
 const STALL: Duration = Duration::from_secs(10);
-/// How long it may take until everything that had to wait is written, whatever the headway.
-const WHOLE: Duration = Duration::from_secs(60);
+/// How long it may take, despite progress, until a write that had to wait is finished.
+const TOTAL: Duration = Duration::from_secs(60);
 
-/// A connection. While nothing waits to be written it costs no more than the stream.
+/// A connection. It has a timer only while a write waits.
 pub struct Guarded<S = TcpStream> {
     stream: S,
-    /// Something waits to be written.
-    waits: Option<Waits>,
+    /// The write that waits.
+    blocked: Option<BlockedWrite>,
 }
 
-struct Waits {
+struct BlockedWrite {
     since: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -32,7 +32,7 @@ struct Waits {
 impl<S> Guarded<S> {
     /// Guards a stream.
     pub const fn new(stream: S) -> Self {
-        Self { stream, waits: None }
+        Self { stream, blocked: None }
     }
 
     /// The stream.
@@ -40,20 +40,20 @@ impl<S> Guarded<S> {
         self.stream
     }
 
-    /// What becomes of a write.
-    fn judge<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    /// Applies the time limits to the result of a write.
+    fn limit<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            if let Some(waits) = &mut self.waits {
-                let by = (Instant::now() + STALL).min(waits.since + WHOLE);
-                waits.timer.as_mut().reset(by);
+            if let Some(blocked) = &mut self.blocked {
+                let by = (Instant::now() + STALL).min(blocked.since + TOTAL);
+                blocked.timer.as_mut().reset(by);
             }
             return written;
         }
-        let waits = self.waits.get_or_insert_with(|| {
+        let blocked = self.blocked.get_or_insert_with(|| {
             let since = Instant::now();
-            Waits { since, timer: Box::pin(sleep_until(since + STALL)) }
+            BlockedWrite { since, timer: Box::pin(sleep_until(since + STALL)) }
         });
-        ready!(waits.timer.as_mut().poll(cx));
+        ready!(blocked.timer.as_mut().poll(cx));
         metrics::counter!("gateway_responses_stalled_total").increment(1);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly")))
     }
@@ -72,7 +72,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.judge(written, cx)
+        self.limit(written, cx)
     }
 
     fn poll_write_vectored(
@@ -81,17 +81,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.judge(written, cx)
+        self.limit(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// Only called once everything has been given to the stream.
+    /// Called only after the stream has accepted all bytes.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.waits = None;
+        self.blocked = None;
         Poll::Ready(Ok(()))
     }
 
@@ -106,7 +106,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_that_stalls_for_10_s_is_ended() {
+    async fn a_write_that_stalls_for_10_s_fails() {
         let (_client, server) = duplex(1024);
         let started = Instant::now();
         let error = Guarded::new(server).write_all(&[0; 4096]).await.unwrap_err();
@@ -114,12 +114,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_goes_on_while_the_client_reads_but_not_for_ever() {
+    async fn a_write_continues_while_the_client_reads_but_not_for_ever() {
         for (every, is_in_time) in [(2, true), (9, false)] {
             let (mut client, server) = duplex(1024);
             let reads = tokio::spawn(async move {
-                let mut some = [0; 512];
-                while client.read_exact(&mut some).await.is_ok() {
+                let mut bytes = [0; 512];
+                while client.read_exact(&mut bytes).await.is_ok() {
                     tokio::time::sleep(Duration::from_secs(every)).await;
                 }
             });
@@ -130,10 +130,10 @@ mod tests {
             };
             let started = Instant::now();
             assert_eq!(written.await.is_ok(), is_in_time, "{every} s");
-            assert!(started.elapsed() <= WHOLE);
-            // What waits between two answers is not counted.
+            assert!(started.elapsed() <= TOTAL);
+            // The time between two responses does not count.
             if is_in_time {
-                tokio::time::sleep(2 * WHOLE).await;
+                tokio::time::sleep(2 * TOTAL).await;
                 server.write_all(&[0; 4096]).await.unwrap();
             }
             drop(server);

@@ -1,4 +1,4 @@
-//! Accepting connections, with limits on how slowly a request may come.
+//! Accepts and serves connections, with time limits for requests.
 
 use crate::{admission::rate_limits::Limits, http::guarded::Guarded};
 use axum::Router;
@@ -14,27 +14,28 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-/// How long a stop waits for calls under way.
+/// How long a stop waits for calls in progress.
 const CALLS: Duration = Duration::from_secs(6);
-/// How long to wait when the operating system has no connection to give (too many open files).
+/// Delay after a failed accept, for example because of too many open files.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Open files that are kept for the gateway's own connections, and for refusals: of a low limit, at most a quarter.
+/// Number of file descriptors reserved for the gateway's own connections and for refusals; at most a quarter of the
+/// limit.
 const RESERVE: u64 = 64;
-/// Refused connections that are open at once: until the client has read its answer.
+/// Number of refused connections that are open at once, each until the client has read the response.
 const REFUSALS: usize = 16;
-/// How long a refused client may take to read its answer.
-const REFUSAL: Duration = Duration::from_secs(1);
+/// How long a refused client may take to read the response.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes that the kernel takes before they can be sent.
+/// Number of unsent bytes up to which the kernel accepts more.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
 
-/// The address of a connection's other end.
+/// The address of a connection's peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// Serves connections until the token is cancelled, and the calls under way after that.
+/// Serves connections until the token is cancelled, and then finishes calls in progress.
 pub async fn run(listener: TcpListener, router: Router, limits: Arc<Limits>, shutdown: &CancellationToken) {
     let connections = TaskTracker::new();
     let refusals = Arc::new(Semaphore::new(REFUSALS));
@@ -46,7 +47,7 @@ pub async fn run(listener: TcpListener, router: Router, limits: Arc<Limits>, shu
             () = shutdown.cancelled() => break,
         };
         match accepted {
-            // The kernel gives the lowest number that is free: all those below are open.
+            // The kernel assigns the lowest free descriptor, so all lower ones are open.
             Ok((stream, _)) if u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= most) => {
                 refuse(stream, &connections, &refusals);
             }
@@ -72,27 +73,27 @@ pub async fn run(listener: TcpListener, router: Router, limits: Arc<Limits>, shu
     }
 }
 
-/// Refuses a connection, as files would run out otherwise.
+/// Refuses a connection, because too few file descriptors are left.
 fn refuse(mut stream: TcpStream, connections: &TaskTracker, refusals: &Arc<Semaphore>) {
     metrics::counter!("gateway_connections_refused_total").increment(1);
     let Ok(permit) = refusals.clone().try_acquire_owned() else { return };
     connections.spawn(async move {
         let _permit = permit;
         let body = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"code":"unavailable","detail":"too many connections"}"#;
-        // Spread out, so that they don't all come back at once.
+        // A random wait, so that the refused clients do not all retry at once.
         let (wait, bytes) = (fastrand::u64(1..=5), body.len());
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {bytes}\r\n\
              retry-after: {wait}\r\nconnection: close\r\n\r\n{body}"
         );
         let refused = async {
-            stream.write_all(answer.as_bytes()).await?;
+            stream.write_all(response.as_bytes()).await?;
             stream.shutdown().await?;
-            // Closed before its request is read, the connection would be reset, and the answer lost.
+            // If the connection were closed before the request is read, it would be reset, and the response lost.
             while stream.read(&mut [0; 1024]).await? > 0 {}
             io::Result::Ok(())
         };
-        if let Ok(Err(error)) = timeout(REFUSAL, refused).await {
+        if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, refused).await {
             tracing::debug!(%error, "refuse a connection");
         }
     });
@@ -108,7 +109,7 @@ async fn serve(
     if let Err(error) = set_options(&stream, limits.idle) {
         tracing::debug!(%error, "set a connection's options");
     }
-    // Not as a layer, which would be laid over every route anew for each connection.
+    // Not a layer, because a layer would wrap every route again for each connection.
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.clone().call(request)
@@ -133,12 +134,13 @@ async fn serve(
         } else if error.is_timeout() {
             refused("head_time");
         }
-        tracing::debug!(%error, "a connection ended early");
+        tracing::debug!(%error, "a connection ended with an error");
     }
 }
 
-/// What a connection may hold in the kernel, and for how long: what is not sent waits in an outbox, which has a bound
-/// and is seen; and whoever acknowledges nothing, or lets nothing be sent, is gone.
+/// Limits the bytes that a connection may hold in the kernel, so that unsent frames wait in the outbox, which is
+/// bounded and measured. Also limits how long bytes may stay unacknowledged or unsent before the connection counts as
+/// dead.
 fn set_options(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
@@ -150,7 +152,7 @@ fn set_options(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Counts a request that was refused for a limit.
+/// Counts a request that was refused because it exceeded a limit.
 pub fn refused(limit: &'static str) {
     metrics::counter!("gateway_requests_refused_total", "limit" => limit).increment(1);
 }

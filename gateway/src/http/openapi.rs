@@ -1,4 +1,4 @@
-//! What describes the HTTP API: OpenAPI 3.1 for machines, and a page that shows it to people.
+//! The description of the HTTP API: an OpenAPI 3.1 document, and a page that shows it.
 
 use crate::{http::problem::ProblemDetails, state::Shared};
 use axum::{
@@ -19,7 +19,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::Config;
 
-/// Nothing is loaded from anywhere else, and no script runs that stands in a page.
+/// The page loads nothing from other origins and runs no inline scripts.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
@@ -116,7 +116,7 @@ fn file(kind: &str, policy: &str, content: impl IntoResponse) -> axum::response:
     (headers, content).into_response()
 }
 
-/// Adds the problems that are the same for every operation of its kind, where it says nothing of its own.
+/// Adds the common problem responses that apply to an operation, unless it describes them itself.
 fn add_problems(operation: &mut Operation) {
     let parameters: Vec<ParameterIn> = operation
         .parameters

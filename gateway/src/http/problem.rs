@@ -1,4 +1,4 @@
-//! Errors of the HTTP API: RFC 9457 problem details, with a stable `code`.
+//! Errors of the HTTP API: RFC 9457 problem details with a stable `code`.
 
 use axum::{
     Json,
@@ -11,7 +11,7 @@ use service::RequestError;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// An answer that says what is wrong.
+/// An error response.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -21,42 +21,42 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem that is not of the services but of HTTP itself.
+    /// A problem that does not come from a service.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), retry_after_ms: None }
     }
 
-    /// The same, with the time after which to come again.
+    /// Sets the time after which to retry.
     pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)), ..self }
     }
 
-    /// A parameter or body that makes no sense.
+    /// An invalid parameter or body.
     pub fn invalid(detail: impl Into<String>) -> Self {
         Refusal::new(Code::InvalidRequest, detail).into()
     }
 
-    /// No such path.
+    /// An unknown path.
     pub fn no_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "no such path")
     }
 }
 
-/// What is wrong: problem details of RFC 9457.
+/// The problem details of an error (RFC 9457).
 #[derive(Serialize, ToSchema)]
 pub struct ProblemDetails {
-    /// `about:blank`: the `code` says it.
+    /// Always `about:blank`; `code` identifies the error.
     r#type: &'static str,
-    /// The status, in words.
+    /// The name of the HTTP status.
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What programs act on. New codes may come.
+    /// A stable code for programs. New codes may be added.
     #[schema(value_type = String, examples("rate_limited"))]
     code: &'static str,
-    /// What people read.
+    /// A description for people.
     detail: String,
-    /// When to come again, in milliseconds from now; `Retry-After` says it in seconds.
+    /// The time to wait before a retry, in milliseconds. The header `Retry-After` contains it in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     retry_after_ms: Option<u64>,
@@ -76,7 +76,7 @@ impl From<Refusal> for Problem {
 impl From<RequestError> for Problem {
     fn from(error: RequestError) -> Self {
         if !matches!(error, RequestError::Refused(_)) {
-            tracing::warn!(error = service::bus::chain(&error), "a call could not be done");
+            tracing::warn!(error = service::bus::chain(&error), "a call failed");
         }
         error.into_refusal().into()
     }
