@@ -7,7 +7,7 @@ use crate::{
     },
     channel::encode,
     config::{TokenExpiry, Tokens},
-    http,
+    http::upgrade,
     nats::protocol,
     session::multiplex,
     websocket::{Decoder, Item},
@@ -62,8 +62,8 @@ pub fn keys(body: &[u8]) {
 
 /// Parses a path and its query.
 pub fn path(path: &str, query: &str) {
-    if let Some(target) = http::target(path) {
-        let _ = http::start(Some(query), target);
+    if let Some(target) = upgrade::target(path) {
+        let _ = upgrade::start(Some(query), target);
     }
     let _ = parameter(query, "token");
 }
