@@ -23,7 +23,7 @@ use utoipa_swagger_ui::Config;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
-/// The same for the page, which also shows pictures: Swagger UI's styles contain some.
+/// The policy of the page. It also allows images, because Swagger UI's styles contain some.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -39,20 +39,20 @@ const SWAGGER_UI: [&str; 6] = [
     "swagger-ui.css",
 ];
 
-const ABOUT: &str = "Chat, notifications and typing indicators for a marketplace. Messages come and go over WebSockets, \
-which `docs/asyncapi.yaml` describes; everything here can be called besides.
+const ABOUT: &str = "Chat, notifications and typing indicators for a marketplace. Clients send and receive messages over \
+WebSockets, which `docs/asyncapi.yaml` describes, and make these calls as well.
 
-Ids are whole numbers, times are RFC 3339 in UTC. Every error is `application/problem+json` with a stable `code`. A list \
-comes in pages: `next` is what to say as `before` (or as `after`, where that was said) for the next one. Ignore fields \
-that you don't know: new ones may come.";
+Ids are whole numbers. Times are RFC 3339 in UTC. Every error is `application/problem+json` with a stable `code`. Lists have \
+pages: pass `next` as `before` to get the next page, or as `after` if the request had an `after`. Ignore unknown fields, \
+because later versions may add some.";
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Vyzio Realtime", version = "1", license(name = "MIT", identifier = "MIT")),
     components(schemas(ProblemDetails)),
     tags(
-        (name = "Conversations", description = "Who talks with whom about which listing"),
-        (name = "Messages", description = "What was said, and how far it was read"),
+        (name = "Conversations", description = "Conversations of the caller, with their participants and listings"),
+        (name = "Messages", description = "Messages, read markers and unread counts"),
         (name = "Notifications", description = "The caller's inbox"),
         (name = "Safety", description = "Blocks and reports"),
     ),
@@ -68,7 +68,7 @@ pub fn frame() -> Document {
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("JWT")
-        .description(Some("The token that sockets take, too"))
+        .description(Some("The same token as for sockets"))
         .build();
     if let Some(components) = &mut document.components {
         components.add_security_scheme("token", SecurityScheme::Http(token));
@@ -133,16 +133,16 @@ fn add_problems(operation: &mut Operation) {
         (
             "400",
             body || query || path,
-            "`invalid_request`, `invalid_message`, `invalid_json`: it makes no sense",
+            "`invalid_request`, `invalid_message`, `invalid_json`: the request is invalid",
         ),
         ("401", true, "`unauthorized`: the token is missing, invalid or expired"),
-        ("403", true, "`forbidden`, `blocked`: not the caller's to see or do; `origin_not_allowed`"),
-        ("404", path || body, "`not_found`: no such thing, for this caller"),
-        ("413", body, "`payload_too_large`: a body has at most 64 KiB"),
-        ("415", body, "`unsupported_media_type`: a body is `application/json`"),
-        ("429", true, "`rate_limited`: come again after `Retry-After`"),
-        ("500", true, "`internal`: a fault of the server"),
-        ("503", true, "`unavailable`: not done for a reason that passes; repeating it is safe"),
+        ("403", true, "`forbidden`, `blocked`: the caller has no access; `origin_not_allowed`"),
+        ("404", path || body, "`not_found`: it does not exist for this caller"),
+        ("413", body, "`payload_too_large`: the body is larger than `BODY_BYTES` (64 KiB by default)"),
+        ("415", body, "`unsupported_media_type`: the body must be `application/json`"),
+        ("429", true, "`rate_limited`: try again after `Retry-After`"),
+        ("500", true, "`internal`: an error of the server"),
+        ("503", true, "`unavailable`: temporarily unavailable; it is safe to repeat the request"),
     ];
     for (status, _, description) in problems.into_iter().filter(|(_, applies, _)| *applies) {
         let problem = || {
