@@ -1,13 +1,16 @@
 //! The chat service's configuration.
 
 use clap::{Parser, ValueEnum};
-use service::config::{Database, Nats, Telemetry};
+use service::config::{Command, Database, Nats, Telemetry};
 use std::net::SocketAddr;
 
 /// The chat service: stores each message once, in order, and publishes it to gateways and notify-service.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Config {
+    /// Command; without one, the service runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Connection to NATS.
     #[command(flatten)]
     pub nats: Nats,

@@ -111,3 +111,11 @@ fn queue_depths(lanes: &lanes::Lanes, outbox: &outbox::Outbox) -> impl Fn() + Se
         metrics::gauge!("chat_outbox_waiting_commits").set(pending() as f64);
     }
 }
+
+/// Migrates the schema `chat` without running the service.
+///
+/// # Errors
+/// See [`postgres::migrate_only`].
+pub async fn migrate(config: &Config, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    postgres::migrate_only("chat", &MIGRATIONS, &config.database, shutdown).await
+}

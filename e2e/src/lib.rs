@@ -15,5 +15,5 @@ pub use http::Answer;
 pub use options::{Kind, OnLine, Options};
 pub use proxy::{Flow, Proxy};
 pub use socket::Socket;
-pub use stack::{Links, SECRET, Stack, token, token_with};
+pub use stack::{Links, SECRET, Stack, binary, token, token_with};
 pub use testkit::wait::{TIMEOUT, eventually, within};

@@ -436,7 +436,10 @@ fn authority(url: &str) -> &str {
 }
 
 /// Path of a program of this workspace, in the folder above the running test.
-fn binary(name: &str) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// If it is not built.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("find this test")?;
     let folder =
         test.parent().and_then(std::path::Path::parent).context("find the folder of the programs")?;

@@ -1,13 +1,16 @@
 //! The configuration of notify-service.
 
 use clap::Parser;
-use service::config::{Database, Nats, Telemetry};
+use service::config::{Command, Database, Nats, Telemetry};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// The notify service: turns events of backends and chat messages into notifications in users' inboxes.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "notify-service", version)]
 pub struct Config {
+    /// Command; without one, the service runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Connection to NATS.
     #[command(flatten)]
     pub nats: Nats,

@@ -160,3 +160,11 @@ async fn reload(
         }
     }
 }
+
+/// Migrates the schema `notify` without running the service.
+///
+/// # Errors
+/// See [`postgres::migrate_only`].
+pub async fn migrate(config: &Config, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    postgres::migrate_only("notify", &MIGRATIONS, &config.database, shutdown).await
+}

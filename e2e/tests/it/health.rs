@@ -1,6 +1,6 @@
 use e2e::{Flow, Kind, Options, Stack, eventually};
 use std::time::{Duration, Instant};
-use testkit::NatsServer;
+use testkit::{NatsServer, Signal};
 
 /// Waits until `/readyz` of a service returns this status.
 async fn wait_for_readyz(stack: &Stack, kind: Kind, status: u16) {
@@ -49,4 +49,24 @@ async fn concurrent_readiness_requests_share_one_check() {
     // One check takes at most 4 s.
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     stack.nats.cont();
+}
+
+/// Status of `/healthz` on the public port; `None` without a connection.
+async fn public_health(stack: &Stack) -> Option<u16> {
+    let response = stack.http().get(format!("http://{}/healthz", stack.host(0))).send().await;
+    response.ok().map(|response| response.status().as_u16())
+}
+
+#[tokio::test]
+async fn the_public_health_check_passes_during_an_outage_of_nats_and_fails_during_a_stop() {
+    let stack = Stack::start().await;
+    let _socket = stack.socket("/ws/notifications/", 1).await;
+    assert_eq!(public_health(&stack).await, Some(200));
+    stack.servers().for_each(NatsServer::stop);
+    wait_for_readyz(&stack, Kind::Gateway, 503).await;
+    assert_eq!(public_health(&stack).await, Some(200), "all gateways would be removed at once");
+    stack.servers().for_each(NatsServer::cont);
+    stack.ready().await;
+    stack.signal(Kind::Gateway, 0, Signal::Term);
+    eventually("the check to fail", async || public_health(&stack).await != Some(200)).await;
 }

@@ -2,6 +2,8 @@
 
 use e2e::{Kind, Options, Stack, eventually};
 use sqlx::{Connection, Executor, PgConnection};
+use testkit::TestDatabase;
+use tokio::process::Command;
 
 #[tokio::test]
 async fn a_service_starts_on_a_schema_of_a_later_release() {
@@ -71,4 +73,19 @@ async fn after_a_failover_services_drop_connections_to_the_read_only_server() {
     }
     ada.say("after").await;
     assert_eq!(ada.next_of("message").await["seq"], 2);
+}
+
+#[tokio::test]
+async fn a_job_can_migrate_a_schema_before_its_service_starts() {
+    let database = TestDatabase::create().await.unwrap();
+    for kind in [Kind::Chat, Kind::Notify] {
+        for attempt in 1..=2 {
+            let mut migrate = Command::new(e2e::binary(kind.program()).unwrap());
+            let output = migrate.arg("migrate").env("DATABASE_URL", database.url()).output().await.unwrap();
+            assert!(output.status.success(), "{kind:?}, attempt {attempt}: {output:?}");
+        }
+    }
+    let mut postgres = PgConnection::connect(&database.url()).await.unwrap();
+    let tables = "select count(*) from pg_tables where tablename = '_sqlx_migrations'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(tables).fetch_one(&mut postgres).await.unwrap(), 2);
 }

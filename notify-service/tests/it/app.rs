@@ -76,6 +76,7 @@ pub async fn get(addr: SocketAddr, path: &str) -> (bool, String) {
 /// A configuration for tests, with every field explicit.
 pub fn config(nats: &str, database: &str) -> Config {
     Config {
+        command: None,
         nats: config::Nats { nats_url: nats.to_owned(), nats_creds: None },
         database: config::Database { database_url: database.to_owned(), database_connections: 5 },
         telemetry: config::Telemetry {

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use async_nats::ServerAddr;
-use clap::{Args, Parser, ValueEnum, error::ContextKind, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ContextKind, error::ErrorKind};
 use std::{ffi::OsString, fmt, path::PathBuf, process::ExitCode};
 
 /// Connection to NATS.
@@ -53,6 +53,13 @@ impl fmt::Debug for Database {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Database").field("connections", &self.database_connections).finish_non_exhaustive()
     }
+}
+
+/// Commands of a service with a database. Without a command, it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Migrate the schema, then exit
+    Migrate,
 }
 
 /// Logs and traces.

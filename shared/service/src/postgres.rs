@@ -54,21 +54,57 @@ pub async fn open(
     config: &config::Database,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<PgPool>> {
-    let options = PgConnectOptions::from_str(&config.database_url)
+    let options = connect_options(schema, config)?.options(settings.iter().copied());
+    if !prepare_until(schema, migrations, &options, shutdown).await? {
+        return Ok(None);
+    }
+    crate::metrics::describe(crate::metrics::POSTGRES);
+    let pool = pool_options(config).connect_lazy_with(options);
+    Ok(Some(pool))
+}
+
+/// Migrates this service's own schema without running the service, for a job that runs before a rollout. Waits like
+/// [`open`].
+///
+/// # Errors
+/// If the configuration can't be used, a migration fails for a permanent reason, or the token is cancelled first.
+pub async fn migrate_only(
+    schema: &'static str,
+    migrations: &Migrator,
+    config: &config::Database,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let options = connect_options(schema, config)?;
+    let is_done = prepare_until(schema, migrations, &options, shutdown).await?;
+    anyhow::ensure!(is_done, "stopped before the schema was migrated");
+    tracing::info!(schema, "the schema is up to date");
+    Ok(())
+}
+
+fn connect_options(schema: &'static str, config: &config::Database) -> anyhow::Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(&config.database_url)
         .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not a Postgres URL"))?
         .application_name(schema)
         .options([("search_path", schema), NOT_COMPILED])
         .options(TIMEOUTS)
-        .options(settings.iter().copied())
-        .log_statements(tracing::log::LevelFilter::Trace);
+        .log_statements(tracing::log::LevelFilter::Trace))
+}
+
+/// Prepares the schema, again and again while Postgres is unavailable. Returns false if the token is cancelled first.
+async fn prepare_until(
+    schema: &str,
+    migrations: &Migrator,
+    options: &PgConnectOptions,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<bool> {
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
     loop {
         let prepared = tokio::select! {
-            prepared = prepare(schema, migrations, &options) => prepared,
-            () = shutdown.cancelled() => return Ok(None),
+            prepared = prepare(schema, migrations, options) => prepared,
+            () = shutdown.cancelled() => return Ok(false),
         };
         match prepared {
-            Ok(()) => break,
+            Ok(()) => return Ok(true),
             Err(error) if error.chain().any(is_transient) => {
                 tracing::warn!(error = format!("{error:#}"), "waiting for Postgres at DATABASE_URL");
             }
@@ -76,11 +112,13 @@ pub async fn open(
         }
         tokio::select! {
             () = backoff.wait() => {}
-            () = shutdown.cancelled() => return Ok(None),
+            () = shutdown.cancelled() => return Ok(false),
         }
     }
-    crate::metrics::describe(crate::metrics::POSTGRES);
-    let pool = PgPoolOptions::new()
+}
+
+fn pool_options(config: &config::Database) -> PgPoolOptions {
+    PgPoolOptions::new()
         .max_connections(config.database_connections)
         .acquire_timeout(Duration::from_secs(2))
         // A ping before each use costs a round trip; a broken connection fails on use, and every caller retries.
@@ -108,8 +146,6 @@ pub async fn open(
                 Ok(true)
             })
         })
-        .connect_lazy_with(options);
-    Ok(Some(pool))
 }
 
 async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions) -> anyhow::Result<()> {
