@@ -1,7 +1,7 @@
 //! The demo page with two users, Alice and Bruno, in separate browsers.
 
 use crate::browser::Browser;
-use e2e::{Kind, Stack, TIMEOUT, token_with};
+use e2e::{Kind, Stack, TIMEOUT, eventually, token_with};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -126,6 +126,13 @@ async fn two_users_chat_see_each_other_type_and_get_notifications() {
     demo.send(sofa, CHLOE, "Bonjour Alice, votre canapé m’intéresse.").await;
     demo.send(sofa, CHLOE, "Il passe par une porte de 80 cm ?").await;
     demo.send(demo.bike, BRUNO, "Bonjour Alice, le vélo est toujours là.").await;
+    // Before the page opens: a notification that arrives later shows a toast.
+    eventually("the notifications of both conversations", async || {
+        let page = demo.stack.get("/api/notifications", ALICE).await;
+        let items = page["items"].as_array().expect("notifications");
+        items.len() == 2 && items.iter().any(|item| item["data"]["count"] == 2)
+    })
+    .await;
     let Some([alice, bruno]) = demo.both().await else { return };
 
     // The page opens the newest conversation, which marks it as read. The other one stays unread.
