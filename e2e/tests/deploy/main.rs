@@ -6,4 +6,5 @@ mod context;
 mod dashboard;
 mod docker;
 mod files;
+mod helm;
 mod tools;

@@ -1,5 +1,6 @@
 //! The tools that the checks use.
 
+use serde_json::Value;
 use std::{
     fs::{self, File},
     io::Write,
@@ -55,7 +56,7 @@ pub fn skip(subject: &str, reason: &str) {
 /// returns `None`.
 pub fn python(tool: &str) -> Option<Command> {
     let folder = testkit::place::local().join("tools/deploy");
-    match create_environment(&folder) {
+    match environment(&folder) {
         Ok(()) => Some(Command::new(folder.join("venv/bin").join(tool))),
         Err(error) => {
             skip(&format!("the check by {tool}"), error.trim());
@@ -64,18 +65,54 @@ pub fn python(tool: &str) -> Option<Command> {
     }
 }
 
-fn create_environment(folder: &Path) -> Result<(), String> {
+fn environment(place: &Path) -> Result<(), String> {
+    once(place, &PIP.join(" "), || {
+        let venv = place.join("venv");
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let mut pip = Command::new(venv.join("bin/pip"));
+        run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PIP)).map(drop)
+    })
+}
+
+/// A Go program, by package and version, built once; `None`, with a message, if it can't be built.
+pub fn go(package: &str) -> Option<Command> {
+    let program = package.split('@').next().and_then(|path| path.rsplit('/').next()).unwrap_or(package);
+    let place = testkit::place::local().join("tools").join(program);
+    let install = || run(Command::new("go").args(["install", package]).env("GOBIN", &place)).map(drop);
+    match once(&place, package, install) {
+        Ok(()) => Some(Command::new(place.join(program))),
+        Err(why) => {
+            skip(&format!("the check by {program}"), why.trim());
+            None
+        }
+    }
+}
+
+/// The folder of a Go module, by name and version; `None`, with a message, if it can't be fetched.
+pub fn go_module(module: &str) -> Option<PathBuf> {
+    match run(Command::new("go").args(["mod", "download", "-json", module])) {
+        Ok(output) => {
+            // Progress messages may follow the JSON.
+            let mut values = serde_json::Deserializer::from_str(&output).into_iter::<Value>();
+            Some(values.next().unwrap().unwrap()["Dir"].as_str().unwrap().into())
+        }
+        Err(why) => {
+            skip(&format!("the check with files of {module}"), why.trim());
+            None
+        }
+    }
+}
+
+/// Installs something into a folder, unless it is already there. Concurrent callers wait.
+fn once(place: &Path, what: &str, install: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let io = |error: std::io::Error| error.to_string();
-    fs::create_dir_all(folder).map_err(io)?;
-    let lock = File::create(folder.join(".lock")).map_err(io)?;
+    fs::create_dir_all(place).map_err(io)?;
+    let lock = File::create(place.join(".lock")).map_err(io)?;
     lock.lock().map_err(io)?;
-    let (done, wanted) = (folder.join(".installed"), PIP.join(" "));
-    if fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
+    let done = place.join(".installed");
+    if fs::read_to_string(&done).is_ok_and(|installed| installed == what) {
         return Ok(());
     }
-    let venv = folder.join("venv");
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-    let mut pip = Command::new(venv.join("bin/pip"));
-    run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PIP))?;
-    fs::write(done, wanted).map_err(io)
+    install()?;
+    fs::write(done, what).map_err(io)
 }
