@@ -1,43 +1,9 @@
-//! The files for Kubernetes, NATS, Prometheus, nginx and Caddy.
+//! The files for NATS, Prometheus, nginx and Caddy.
 
-use crate::tools::{installed, must, python, root, run, skip};
+use crate::tools::{installed, must, root, run, skip};
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-/// YAML files of a folder, except for `kustomization.yaml`.
-fn resources(folder: &str) -> Vec<String> {
-    let files = fs::read_dir(root().join(folder)).unwrap().map(|file| file.unwrap().file_name());
-    let names = files.map(|name| name.into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name != "kustomization.yaml").collect();
-    names.sort();
-    names
-}
-
-#[test]
-fn every_kubernetes_resource_is_valid() {
-    let Some(mut validate) = python("kubernetes-validate") else { return };
-    let base = "deploy/kubernetes/base";
-    let files = resources(base).into_iter().map(|name| format!("{base}/{name}"));
-    must(validate.arg("--strict").args(files));
-}
-
-#[test]
-fn kustomizations_include_every_resource_and_build() {
-    for folder in ["deploy/kubernetes/base", "deploy/kubernetes/overlays/example"] {
-        let kustomization = fs::read_to_string(root().join(folder).join("kustomization.yaml")).unwrap();
-        for name in resources(folder) {
-            assert!(kustomization.contains(&name), "{folder}/kustomization.yaml does not name {name}");
-        }
-    }
-    let Some(mut kubectl) = installed("kubectl") else { return };
-    let all = must(kubectl.args(["kustomize", "deploy/kubernetes/overlays/example"]));
-    let Some(mut validate) = python("kubernetes-validate") else { return };
-    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    fs::write(file.path(), &all).unwrap();
-    must(validate.arg("--strict").arg(file.path()));
-    assert_eq!(all.matches("\nkind: Deployment\n").count(), 4, "{all}");
-}
-
-/// Checks each configuration in `deploy/nats` with a value for every variable, and once without a password.
+/// Checks each configuration in `deploy/nats` with a value for every variable, and `accounts.conf` without one.
 #[test]
 fn nats_server_accepts_its_configurations() {
     let server = testkit::provision::nats_server(&testkit::provision::print).unwrap();
