@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 /// The chat service: stores each message once, in order, and publishes it to gateways and notify-service.
 #[derive(Debug, Clone, Parser)]
-#[command(version)]
+#[command(version = service::version::text())]
 pub struct Config {
     /// Command; without one, the service runs.
     #[command(subcommand)]

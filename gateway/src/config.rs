@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr};
 
 /// Connects clients (WebSockets and HTTP) with the services (NATS).
 #[derive(Debug, Clone, Parser)]
-#[command(version)]
+#[command(version = service::version::text())]
 pub struct Config {
     /// NATS.
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 /// The notify service: turns events of backends and chat messages into notifications in users' inboxes.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "notify-service", version)]
+#[command(name = "notify-service", version = service::version::text())]
 pub struct Config {
     /// Command; without one, the service runs.
     #[command(subcommand)]

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 /// The typing service: tracks which users are typing in which conversations. Its state is in memory; any number of
 /// replicas may run.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "typing-service", version)]
+#[command(name = "typing-service", version = service::version::text())]
 pub struct Config {
     /// Connection to NATS.
     #[command(flatten)]

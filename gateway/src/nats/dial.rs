@@ -174,7 +174,7 @@ impl Dialer {
             tls_required,
             name: "gateway events",
             lang: "rust",
-            version: env!("CARGO_PKG_VERSION"),
+            version: service::version::VERSION,
             protocol: 1, // The server sends `INFO` when the cluster changes.
             headers: true,
             echo: true,

@@ -3,6 +3,7 @@
 use crate::{
     Bus,
     trace::{self, Kind, Span},
+    version,
 };
 use anyhow::Context;
 use async_nats::service::{self, Service, ServiceExt, endpoint::Endpoint};
@@ -104,7 +105,7 @@ impl Endpoints {
             .client()
             .service_builder()
             .description(description)
-            .start(name, env!("CARGO_PKG_VERSION"))
+            .start(name, version::VERSION)
             .await
             .map_err(|error| anyhow::anyhow!("register the service with NATS: {error}"))?;
         let own = bus.client().new_inbox();

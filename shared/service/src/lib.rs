@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod postgres;
 pub mod streams;
 pub mod trace;
+pub mod version;
 
 pub use admin::Admin;
 pub use backoff::Backoff;

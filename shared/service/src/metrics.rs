@@ -2,6 +2,7 @@
 //!
 //! `docs/operations.md` documents all of them in one table. A test compares the table with the exposed metrics.
 
+use crate::version;
 use ::metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, set_global_recorder,
 };
@@ -182,9 +183,8 @@ pub fn identify(service: &str) {
     recorder();
     let labels = [
         ("service_name", service.to_owned()),
-        ("service_version", env!("CARGO_PKG_VERSION").to_owned()),
-        // Set by builds that know the commit.
-        ("vcs_ref_head_revision", option_env!("GIT_COMMIT").unwrap_or("unknown").to_owned()),
+        ("service_version", version::VERSION.to_owned()),
+        ("vcs_ref_head_revision", version::COMMIT.to_owned()),
     ];
     gauge!("target_info", &labels).set(1.0);
 }

@@ -1,6 +1,6 @@
 //! Export of spans to a collector: OTLP over HTTP, configured by the standard `OTEL_*` variables.
 
-use crate::config;
+use crate::{config, version};
 use anyhow::{Context, ensure};
 use opentelemetry::{Key, KeyValue, trace::TracerProvider};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
@@ -137,7 +137,7 @@ fn resource(service: &str) -> Resource {
         resource = resource.with_service_name(service.to_owned());
     }
     for (key, value) in [
-        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("service.version", version::VERSION.to_owned()),
         ("service.instance.id", format!("{:032x}", fastrand::u128(..))),
     ] {
         if configured.get(&Key::from_static_str(key)).is_none() {
