@@ -99,8 +99,7 @@ impl NotifyService {
         let folder = self.config.catalogue_dir.clone();
         tasks.spawn(reload(hangup, folder, self.catalogue, shutdown.clone()));
         let description = "users' inboxes";
-        let endpoints =
-            Endpoints::new(&bus, "notify-service", description, tasks.clone(), shutdown.clone()).await?;
+        let endpoints = Endpoints::new(&bus, "notify", description, tasks.clone(), shutdown.clone()).await?;
         api::serve(&endpoints, &inboxes).await?;
         let endpoints_health = endpoints.health();
         self.admin.started(checks.with("endpoints", move || {

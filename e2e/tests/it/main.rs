@@ -31,6 +31,7 @@ mod subscriptions;
 mod tokens;
 mod traces;
 mod typing;
+mod versions;
 
 use e2e::{Stack, eventually};
 use serde_json::Value;

@@ -135,10 +135,10 @@ async fn the_service_supports_nats_micro() {
     app.page(1, Range::Newest, 1).await;
     assert!(app.bus.client().request("notify.heads", "no JSON".into()).await.is_ok());
     let request = async |verb: &str| -> serde_json::Value {
-        let reply = app.bus.client().request(format!("$SRV.{verb}.notify-service"), "".into()).await;
+        let reply = app.bus.client().request(format!("$SRV.{verb}.notify"), "".into()).await;
         serde_json::from_slice(&reply.unwrap().payload).unwrap()
     };
-    assert_eq!(request("PING").await["name"], "notify-service");
+    assert_eq!(request("PING").await["name"], "notify");
     let subjects = |reply: &serde_json::Value| -> Vec<String> {
         let endpoints = reply["endpoints"].as_array().unwrap();
         endpoints.iter().map(|endpoint| endpoint["subject"].as_str().unwrap().to_owned()).collect()
