@@ -1,15 +1,14 @@
 //! `cargo xtask images`
 
 mod builder;
-mod source;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
+use crate::source::Source;
 use builder::{Builder, Tool};
-use source::Source;
 
 const SERVICES: [&str; 4] = ["gateway", "chat-service", "notify-service", "typing-service"];
 
@@ -37,6 +36,10 @@ pub struct Images {
     /// Push the images to the registry in the prefix
     #[arg(long)]
     push: bool,
+    /// Build nothing: push each tag as one image for several platforms, from pushed images whose tags also end in these
+    /// (amd64,arm64: the tag 0.9.0 from 0.9.0-amd64 and 0.9.0-arm64)
+    #[arg(long, value_name = "SUFFIX", value_delimiter = ',', requires = "tags", conflicts_with_all = ["push", "platform"])]
+    join: Vec<String>,
     /// Certificates that cargo trusts during the build, for a proxy that inspects TLS. They are not part of the images
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -69,6 +72,12 @@ impl Images {
         }
         let source = Source::read()?;
         let tags = self.tags(&source)?;
+        if !self.join.is_empty() {
+            for target in self.targets() {
+                builder.join(&self.names(&target, &tags), &self.join).await?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let began = Instant::now();
         for target in self.targets() {
             self.build(&builder, &source, &tags, &target).await?;
@@ -79,7 +88,7 @@ impl Images {
             if self.check && target != "debug" {
                 builder.start(&image)?;
             }
-            println!("  {image}  {}", builder.size(&image).unwrap_or_else(|| "several platforms".to_owned()));
+            println!("  {image}  {}", builder.size(&image).unwrap_or_else(|| "not kept here".to_owned()));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -93,6 +102,10 @@ impl Images {
         }
         let commit = source.tag().context("this is not a git checkout: set --tag")?;
         Ok(vec![commit, "dev".to_owned()])
+    }
+
+    fn names(&self, target: &str, tags: &[String]) -> Vec<String> {
+        tags.iter().map(|tag| format!("{}/{target}:{tag}", self.prefix)).collect()
     }
 
     fn targets(&self) -> Vec<String> {
@@ -121,8 +134,7 @@ impl Images {
             arguments.push(format!("--platform={}", self.platform.join(",")));
         }
         arguments.extend(self.arguments.iter().cloned());
-        let names: Vec<String> = tags.iter().map(|tag| format!("{}/{target}:{tag}", self.prefix)).collect();
-        builder.build(&names, self.platform.len() > 1, self.push, &arguments).await.with_context(|| {
+        builder.build(&self.names(target, tags), self.platform.len() > 1, self.push, &arguments).await.with_context(|| {
             format!(
                 "build {target}. If a base image can't be pulled, deploy/images/make.sh makes stand-ins; if cargo \
                  doesn't trust the registry's certificate, pass --ca"

@@ -1,5 +1,5 @@
 //! Developer commands: `cargo xtask up`, `token`, `test`, `chaos`, `load`, `bench-check`, `deadletters`,
-//! `images`, `smoke`.
+//! `images`, `smoke`, `release`.
 
 mod bench;
 mod build;
@@ -12,9 +12,11 @@ mod load;
 mod local;
 mod parts;
 mod ready;
+mod release;
 mod seed;
 mod servers;
 mod smoke;
+mod source;
 mod test;
 mod token;
 mod up;
@@ -36,6 +38,7 @@ enum Command {
     Deadletters(deadletters::Deadletters),
     Images(images::Images),
     Smoke(smoke::Smoke),
+    Release(release::Release),
     Completions(completions::Completions),
 }
 
@@ -51,6 +54,7 @@ async fn main() -> ExitCode {
         Command::Deadletters(deadletters) => deadletters.run().await,
         Command::Images(images) => images.run().await,
         Command::Smoke(smoke) => smoke.run().await,
+        Command::Release(release) => release.run(),
         Command::Completions(completions) => completions.run::<Command>(),
     };
     done.unwrap_or_else(|error| {

@@ -74,8 +74,11 @@ impl Builder {
         push: bool,
         arguments: &[String],
     ) -> anyhow::Result<()> {
+        // Only buildx builds for several platforms. It also pushes what docker's own store may not keep: attestations.
+        let is_docker = self.0 == Tool::Docker;
+        let is_buildx = is_docker && (several_platforms || push);
         let mut command: Vec<String> = match self.0 {
-            Tool::Docker if several_platforms => vec!["buildx".to_owned(), "build".to_owned()],
+            Tool::Docker if is_buildx => vec!["buildx".to_owned(), "build".to_owned()],
             // Podman's and Buildah's default format has no health checks. Without layers, each image would compile all
             // programs again.
             Tool::Podman | Tool::Buildah => {
@@ -83,12 +86,11 @@ impl Builder {
             }
             Tool::Docker => vec!["build".to_owned()],
         };
-        let is_docker = self.0 == Tool::Docker;
         match names {
             [name, ..] if several_platforms && !is_docker => command.push(format!("--manifest={name}")),
             names => command.extend(names.iter().map(|name| format!("--tag={name}"))),
         }
-        if is_docker && several_platforms && push {
+        if is_buildx && push {
             command.push("--push".to_owned());
         }
         command.extend(arguments.iter().cloned());
@@ -99,12 +101,26 @@ impl Builder {
                 output(self.name(), &["tag", &names[0], name])?;
             }
         }
-        if push && !(is_docker && several_platforms) {
+        if push && !is_buildx {
             for name in names {
                 let all = if several_platforms { vec!["manifest", "push", "--all"] } else { vec!["push"] };
                 let command = all.into_iter().chain([name.as_str()]).map(str::to_owned).collect();
                 self.run(command).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Pushes images for several platforms under `names`, each from pushed images with the same name and a suffix.
+    ///
+    /// # Errors
+    /// If the tool is not docker, or fails.
+    pub async fn join(&self, names: &[String], suffixes: &[String]) -> anyhow::Result<()> {
+        ensure!(self.0 == Tool::Docker, "--join needs docker");
+        for name in names {
+            let parts = suffixes.iter().map(|suffix| format!("{name}-{suffix}"));
+            let command = ["buildx", "imagetools", "create", "--tag", name].map(str::to_owned);
+            self.run(command.into_iter().chain(parts).collect()).await?;
         }
         Ok(())
     }

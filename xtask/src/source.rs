@@ -1,4 +1,4 @@
-//! Version, commit and time of the source of an image.
+//! Version, commit and time of the checked-out source.
 
 use std::process::Command;
 
@@ -20,6 +20,15 @@ impl Source {
         let time = git(&["log", "-1", "--format=%ct"]).and_then(|seconds| seconds.parse().ok());
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self { version, commit, is_dirty, time })
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether every file is as the commit has it.
+    pub fn is_committed(&self) -> bool {
+        self.commit.is_some() && !self.is_dirty
     }
 
     /// Tag with the short commit id: the same source gets the same tag.
