@@ -8,3 +8,4 @@ mod docker;
 mod files;
 mod helm;
 mod tools;
+mod workflows;

