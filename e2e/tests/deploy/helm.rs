@@ -152,7 +152,11 @@ fn pods_have_probes_ports_and_no_privileges() {
             let container = container(service, &resources);
             let probe = |probe: &str| &container[probe]["httpGet"];
             assert_eq!(probe("livenessProbe"), &json!({"path": "/healthz", "port": "admin"}));
-            assert_eq!(probe("readinessProbe"), &json!({"path": "/readyz", "port": "admin"}));
+            let ready = match service {
+                "gateway" => json!({"path": "/healthz", "port": "http"}),
+                _ => json!({"path": "/readyz", "port": "admin"}),
+            };
+            assert_eq!(probe("readinessProbe"), &ready);
             let mut ports = vec![json!({"name": "admin", "containerPort": admin})];
             if service == "gateway" {
                 ports.insert(0, json!({"name": "http", "containerPort": 8000}));
