@@ -44,7 +44,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- range $name := list "NATS_URL" "DATABASE_URL" "JWT_SECRET" "ADMIN_ADDR" "GATEWAY_ADDR" "PORT" }}
 {{- if hasKey $env $name }}
 {{- $place := ternary (printf "%s.env" $.key) "env" (hasKey $.values.env $name) }}
-{{- if hasSuffix "ADDR" $name | or (eq $name "PORT") }}
+{{- if or (hasSuffix "ADDR" $name) (eq $name "PORT") }}
 {{- fail (printf "%s has %s: remove it, because the ports of the chart are fixed" $place $name) }}
 {{- end }}
 {{- fail (printf "%s has the secret %s: put it into the Secret %q, and remove it from the values" $place $name $.values.secret) }}
