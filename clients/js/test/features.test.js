@@ -47,6 +47,7 @@ describe('features', { concurrency: true }, () => {
     ben.rt.close();
     for (let at = 1; at <= 120; at += 1) await ada.rt.call('POST', `/api/conversations/${id}/messages`, { message: `${at}` });
     ada.chat.close();
+    await until('it to close', () => ada.chat.state === 'closed', ada.chat);
     const chat = ada.rt.conversation(id);
     await until('the last page', () => chat.state === 'live', chat);
     assert.deepEqual([chat.messages.length, chat.messages[0].seq, chat.hasOlder], [50, 71, true]);
@@ -122,7 +123,7 @@ describe('features', { concurrency: true }, () => {
     assert.deepEqual(elsewhere.items.map((item) => item.is_read), [true, false]);
     assert.ok((await elsewhere.readAll()).ok);
     await until('none', () => inbox.unread === 0 && inbox.items.every((item) => item.is_read), inbox);
-    assert.equal((await inbox.read(1)).error.code, 'not_found');
+    assert.equal((await inbox.read(2 ** 50)).error.code, 'not_found');
   });
 
   test('the list shows what is new, wherever it is read', async (context) => {

@@ -40,7 +40,7 @@ test('the snippets of README.md run', async (context) => {
   await until('the answer', () => shown.showMessages?.[0].length === 2 && shown.showUnread[0] === 1, ran.chat);
   await until('the bell', () => shown.ring && shown.showBell[0] === 1 && shown.showList?.[0][0].conversation_id === id, ran.inbox);
   assert.equal(shown.ring[0], 'Nouveau message');
-  assert.deepEqual(shown.showConnection, ['online']);
+  assert.deepEqual(shown.showConnection, ['online', null]);
   globalThis.bell.dispatchEvent(new Event('click'));
   await until('it to be read', () => shown.showBell[0] === 0, ran.inbox);
 });

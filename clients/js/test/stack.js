@@ -12,7 +12,7 @@ import { connect } from '@vyzio/realtime';
 const { gateways, control } = JSON.parse(process.env.STACK ?? 'null') ?? {};
 
 /** Pauses of a client that is in a hurry. */
-export const HASTE = { backoff: 30, backoffMax: 300, spread: 100, limited: 300, stable: 1_000 };
+export const HASTE = { backoff: 30, backoffMax: 300, spread: 100, limited: 300, stable: 1_000, settle: 200, linger: 50, poll: 100, blocked: 400 };
 
 const line = net.connect(control, '127.0.0.1');
 const answers = createInterface({ input: line })[Symbol.asyncIterator]();
@@ -53,11 +53,33 @@ export async function until(what, look, ...watched) {
     const stops = [];
     await new Promise((done) => {
       stops.push(...watched.map((one) => one.on('change', done)));
-      setTimeout(done, 20); // Not everything tells of itself.
+      setTimeout(done, 20); // Some states change without an event.
     });
     for (const stop of stops) stop();
   }
 }
+
+/** Creates conversations as a backend does, which has no rate limit. Each list has the ids of the users. */
+export async function conversations(...lists) {
+  const payloads = lists.map((users) => ({ participants: users.map((id) => ({ user_id: id, username: `name-${id}` })) }));
+  const answers = await ask('call', { subject: 'chat.conversations.create', payloads });
+  return answers.map(({ conversation_id: id }) => id);
+}
+
+/** Sends messages as a backend does. */
+export function messages(id, sender, texts) {
+  const payloads = texts.map((message) => ({ conversation_id: id, sender_id: sender, message }));
+  return ask('call', { subject: 'chat.messages.send', payloads });
+}
+
+/** Ends all sessions of a user, and refuses the tokens so far. */
+export const revoke = (user) => ask('call', { subject: 'sessions.revoke', payloads: [{ user_id: user }] });
+
+/** Answer of a line that refuses connections. */
+export const REFUSED = 'HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n';
+
+/** HTTP past a line, so that only sockets are refused. */
+export const pastLine = (url, options) => fetch(String(url).replace(/^http:\/\/[^/]+/, `http://${gateways[0]}`), options);
 
 /** A line to the gateways, which a test can break. */
 export class Line {
@@ -112,9 +134,13 @@ export class Line {
   }
 }
 
-/** A client on a line of its own, gone when the test ends. */
-export async function client(context, user, options = {}) {
+/** A client on a line of its own, gone when the test ends. With `blocked`, only HTTP reaches the server. */
+export async function client(context, user, { blocked = false, ...options } = {}) {
   const line = await Line.open();
+  if (blocked) {
+    line.refusal = REFUSED;
+    options.fetch = pastLine;
+  }
   const token = await tokenOf(user);
   const rt = connect({ url: line.url, token: async () => token, WebSocket, timing: HASTE, ...options });
   const gone = () => {

@@ -1,0 +1,112 @@
+/* @vyzio/realtime, MIT */
+
+// src/react.ts
+import { createContext, createElement, useContext, useMemo, useSyncExternalStore } from "react";
+
+// src/ids.ts
+function idOf(value) {
+  const id = typeof value === "string" && /^\d+$/.test(value) ? Number(value) : value;
+  if (typeof id === "number" && Number.isSafeInteger(id) && id > 0) return id;
+  throw new RangeError(`${String(value)} is not an id: ids are whole numbers from 1 to 2^53 - 1`);
+}
+
+// src/react.ts
+var Context = createContext(null);
+function RealtimeProvider({ client, children }) {
+  return createElement(Context.Provider, { value: client }, children);
+}
+function usePart(access, empty, names, key) {
+  const client = useContext(Context);
+  const store = useMemo(() => {
+    let mounted = null;
+    const act = (name, values) => {
+      if (mounted) return mounted[name](...values);
+      const part = access.open(client);
+      const result = part[name](...values);
+      access.close?.(part);
+      return result;
+    };
+    return {
+      subscribe(onChange) {
+        if (!client) return () => {
+        };
+        const part = mounted = access.open(client);
+        const stop = part.on("change", onChange);
+        return () => {
+          mounted = null;
+          stop();
+          access.close?.(part);
+        };
+      },
+      get: () => (mounted ?? (client && access.peek(client)))?.snapshot ?? empty,
+      server: () => empty,
+      actions: Object.fromEntries(names.map((name) => [name, (...values) => act(name, values)]))
+    };
+  }, [client, key]);
+  const snapshot = useSyncExternalStore(store.subscribe, store.get, store.server);
+  return useMemo(() => ({ ...snapshot, ...store.actions }), [snapshot, store]);
+}
+var CONNECTION = { state: "connecting", error: null, userId: null };
+function connectionOf(client) {
+  let last = CONNECTION;
+  return {
+    get snapshot() {
+      const { state, error, userId } = client;
+      if (state !== last.state || error !== last.error || userId !== last.userId) last = { state, error, userId };
+      return last;
+    },
+    on(_, listener) {
+      const stops = [client.on("state", listener), client.on("error", listener)];
+      return () => stops.forEach((stop) => stop());
+    },
+    reconnect: () => client.reconnect()
+  };
+}
+function useConnection() {
+  const access = useMemo(() => {
+    const known = /* @__PURE__ */ new WeakMap();
+    const open = (client) => {
+      if (!known.has(client)) known.set(client, connectionOf(client));
+      return known.get(client);
+    };
+    return { open, peek: open };
+  }, []);
+  return usePart(access, CONNECTION, ["reconnect"]);
+}
+function useConversation(id) {
+  const key = idOf(id);
+  const empty = useMemo(
+    () => ({ id: key, state: "loading", error: null, info: null, messages: [], typists: [], unread: 0, hasOlder: false }),
+    [key]
+  );
+  const access = {
+    peek: (client) => client.opened.conversation(key),
+    open: (client) => client.conversation(key),
+    close: (chat) => chat.close()
+  };
+  return usePart(access, empty, ["send", "retry", "discard", "read", "type", "loadOlder"], key);
+}
+var LIST = { items: [], loaded: false, error: null, hasOlder: false };
+function useConversations() {
+  const access = {
+    peek: (client) => client.opened.conversations,
+    open: (client) => client.conversations()
+  };
+  return usePart(access, LIST, ["reload", "loadOlder"]);
+}
+var INBOX = { state: "loading", error: null, items: [], unread: 0, hasOlder: false };
+function useInbox() {
+  const access = {
+    peek: (client) => client.opened.notifications,
+    open: (client) => client.notifications()
+  };
+  return usePart(access, INBOX, ["read", "readAll", "loadOlder"]);
+}
+export {
+  RealtimeProvider,
+  useConnection,
+  useConversation,
+  useConversations,
+  useInbox
+};
+//# sourceMappingURL=react.js.map
