@@ -26,10 +26,9 @@ use service::{
     Bus, Endpoints, Span,
     bus::truncate_page,
     endpoints::deadline,
-    postgres::refusal,
+    postgres::{Pool, refusal},
     trace::{self, Kind},
 };
-use sqlx::PgPool;
 use std::{collections::BTreeMap, iter, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,12 +38,16 @@ const BATCHES: usize = 64;
 /// Other requests of one kind in progress at once; more wait in NATS.
 const REQUESTS: usize = 32;
 
+/// Time for which a batch waits for each of its sends. After that, a send counts as unavailable: it goes on, and its
+/// gateway repeats it with the same key. So a send to a locked conversation does not delay the answers to the others, and
+/// the gateway, which waits for 1.5 s, receives them.
+const BATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// Time limit of a request. After that, its sender has already repeated it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub struct Api {
     bus: Bus,
-    pool: PgPool,
+    pool: Pool,
     lanes: Lanes,
     joins: Joins,
     outbox: Outbox,
@@ -96,7 +99,7 @@ pub async fn serve(
 impl Api {
     pub const fn new(
         bus: Bus,
-        pool: PgPool,
+        pool: Pool,
         lanes: Lanes,
         joins: Joins,
         outbox: Outbox,
@@ -115,7 +118,16 @@ impl Api {
             .collect();
         let deadlines = batch.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
         let sends = batch.sends.into_iter().zip(spans).zip(deadlines);
-        Ok(join_all(sends.map(|((send, span), deadline)| self.lanes.store(send, span, deadline))).await)
+        let sent = sends.map(async |((send, span), deadline)| {
+            let stored = timeout(BATCH_PATIENCE, self.lanes.store(send, span, deadline)).await;
+            stored.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
+        });
+        let sent = join_all(sent).await.into_iter();
+        let brief = |sent| match sent {
+            Sent::Stored(message) if batch.receipts => Sent::Placed(message.into()),
+            sent => sent,
+        };
+        Ok(sent.map(brief).collect())
     }
 
     async fn send(&self, SendOne(send): SendOne) -> Result<Message, Refusal> {
@@ -132,6 +144,8 @@ impl Api {
         match self.lanes.store(send, span, deadline()).await {
             Sent::Stored(message) | Sent::Repeated(message) => Ok(message),
             Sent::Refused(refusal) => Err(refusal),
+            // Only replies to batches have receipts.
+            Sent::Placed(_) => Err(Refusal::internal()),
         }
     }
 

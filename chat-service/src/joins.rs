@@ -7,9 +7,9 @@ use contract::{
 };
 use service::{
     batcher::{Batcher, Batches, Limits, batcher},
-    postgres::{self, Dedicated},
+    postgres::{self, Dedicated, Pool},
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio_util::task::TaskTracker;
 
 /// Capacity of the queue of requests; further ones wait in NATS.
@@ -24,11 +24,12 @@ type Replies = Result<Vec<JoinReply>, Refusal>;
 pub struct Joins(Batcher<Vec<JoinRequest>, Replies>);
 
 /// Starts the task, with its own connection: a Postgres process that serves only these queries keeps its caches warm.
-pub fn start(pool: &PgPool, tasks: &TaskTracker) -> Joins {
+pub fn start(pool: &Pool, tasks: &TaskTracker) -> Joins {
     let (requests, batches) = batcher(Limits::new(WAITING, BATCH, "chat_joins_full_total"));
-    let options = pool.connect_options().as_ref().clone().options(postgres::PLANS);
     // The only writes are usernames, which arrive again with the next join: a commit need not wait for the disk.
-    let connection = Dedicated::new(options.options([("synchronous_commit", "off")]));
+    let settings = [&postgres::PLANS[..], &[("synchronous_commit", "off")]].concat();
+    let options = pool.connect_options().as_ref().clone();
+    let connection = Dedicated::new(postgres::with_settings(options, &settings));
     tasks.spawn(run(batches, connection));
     Joins(requests)
 }

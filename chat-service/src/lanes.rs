@@ -21,10 +21,9 @@ use detour::Detour;
 use service::{
     Backoff, Span,
     batcher::{Batcher, Batches, Limits, batcher},
-    postgres::{self, Dedicated},
+    postgres::{self, Dedicated, Pool},
     trace::Kind,
 };
-use sqlx::PgPool;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -39,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(300);
 pub struct Lanes(Vec<Batcher<Job, Sent>>);
 
 /// Starts the lanes.
-pub fn start(count: usize, pool: &PgPool, outbox: &Outbox, tasks: &TaskTracker) -> Lanes {
+pub fn start(count: usize, pool: &Pool, outbox: &Outbox, tasks: &TaskTracker) -> Lanes {
     let lane = |_| {
         let (sender, batches) = batcher(Limits::new(WAITING, BATCH, "chat_lanes_full_total"));
         let detour = Detour::new(pool.clone(), outbox.clone(), tasks.clone());

@@ -16,10 +16,10 @@ use contract::chat::{ChatEvent, LogEntry, Marker, Message, Stored};
 use contract::{ConversationId, Event, UserId};
 use futures_util::future::join_all;
 use service::{
-    Bus, Span, postgres,
+    Bus, Span,
+    postgres::{self, Pool},
     trace::{self, Kind},
 };
-use sqlx::PgPool;
 use std::{
     collections::HashMap,
     sync::{
@@ -105,7 +105,7 @@ impl Commit {
 }
 
 /// Starts the tasks that publish to JetStream and sweep the outbox table.
-pub fn start(bus: Bus, pool: PgPool, tasks: &TaskTracker, shutdown: CancellationToken) -> Outbox {
+pub fn start(bus: Bus, pool: Pool, tasks: &TaskTracker, shutdown: CancellationToken) -> Outbox {
     let (pending, receiver) = mpsc::channel(WAITING);
     let swept_at = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
     tasks.spawn(publish_log(bus.clone(), receiver, pool.clone()));
@@ -197,7 +197,7 @@ async fn publish_entry(bus: &Bus, pending: &Pending) -> anyhow::Result<PublishAc
 
 /// Publishes entries to JetStream and deletes their rows once they are acknowledged. Rows without an acknowledgement
 /// stay in the table and are published again.
-async fn publish_log(bus: Bus, mut receiver: mpsc::Receiver<Pending>, pool: PgPool) {
+async fn publish_log(bus: Bus, mut receiver: mpsc::Receiver<Pending>, pool: Pool) {
     let mut batch = Vec::with_capacity(WAITING);
     while receiver.recv_many(&mut batch, WAITING).await > 0 {
         let mut published = Vec::new();
@@ -286,7 +286,7 @@ impl Pending {
 }
 
 /// Sweeps the outbox and the reports until the token is cancelled.
-async fn sweep_repeatedly(bus: Bus, pool: PgPool, swept_at: Arc<AtomicI64>, shutdown: CancellationToken) {
+async fn sweep_repeatedly(bus: Bus, pool: Pool, swept_at: Arc<AtomicI64>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(SWEEP_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
@@ -305,7 +305,7 @@ async fn sweep_repeatedly(bus: Bus, pool: PgPool, swept_at: Arc<AtomicI64>, shut
 }
 
 /// Publishes stale rows of the outbox.
-async fn sweep(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
+async fn sweep(bus: &Bus, pool: &Pool) -> anyhow::Result<()> {
     metrics::gauge!("chat_outbox_age_seconds").set(store::outbox_age(pool).await?);
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
@@ -330,7 +330,7 @@ async fn sweep(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
 }
 
 /// Reads the events and the log entry of an outbox row from the tables.
-async fn rebuild(pool: &PgPool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEvent>, LogEntry)> {
+async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEvent>, LogEntry)> {
     if let Some(reader) = row.reader {
         let [conversation] = row.conversations[..] else {
             anyhow::bail!("the outbox row of a marker must have exactly one message")

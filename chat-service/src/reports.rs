@@ -3,8 +3,10 @@
 use crate::store::reports as store;
 use anyhow::Context;
 use contract::chat::Reported;
-use service::{Bus, postgres};
-use sqlx::PgPool;
+use service::{
+    Bus,
+    postgres::{self, Pool},
+};
 use std::time::Duration;
 
 /// Maximum time that a request waits for the publication. The report is already stored.
@@ -15,7 +17,7 @@ const STALE: Duration = Duration::from_secs(3);
 const BATCH: i64 = 64;
 
 /// Publishes a report that was just stored. If that fails, [`publish_stale`] repeats it.
-pub async fn publish(bus: &Bus, pool: &PgPool, reported: &Reported) {
+pub async fn publish(bus: &Bus, pool: &Pool, reported: &Reported) {
     let report_id = reported.report_id;
     let published = tokio::time::timeout(PUBLISH_TIMEOUT, publish_to_stream(bus, reported)).await;
     let published = published.context("the publication timed out");
@@ -36,7 +38,7 @@ pub async fn publish(bus: &Bus, pool: &PgPool, reported: &Reported) {
 ///
 /// # Errors
 /// If Postgres or JetStream fails. The remaining reports stay for the next sweep.
-pub async fn publish_stale(bus: &Bus, pool: &PgPool) -> anyhow::Result<()> {
+pub async fn publish_stale(bus: &Bus, pool: &Pool) -> anyhow::Result<()> {
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
         let stale = store::lock_unpublished(&mut transaction, STALE.as_secs_f64(), BATCH).await?;

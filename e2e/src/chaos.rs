@@ -60,6 +60,8 @@ pub struct Chaos {
     pub clients: usize,
     /// Folder of the services' programs; by default the folder of the running test.
     pub programs: Option<PathBuf>,
+    /// Folder of another release's programs: see [`Options::other_release`].
+    pub other_release: Option<PathBuf>,
     /// Folder for the services' logs.
     pub logs: Option<PathBuf>,
 }
@@ -74,6 +76,7 @@ impl Default for Chaos {
             servers: 1,
             clients: 30,
             programs: None,
+            other_release: None,
             logs: None,
         }
     }
@@ -92,6 +95,7 @@ impl Chaos {
             own_postgres: true,
             proxied: true,
             programs: self.programs.clone(),
+            other_release: self.other_release.clone(),
             on_line: self.log_output(panics.clone())?,
             ..Options::default()
         };

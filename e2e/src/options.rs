@@ -56,12 +56,20 @@ pub struct Options {
     pub env: Vec<(&'static str, String)>,
     /// Whether the stack has a Postgres of its own, which a test may kill.
     pub own_postgres: bool,
+    /// Whether the services have the roles of `deploy/postgres/init.sql`, which needs `own_postgres`, because roles belong
+    /// to a server. By default they are superusers.
+    pub roles: bool,
+    /// Whether the services connect to Postgres through PgBouncer, which needs `roles`.
+    pub pooled: bool,
     /// Whether NATS and the stack's own Postgres wait for the disk, as in production.
     pub durable: bool,
     /// Whether each service connects to NATS and Postgres through proxies of its own.
     pub proxied: bool,
     /// Folder of the services' programs. By default, the folder above the running test.
     pub programs: Option<PathBuf>,
+    /// Folder of another release's programs. Every second replica starts with them, and every restart changes the release
+    /// of its replica.
+    pub other_release: Option<PathBuf>,
     /// Receives the output of the services.
     pub on_line: OnLine,
 }
@@ -76,9 +84,12 @@ impl Default for Options {
             accounts: true,
             env: Vec::new(),
             own_postgres: false,
+            roles: false,
+            pooled: false,
             durable: false,
             proxied: false,
             programs: None,
+            other_release: None,
             on_line: Arc::new(|_, line| println!("{line}")),
         }
     }

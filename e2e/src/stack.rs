@@ -17,6 +17,7 @@ use std::{
 use testkit::{
     Child, NatsOptions, NatsServer, Output, Postgres, PostgresOptions, Program, Signal, TestDatabase,
     accounts, free_port,
+    pgbouncer::{PgBouncer, create_roles},
 };
 
 /// Key with which the tests sign tokens.
@@ -27,6 +28,10 @@ struct Service {
     name: String,
     port: u16,
     admin: u16,
+    /// Whether the next start uses the programs of the other release, if there are any.
+    is_other_release: bool,
+    /// Environment variables of this service alone.
+    env: Vec<(&'static str, String)>,
     child: Option<Child>,
     links: Option<Links>,
 }
@@ -50,6 +55,7 @@ pub struct Stack {
     pub database: TestDatabase,
     /// The stack's own Postgres, if it has one.
     pub postgres: Option<Postgres>, // After `database`, so that it is dropped later.
+    pooler: Option<PgBouncer>,
     services: Vec<Service>,
     options: Options,
     client: reqwest::Client,
@@ -105,16 +111,22 @@ impl Stack {
     pub async fn start_without_waiting(options: Options) -> Self {
         let (nats, more_nats) = nats(&options).await.expect("start nats-server");
         let (database, postgres) = database(&options).await.expect("create a database");
+        if options.roles {
+            create_roles(&database.url()).expect("create the roles of the services");
+        }
+        let pooler = options.pooled.then(|| PgBouncer::start(&database).expect("start PgBouncer"));
         let client = reqwest::Client::builder().timeout(TIMEOUT).build().expect("an HTTP client");
         let counts = options.counts;
         let (services, denied) = (Vec::new(), Denied::default());
-        let mut stack = Self { nats, more_nats, database, postgres, services, options, client, denied };
+        let mut stack =
+            Self { nats, more_nats, database, postgres, pooler, services, options, client, denied };
         for (kind, count) in Kind::ALL.into_iter().zip(counts) {
             for index in 0..count {
                 let (port, admin) = (free_port().expect("a free port"), free_port().expect("a free port"));
                 let links = if stack.options.proxied { Some(stack.links().await) } else { None };
                 let name = format!("{}-{}", kind.program(), index + 1);
-                stack.services.push(Service { kind, name, port, admin, child: None, links });
+                let (is_other_release, env, child) = (index % 2 == 1, Vec::new(), None);
+                stack.services.push(Service { kind, name, port, admin, is_other_release, env, child, links });
                 stack.launch(stack.services.len() - 1);
             }
         }
@@ -155,8 +167,9 @@ impl Stack {
     }
 
     fn launch(&mut self, index: usize) {
-        let mut nats = self.nats_urls(self.services[index].kind.user());
-        let mut database = self.database.url();
+        let user = self.services[index].kind.user();
+        let mut database = if self.options.roles { self.database.url_as(user) } else { self.database.url() };
+        let mut nats = self.nats_urls(user);
         let service = &mut self.services[index];
         if let Some(links) = &service.links {
             for (url, proxy) in nats.iter_mut().zip(&links.nats) {
@@ -164,7 +177,9 @@ impl Stack {
             }
             database = database.replace(authority(&database), &links.postgres.addr().to_string());
         }
-        let program = match &self.options.programs {
+        let other_release = self.options.other_release.as_ref().filter(|_| service.is_other_release);
+        service.is_other_release = !service.is_other_release;
+        let program = match other_release.or(self.options.programs.as_ref()) {
             Some(folder) => folder.join(service.kind.program()),
             None => binary(service.kind.program()).expect("the services' folder"),
         };
@@ -183,6 +198,7 @@ impl Stack {
             "JWT_PUBLIC_KEY",
             "JWT_JWKS_URL",
             "DATABASE_URL",
+            "DATABASE_DIRECT_URL",
             "JWT_SECRET",
             "GATEWAY_ADDR",
             "ALLOWED_ORIGINS",
@@ -201,13 +217,24 @@ impl Stack {
                 .env("READ_RATE", "0")
                 .env("SUBSCRIBE_RATE", "0")
                 .env("DEMO", "true"),
-            Kind::Chat | Kind::Notify => program.env("DATABASE_URL", database),
+            Kind::Chat | Kind::Notify => match &self.pooler {
+                Some(pooler) => program
+                    .env("DATABASE_URL", pooler.url(user, &self.database))
+                    .env("DATABASE_DIRECT_URL", database),
+                None => program.env("DATABASE_URL", database),
+            },
             Kind::Typing => program,
         };
-        for (key, value) in &self.options.env {
+        for (key, value) in self.options.env.iter().chain(&service.env) {
             program = program.env(key, value);
         }
         service.child = Some(program.spawn().expect("start a service; are they built?"));
+    }
+
+    /// Sets an environment variable for the next start of a service.
+    pub fn set_env(&mut self, kind: Kind, index: usize, key: &'static str, value: String) {
+        let position = self.position(kind, index);
+        self.services[position].env.push((key, value));
     }
 
     /// Kind and index of each service.

@@ -1,8 +1,10 @@
 //! Guarantee 4: each event that JetStream has acknowledged becomes exactly one notification for each of its users, or
-//! one dead letter, even if notify-service (two replicas), Postgres and NATS are killed at random meanwhile.
+//! one dead letter, even if notify-service (two replicas), Postgres and NATS are killed at random meanwhile. Messages of
+//! the chat, sent in the same time, end in one unread notification for each conversation, with the exact count.
 //!
-//! `FAULT_EVENTS=100000` sets the number of events (5,000 by default), for 1,000 users. `FAULT_SEED` repeats the events
-//! and the choice of faults, but not the exact times of the faults. `--nocapture` shows the table.
+//! `FAULT_EVENTS=100000` sets the number of events (5,000 by default), for 1,000 users, and a message is sent for each
+//! event. `FAULT_SEED` repeats the events and the choice of faults, but not the exact times of the faults. `--nocapture`
+//! shows the table.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use async_nats::{HeaderMap, jetstream};
@@ -23,6 +25,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 const USERS: i64 = 1_000;
 /// Users whose sockets are open during the whole run.
 const WATCHED: i64 = 20;
+/// Conversations of two. Their users come after those of the events. One in three reads what it receives at times.
+const CONVERSATIONS: usize = 40;
+/// Maximum number of attempts of a request: no part is down for as long as they take.
+const ATTEMPTS: usize = 600;
 const PUBLISHERS: usize = 50;
 /// Maximum number of published events per second.
 const PER_SECOND: u64 = 1_000;
@@ -122,6 +128,76 @@ async fn publisher(
     events
 }
 
+/// A conversation of two users with `id`: the first one sends.
+struct Chat {
+    id: i64,
+    reader: i64,
+    /// The number of messages that were sent, and of those that were read.
+    sent: i64,
+    read: i64,
+}
+
+/// Repeats an attempt until it has a result.
+async fn repeat<T, F: Future<Output = Option<T>>>(name: &str, attempt: impl Fn() -> F) -> T {
+    for _ in 0..ATTEMPTS {
+        if let Ok(Some(result)) = timeout(Duration::from_secs(5), attempt()).await {
+            return result;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{name}: none of {ATTEMPTS} attempts succeeded");
+}
+
+/// Repeats a request until a service answers without a fault of its own.
+async fn request(nats: &async_nats::Client, subject: &str, body: &serde_json::Value) -> serde_json::Value {
+    let attempt = || async {
+        let answer = nats.request(subject.to_owned(), body.to_string().into()).await.ok()?;
+        match answer.headers.as_ref().and_then(|all| all.get("Nats-Service-Error-Code")) {
+            None => Some(serde_json::from_slice(&answer.payload).unwrap()),
+            Some(code) => {
+                assert!(code.as_str().starts_with('5'), "{:?}", answer.headers);
+                None
+            }
+        }
+    };
+    repeat(subject, attempt).await
+}
+
+/// Sends messages to a conversation as a backend does, in bursts; a reader marks some of them as read.
+async fn chatter(
+    backend: async_nats::Client,
+    (http, gateway): (reqwest::Client, String),
+    mut chat: Chat,
+    messages: u64,
+    mut random: fastrand::Rng,
+) -> Chat {
+    let reads = chat.reader % 3 == 0;
+    for number in 0..messages {
+        if random.u8(0..20) == 0 {
+            sleep(MIN_DURATION * 20 / messages.max(1) as u32).await;
+        }
+        let client_id = format!("{}-{number}", chat.id);
+        let body = json!({
+            "conversation_id": chat.id, "sender_id": chat.reader - 1, "message": "hello", "client_id": client_id,
+        });
+        let sent = request(&backend, "chat.messages.send", &body).await;
+        chat.sent += 1;
+        assert_eq!(sent["seq"], chat.sent, "{sent}");
+        if reads && random.u8(0..10) == 0 {
+            let id = &sent["message_id"];
+            let url = format!("http://{gateway}/api/conversations/{}/read", chat.id);
+            let (token, body) = (e2e::token(chat.reader), json!({"message_id": id}));
+            let read = || async {
+                let answer = http.post(&url).bearer_auth(&token).json(&body).send().await.ok()?;
+                (answer.status() == 204).then_some(())
+            };
+            repeat(&url, read).await;
+            chat.read = chat.sent;
+        }
+    }
+    chat
+}
+
 /// Kills one part after the other until `over` is set. Returns the number of kills by part.
 async fn faults(
     stack: &mut Stack,
@@ -205,6 +281,16 @@ async fn dead_letters(jetstream: &jetstream::Context) -> HashMap<u64, u64> {
     found
 }
 
+/// Waits until every message of a stream is handled.
+async fn handled(jetstream: &jetstream::Context, stream: &str) {
+    e2e::eventually(&format!("the messages of {stream} to be handled"), || async {
+        let stream = jetstream.get_stream_no_info(stream).await.ok()?;
+        let consumer = stream.consumer_info("notify").await.ok()?;
+        (consumer.num_pending == 0 && consumer.num_ack_pending == 0).then_some(())
+    })
+    .await;
+}
+
 /// Waits until every event is handled and removed. Returns the number of events that were still in the stream when none
 /// was pending: a killed nats-server may restore removed messages.
 async fn settle(jetstream: &jetstream::Context) -> u64 {
@@ -233,7 +319,7 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
     let seed = number("FAULT_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("FAULT_EVENTS={count} FAULT_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let options = Options { counts: [1, 0, 2, 0], own_postgres: true, ..Options::default() };
+    let options = Options { counts: [1, 1, 2, 0], own_postgres: true, ..Options::default() };
     let mut stack = Stack::with(Options {
         env: vec![("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned()))],
         ..options
@@ -247,6 +333,20 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
             tokio::spawn(watch(url, seen.clone(), user))
         })
         .collect();
+    let backend = stack.backend().await;
+    let gateway = (stack.http().clone(), stack.host(0));
+    let mut chats = Vec::new();
+    for pair in 0..CONVERSATIONS as i64 {
+        let users = [USERS + 2 * pair + 1, USERS + 2 * pair + 2];
+        let participants = json!({"participants": users.map(|user| json!({"user_id": user}))});
+        let made = request(&backend, "chat.conversations.create", &participants).await;
+        chats.push(Chat {
+            id: made["conversation_id"].as_i64().unwrap(),
+            reader: users[1],
+            sent: 0,
+            read: 0,
+        });
+    }
     let mut events: Vec<Vec<Event>> = vec![Vec::new(); PUBLISHERS];
     for number in 0..count {
         events[number as usize % PUBLISHERS].push(Event::new(number, &mut random));
@@ -256,24 +356,32 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
         .into_iter()
         .map(|events| tokio::spawn(publisher(events, jetstream.clone(), random.fork())))
         .collect();
+    let messages = count / CONVERSATIONS as u64;
+    let chatters: Vec<_> = chats
+        .into_iter()
+        .map(|chat| tokio::spawn(chatter(backend.clone(), gateway.clone(), chat, messages, random.fork())))
+        .collect();
     let published = async {
-        let published = join_all(publishers).await;
+        let published = tokio::join!(join_all(publishers), join_all(chatters));
         over.store(true, Ordering::Relaxed);
         published
     };
     let fault_random = random.fork();
-    let (published, killed) = tokio::join!(published, faults(&mut stack, &over, fault_random));
+    let ((published, chats), killed) = tokio::join!(published, faults(&mut stack, &over, fault_random));
+    let chats: Vec<Chat> = chats.into_iter().map(Result::unwrap).collect();
     let events: Vec<Event> = published.into_iter().flat_map(Result::unwrap).collect();
     let publishing = began.elapsed();
     let restored = settle(&jetstream).await;
     println!("restored by a killed nats-server at the end, and handled again: {restored}\n");
+    handled(&jetstream, "CHAT").await;
     stack.ready().await;
     let took = began.elapsed();
 
     let pool =
         PgPool::connect(&format!("{}?options=-csearch_path%3Dnotify", stack.database.url())).await.unwrap();
     let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "select user_id, (data::json->>'number')::bigint, count(*) from notifications group by 1, 2",
+        "select user_id, (data::json->>'number')::bigint, count(*) from notifications
+        where type = 'payment_completed' group by 1, 2",
     )
     .fetch_all(&pool)
     .await
@@ -285,7 +393,7 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
     let holes: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
         "select user_id, last_seq, unread_count, count(notification_id)
         from inboxes left join notifications using (user_id) group by user_id
-        having unread_count <> count(notification_id) or last_seq <> count(notification_id)
+        having unread_count <> count(notification_id) filter (where read_at is null) or last_seq <> count(notification_id)
             or count(distinct seq) <> count(notification_id) or last_seq <> coalesce(max(seq), 0)
             or array_agg(seq order by notification_id) <> array_agg(seq order by seq)",
     )
@@ -296,6 +404,7 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
     assert_eq!((verdict.missing, verdict.doubled, verdict.unexpected), (0, 0, 0));
     assert_eq!((verdict.letters_missing, verdict.letters_too_many), (0, 0));
     assert_eq!(holes, [], "user, last_seq, unread_count, rows");
+    check_chats(&pool, &chats).await;
     for user in 1..=WATCHED {
         let stored = rows.keys().filter(|(owner, _)| *owner == user).count() as i64;
         let counted = stack.get("/api/notifications/unread_count", user).await;
@@ -309,6 +418,46 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
         assert!(!socket.is_finished(), "a socket received a seq out of order");
         socket.abort();
     }
+}
+
+/// Checks that each conversation with unread messages has one unread notification with their number, and that no notification
+/// superseded another within a second.
+async fn check_chats(pool: &PgPool, chats: &[Chat]) {
+    for chat in chats {
+        let unread: Vec<(i64, i64)> = sqlx::query_as(
+            "select conversation_id, (data::json->>'count')::bigint from notifications
+            where user_id = $1 and read_at is null",
+        )
+        .bind(chat.reader)
+        .fetch_all(pool)
+        .await
+        .unwrap();
+        let (user, expected) = (chat.reader, chat.sent - chat.read);
+        let conversations: Vec<i64> = unread.iter().map(|(conversation, _)| *conversation).collect();
+        assert_eq!(conversations, Vec::from_iter((expected > 0).then_some(chat.id)), "user {user}");
+        for (_, count) in unread {
+            assert_eq!(count, expected, "user {user}");
+        }
+    }
+    let superseding: (i64, i64) = sqlx::query_as(
+        "select count(*), count(*) filter (where gap < interval '1 s') from (
+            select replaces, created_at - lag(created_at) over (partition by user_id order by seq) as gap
+            from notifications where type = 'message_received'
+        ) as shown where replaces is not null",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        superseding.1, 0,
+        "of {} notifications, so many superseded another within a second",
+        superseding.0
+    );
+    println!(
+        "messages {}, notifications that superseded others {}",
+        chats.iter().map(|chat| chat.sent).sum::<i64>(),
+        superseding.0
+    );
 }
 
 /// Result of the run.

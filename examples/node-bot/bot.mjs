@@ -6,13 +6,15 @@ import WebSocket from 'ws';
 const { URL = 'http://127.0.0.1:8000', TOKEN, CONVERSATION } = process.env;
 
 const rt = connect({ url: URL, token: () => TOKEN, WebSocket });
-const chat = rt.conversation(Number(CONVERSATION));
+const chat = rt.conversation(CONVERSATION);
 
-chat.on('message', async (message) => {
+async function answer(message) {
     await chat.send(`Vous avez dit : ${message.content}`);
-    await chat.read();
-});
+    chat.read();
+}
+chat.on('message', answer);
+chat.on('missed', (messages) => messages.forEach(answer));
 rt.on('state', (state) => {
-    console.log(state);
-    if (state === 'closed') process.exitCode = 1; // It does not reconnect any more: rt.error has the reason.
+    console.log(state, rt.error?.detail ?? '');
+    if (state === 'closed') process.exitCode = 1; // It does not reconnect any more.
 });

@@ -1,55 +1,26 @@
-"""Answers each message of a conversation, over a plain socket.
+"""Answers each message of a conversation, with `vyzio-realtime` (clients/python).
 
-It reconnects whenever the connection ends, and reads the missed messages (`after`). It answers each message once, even
-if it is killed in between, because the answer's client_id is derived from the message.
+It answers each message once, even if it is killed in between, because the answer's client_id is derived from the message.
 """
 
 import asyncio
-import json
 import os
-import random
-from urllib.parse import urlencode
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from vyzio_realtime import Client
 
-URL = os.environ.get("URL", "http://127.0.0.1:8000").replace("http", "ws", 1)
+URL = os.environ.get("URL", "http://127.0.0.1:8000")
 TOKEN = os.environ["TOKEN"]
-CONVERSATION = os.environ["CONVERSATION"]
-GIVE_UP = {1003, 1009, 4401, 4403}
-
-
-async def answer(socket, message):
-    text = f"Vous avez dit : {message['content']}"
-    await socket.send(json.dumps({"message": text, "client_id": f"answer-{message['message_id']}"}))
-    await socket.send(json.dumps({"type": "read", "message_id": message["message_id"]}))
+CONVERSATION = int(os.environ["CONVERSATION"])
 
 
 async def main():
-    last, pause = 0, 0.5
-    while True:
-        query = urlencode({"after": last})
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        try:
-            async with connect(f"{URL}/ws/chat/{CONVERSATION}/?{query}", additional_headers=headers) as socket:
-                async for frame in socket:
-                    pause = 0.5
-                    frame = json.loads(frame)
-                    if frame["type"] == "error":
-                        print(frame["code"], frame["detail"])
-                    if frame["type"] != "message":
-                        continue
-                    # Our own messages are echoed with their client_id; messages of others never have one.
-                    if "client_id" not in frame:
-                        await answer(socket, frame)
-                    last = frame["message_id"]
-                print("closed", socket.close_code)
-                if socket.close_code in GIVE_UP:
-                    return socket.close_code
-        except (OSError, ConnectionClosed) as error:
-            print(error)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(pause * 2, 30)
+    async with Client(URL, TOKEN) as rt:
+        chat = rt.conversation(CONVERSATION)
+        async for message in chat.messages(after=0):
+            if message.sender_id == rt.user_id:
+                continue
+            await chat.send(f"Vous avez dit : {message.content}", client_id=f"answer-{message.message_id}")
+            await chat.read(message.message_id)
 
 
-raise SystemExit(asyncio.run(main()))
+asyncio.run(main())

@@ -13,13 +13,7 @@ fn hot(bencher: Bencher<'_, '_>, name: &str) {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match &arguments[..] {
-        [count, name, times, ..] if count == "--count" => {
-            let mut operation = operation(name);
-            (0..times.parse::<u64>().expect("a number of times")).for_each(|_| operation());
-        }
-        [names, ..] if names == "--names" => NAMES.iter().for_each(|name| println!("{name}")),
-        _ => divan::main(),
+    if !testkit::bench::counted(&NAMES, operation) {
+        divan::main();
     }
 }

@@ -5,12 +5,13 @@
  * `c` (the open conversation) and `nats` (for the command in the panel).
  */
 
-import { connect } from './realtime.js';
+import { connect } from '/client/realtime.js';
+import { Actions } from './actions.js';
 import { Bell } from './bell.js';
 import { element, nameText, parts, showAvatar } from './dom.js';
 import { List } from './list.js';
 import { Thread } from './thread.js';
-import { closedText, setLanguage, t } from './words.js';
+import { closedText, lostText, setLanguage, t } from './words.js';
 
 const WIDE = matchMedia('(min-width: 761px)');
 const fragment = () => new URLSearchParams(location.hash.slice(1));
@@ -42,7 +43,11 @@ class App {
     this.me = me;
     this.rt = connect({ url: location.origin, token });
     this.list = new List(this.rt, { onOpen: (id) => this.go(id) });
-    this.thread = new Thread(this.rt, { describe: (id) => this.list.item(id) });
+    this.actions = new Actions(this.rt, { onOpen: (id) => this.go(id) });
+    this.thread = new Thread(this.rt, {
+      describe: (id) => this.list.item(id),
+      onPeople: (people) => this.actions.show(people),
+    });
     this.bell = new Bell(this.rt, {
       nats,
       isSeen: ({ type, data }) => type === 'message_received' && this.thread.isShowing(data.conversation_id),
@@ -51,6 +56,7 @@ class App {
     for (const id of ['app', 'bell', 'me', 'status']) parts[id].hidden = false;
     showAvatar(parts.me, me);
     this.rt.on('state', () => this.#showConnection());
+    this.rt.on('error', () => this.#showConnection());
     parts.back.addEventListener('click', () => this.go(null));
     window.addEventListener('popstate', () => this.#show());
     WIDE.addEventListener('change', () => this.#choose());
@@ -73,7 +79,7 @@ class App {
     parts.me.title = t('signed_in', { name: nameText(this.me.username) });
     parts.me.role = 'img';
     parts.me.ariaLabel = parts.me.title;
-    for (const part of [this.list, this.thread, this.bell]) part.render();
+    for (const part of [this.list, this.thread, this.actions, this.bell]) part.render();
     this.#showConnection();
   }
 
@@ -107,7 +113,7 @@ class App {
     else if (state === 'offline' || !parts.banner.firstChild) {
       const retry = element('button', 'link', t('retry'));
       retry.addEventListener('click', () => this.rt.reconnect());
-      parts.banner.replaceChildren(element('span', '', t('lost')), retry);
+      parts.banner.replaceChildren(element('span', '', lostText(error)), retry);
     }
   }
 }

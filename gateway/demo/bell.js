@@ -54,8 +54,10 @@ export class Bell {
     toast.append(...faceOf(item));
     toast.addEventListener('click', () => this.#open(item, toast.remove()));
     parts.toasts.prepend(toast);
-    parts.toasts.children[2]?.remove();
-    setTimeout(() => toast.remove(), TOAST_MS);
+    // Not one that someone is about to press.
+    [...parts.toasts.children].slice(2).find((old) => !old.matches(':hover, :focus'))?.remove();
+    const end = () => (toast.matches(':hover, :focus') ? setTimeout(end, TOAST_MS / 2) : toast.remove());
+    setTimeout(end, TOAST_MS);
   }
 
   #make() {

@@ -1,7 +1,7 @@
 /** The list of conversations: who, about what, what was said last, how much is unread. */
 
 import { Rows, arrange, element, icon, nameText, parts, showAvatar } from './dom.js';
-import { t, whenText } from './words.js';
+import { listErrorText, t, whenText } from './words.js';
 
 export class List {
   #rows = new Rows(() => this.#make(), (row, item) => this.#update(row, item));
@@ -11,6 +11,7 @@ export class List {
     Object.assign(this, { rt, onOpen, list: rt.conversations(), current: 0 });
     this.list.on('change', () => this.render());
     parts['more-conversations'].addEventListener('click', () => this.list.loadOlder());
+    parts['list-retry'].addEventListener('click', () => (this.list.hasOlder ? this.list.loadOlder() : this.list.reload()));
   }
 
   /** How many messages are unread, in all conversations that are here. */
@@ -20,7 +21,7 @@ export class List {
 
   /** One of them, if it is here. */
   item(id) {
-    return this.list.items.find((item) => item.conversation_id === id);
+    return this.list.find(id);
   }
 
   /** Marks the one that is open. */
@@ -30,10 +31,12 @@ export class List {
   }
 
   render() {
-    const { items, loaded, hasOlder } = this.list;
+    const { items, loaded, hasOlder, error } = this.list;
     arrange(parts.conversations, this.#rows.show(items.map((item) => [item.conversation_id, item])));
     parts['no-conversations'].hidden = !loaded || items.length > 0;
     parts['more-conversations'].hidden = !hasOlder;
+    parts['list-error'].hidden = !error;
+    parts['list-reason'].textContent = error ? listErrorText(error) : '';
     document.title = this.unread ? t('title_unread', { n: this.unread }) : t('title');
   }
 
@@ -69,7 +72,7 @@ export class List {
     row.last.replaceChildren(...this.#lastOf(last));
     row.badge.hidden = item.unread_count === 0;
     row.badge.replaceChildren(String(Math.min(item.unread_count, 99)),
-      element('span', 'visually-hidden', ` ${t('unread_messages', { n: '' }).trim()}`));
+      element('span', 'visually-hidden', ` ${t('unread_messages', { n: item.unread_count })}`));
   }
 
   #lastOf(last) {

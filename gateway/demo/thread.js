@@ -1,12 +1,14 @@
 /** One conversation: its messages, who types, and the field to write in. */
 
 import { Rows, arrange, element, icon, nameText, parts, showAvatar } from './dom.js';
-import { dayText, language, reasonText, sameDay, t, timeText } from './words.js';
+import { dayText, language, numberText, reasonText, sameDay, t, timeText } from './words.js';
 
 const GROUP_MS = 5 * 60_000; // One sender's messages closer than this stand together.
 const NEAR_END = 40; // Pixels.
 const NEAR_START = 200;
 const OPEN = 20; // Conversations that stay open.
+const CHARS = 4_000; // Of a message.
+const COUNT = 100; // From this many characters before the end, the rest is counted.
 
 export class Thread {
   #rows = new Rows((item) => (item.day ? { node: element('li', 'day') } : this.#make(item)), (row, item) => this.#update(row, item));
@@ -14,11 +16,13 @@ export class Thread {
   #atEnd = true;
   #top = 0;
 
-  /** `describe(id)`: what is known of a conversation that has not been loaded yet. */
-  constructor(rt, { describe }) {
-    Object.assign(this, { rt, describe, chat: null });
+  /** `describe(id)`: what is known of a conversation that has not been loaded yet. `onPeople(people)`: the others in it. */
+  constructor(rt, { describe, onPeople }) {
+    Object.assign(this, { rt, describe, onPeople, chat: null });
     /** What is written and not sent, by conversation; of those that are open, in the order in which they were left. */
     this.drafts = new Map();
+    /** Conversations that are open. */
+    this.chats = new Map();
     const sizes = new ResizeObserver(() => this.#atEnd && this.#toEnd());
     sizes.observe(parts.thread);
     sizes.observe(parts['thread-content']);
@@ -39,7 +43,8 @@ export class Thread {
     if (this.chat?.id === id) return;
     for (const stop of this.#stops.splice(0)) stop();
     if (this.chat) this.#leave(this.chat);
-    this.chat = id && this.rt.conversation(id);
+    if (id && !this.chats.has(id)) this.chats.set(id, this.rt.conversation(id));
+    this.chat = id && this.chats.get(id);
     parts.messages.replaceChildren();
     if (!this.chat) return;
     this.#atEnd = true;
@@ -61,7 +66,8 @@ export class Thread {
     if (this.drafts.size <= OPEN) return;
     const [first] = this.drafts.keys();
     this.drafts.delete(first);
-    this.rt.conversation(first).close();
+    this.chats.get(first).close();
+    this.chats.delete(first);
   }
 
   render() {
@@ -94,6 +100,7 @@ export class Thread {
     parts.listing.textContent = info?.title ?? '';
     parts['listing-line'].hidden = !info?.title;
     parts.conversation.dataset.state = state;
+    this.onPeople(others);
   }
 
   #renderTyping() {
@@ -175,14 +182,15 @@ export class Thread {
     });
     parts.text.addEventListener('blur', () => this.chat?.type(false));
     parts.text.addEventListener('keydown', (event) => {
-      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+      // 229: in Safari, the key that ends the composition of an input method comes after it.
+      if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) return;
       event.preventDefault();
       parts.composer.requestSubmit();
     });
     parts.composer.addEventListener('submit', (event) => {
       event.preventDefault();
       const text = parts.text.value;
-      if (!text.trim() || parts.text.disabled) return;
+      if (parts.send.disabled) return;
       parts.text.value = '';
       this.#atEnd = true;
       this.chat.send(text);
@@ -192,7 +200,12 @@ export class Thread {
 
   #renderComposer() {
     parts.text.disabled = this.chat?.state === 'closed';
-    parts.send.disabled = parts.text.disabled || !parts.text.value.trim();
+    const length = [...parts.text.value.trim()].length; // Characters: an emoji is one.
+    parts.count.hidden = length <= CHARS - COUNT;
+    parts.count.textContent = parts.count.hidden ? '' : numberText(CHARS - length);
+    parts.count.classList.toggle('over', length > CHARS);
+    parts.text.ariaInvalid = length > CHARS;
+    parts.send.disabled = parts.text.disabled || length === 0 || length > CHARS;
     parts.text.style.height = 'auto';
     parts.text.style.height = `${parts.text.scrollHeight + 2}px`;
   }

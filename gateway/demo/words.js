@@ -21,9 +21,9 @@ const WORDS = {
   offline: ['Hors ligne', 'Offline'],
   closed: ['Déconnecté', 'Disconnected'],
   lost: ['Connexion perdue. Nouvel essai…', 'Connection lost. Trying again…'],
-  bell: ['Notifications\u00a0: {n} non lues', 'Notifications: {n} unread'],
+  bell: ['Notifications\u00a0: {n} non lue|Notifications\u00a0: {n} non lues', 'Notifications: {n} unread'],
   unread: ['Non lue', 'Unread'],
-  unread_messages: ['{n} non lus', '{n} unread'],
+  unread_messages: ['non lu|non lus', 'unread'],
   nothing_said: ['Pas encore de message', 'No messages yet'],
   copied: ['Copié', 'Copied'],
   copy: ['Copier', 'Copy'],
@@ -36,6 +36,19 @@ const WORDS = {
   error_unavailable: ['Service indisponible pour le moment.', 'Unavailable for the moment.'],
   error_forbidden: ['Cette conversation n’existe pas, ou vous n’y participez pas.',
     'This conversation does not exist, or you are not part of it.'],
+  error_list: ['La liste n’a pas pu être chargée.', 'The list could not be loaded.'],
+  block: ['Bloquer {name}', 'Block {name}'],
+  unblock: ['Débloquer {name}', 'Unblock {name}'],
+  blocked: ['{name} ne peut plus vous écrire.', '{name} can’t write to you any more.'],
+  unblocked: ['{name} peut de nouveau vous écrire.', '{name} can write to you again.'],
+  report: ['Signaler {name}', 'Report {name}'],
+  reported: ['Merci, le signalement est transmis.', 'Thank you, the report has been passed on.'],
+  error_action: ['Cela n’a pas fonctionné. Réessayez.', 'That did not work. Try again.'],
+  lost_no_websocket: ['Le serveur répond, mais pas aux WebSockets\u00a0: un proxy les bloque peut-être.',
+    'The server answers, but not to WebSockets: a proxy may block them.'],
+  lost_origin_not_allowed: ['Le serveur n’accepte pas cette page\u00a0: ajoutez son origine à ALLOWED_ORIGINS. Nouvel essai…',
+    'The server does not accept this page: add its origin to ALLOWED_ORIGINS. Trying again…'],
+  closed_user_changed: ['Une autre personne s’est connectée. Rechargez la page.', 'Another user has signed in. Reload the page.'],
   closed_unauthorized: ['Cet accès a expiré. Ouvrez la nouvelle adresse que donne «\u202fcargo xtask up\u202f».',
     'This access has expired. Open the new address that “cargo xtask up” prints.'],
   closed_refused: ['Le serveur a refusé ce que cette page envoie.', 'The server refused what this page sends.'],
@@ -57,13 +70,24 @@ export function setLanguage(next) {
   }
 }
 
-/** The text for a key in the current language, `{name}` and the like filled in. */
+/**
+ * The text for a key in the current language, `{name}` and the like filled in. Of two forms, the first is the singular,
+ * which French uses for 0 as well.
+ */
 export function t(key, values = {}) {
-  return WORDS[key][lang === 'fr' ? 0 : 1].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  const forms = WORDS[key][lang === 'fr' ? 0 : 1].split('|');
+  const plural = 'n' in values && new Intl.PluralRules(lang).select(values.n) !== 'one';
+  return forms[plural ? forms.length - 1 : 0].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
 /** The text for why something failed. */
 export const reasonText = (error) => t(`error_${error?.code}` in WORDS ? `error_${error?.code}` : 'error');
+/** The text for why an action failed. */
+export const actionErrorText = (error) => t(error.code !== 'forbidden' && `error_${error.code}` in WORDS ? `error_${error.code}` : 'error_action');
+/** The text for why the list is not there. */
+export const listErrorText = (error) => t(`error_${error.code}` in WORDS ? `error_${error.code}` : 'error_list');
+/** The text for why the connection is lost. */
+export const lostText = (error) => t(`lost_${error?.code}` in WORDS ? `lost_${error?.code}` : 'lost');
 /** The text for why the connection is closed. */
 export const closedText = (error) => t(`closed_${error?.code}` in WORDS ? `closed_${error?.code}` : 'closed');
 
@@ -71,6 +95,9 @@ const locale = () => (lang === 'fr' ? 'fr' : 'en-GB');
 
 /** Whether two dates are on one day, here. */
 export const sameDay = (a, b) => a.toDateString() === b.toDateString();
+
+/** A number. */
+export const numberText = (number) => number.toLocaleString(locale());
 
 /** The time of day. */
 export const timeText = (date) => date.toLocaleTimeString(locale(), { hour: '2-digit', minute: '2-digit' });

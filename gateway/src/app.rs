@@ -6,7 +6,7 @@ use crate::{
     channel::hub::Hub,
     http::{self, listener},
     nats::{
-        connection::{Dialer, Events},
+        connection::{Dialer, Link},
         joins::Joins,
         languages::Languages,
         sends,
@@ -20,7 +20,10 @@ use contract::sessions::Revoke;
 use service::{Admin, Bus, Endpoints, admin::Checks, boot};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 /// How long a stop waits for the remaining sockets after the drain time.
 const DRAIN_GRACE: Duration = Duration::from_secs(8);
@@ -43,6 +46,8 @@ pub struct Gateway {
 struct Wired {
     shared: Arc<Shared>,
     bus: Bus,
+    /// The task of the gateway's own connection to NATS, which the other tasks use until they end.
+    connection: AbortOnDropHandle<()>,
     endpoints: Endpoints,
     tasks: TaskTracker,
     /// Ends the channels; cancelled once the last socket is closed.
@@ -115,7 +120,9 @@ async fn wire(
         }
         tasks.spawn(keys.clone().follow(shutdown.clone()));
     }
-    let hub = follow_events(&bus, dialer, &tasks, &ended);
+    let link = Link::new();
+    let hub = follow_events(&bus, &link, &tasks, &ended);
+    let connection = AbortOnDropHandle::new(tokio::spawn(link.clone().run(dialer, hub.clone())));
     let limits = Arc::new(Limits::new(&config.limits));
     tasks.spawn(limits.clone().clean_up(ended.clone()));
     let users = Arc::new(Users::new(limits.sockets_per_user, DAY * config.limits.revocation_days));
@@ -125,9 +132,9 @@ async fn wire(
         return Ok(None);
     }
     let shared = Arc::new(Shared {
-        sends: sends::start(bus.clone(), &tasks),
-        typing_inputs: TypingInputs::start(bus.clone(), &tasks),
-        joins: Joins::start(bus.clone(), &tasks),
+        sends: sends::start(link.clone(), Duration::from_millis(config.send_gather_ms.into()), &tasks),
+        typing_inputs: TypingInputs::start(link.clone(), &tasks),
+        joins: Joins::start(link, &tasks),
         languages: Languages::start(bus.clone(), &tasks),
         hub,
         verifier,
@@ -142,14 +149,12 @@ async fn wire(
         shutdown: shutdown.clone(),
         sessions: TaskTracker::new(),
     });
-    Ok(Some(Wired { shared, bus, endpoints, tasks, ended }))
+    Ok(Some(Wired { shared, bus, connection, endpoints, tasks, ended }))
 }
 
-/// Starts the connection for events, and the tasks that keep channels complete.
-fn follow_events(bus: &Bus, dialer: Dialer, tasks: &TaskTracker, ended: &CancellationToken) -> Arc<Hub> {
-    let events = Events::new();
-    let hub = Arc::new(Hub::new(bus.clone(), events.clone(), tasks.clone(), ended.clone()));
-    tasks.spawn(events.run(dialer, hub.clone(), ended.clone()));
+/// Starts the tasks that keep channels complete.
+fn follow_events(bus: &Bus, link: &Link, tasks: &TaskTracker, ended: &CancellationToken) -> Arc<Hub> {
+    let hub = Arc::new(Hub::new(bus.clone(), link.clone(), tasks.clone(), ended.clone()));
     tasks.spawn(hub.clone().compare());
     tasks.spawn(hub.clone().sweep());
     hub
@@ -203,12 +208,13 @@ async fn serve(listener: TcpListener, wired: &Wired, shutdown: &CancellationToke
 
 /// Waits until the sockets are closed and the other tasks are finished.
 async fn drain(wired: Wired) {
-    let Wired { shared, bus, endpoints, tasks, ended } = wired;
+    let Wired { shared, bus, connection, endpoints, tasks, ended } = wired;
     let (sessions, limit) = (shared.sessions.clone(), shared.drain + DRAIN_GRACE);
     drop(shared);
     boot::wait_for(&sessions, limit, "sockets").await;
     ended.cancel();
     boot::drain(&tasks, TASKS_GRACE, endpoints, &bus).await;
+    drop(connection);
 }
 
 /// Starts to serve the requests of backends that end a user's sessions.

@@ -10,11 +10,15 @@ use crate::{
         view::View,
     },
     config::TokenExpiry,
+    nats::{
+        protocol::{self, Op},
+        requests::REPLIES,
+    },
     websocket::{Decoder, Item, outbox::Outbox},
 };
 use contract::{
     ConversationId, MessageId, Timestamp, UserId,
-    chat::{ChatEvent, Message, Send, SendBatch},
+    chat::{ChatEvent, Message, Send, SendBatch, Sent},
     frames::ChatFrame,
     limits,
     log::Head,
@@ -28,22 +32,21 @@ const SOCKETS: i64 = 100;
 const BATCH: usize = 64;
 const SECRET: &str = "the secret of the benchmarks";
 
-/// A prepared operation that can be repeated.
-pub type Operation = Box<dyn FnMut()>;
-
 /// The names of all measured operations.
-pub const NAMES: [&str; 5] = ["parse_frame", "encode_event", "fan_out_100", "build_pack_64", "check_token"];
+pub const NAMES: [&str; 6] =
+    ["parse_frame", "encode_event", "fan_out_100", "build_pack_64", "take_reply_64", "check_token"];
 
 /// Prepares the operation of this name.
 ///
 /// # Panics
 /// If there is no such operation.
-pub fn operation(name: &str) -> Operation {
+pub fn operation(name: &str) -> Box<dyn FnMut()> {
     match name {
         "parse_frame" => parse_frame(),
         "encode_event" => encode_event(),
         "fan_out_100" => fan_out(),
         "build_pack_64" => build_batch(),
+        "take_reply_64" => take_reply(),
         "check_token" => check_token(),
         _ => panic!("unknown operation {name}"),
     }
@@ -68,7 +71,7 @@ fn message(seq: i64) -> Message {
 }
 
 /// From the bytes of a socket to a parsed frame.
-fn parse_frame() -> Operation {
+fn parse_frame() -> Box<dyn FnMut()> {
     let text =
         r#"{"message":"Bonjour! Est-ce que le vélo est encore à vendre ?","client_id":"3f6c1a9e-5f0d"}"#;
     let mask = [0x12, 0x34, 0x56, 0x78];
@@ -84,13 +87,13 @@ fn parse_frame() -> Operation {
 }
 
 /// From an event of chat-service to the frames for sockets.
-fn encode_event() -> Operation {
+fn encode_event() -> Box<dyn FnMut()> {
     let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
     Box::new(move || drop(black_box(encode::chat_event(black_box(&payload)).expect("an event"))))
 }
 
 /// From one entry to the outboxes of all sockets, including the removal from them.
-fn fan_out() -> Operation {
+fn fan_out() -> Box<dyn FnMut()> {
     let mut log = Log::default();
     let outboxes: Vec<Arc<Outbox>> = (1..=SOCKETS).map(|_| Arc::new(Outbox::new(1024, 1 << 20))).collect();
     for (id, outbox) in (1..).zip(&outboxes) {
@@ -110,7 +113,7 @@ fn fan_out() -> Operation {
 }
 
 /// From pending sends to the bytes of a batch.
-fn build_batch() -> Operation {
+fn build_batch() -> Box<dyn FnMut()> {
     let sends: Vec<Send> = (1..=BATCH)
         .map(|index| Send {
             sender_named_at: None,
@@ -122,15 +125,38 @@ fn build_batch() -> Operation {
         })
         .collect();
     Box::new(move || {
-        let batch = SendBatch { sends: black_box(&sends).clone(), traces: Vec::new(), deadlines: Vec::new() };
+        let batch = SendBatch {
+            sends: black_box(&sends).clone(),
+            traces: Vec::new(),
+            deadlines: Vec::new(),
+            receipts: true,
+        };
         black_box(serde_json::to_vec(&batch).expect("a batch"));
     })
 }
 
-fn check_token() -> Operation {
+/// From the bytes of a NATS message to the receipts of a batch.
+fn take_reply() -> Box<dyn FnMut()> {
+    let receipts: Vec<Sent> = (1..=BATCH as i64).map(|seq| Sent::Placed(message(seq).into())).collect();
+    let payload = serde_json::to_vec(&receipts).expect("a reply");
+    let mut bytes = format!("MSG _INBOX.gateway.1.7 {REPLIES} {}\r\n", payload.len()).into_bytes();
+    bytes.extend_from_slice(&payload);
+    bytes.extend_from_slice(b"\r\n");
+    Box::new(move || {
+        let Ok(Some((Op::Message(reply), _))) = protocol::decode(black_box(&bytes), bytes.len()) else {
+            panic!("a whole message")
+        };
+        let sent: Vec<Sent> = serde_json::from_slice(reply.payload).expect("receipts");
+        assert_eq!(black_box(sent).len(), BATCH);
+    })
+}
+
+fn check_token() -> Box<dyn FnMut()> {
     let verifier = Verifier::new(Tokens {
         jwt_secret: Some(SECRET.to_owned()),
         jwt_public_key: None,
+        jwt_secret_previous: None,
+        jwt_public_key_previous: None,
         jwt_jwks_url: None,
         jwt_issuer: None,
         jwt_audience: None,

@@ -39,6 +39,10 @@ pub struct Config {
     /// Maximum number of bytes that wait for one client; beyond it, the socket is closed with 1013
     #[arg(long, env = "OUTBOX_BYTES", default_value = "1048576", value_parser = clap::value_parser!(u32).range(131_072..))]
     pub outbox_bytes: u32,
+    /// Minimum time between two batches of messages to chat-service, in milliseconds, unless the first is full or both
+    /// come from one sender alone; 0 for none. A longer time costs less CPU where messages are few
+    #[arg(long, env = "SEND_GATHER_MS", default_value = "3", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub send_gather_ms: u8,
     /// Maximum number of seconds over which sockets are closed when the gateway stops
     #[arg(long, env = "DRAIN_SECONDS", default_value = "10", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub drain_seconds: u8,
@@ -168,6 +172,12 @@ pub struct Tokens {
     /// Public key of RS256, ES256 or EdDSA tokens, in PEM format
     #[arg(long, env = "JWT_PUBLIC_KEY")]
     pub jwt_public_key: Option<String>,
+    /// The former JWT_SECRET, whose tokens are still accepted during a rotation
+    #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true)]
+    pub jwt_secret_previous: Option<String>,
+    /// The former JWT_PUBLIC_KEY, whose tokens are still accepted during a rotation
+    #[arg(long, env = "JWT_PUBLIC_KEY_PREVIOUS")]
+    pub jwt_public_key_previous: Option<String>,
     /// http or https URL of a JSON Web Key Set with the public keys of RS256, ES256 and EdDSA tokens
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
@@ -260,6 +270,8 @@ pub mod tests {
         Tokens {
             jwt_secret: Some("a secret of the tests".into()),
             jwt_public_key: None,
+            jwt_secret_previous: None,
+            jwt_public_key_previous: None,
             jwt_jwks_url: None,
             jwt_issuer: None,
             jwt_audience: None,

@@ -20,6 +20,8 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     Verifier::new(Tokens {
         jwt_secret: Some("a secret that no fuzzer guesses".to_owned()),
         jwt_public_key: None,
+        jwt_secret_previous: None,
+        jwt_public_key_previous: None,
         jwt_jwks_url: None,
         jwt_issuer: None,
         jwt_audience: None,

@@ -106,13 +106,14 @@ pub const METRICS: &[Metric] = &[
     .seconds(),
     Metric::gauge(
         "gateway_events_connected",
-        "Whether the NATS connection for events is established: 1 or 0.",
-    ),
+        "Whether the gateway's own NATS connection, for events, sends, joins and typing, is established: 1 or 0.",
+    )
+    .from_zero(),
     Metric::counter("gateway_events_total", "Events received from services."),
     Metric::counter("gateway_events_bytes_total", "Bytes of events received from services."),
     Metric::counter(
         "gateway_events_full_total",
-        "NATS connections for events closed because too many commands waited to be written.",
+        "The gateway's own NATS connections closed because too many commands waited to be written.",
     ),
     Metric::gauge("gateway_channels_repairing", "Channels whose missed entries or markers are being read.")
         .formerly("gateway_channels_mending"),
@@ -133,6 +134,10 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("gateway_languages_full_total", "Number of times the language cache was full."),
     Metric::counter("gateway_key_refreshes_total", "Requests to JWT_JWKS_URL, by result.")
         .by("result", &["ok", "failed"]),
+    Metric::counter(
+        "gateway_tokens_by_previous_key_total",
+        "Tokens accepted because a former key verifies them.",
+    ),
     Metric::histogram(
         "http_server_request_duration_seconds",
         "Duration of HTTP API calls, by method, route and status.",

@@ -31,7 +31,7 @@ pub enum LogKey {
     Inbox(UserId),
 }
 
-/// A subscriber of a NATS subject on the connection for events.
+/// A subscriber of a NATS subject on the gateway's own connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscriber {
     /// The channel of a topic.

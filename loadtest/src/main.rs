@@ -37,9 +37,11 @@ struct Load {
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
-    /// Measure all goals, and print the table of docs/benchmarks.md
+    /// Measure all goals, some of them against Socket.IO, and print the tables of docs/benchmarks.md
     Goals(Rounds),
     /// Run the same loads on our system and on all peers, and print the table of docs/benchmarks.md
+    ///
+    /// Centrifugo is included if --peer-path is set. A peer skips the loads that it doesn't support.
     Peers(Rounds),
     /// Compare two reports written with --json
     Compare(Compare),
@@ -93,6 +95,9 @@ struct Options {
     /// Also load this system, after ours, and print the ratio; may be repeated
     #[arg(long, value_name = "PEER", global = true)]
     peer: Vec<Peer>,
+    /// Path to the program of --peer centrifugo
+    #[arg(long, value_name = "PATH", global = true)]
+    peer_path: Option<PathBuf>,
     /// Start the services from this folder, to compare two builds
     #[arg(long, value_name = "PATH", global = true)]
     programs: Option<PathBuf>,
@@ -164,12 +169,17 @@ async fn run(Load { command, options }: Load) -> anyhow::Result<()> {
 impl Options {
     /// Loads our system, then each peer, and prints how they compare.
     async fn load(&self, scenario: &Scenario) -> anyhow::Result<()> {
+        for peer in &self.peer {
+            peer.check_scenario(scenario)?;
+            peer.check_program(self.peer_path.as_deref())?;
+        }
         let began = now()?;
         let mut runs = vec![scenario.run(&self.system(!self.no_fsync).await?.target).await?];
         println!("{}", report::table(&runs[0]));
         for peer in &self.peer {
-            let run = scenario.run(&system::start_peer(*peer, !self.no_fsync).await?.target).await?;
-            println!("{}\nVersions: {}.\n", report::table(&run), peer.versions()?.join(", "));
+            let run = scenario.run(&self.start_peer(*peer, !self.no_fsync).await?.target).await?;
+            let versions = peer.versions(self.peer_path.as_deref())?;
+            println!("{}\nVersions: {}.\n", report::table(&run), versions.join(", "));
             runs.push(run);
         }
         for run in &runs[1..] {
@@ -191,6 +201,10 @@ impl Options {
         Ok(system::start(&options).await)
     }
 
+    async fn start_peer(&self, peer: Peer, durable: bool) -> anyhow::Result<System> {
+        system::start_peer(peer, durable, self.peer_path.as_deref()).await
+    }
+
     fn write(&self, began: String, runs: Vec<Run>) -> anyhow::Result<()> {
         let report = Report { began, machine: report::machine(), command: command_line(), runs };
         if let Some(path) = &self.json {
@@ -205,35 +219,48 @@ impl Options {
 }
 
 impl Rounds {
-    /// Measures the goals of our system.
+    /// Measures the goals.
     async fn goals(&self, options: &Options) -> anyhow::Result<()> {
         let (began, commands) = (now()?, goals::commands());
-        let runs = self.all(&commands, &[None], options).await?;
+        let systems = |command: &str| match goals::needs_peer(command) {
+            true => vec![None, Some(goals::PEER)],
+            false => vec![None],
+        };
+        let runs = self.all(&commands, systems, options).await?;
         println!("{}\n{}", self.conditions(), goals::table(&runs));
+        println!("{}", goals::by_process(&runs).unwrap_or_default());
         options.write(began, runs.into_iter().map(|(_, run)| run).collect())
     }
 
     /// Measures our system and the peers.
     async fn peers(&self, options: &Options) -> anyhow::Result<()> {
         let (began, commands) = (now()?, comparison::commands());
-        let peers = if options.peer.is_empty() { Peer::value_variants() } else { &options.peer };
+        let program = options.peer_path.as_deref();
+        let mut peers = options.peer.clone();
+        if peers.is_empty() {
+            peers = Peer::value_variants().to_vec();
+            peers.retain(|peer| program.is_some() || *peer != Peer::Centrifugo);
+        }
+        for peer in &peers {
+            peer.check_program(program)?;
+        }
         let systems: Vec<Option<Peer>> =
             std::iter::once(None).chain(peers.iter().copied().map(Some)).collect();
-        let runs = self.all(&commands, &systems, options).await?;
-        let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
+        let runs = self.all(&commands, |_| systems.clone(), options).await?;
+        let names: Vec<&str> = peers.iter().map(|peer| peer.title()).collect();
         println!("{}\n{}", self.conditions(), comparison::table(&runs, &names));
         for peer in peers {
-            println!("{}: {}", peer.name(), peer.versions()?.join(", "));
+            println!("{}: {}", peer.name(), peer.versions(program)?.join(", "));
         }
         options.write(began, runs.into_iter().map(|(_, run)| run).collect())
     }
 
-    /// Runs every command on every system (`None` is ours), as often as configured. Each round runs all commands, so
+    /// Runs every command on its systems (`None` is ours), as often as configured. Each round runs all commands, so
     /// that a temporary load on the machine doesn't affect all runs of one command.
     async fn all<'a>(
         &self,
         commands: &[&'a str],
-        systems: &[Option<Peer>],
+        systems: impl Fn(&str) -> Vec<Option<Peer>>,
         options: &Options,
     ) -> anyhow::Result<Vec<(&'a str, Run)>> {
         let mut runs = Vec::new();
@@ -247,10 +274,11 @@ impl Rounds {
                 if self.quick {
                     scenario.shorten();
                 }
-                for system in systems {
+                for system in systems(command) {
                     let system = match system {
                         None => options.system(durable).await?,
-                        Some(peer) => system::start_peer(*peer, durable).await?,
+                        Some(peer) if peer.check_scenario(&scenario).is_err() => continue,
+                        Some(peer) => options.start_peer(peer, durable).await?,
                     };
                     let run = scenario.run(&system.target).await?;
                     if !run.verdict.is_clean() || run.errors + run.closed > 0 {

@@ -59,8 +59,8 @@ impl Drop for System {
 ///
 /// # Errors
 /// See [`Peer::start`].
-pub async fn start_peer(peer: Peer, durable: bool) -> anyhow::Result<System> {
-    let (target, parts) = peer.start(durable).await?;
+pub async fn start_peer(peer: Peer, durable: bool, program: Option<&Path>) -> anyhow::Result<System> {
+    let (target, parts) = peer.start(durable, program).await?;
     Ok(System::of(target, Parts::Peer(Box::new(parts))))
 }
 

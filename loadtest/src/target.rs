@@ -4,8 +4,8 @@ use crate::{
     link::{self, Ended, Link, Reader, Refused},
     processes::Watched,
 };
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{json, value::RawValue};
 use std::{net::SocketAddr, ops::ControlFlow, rc::Rc, time::Duration};
 
 /// A system under load.
@@ -36,6 +36,8 @@ pub enum Dialect {
     Guide,
     /// Socket.IO over WebSocket: engine.io packets around `["event", …]`.
     SocketIo,
+    /// Centrifugo's JSON protocol: commands and replies, one in each line.
+    Centrifugo,
 }
 
 /// Subject of a socket.
@@ -59,6 +61,18 @@ impl Channel {
             Self::Notifications => "/ws/notifications/".to_owned(),
         }
     }
+
+    const fn conversation(self) -> Option<i64> {
+        match self {
+            Self::Chat(id) | Self::ChatAfter(id, _) | Self::Typing(id) => Some(id),
+            Self::Notifications => None,
+        }
+    }
+
+    /// Name of the channel in Centrifugo, which takes the part before the colon as the namespace.
+    fn in_namespace(self) -> String {
+        self.conversation().map_or("notifications".to_owned(), |id| format!("conversation:{id}"))
+    }
 }
 
 /// Name of a user, in tokens and in requests of backends.
@@ -73,12 +87,13 @@ impl Target {
     }
 
     /// Creates a token as the marketplace's backend would issue it.
-    ///
-    /// # Errors
-    /// If it can't be signed.
-    pub fn token(&self, user: i64) -> anyhow::Result<String> {
-        let claims = json!({"user_id": user, "username": username(user), "token_type": "access",
+    fn token(&self, channel: Channel, user: i64) -> anyhow::Result<String> {
+        let mut claims = json!({"user_id": user, "username": username(user), "token_type": "access",
             "iat": testkit::token::now(), "jti": format!("{user:032x}")});
+        if self.dialect == Dialect::Centrifugo {
+            claims["sub"] = json!(user.to_string());
+            claims["channels"] = json!([channel.in_namespace()]); // The server subscribes the client to these.
+        }
         testkit::token::sign(&self.secret, claims, Duration::from_secs(3 * 3600))
     }
 
@@ -88,7 +103,7 @@ impl Target {
     /// # Errors
     /// If it is refused.
     pub async fn open(&self, channel: Channel, user: i64, number: usize) -> Result<Client, Refused> {
-        let token = self.token(user).map_err(std::io::Error::other)?;
+        let token = self.token(channel, user).map_err(std::io::Error::other)?;
         let address = self.addresses[number % self.addresses.len()];
         let path = match self.dialect {
             Dialect::Guide => match channel {
@@ -96,12 +111,11 @@ impl Target {
                 _ => format!("{}?token={token}", channel.path()),
             },
             Dialect::SocketIo => "/socket.io/?EIO=4&transport=websocket".to_owned(),
+            Dialect::Centrifugo => "/connection/websocket".to_owned(),
         };
         let (link, reader) = link::open(address, &path, number).await?;
-        let mut client = Client { link, reader, dialect: self.dialect };
-        if self.dialect == Dialect::SocketIo {
-            client.join(channel, &token).await?;
-        }
+        let mut client = Client { link, reader, dialect: self.dialect, channel };
+        client.join(&token).await?;
         Ok(client)
     }
 }
@@ -112,6 +126,7 @@ pub struct Client {
     link: Rc<Link>,
     reader: Reader,
     dialect: Dialect,
+    channel: Channel,
 }
 
 /// The sending half of a client.
@@ -119,38 +134,51 @@ pub struct Client {
 pub struct Sender {
     link: Rc<Link>,
     dialect: Dialect,
+    channel: Channel,
 }
 
 impl Client {
     /// Returns the sending half.
     pub fn sender(&self) -> Sender {
-        Sender { link: self.link.clone(), dialect: self.dialect }
+        Sender { link: self.link.clone(), dialect: self.dialect, channel: self.channel }
     }
 
-    /// Performs Socket.IO's own handshake, inside the socket.
-    async fn join(&mut self, channel: Channel, token: &str) -> Result<(), Refused> {
-        let conversation = match channel {
-            Channel::Chat(id) | Channel::ChatAfter(id, _) | Channel::Typing(id) => Some(id),
-            Channel::Notifications => None,
-        };
-        let auth = json!({"token": token, "conversation_id": conversation});
-        let link = self.link.clone();
+    /// Performs the peer's own handshake, inside the socket.
+    async fn join(&mut self, token: &str) -> Result<(), Refused> {
+        match self.dialect {
+            Dialect::Guide => Ok(()),
+            Dialect::SocketIo => {
+                let auth = json!({"token": token, "conversation_id": self.channel.conversation()});
+                let link = self.link.clone();
+                let on_packet = |packet: &[u8]| match packet {
+                    [b'0', ..] => {
+                        link.send(&format!("40{auth}"));
+                        None
+                    }
+                    [b'4', b'0', ..] => Some(true),
+                    _ => Some(false),
+                };
+                self.joined(on_packet).await
+            }
+            Dialect::Centrifugo => {
+                self.link.send(&json!({"id": 1, "connect": {"token": token}}).to_string());
+                let on_packet = |packet: &[u8]| Some(replies(packet).any(|reply| reply.connect.is_some()));
+                self.joined(on_packet).await
+            }
+        }
+    }
+
+    /// Waits until `on_packet` says whether the server has accepted the client.
+    async fn joined(&mut self, mut on_packet: impl FnMut(&[u8]) -> Option<bool>) -> Result<(), Refused> {
         let mut joined = false;
-        let ended = self
-            .reader
-            .read(|packet| match packet {
-                [b'0', ..] => {
-                    link.send(&format!("40{auth}"));
-                    ControlFlow::Continue(())
-                }
-                [b'4', b'0', ..] => {
-                    joined = true;
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Break(()),
-            })
-            .await;
-        match ended {
+        let ended = self.reader.read(|packet| match on_packet(packet) {
+            Some(accepted) => {
+                joined = accepted;
+                ControlFlow::Break(())
+            }
+            None => ControlFlow::Continue(()),
+        });
+        match ended.await {
             Ended::Stopped if joined => Ok(()),
             Ended::Stopped => Err(Refused::Closed(None)),
             Ended::Closed(code) => Err(Refused::Closed(code)),
@@ -178,6 +206,26 @@ impl Client {
                     })
                     .await
             }
+            Dialect::Centrifugo => {
+                let link = self.link.clone();
+                self.reader
+                    .read(|packet| {
+                        for reply in replies(packet) {
+                            match reply {
+                                Reply { push: Some(Push { publication: Some(publication) }), .. } => {
+                                    on_frame(publication.data.get().as_bytes())?;
+                                }
+                                Reply { error: Some(_), .. } => on_frame(br#"{"type":"error"}"#)?,
+                                Reply { id: None, push: None, .. } => {
+                                    link.send("{}"); // An empty reply is a ping, an empty command a pong.
+                                }
+                                _ => {}
+                            }
+                        }
+                        ControlFlow::Continue(())
+                    })
+                    .await
+            }
         }
     }
 
@@ -196,6 +244,7 @@ impl Sender {
         match self.dialect {
             Dialect::Guide => self.link.send(&format!(r#"{{"message":"{text}"}}"#)),
             Dialect::SocketIo => self.link.send(&format!(r#"42["message",{{"message":"{text}"}}]"#)),
+            Dialect::Centrifugo => self.publish(&format!(r#"{{"type":"message","content":"{text}"}}"#)),
         }
     }
 
@@ -204,7 +253,14 @@ impl Sender {
         match self.dialect {
             Dialect::Guide => self.link.send(&format!(r#"{{"is_typing":{is_typing}}}"#)),
             Dialect::SocketIo => self.link.send(&format!(r#"42["typing",{{"is_typing":{is_typing}}}]"#)),
+            Dialect::Centrifugo => self.publish(&format!(r#"{{"type":"typing","is_typing":{is_typing}}}"#)),
         }
+    }
+
+    /// Publishes a frame in Centrifugo, which delivers it unchanged.
+    fn publish(&self, frame: &str) -> bool {
+        let channel = self.channel.in_namespace();
+        self.link.send(&format!(r#"{{"id":2,"publish":{{"channel":"{channel}","data":{frame}}}}}"#))
     }
 
     /// Starts the closing handshake; the server then closes the connection.
@@ -239,6 +295,37 @@ pub struct Data<'a> {
     /// Text of its stamp.
     #[serde(default, borrow)]
     pub stamp: Option<&'a str>,
+}
+
+/// A reply of Centrifugo, with the fields that the generator reads.
+#[derive(Debug, Deserialize)]
+struct Reply<'a> {
+    /// Id of the command.
+    id: Option<u32>,
+    /// The command was not carried out.
+    error: Option<IgnoredAny>,
+    /// The client is connected.
+    connect: Option<IgnoredAny>,
+    #[serde(borrow)]
+    push: Option<Push<'a>>,
+}
+
+/// Something that the client receives without a command.
+#[derive(Debug, Deserialize)]
+struct Push<'a> {
+    #[serde(rename = "pub", borrow)]
+    publication: Option<Publication<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Publication<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// The replies in one packet of Centrifugo.
+fn replies(packet: &[u8]) -> impl Iterator<Item = Reply<'_>> {
+    packet.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }
 
 /// Identity of a message: its sender, its number, and the time at which it was due.
@@ -283,5 +370,22 @@ mod tests {
             assert_eq!(Stamp::of(&text), Some(stamp));
         }
         assert_eq!(Stamp::of("something else"), None);
+    }
+
+    #[test]
+    fn a_packet_of_centrifugo_has_several_replies() {
+        let packet = br#"{"id":2,"publish":{}}
+{"push":{"channel":"conversation:5","pub":{"data":{"type":"message"},"info":{"user":"1"}}}}
+{"id":2,"error":{"code":103}}
+{}
+"#;
+        let mut replies = replies(packet);
+        let mut next = || replies.next().unwrap();
+        assert!(matches!(next(), Reply { id: Some(2), error: None, push: None, .. }));
+        let data = next().push.and_then(|push| push.publication).map(|publication| publication.data.get());
+        assert_eq!(data, Some(r#"{"type":"message"}"#));
+        assert!(next().error.is_some());
+        assert!(matches!(next(), Reply { id: None, error: None, connect: None, push: None }));
+        assert!(replies.next().is_none());
     }
 }

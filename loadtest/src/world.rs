@@ -45,6 +45,8 @@ pub async fn conversations(
     let users: Vec<Vec<i64>> = (0..count).map(|_| (0..people).map(|_| fresh()).collect()).collect();
     let ids = match target.conversations {
         Some(sql) => by_sql(target, sql, &users).await?,
+        // A channel of Centrifugo exists once it has a subscriber.
+        None if target.dialect == Dialect::Centrifugo => (new_users()..).take(count).collect(),
         None => {
             by_request(target.nats.as_deref().context("creating conversations needs NATS")?, &users).await?
         }

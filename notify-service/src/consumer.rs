@@ -5,9 +5,10 @@ use crate::{
     deadletter::{self, Headers, Letter},
     event::{Delivery, Unusable},
     fetch::{self, Fetcher, ack, ack_all},
-    inboxes::{BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of},
+    inboxes::{Applied, BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of},
     message_ops::{ProcessingError, ops, place},
-    plan::Op,
+    pace::Pace,
+    plan::{Op, OpKind},
     rescue::{self, Rescue},
     streams::{ACK_WAIT, Source},
     unreadable,
@@ -21,7 +22,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 /// Delay before a dead letter that could not be stored is retried, and maximum delay after Postgres failed.
@@ -30,6 +31,9 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 const MAX_SLOW_DELAY: Duration = Duration::from_secs(120);
 /// Maximum number of messages known to take too long alone. Beyond it, all are forgotten and found again.
 const MAX_SLOW: usize = 1_000;
+
+/// Interval at which held messages are looked through. The ones that are due then share transactions.
+const HELD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Consumes one stream.
 pub struct Consumer {
@@ -41,6 +45,8 @@ pub struct Consumer {
     rescue: Rescue,
     /// The places of messages that took too long alone: each is stored separately, after the others.
     slow: Mutex<HashSet<String>>,
+    /// Messages that must not notify yet.
+    pace: Mutex<Pace<Work>>,
 }
 
 /// A valid message.
@@ -48,8 +54,18 @@ struct Work {
     message: Message,
     place: String,
     ops: Vec<Op>,
+    /// Operations that are not due yet.
+    held: Vec<Op>,
     /// The spans of the traced parts of the message, which end when it is dropped.
     _spans: Vec<Span>,
+}
+
+/// A message that becomes a dead letter.
+struct UnusableMessage {
+    message: Message,
+    place: String,
+    reason: Unusable,
+    span: Span,
 }
 
 impl Consumer {
@@ -61,7 +77,16 @@ impl Consumer {
         shutdown: CancellationToken,
     ) -> Self {
         let rescue = Rescue::new(source, bus.clone(), inboxes.clone());
-        Self { source, bus: bus.clone(), inboxes, health, shutdown, rescue, slow: Mutex::default() }
+        Self {
+            source,
+            bus: bus.clone(),
+            inboxes,
+            health,
+            shutdown,
+            rescue,
+            slow: Mutex::default(),
+            pace: Mutex::new(Pace::new()),
+        }
     }
 
     /// Runs until the token is cancelled. The batch in progress is finished.
@@ -95,11 +120,17 @@ impl Consumer {
             self.rescue.around(places).await?;
         }
         let mut fetcher = Fetcher::open(&self.bus, &consumer).await?;
+        let mut held = tokio::time::interval(HELD_INTERVAL);
+        held.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rescues = tokio::time::interval(rescue::INTERVAL);
         rescues.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                batch = fetcher.batch() => self.work(batch?, &mut fetcher, backoff).await,
+                batch = fetcher.batch(), if !self.pace().is_full() => self.work(batch?, &mut fetcher, backoff).await,
+                _ = held.tick(), if self.pace().len() > 0 => {
+                    let due = self.pace().take_due(Instant::now());
+                    self.store_and_retry(due, &mut fetcher, backoff).await;
+                }
                 _ = rescues.tick() => match self.rescue.run().await {
                     Ok(false) => {}
                     Ok(true) => rescues.reset_immediately(),
@@ -123,7 +154,21 @@ impl Consumer {
 
     async fn work(&self, batch: Vec<Message>, fetcher: &mut Fetcher, backoff: &mut Backoff) {
         metrics::histogram!("batch_messages", "stream" => self.source.name()).record(batch.len() as f64);
-        match self.handle(batch, fetcher).await {
+        let (works, unusable) = self.read(batch);
+        let dead_letters =
+            join_all(unusable.iter().map(|UnusableMessage { message, place, reason, span }| {
+                span.failed("unusable");
+                span.clone().within(self.store_dead_letter(message, place, reason))
+            }));
+        tokio::join!(self.store_and_retry(self.hold_early(works), fetcher, backoff), dead_letters);
+    }
+
+    /// Stores valid messages. What can't be stored because of Postgres is returned to NATS.
+    async fn store_and_retry(&self, works: Vec<Work>, fetcher: &mut Fetcher, backoff: &mut Backoff) {
+        if works.is_empty() {
+            return;
+        }
+        match self.store(works, fetcher).await {
             None => {
                 backoff.reset();
                 self.health.succeeded();
@@ -138,6 +183,7 @@ impl Consumer {
         const SOON: Duration = Duration::from_millis(100);
         const ROUNDS: usize = 16;
         let mut rest = fetcher.rest();
+        rest.extend(self.pace().take_all().into_iter().map(|work| work.message));
         // Messages beyond the bounds of the queue reach another replica a little later.
         for _ in 0..ROUNDS {
             // After a round trip, all messages that NATS had sent by then have arrived. It may still be sending more.
@@ -155,8 +201,8 @@ impl Consumer {
         ack_all(rest.iter().collect(), AckKind::Nak(Some(SOON))).await;
     }
 
-    /// Stores a batch. If that fails because of Postgres, returns the first error and all messages that are not stored.
-    async fn handle(&self, batch: Vec<Message>, fetcher: &mut Fetcher) -> Option<(StoreError, Vec<Message>)> {
+    /// Reads the messages of a batch. Separates the unusable ones.
+    fn read(&self, batch: Vec<Message>) -> (Vec<Work>, Vec<UnusableMessage>) {
         let catalogue = self.inboxes.catalogue();
         let (mut works, mut unusable) = (Vec::new(), Vec::new());
         for message in batch {
@@ -167,17 +213,57 @@ impl Consumer {
             match ops(self.source, delivery, &catalogue, span.parent()) {
                 Ok((ops, mut spans)) => {
                     spans.push(span);
-                    works.push(Work { message, place, ops, _spans: spans });
+                    works.push(Work { message, place, ops, held: Vec::new(), _spans: spans });
                 }
-                Err(reason) => unusable.push((message, place, reason, span)),
+                Err(reason) => unusable.push(UnusableMessage { message, place, reason, span }),
             }
         }
-        let dead_letters = join_all(unusable.iter().map(|(message, place, reason, span)| {
-            span.failed("unusable");
-            span.clone().within(self.store_dead_letter(message, place, reason))
-        }));
-        let (failed, _) = tokio::join!(self.store(works, fetcher), dead_letters);
-        failed
+        (works, unusable)
+    }
+
+    /// Holds the operations that are not due yet. Returns the messages with other operations.
+    fn hold_early(&self, works: Vec<Work>) -> Vec<Work> {
+        let (mut pace, now) = (self.pace(), Instant::now());
+        let mut rest = Vec::new();
+        for mut work in works {
+            let is_early = |op: &mut Op| match (&op.kind, op.membership()) {
+                (OpKind::Message(_), Some(membership)) => pace.due(membership, now).is_some(),
+                (OpKind::Read(_), Some(membership)) => {
+                    pace.read(membership);
+                    false
+                }
+                _ => false,
+            };
+            work.held = work.ops.extract_if(.., is_early).collect();
+            if work.ops.is_empty() && !work.held.is_empty() {
+                hold(&mut pace, work, &Applied::default(), now);
+            } else {
+                rest.push(work);
+            }
+        }
+        rest
+    }
+
+    /// Holds the messages with operations that are not done, and returns the others.
+    fn settle(&self, transaction: Vec<Work>, applied: &Applied) -> Vec<Work> {
+        let (mut pace, now) = (self.pace(), Instant::now());
+        for membership in &applied.notified {
+            pace.notified(*membership, now);
+        }
+        let mut done = Vec::new();
+        for mut work in transaction {
+            work.ops.retain(|op| {
+                op.membership().is_some_and(|membership| applied.early.contains_key(&membership))
+            });
+            let early = std::mem::take(&mut work.ops);
+            work.held.extend(early);
+            if work.held.is_empty() {
+                done.push(work);
+            } else {
+                hold(&mut pace, work, applied, now);
+            }
+        }
+        done
     }
 
     /// Stores valid messages, several in each transaction. If Postgres rejects a batch or takes too long, splits the
@@ -186,9 +272,10 @@ impl Consumer {
         let mut queue = transactions(self.split_slow(works));
         while let Some(transaction) = queue.pop_front() {
             match self.store_transaction(&transaction, &queue, fetcher).await {
-                Ok(()) => {
+                Ok(applied) => {
                     self.forget_slow(&transaction);
-                    ack_all(messages(&transaction), AckKind::Ack).await;
+                    let done = self.settle(transaction, &applied);
+                    ack_all(messages(&done), AckKind::Ack).await;
                 }
                 Err(ProcessingError::Unusable(reason)) if transaction.len() == 1 => {
                     self.store_dead_letter(&transaction[0].message, &transaction[0].place, &reason).await;
@@ -230,10 +317,10 @@ impl Consumer {
         transaction: &[Work],
         waiting: &VecDeque<Vec<Work>>,
         fetcher: &mut Fetcher,
-    ) -> Result<(), ProcessingError> {
+    ) -> Result<Applied, ProcessingError> {
         let ops: Vec<Op> = transaction.iter().flat_map(|work| work.ops.iter().cloned()).collect();
         let store = async {
-            match self.inboxes.apply(&ops).await {
+            match self.inboxes.try_apply(&ops).await {
                 Err(error) if error.is_slow() && transaction.len() == 1 && ops.len() > 1 => {
                     if self.inboxes.is_responsive().await {
                         self.inboxes.apply_slowly(&ops).await
@@ -297,6 +384,10 @@ impl Consumer {
         self.slow().contains(place)
     }
 
+    fn pace(&self) -> MutexGuard<'_, Pace<Work>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn slow(&self) -> MutexGuard<'_, HashSet<String>> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -351,6 +442,17 @@ impl Consumer {
             () = self.shutdown.cancelled() => {}
         }
     }
+}
+
+/// Holds a message until all of its operations are due.
+fn hold(pace: &mut Pace<Work>, mut work: Work, applied: &Applied, now: Instant) {
+    work.ops = std::mem::take(&mut work.held);
+    let dues = work.ops.iter().filter_map(Op::membership).map(|membership| {
+        let early = applied.early.get(&membership).map(|wait| now + *wait);
+        early.max(pace.due(membership, now)).unwrap_or(now)
+    });
+    let (due, bytes) = (dues.max().unwrap_or(now), work.message.payload.len());
+    pace.hold(work, bytes, due);
 }
 
 fn messages(transaction: &[Work]) -> Vec<&Message> {

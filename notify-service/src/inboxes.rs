@@ -2,18 +2,26 @@
 //! commit.
 
 use crate::catalogue::Catalogue;
-use crate::plan::{Changes, Inbox, InboxUpdate, Known, LastRead, Moved, Op, OpKind, Plan};
+use crate::plan::{
+    self, Changes, Inbox, InboxUpdate, Known, LastRead, Membership, Moved, Op, OpKind, Plan, Step,
+};
 use crate::store;
 use contract::{
     NotificationId, TraceParent, UserId,
     notify::{INBOX_PLACE_HEADER, InboxEvent, InboxRead, MarkNotification, ReadPlace},
 };
 use service::{
-    Bus, Span, postgres,
+    Bus, Span,
+    postgres::{self, Pool},
     trace::{self, Kind},
 };
-use sqlx::{PgConnection, PgPool, PgTransaction};
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use sqlx::{PgConnection, PgTransaction};
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::watch, time::timeout};
 
 /// Maximum number of operations in one transaction.
@@ -34,13 +42,22 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
 /// The inboxes of all users.
 #[derive(Clone)]
 pub struct Inboxes {
-    pool: PgPool,
+    pool: Pool,
     /// The pool of the whole process, used to check whether Postgres responds.
-    shared: PgPool,
+    shared: Pool,
     bus: Bus,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     /// Maximum number of attempts: each connection of the pool may be broken.
     attempts: u32,
+}
+
+/// The outcome of operations, as far as it decides when the next ones are due.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Conversations with a new notification of a message.
+    pub notified: HashSet<Membership>,
+    /// [`Changes::early`].
+    pub early: HashMap<Membership, Duration>,
 }
 
 /// The reason why an inbox was not changed.
@@ -98,7 +115,7 @@ impl StoreError {
 
 impl Inboxes {
     /// The inboxes in this database, with changes published on this bus.
-    pub fn new(pool: PgPool, bus: Bus, catalogue: watch::Receiver<Arc<Catalogue>>) -> Self {
+    pub fn new(pool: Pool, bus: Bus, catalogue: watch::Receiver<Arc<Catalogue>>) -> Self {
         let attempts = pool.options().get_max_connections() + 1;
         Self { shared: pool.clone(), pool, bus, catalogue, attempts }
     }
@@ -107,9 +124,9 @@ impl Inboxes {
     /// connections in turn, and ten Postgres processes with cold caches cost half as much again.
     pub fn with_own_connection(&self) -> Self {
         let options = self.pool.options().clone().max_connections(1);
-        let pool =
-            options.connect_lazy_with(self.pool.connect_options().as_ref().clone().options(WRITER_SETTINGS));
-        let own = Self::new(pool, self.bus.clone(), self.catalogue.clone());
+        let connect = self.pool.connect_options().as_ref().clone();
+        let pool = options.connect_lazy_with(postgres::with_settings(connect, &WRITER_SETTINGS));
+        let own = Self::new(pool.into(), self.bus.clone(), self.catalogue.clone());
         Self { shared: self.pool.clone(), ..own }
     }
 
@@ -119,16 +136,29 @@ impl Inboxes {
     }
 
     /// The database, for reading.
-    pub const fn pool(&self) -> &PgPool {
+    pub const fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Applies operations in order and publishes the resulting events. After an error, some operations may have been
-    /// applied. Applying them again changes nothing.
+    /// Applies operations and publishes the resulting events. Waits if notifications can't be superseded yet. After an
+    /// error, some operations may have been applied. Applying them again changes nothing.
     ///
     /// # Errors
     /// The first error.
     pub async fn apply(&self, ops: &[Op]) -> Result<(), StoreError> {
+        loop {
+            let early = self.try_apply(ops).await?.early;
+            let Some(wait) = early.into_values().max() else { return Ok(()) };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Like [`Inboxes::apply`], but returns the conversations that are early in place of waiting.
+    ///
+    /// # Errors
+    /// The first error.
+    pub async fn try_apply(&self, ops: &[Op]) -> Result<Applied, StoreError> {
+        let mut applied = Applied::default();
         for ops in transactions(ops) {
             let changes = self.with_retry(async || self.store(ops).await).await?;
             metrics::counter!("notifications_total", "outcome" => "stored")
@@ -142,29 +172,39 @@ impl Inboxes {
                 let cause = causes.next_if(|(update, _)| *update == index).map(|(_, cause)| *cause);
                 self.publish(update, cause).await;
             }
+            let notified = changes
+                .added
+                .iter()
+                .filter_map(|added| Some((added.user, added.summary.as_ref()?.conversation)));
+            applied.notified.extend(notified);
+            applied.early.extend(changes.early);
         }
-        Ok(())
+        Ok(applied)
     }
 
-    /// Like [`Inboxes::apply`], for an event that took too long as a whole: applies a few operations at a time, and
+    /// Like [`Inboxes::try_apply`], for an event that took too long as a whole: applies a few operations at a time, and
     /// continues after those that take too long.
     ///
     /// # Errors
     /// The first error that is not a timeout, else the last timeout.
-    pub async fn apply_slowly(&self, ops: &[Op]) -> Result<(), StoreError> {
-        let mut last = Ok(());
+    pub async fn apply_slowly(&self, ops: &[Op]) -> Result<Applied, StoreError> {
+        let (mut all, mut slow) = (Applied::default(), None);
         for ops in ops.chunks(OPS_OF_A_SLOW_EVENT) {
-            match self.apply(ops).await {
-                Err(error) if error.is_slow() && self.is_responsive().await => last = Err(error),
-                done => done?,
+            match self.try_apply(ops).await {
+                Err(error) if error.is_slow() && self.is_responsive().await => slow = Some(error),
+                applied => {
+                    let Applied { notified, early } = applied?;
+                    all.notified.extend(notified);
+                    all.early.extend(early);
+                }
             }
         }
-        last
+        slow.map_or(Ok(all), Err)
     }
 
     /// Whether Postgres responds at all.
     pub async fn is_responsive(&self) -> bool {
-        timeout(PROBE_TIMEOUT, sqlx::query("select 1").execute(&self.shared))
+        timeout(PROBE_TIMEOUT, postgres::query("select 1").execute(&self.shared))
             .await
             .is_ok_and(|done| done.is_ok())
     }
@@ -221,15 +261,15 @@ impl Inboxes {
     }
 
     async fn store(&self, ops: &[Op]) -> Result<Changes, StoreError> {
-        let catalogue = self.catalogue();
+        let (catalogue, steps) = (self.catalogue(), plan::collapse(ops));
         let mut users: Vec<i64> = ops.iter().map(|op| op.user.get()).collect();
         users.sort_unstable();
         users.dedup();
         let (mut tx, inboxes) = self.lock(&users).await?;
-        let known = known(&mut tx, ops, inboxes).await?;
-        let notifications = ops.iter().filter(|op| op.key().is_some()).count();
+        let known = known(&mut tx, &steps, inboxes).await?;
+        let notifications = steps.iter().filter(|step| known.may_add(step.op)).count();
         let (at, ids) = store::next_ids(&mut tx, notifications).await?;
-        let changes = Plan::new(&catalogue, at.into(), ids, known).run(ops);
+        let changes = Plan::new(&catalogue, at.into(), ids, known).run(&steps);
         // Older notifications become read first: a conversation may have at most one unread notification.
         if !changes.read.is_empty() {
             store::mark(&mut tx, &changes.read, at).await?;
@@ -329,20 +369,21 @@ fn transactions(mut ops: &[Op]) -> impl Iterator<Item = &[Op]> {
 /// Reads the state that the operations depend on. The inboxes are locked.
 async fn known(
     tx: &mut PgConnection,
-    ops: &[Op],
+    steps: &[Step<'_>],
     inboxes: HashMap<UserId, Inbox>,
 ) -> Result<Known, StoreError> {
-    let named = ops.iter().filter_map(|op| Some((op.user.get(), op.key()?)));
+    let named = steps.iter().filter_map(|step| Some((step.op.user.get(), step.op.key()?)));
     let (users, keys): (Vec<i64>, Vec<&str>) = named.unzip();
     let repeated = if keys.is_empty() { HashMap::new() } else { store::repeated(tx, &users, &keys).await? };
-    let placed = ops.iter().filter_map(|op| Some((op.user.get(), op.conversation()?.get())));
-    let (users, conversations): (Vec<i64>, Vec<i64>) = placed.unzip();
+    let memberships: HashSet<Membership> = steps.iter().filter_map(|step| step.op.membership()).collect();
+    let (users, conversations): (Vec<i64>, Vec<i64>) =
+        memberships.into_iter().map(|(user, conversation)| (user.get(), conversation.get())).unzip();
     if conversations.is_empty() {
         return Ok(Known { inboxes, repeated, ..Known::default() });
     }
     let unread = store::unread_of_conversations(tx, &users, &conversations).await?;
-    let markers = store::markers(tx, &users, &conversations).await?;
-    Ok(Known { inboxes, unread, markers, repeated })
+    let (markers, notified) = store::markers(tx, &users, &conversations).await?;
+    Ok(Known { inboxes, unread, markers, notified, repeated })
 }
 
 /// The operations of a log entry of chat-service, and the spans of its traced messages.

@@ -4,6 +4,8 @@
 //! inbox is a log like a conversation: its `seq` has no gaps, even if several replicas write it.
 
 mod api;
+#[cfg(any(test, feature = "bench"))]
+pub mod bench;
 pub mod catalogue;
 mod config;
 mod consumer;
@@ -13,6 +15,7 @@ pub mod event;
 mod fetch;
 mod inboxes;
 mod message_ops;
+mod pace;
 mod plan;
 mod raw_message;
 mod rescue;

@@ -8,8 +8,16 @@ use contract::{
     notify::{InboxEvent, InboxRead, Notification, ReadPlace},
 };
 use serde_json::{Map, Value, json, value::RawValue};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Minimum age of an unread notification of a conversation before another one supersedes it (contract, 1.4).
+pub const SUPERSEDE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A user and a conversation.
+pub type Membership = (UserId, ConversationId);
 
 /// One operation on one user's inbox. Repeating it changes nothing.
 #[derive(Debug, Clone)]
@@ -43,6 +51,16 @@ pub struct Moved {
     pub marker: Option<Box<Marker>>,
 }
 
+impl Moved {
+    /// The `seq` of the conversation's last message when the marker moved, if known.
+    fn last_seq(&self) -> Option<Seq> {
+        match &self.marker {
+            Some(marker) => Some(marker.seq + marker.unread_count?),
+            None => self.seq,
+        }
+    }
+}
+
 /// A message that a user has received.
 #[derive(Debug)]
 pub struct Received {
@@ -65,14 +83,64 @@ impl Op {
         }
     }
 
-    /// The conversation that it concerns.
-    pub fn conversation(&self) -> Option<ConversationId> {
+    /// The user and the conversation that it concerns.
+    pub fn membership(&self) -> Option<Membership> {
+        let conversation = match &self.kind {
+            OpKind::Notice(_) => return None,
+            OpKind::Message(message) => message.conversation,
+            OpKind::Read(moved) => moved.conversation,
+        };
+        Some((self.user, conversation))
+    }
+
+    /// The user and the conversation of a message that the user has received.
+    pub fn received(&self) -> Option<Membership> {
         match &self.kind {
-            OpKind::Notice(_) => None,
-            OpKind::Message(message) => Some(message.conversation),
-            OpKind::Read(moved) => Some(moved.conversation),
+            OpKind::Message(_) => self.membership(),
+            OpKind::Notice(_) | OpKind::Read(_) => None,
         }
     }
+}
+
+/// An operation of a batch that is carried out.
+#[derive(Debug)]
+pub struct Step<'a> {
+    pub op: &'a Op,
+    /// For a message: all messages of the batch with the same user and conversation. It stands for them.
+    covered: Covered,
+}
+
+/// Messages of one conversation.
+#[derive(Debug, Default)]
+struct Covered {
+    newest: Option<MessageId>,
+    ids: HashSet<MessageId>,
+    /// Whether the conversation's first message is one of them.
+    has_first: bool,
+}
+
+/// Collapses a batch: of a conversation's messages for a user, only the newest remains. Markers come first, so that a
+/// message that was read in the meantime creates no notification.
+pub fn collapse(ops: &[Op]) -> Vec<Step<'_>> {
+    let mut messages: HashMap<Membership, Covered> = HashMap::new();
+    for op in ops {
+        if let (OpKind::Message(received), Some(membership)) = (&op.kind, op.received()) {
+            let covered = messages.entry(membership).or_default();
+            covered.newest = covered.newest.max(Some(received.message));
+            covered.ids.insert(received.message);
+            covered.has_first |= received.seq == Some(1);
+        }
+    }
+    let (reads, others): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| matches!(op.kind, OpKind::Read(_)));
+    let steps = reads.into_iter().chain(others).filter_map(|op| {
+        let OpKind::Message(received) = &op.kind else {
+            return Some(Step { op, covered: Covered::default() });
+        };
+        let Entry::Occupied(found) = messages.entry((op.user, received.conversation)) else { return None };
+        let is_newest = found.get().newest == Some(received.message);
+        is_newest.then(|| Step { op, covered: found.remove() })
+    });
+    steps.collect()
 }
 
 /// A user's inbox.
@@ -127,18 +195,14 @@ pub struct Reached {
 }
 
 /// The unread `message_received` of a conversation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct UnreadMessages {
     /// The id of the notification.
     pub id: NotificationId,
-    /// The newest message.
-    pub message: i64,
-    /// Its `seq`, if known.
-    pub seq: Option<Seq>,
-    /// Number of unread messages when the notification was created.
-    pub count: i64,
-    /// Index in [`Changes::added`], if the notification is new.
-    pub added: Option<usize>,
+    /// The messages that it covers.
+    pub summary: MessageSummary,
+    /// The time at which it was created.
+    pub created_at: Timestamp,
 }
 
 /// The state before a batch, read while the inboxes are locked.
@@ -147,21 +211,37 @@ pub struct Known {
     /// The inboxes of all users of the batch.
     pub inboxes: HashMap<UserId, Inbox>,
     /// The unread notifications of the conversations of the batch.
-    pub unread: HashMap<(UserId, ConversationId), UnreadMessages>,
+    pub unread: HashMap<Membership, UnreadMessages>,
     /// The markers of these conversations.
-    pub markers: HashMap<(UserId, ConversationId), Reached>,
+    pub markers: HashMap<Membership, Reached>,
+    /// The newest messages of these conversations that notifications covered which were read without the marker.
+    pub notified: HashMap<Membership, i64>,
     /// Notifications that events of the batch have already created.
     pub repeated: HashMap<(UserId, String), Notification>,
 }
 
+impl Known {
+    /// Whether an operation may create a notification.
+    pub fn may_add(&self, op: &Op) -> bool {
+        match (&op.kind, op.membership()) {
+            (OpKind::Read(moved), Some(membership)) => {
+                self.unread.get(&membership).is_some_and(|unread| corrected(unread, moved).is_some())
+            }
+            _ => true,
+        }
+    }
+}
+
 /// The messages that a `message_received` covers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MessageSummary {
     pub conversation: ConversationId,
     /// The newest message.
     pub message: i64,
     /// Its `seq`, if known.
     pub seq: Option<Seq>,
+    /// Its sender; `None` if an earlier release stored the notification.
+    pub sender_username: Option<String>,
     /// Number of unread messages when the notification was created.
     pub count: i64,
 }
@@ -185,8 +265,6 @@ pub struct Added {
     pub key: String,
     /// The messages that a `message_received` covers.
     pub summary: Option<MessageSummary>,
-    /// Whether a later operation of the same batch has marked it as read.
-    pub read: bool,
 }
 
 /// The changes of a batch.
@@ -197,7 +275,7 @@ pub struct Changes {
     /// Older notifications that become read.
     pub read: Vec<(UserId, NotificationId)>,
     /// Markers that move.
-    pub markers: HashMap<(UserId, ConversationId), Reached>,
+    pub markers: HashMap<Membership, Reached>,
     /// New states of the inboxes that change.
     pub inboxes: HashMap<UserId, Inbox>,
     /// Events to publish after the commit, in this order.
@@ -208,6 +286,9 @@ pub struct Changes {
     pub repeated: usize,
     /// Number of superseded notifications.
     pub superseded: usize,
+    /// Conversations in which a notification is still to come, because the unread one that it would supersede is younger
+    /// than [`SUPERSEDE_INTERVAL`], and the time after which it can: their operations are to be repeated then.
+    pub early: HashMap<Membership, Duration>,
 }
 
 /// Computes the changes of a batch.
@@ -218,7 +299,10 @@ pub struct Plan<'a> {
     known: Known,
     seen: HashSet<(UserId, String)>,
     /// Markers for the users' own sockets, the last one of each conversation.
-    moved: HashMap<(UserId, ConversationId), Marker>,
+    moved: HashMap<Membership, Marker>,
+    /// The new messages and idempotency keys of unread notifications with a count that a late marker corrects. A message
+    /// of the batch may supersede such a notification before.
+    late: HashMap<Membership, (MessageSummary, String)>,
     changes: Changes,
 }
 
@@ -226,17 +310,17 @@ impl<'a> Plan<'a> {
     /// Creates a plan from the state before the batch. There is one id for each possible notification, in ascending
     /// order.
     pub fn new(catalogue: &'a Catalogue, at: Timestamp, ids: Vec<NotificationId>, known: Known) -> Self {
-        let (seen, moved, changes) = Default::default();
-        Self { catalogue, at, ids: ids.into_iter(), known, seen, moved, changes }
+        let (seen, moved, late, changes) = Default::default();
+        Self { catalogue, at, ids: ids.into_iter(), known, seen, moved, late, changes }
     }
 
     /// Returns the changes of these operations, applied in order.
-    pub fn run(mut self, ops: &[Op]) -> Changes {
-        for op in ops {
+    pub fn run(mut self, steps: &[Step<'_>]) -> Changes {
+        for Step { op, covered } in steps {
             let before = self.changes.updates.len();
             match &op.kind {
                 OpKind::Notice(notice) => self.notice(op.user, notice),
-                OpKind::Message(message) => self.message(op.user, message),
+                OpKind::Message(message) => self.message(op.user, message, covered),
                 OpKind::Read(moved) => self.read(op.user, moved),
             }
             if let Some(cause) = op.cause {
@@ -244,6 +328,10 @@ impl<'a> Plan<'a> {
                     .causes
                     .extend((before..self.changes.updates.len()).map(|update| (update, cause)));
             }
+        }
+        for (membership, (summary, key)) in std::mem::take(&mut self.late) {
+            let old = self.known.unread.get(&membership).cloned();
+            self.show_messages(membership.0, summary, old.as_ref(), key);
         }
         for ((user, _), marker) in std::mem::take(&mut self.moved) {
             let event = InboxEvent::marker(marker, self.inbox(user).moves);
@@ -273,71 +361,95 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn message(&mut self, user: UserId, received: &Received) {
+    /// Applies a message, which stands for all that it covers.
+    fn message(&mut self, user: UserId, received: &Received, covered: &Covered) {
         let membership = (user, received.conversation);
-        if self.is_repeated(user, &received.key) || self.marker(membership) >= received.message.get() {
+        let notified = self.known.notified.get(&membership).copied().unwrap_or_default();
+        let read = self.marker(membership).max(notified);
+        if self.is_repeated(user, &received.key) || read >= received.message.get() {
             return;
         }
-        let old = self.known.unread.get(&membership).copied();
+        if covered.has_first {
+            self.learn_marker(membership);
+        }
+        if let (Some(marker), Some(seq)) = (self.moved.get_mut(&membership), received.seq) {
+            marker.unread_count = marker.unread_count.max(Some(seq - marker.seq));
+        }
+        let old = self.known.unread.get(&membership).cloned();
+        // Replicas may process log entries out of order: a notification never returns to an older message.
+        let (message, seq, sender_username) = match &old {
+            Some(UnreadMessages { summary: old, .. }) if old.message > received.message.get() => {
+                (old.message, old.seq, old.sender_username.clone())
+            }
+            _ => (received.message.get(), received.seq, Some(received.sender_username.clone())),
+        };
+        let after = old.as_ref().map_or(read, |old| old.summary.message.max(read));
+        let fresh = covered.ids.iter().filter(|message| message.get() > after).count();
+        let old_count = old.as_ref().map_or(0, |old| old.summary.count);
+        let count = self.count_unread(membership, seq, old_count, i64::try_from(fresh).unwrap_or(i64::MAX));
+        if old.is_some() && fresh == 0 && count <= old_count {
+            return;
+        }
+        let conversation = received.conversation;
+        let summary = MessageSummary { conversation, message, seq, sender_username, count };
+        self.show_messages(user, summary, old.as_ref(), received.key.clone());
+    }
+
+    /// Adds the `message_received` of these messages, which supersedes the `old` one, unless that one is too young.
+    fn show_messages(
+        &mut self,
+        user: UserId,
+        summary: MessageSummary,
+        old: Option<&UnreadMessages>,
+        key: String,
+    ) {
+        let MessageSummary { conversation, message, count, .. } = summary;
         if let Some(old) = old {
-            self.mark(user, old);
+            let age = OffsetDateTime::from(self.at) - OffsetDateTime::from(old.created_at);
+            let wait = SUPERSEDE_INTERVAL.saturating_sub(age.try_into().unwrap_or_default());
+            if !wait.is_zero() {
+                self.changes.early.insert((user, conversation), wait);
+                return;
+            }
+            self.mark(user, old.id);
+            self.late.remove(&(user, conversation));
             self.changes.superseded += 1;
         }
-        // Replicas may process log entries out of order: a notification never returns to an older message.
-        let (message, seq) = match old {
-            Some(old) if old.message > received.message.get() => (old.message, old.seq),
-            _ => (received.message.get(), received.seq),
-        };
-        let count = self.count_unread(membership, received, seq, old);
-        let sender = &received.sender_username;
+        let sender = summary.sender_username.clone().unwrap_or_default();
         let parameters: Map<String, Value> = Map::from_iter([
             ("sender_username".to_owned(), json!(sender)),
             ("count".to_owned(), json!(count)),
-            ("conversation_id".to_owned(), json!(received.conversation)),
+            ("conversation_id".to_owned(), json!(conversation)),
             ("message_id".to_owned(), json!(message)),
         ]);
         // Loading a catalogue fails if it can't render this text.
         let text = self
             .catalogue
             .text(MESSAGE_RECEIVED, self.language(user), &parameters)
-            .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender.clone() });
-        let data = format!(
-            r#"{{"conversation_id":{},"message_id":{message},"count":{count}}}"#,
-            received.conversation
-        );
+            .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender });
+        let data = format!(r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}}}"#);
         let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
         let content = Content { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
-        let added = self.changes.added.len();
-        let summary = MessageSummary { conversation: received.conversation, message, seq, count };
-        if let Some(id) = self.add(user, content, received.key.clone(), Some(summary)) {
-            self.known
-                .unread
-                .insert(membership, UnreadMessages { id, message, seq, count, added: Some(added) });
-        }
-        if let (Some(marker), Some(seq)) = (self.moved.get_mut(&membership), received.seq) {
-            marker.unread_count = marker.unread_count.max(Some(seq - marker.seq));
+        self.add(user, content, key, Some(summary));
+    }
+
+    /// Before the first message of a conversation, nothing was read: from then on, the seq of the marker is known.
+    fn learn_marker(&mut self, membership: Membership) {
+        if let Entry::Vacant(unknown) = self.known.markers.entry(membership) {
+            let nothing = Reached { message: 0, seq: Some(0) };
+            unknown.insert(nothing);
+            self.changes.markers.insert(membership, nothing);
         }
     }
 
     /// Counts a conversation's unread messages up to `seq`: those after the user's marker. If the `seq` of the marker
-    /// isn't known, because an earlier release or an import set it, adds 1 to the count of the unread notification.
-    fn count_unread(
-        &mut self,
-        membership: (UserId, ConversationId),
-        received: &Received,
-        seq: Option<Seq>,
-        old: Option<UnreadMessages>,
-    ) -> i64 {
-        if received.seq == Some(1) && !self.known.markers.contains_key(&membership) {
-            // Before the first message, nothing was read. From now on, the seq of the marker is known.
-            let nothing = Reached { message: 0, seq: Some(0) };
-            self.known.markers.insert(membership, nothing);
-            self.changes.markers.insert(membership, nothing);
-        }
+    /// isn't known, because an earlier release or an import set it, adds the `fresh` ones to the count of the unread
+    /// notification.
+    fn count_unread(&self, membership: Membership, seq: Option<Seq>, old_count: i64, fresh: i64) -> i64 {
         let read = self.known.markers.get(&membership).and_then(|reached| reached.seq);
         match (seq, read) {
             (Some(seq), Some(read)) if seq > read => seq - read,
-            _ => old.map_or(0, |old| old.count) + 1,
+            _ => old_count + fresh,
         }
     }
 
@@ -348,18 +460,24 @@ impl<'a> Plan<'a> {
             // Also if it is already there: the replica that stored it may have ended before it published the marker.
             self.publish_marker(membership, moved);
         }
-        if before >= message {
+        if before > message {
             return;
         }
-        let reached = Reached { message, seq: moved.seq };
-        self.known.markers.insert(membership, reached);
-        self.changes.markers.insert(membership, reached);
-        let Some(unread) = self.known.unread.get(&membership).copied() else { return };
-        if unread.message > message {
+        if before < message {
+            let reached = Reached { message, seq: moved.seq };
+            self.known.markers.insert(membership, reached);
+            self.changes.markers.insert(membership, reached);
+        }
+        let Some(unread) = self.known.unread.get(&membership).cloned() else { return };
+        if unread.summary.message > message {
+            if let Some(summary) = corrected(&unread, moved) {
+                self.late.insert(membership, (summary, format!("read:{message}:{}", unread.id)));
+            }
             return;
         }
         self.known.unread.remove(&membership);
-        self.mark(user, unread);
+        self.late.remove(&membership);
+        self.mark(user, unread.id);
         let at = self.at;
         let inbox = self.inbox_mut(user);
         inbox.last_read = Some(LastRead { id: unread.id, at, all: false });
@@ -369,13 +487,13 @@ impl<'a> Plan<'a> {
         self.changes.updates.extend(update);
     }
 
-    /// Publishes a new marker to the user's own sockets, so that the user's other devices show the unread count. A
-    /// marker that moved by sending is published only if there were unread messages; otherwise it changes nothing.
-    fn publish_marker(&mut self, membership: (UserId, ConversationId), moved: &Moved) {
+    /// Publishes a new marker to the user's own sockets, so that the user's other devices show the unread count, and
+    /// after a message of the user, that message in their lists of conversations.
+    fn publish_marker(&mut self, membership: Membership, moved: &Moved) {
         let (user_id, conversation_id) = membership;
         let marker = match (&moved.marker, moved.seq) {
             (Some(marker), _) => Marker { by_sending: false, ..**marker },
-            (None, Some(seq)) if self.had_unread(membership, moved.message.get(), seq) => Marker {
+            (None, Some(seq)) if self.marker(membership) < moved.message.get() => Marker {
                 conversation_id,
                 user_id,
                 message_id: moved.message,
@@ -392,15 +510,6 @@ impl<'a> Plan<'a> {
             inbox.moves += 1;
             // The unread count at the time of a gateway's request is not known here.
             inbox.last_moved = Some(Marker { unread_count: None, ..marker });
-        }
-    }
-
-    /// Whether there were unread messages right before the user's own message.
-    fn had_unread(&self, membership: (UserId, ConversationId), message: i64, seq: Seq) -> bool {
-        match self.known.markers.get(&membership) {
-            Some(reached) if reached.message >= message => false,
-            Some(Reached { seq: Some(read), .. }) => *read < seq - 1,
-            _ => self.known.unread.contains_key(&membership),
         }
     }
 
@@ -422,14 +531,8 @@ impl<'a> Plan<'a> {
         !self.seen.insert(named)
     }
 
-    fn add(
-        &mut self,
-        user: UserId,
-        content: Content<'_>,
-        key: String,
-        summary: Option<MessageSummary>,
-    ) -> Option<NotificationId> {
-        let id = self.ids.next()?;
+    fn add(&mut self, user: UserId, content: Content<'_>, key: String, summary: Option<MessageSummary>) {
+        let Some(id) = self.ids.next() else { return };
         let at = self.at;
         let inbox = self.inbox_mut(user);
         inbox.last_seq += 1;
@@ -449,20 +552,16 @@ impl<'a> Plan<'a> {
         };
         let event = InboxEvent::Notification(shown.clone());
         self.changes.updates.push(InboxUpdate { user, event, place: None });
-        self.changes.added.push(Added { user, shown, key, summary, read: false });
-        Some(id)
+        self.changes.added.push(Added { user, shown, key, summary });
     }
 
     /// Marks an unread notification as read.
-    fn mark(&mut self, user: UserId, unread: UnreadMessages) {
-        match unread.added.and_then(|index| self.changes.added.get_mut(index)) {
-            Some(added) => added.read = true,
-            None => self.changes.read.push((user, unread.id)),
-        }
+    fn mark(&mut self, user: UserId, unread: NotificationId) {
+        self.changes.read.push((user, unread));
         self.inbox_mut(user).unread_count -= 1;
     }
 
-    fn marker(&self, membership: (UserId, ConversationId)) -> i64 {
+    fn marker(&self, membership: Membership) -> i64 {
         self.known.markers.get(&membership).map_or(0, |reached| reached.message)
     }
 
@@ -480,6 +579,17 @@ impl<'a> Plan<'a> {
         let known = &self.known.inboxes;
         self.changes.inboxes.entry(user).or_insert_with(|| known.get(&user).cloned().unwrap_or_default())
     }
+}
+
+/// The messages of an unread notification, counted from a marker that came late: the replica that processed it was killed
+/// or slower than the one that processed a later message. `None` if the notification is right. If the marker moved after
+/// the newest of these messages, it is: all of them were unread then.
+fn corrected(unread: &UnreadMessages, moved: &Moved) -> Option<MessageSummary> {
+    let UnreadMessages { summary, .. } = unread;
+    let (newest, read, last) = (summary.seq?, moved.seq?, moved.last_seq()?);
+    summary.sender_username.as_ref()?;
+    let count = newest - read;
+    (last < newest && count < summary.count).then(|| MessageSummary { count, ..summary.clone() })
 }
 
 /// The content of a notification, without its position in the inbox.

@@ -8,8 +8,9 @@ pub use notifications::{
     page_before, read_at, remove_notifications, repeated, unread_of_conversations,
 };
 
-use crate::plan::{Inbox, LastRead, Reached};
+use crate::plan::{Inbox, LastRead, Membership, Reached};
 use contract::{ConversationId, Lang, NotificationId, Seq, UserId, ids::InvalidId, notify::InboxHead};
+use service::postgres;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
@@ -21,7 +22,7 @@ fn valid<T>(id: Result<T, InvalidId>) -> sqlx::Result<T> {
 /// Creates missing inboxes. The ids must be in ascending order, so that two replicas never deadlock.
 pub async fn add_inboxes(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<()> {
     let query = "insert into inboxes (user_id) select unnest($1::bigint[]) on conflict do nothing";
-    sqlx::query(query).bind(users).execute(db).await.map(drop)
+    postgres::query(query).bind(users).execute(db).await.map(drop)
 }
 
 #[derive(FromRow)]
@@ -65,53 +66,58 @@ impl InboxRow {
 /// Locks the existing inboxes of these users, in ascending order.
 pub async fn lock_inboxes(db: &mut PgConnection, users: &[i64]) -> sqlx::Result<HashMap<UserId, Inbox>> {
     let query = select_inboxes!("user_id = any($1) order by user_id for update");
-    let rows: Vec<InboxRow> = sqlx::query_as(query).bind(users).fetch_all(db).await?;
+    let rows: Vec<InboxRow> = postgres::query_as(query).bind(users).fetch_all(db).await?;
     rows.into_iter().map(InboxRow::inbox).collect()
 }
 
-/// How far these users have read these conversations.
+/// How far these users have read these conversations, and the newest messages of notifications that they have read
+/// without the marker.
 pub async fn markers(
     db: &mut PgConnection,
     users: &[i64],
     conversations: &[i64],
-) -> sqlx::Result<HashMap<(UserId, ConversationId), Reached>> {
-    let rows: Vec<(i64, i64, i64, Option<Seq>)> = sqlx::query_as(
-        "select user_id, conversation_id, message_id, case when seq_of = message_id then seq end
-        from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
+) -> sqlx::Result<(HashMap<Membership, Reached>, HashMap<Membership, i64>)> {
+    type Row = (i64, i64, i64, Option<Seq>, Option<i64>);
+    let rows: Vec<Row> = postgres::query_as(
+        "select user_id, conversation_id, message_id, case when seq_of = message_id then seq end, notified
+        from unnest($1::bigint[], $2::bigint[]) as place (user_id, conversation_id)
         join markers using (user_id, conversation_id)",
     )
     .bind(users)
     .bind(conversations)
     .fetch_all(db)
     .await?;
-    rows.into_iter()
-        .map(|(user, conversation, message, seq)| {
-            Ok((membership(user, conversation)?, Reached { message, seq }))
-        })
-        .collect()
+    let (mut markers, mut covered) = (HashMap::new(), HashMap::new());
+    for (user, conversation, message, seq, notified) in rows {
+        let membership = membership(user, conversation)?;
+        if message > 0 || seq.is_some() {
+            markers.insert(membership, Reached { message, seq });
+        }
+        if let Some(notified) = notified {
+            covered.insert(membership, notified);
+        }
+    }
+    Ok((markers, covered))
 }
 
-fn membership(user: i64, conversation: i64) -> sqlx::Result<(UserId, ConversationId)> {
+fn membership(user: i64, conversation: i64) -> sqlx::Result<Membership> {
     Ok((valid(UserId::new(user))?, valid(ConversationId::new(conversation))?))
 }
 
 /// Moves markers forward.
-pub async fn move_markers(
-    db: &mut PgConnection,
-    markers: &HashMap<(UserId, ConversationId), Reached>,
-) -> sqlx::Result<()> {
+pub async fn move_markers(db: &mut PgConnection, markers: &HashMap<Membership, Reached>) -> sqlx::Result<()> {
     let users: Vec<i64> = markers.keys().map(|(user, _)| user.get()).collect();
     let conversations: Vec<i64> = markers.keys().map(|(_, conversation)| conversation.get()).collect();
     let (messages, seqs): (Vec<i64>, Vec<Option<Seq>>) =
         markers.values().map(|reached| (reached.message, reached.seq)).unzip();
-    sqlx::query(
+    postgres::query(
         "insert into markers (user_id, conversation_id, message_id, seq, seq_of)
         select user_id, conversation_id, message_id, seq, message_id
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
             as moved (user_id, conversation_id, message_id, seq)
         on conflict (user_id, conversation_id)
         do update set message_id = excluded.message_id, seq = excluded.seq, seq_of = excluded.seq_of
-        where markers.message_id < excluded.message_id",
+        where (markers.message_id, coalesce(markers.seq_of, -1)) < (excluded.message_id, excluded.seq_of)",
     )
     .bind(users)
     .bind(conversations)
@@ -129,7 +135,7 @@ pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inb
     }
     let read = |inbox: &Inbox| inbox.last_read;
     let users: Vec<i64> = inboxes.keys().map(|user| user.get()).collect();
-    sqlx::query(
+    postgres::query(
         "update inboxes set last_seq = new.last_seq, last_id = new.last_id, unread_count = new.unread_count,
             reads = new.reads, moves = new.moves, last_moved = new.last_moved,
             last_read_id = new.last_read_id, last_read_at = new.last_read_at, last_read_all = new.last_read_all
@@ -157,7 +163,7 @@ pub async fn update_inboxes(db: &mut PgConnection, inboxes: &HashMap<UserId, Inb
 /// A user's inbox.
 pub async fn inbox(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Option<Inbox>> {
     let query = select_inboxes!("user_id = $1");
-    let row: Option<InboxRow> = sqlx::query_as(query).bind(user.get()).fetch_optional(db).await?;
+    let row: Option<InboxRow> = postgres::query_as(query).bind(user.get()).fetch_optional(db).await?;
     Ok(row.map(InboxRow::inbox).transpose()?.map(|(_, inbox)| inbox))
 }
 
@@ -166,7 +172,7 @@ pub async fn inbox(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Option
 pub async fn save_languages(db: impl PgExecutor<'_>, seen: &BTreeMap<UserId, Lang>) -> sqlx::Result<()> {
     let (users, langs): (Vec<i64>, Vec<&str>) =
         seen.iter().map(|(user, lang)| (user.get(), lang.as_str())).unzip();
-    sqlx::query(
+    postgres::query(
         "insert into inboxes (user_id, lang)
         select seen.user_id, seen.lang from unnest($1::bigint[], $2::text[]) as seen (user_id, lang)
         left join inboxes using (user_id) where inboxes.lang is distinct from seen.lang order by seen.user_id
@@ -182,7 +188,7 @@ pub async fn save_languages(db: impl PgExecutor<'_>, seen: &BTreeMap<UserId, Lan
 /// The heads of these inboxes, without empty ones.
 pub async fn heads(db: impl PgExecutor<'_>, users: &[i64]) -> sqlx::Result<Vec<InboxHead>> {
     let query = select_inboxes!("user_id = any($1) and last_seq > 0");
-    let rows: Vec<InboxRow> = sqlx::query_as(query).bind(users).fetch_all(db).await?;
+    let rows: Vec<InboxRow> = postgres::query_as(query).bind(users).fetch_all(db).await?;
     let heads = rows.into_iter().map(|row| {
         let (user_id, inbox) = row.inbox()?;
         let (seq, unread_count, last_read) = (inbox.last_seq, inbox.unread_count, inbox.read());

@@ -15,6 +15,18 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("events_deferred_total", "Messages deferred because they took too long alone.")
         .formerly("events_set_aside_total")
         .by("stream", &["EVENTS", "CHAT"]),
+    Metric::gauge(
+        "held_messages",
+        "Messages of the chat that wait until their notifications may supersede earlier ones.",
+    ),
+    Metric::counter(
+        "held_messages_full_total",
+        "Times that so many messages waited that no more were fetched.",
+    ),
+    Metric::counter(
+        "notified_conversations_forgotten_total",
+        "Times that so many conversations had just notified their users that all were forgotten, which costs transactions.",
+    ),
     Metric::gauge("consumer_lag", "Messages of a stream that are not delivered yet or not acknowledged."),
     Metric::counter(
         "notifications_total",

@@ -64,11 +64,12 @@ impl BenchCheck {
             Err(error) if error.kind() == ErrorKind::NotFound => Figures::default(),
             Err(error) => return Err(error).with_context(|| format!("read {MEASUREMENTS_FILE}")),
         };
-        let program = benchmark().await?;
         let mut now = Figures::default();
-        for name in names(&program).await? {
-            let count = instructions(&program, &name).await?;
-            now.instructions.insert(name, count);
+        for program in benchmarks().await? {
+            for name in names(&program).await? {
+                let count = instructions(&program, &name).await?;
+                now.instructions.insert(name, count);
+            }
         }
         now.bytes_per_socket =
             if self.no_memory { before.bytes_per_socket } else { Some(bytes_per_socket().await?) };
@@ -118,11 +119,12 @@ async fn names(program: &Path) -> anyhow::Result<Vec<String>> {
     Ok(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Builds the benchmark program.
-async fn benchmark() -> anyhow::Result<PathBuf> {
+/// Builds the benchmark programs.
+async fn benchmarks() -> anyhow::Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["bench", "--no-run", "--workspace", "--bench", "hot", "--features", "gateway/bench"])
+        .args(["bench", "--no-run", "--package=gateway", "--package=notify-service", "--bench=hot"])
+        .arg("--features=gateway/bench,notify-service/bench")
         .arg("--message-format=json-render-diagnostics")
         .current_dir(place::workspace())
         .stderr(std::process::Stdio::inherit())
@@ -130,12 +132,14 @@ async fn benchmark() -> anyhow::Result<PathBuf> {
         .await
         .context("run cargo")?;
     ensure!(built.status.success(), "the build failed");
-    String::from_utf8_lossy(&built.stdout)
+    let programs: Vec<PathBuf> = String::from_utf8_lossy(&built.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find(|line| line["target"]["name"] == "hot" && line["executable"].is_string())
-        .and_then(|line| line["executable"].as_str().map(PathBuf::from))
-        .context("cargo did not print the path of the benchmark program")
+        .filter(|line| line["target"]["name"] == "hot")
+        .filter_map(|line| line["executable"].as_str().map(PathBuf::from))
+        .collect();
+    ensure!(!programs.is_empty(), "cargo did not print the paths of the benchmark programs");
+    Ok(programs)
 }
 
 /// Number of instructions of one operation.

@@ -54,12 +54,20 @@ pub struct Chaos {
     /// Use release builds instead of debug ones
     #[arg(long)]
     release: bool,
+    /// Commit or tag of another release. Every second replica starts with its programs, and every restart changes the
+    /// release of a replica
+    #[arg(long, value_name = "REVISION")]
+    beside: Option<String>,
 }
 
 impl Chaos {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         servers::provide().await?;
         let programs = build::programs(self.release).await?;
+        let other_release = match &self.beside {
+            Some(revision) => Some(build::programs_of(revision, self.release).await?),
+            None => None,
+        };
         let logs = place::local().join("chaos");
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
         eprintln!("Seed {seed}; the services' logs are in {}.", logs.display());
@@ -71,6 +79,7 @@ impl Chaos {
             servers: self.nats.into(),
             clients: self.clients.into(),
             programs: Some(programs),
+            other_release,
             logs: Some(logs),
         };
         let counters = Arc::new(Counters::default());
@@ -83,6 +92,11 @@ impl Chaos {
             _ = terminate.recv() => return Ok(ExitCode::from(143)),
         };
         println!("{report}");
+        if let Some(revision) = self.beside {
+            println!(
+                "Every second start of a replica used the programs of {revision}: add --beside {revision}."
+            );
+        }
         Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

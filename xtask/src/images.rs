@@ -40,8 +40,9 @@ pub struct Images {
     /// (amd64,arm64: the tag 0.9.0 from 0.9.0-amd64 and 0.9.0-arm64)
     #[arg(long, value_name = "SUFFIX", value_delimiter = ',', requires = "tags", conflicts_with_all = ["push", "platform"])]
     join: Vec<String>,
-    /// Certificates that cargo trusts during the build, for a proxy that inspects TLS. They are not part of the images
-    #[arg(long, value_name = "FILE")]
+    /// Certificates that cargo trusts during the build, for a proxy that inspects TLS; by default those that this machine
+    /// trusts. They are not part of the images
+    #[arg(long, value_name = "FILE", env = "CARGO_HTTP_CAINFO")]
     ca: Option<PathBuf>,
     /// Also build the image `debug`, which holds the programs' line tables
     #[arg(long)]
@@ -126,7 +127,8 @@ impl Images {
     ) -> anyhow::Result<()> {
         let mut arguments = vec![format!("--target={target}")];
         arguments.extend(source.arguments());
-        if let Some(ca) = &self.ca {
+        let trusted = openssl_probe::probe().cert_file;
+        if let Some(ca) = self.ca.as_ref().or(trusted.as_ref()) {
             arguments.push(format!("--secret=id=ca,src={}", ca.display()));
             arguments.push("--build-arg=CARGO_HTTP_CAINFO=/run/secrets/ca".to_owned());
         }
@@ -137,7 +139,7 @@ impl Images {
         builder.build(&self.names(target, tags), self.platform.len() > 1, self.push, &arguments).await.with_context(|| {
             format!(
                 "build {target}. If a base image can't be pulled, deploy/images/make.sh makes stand-ins; if cargo \
-                 doesn't trust the registry's certificate, pass --ca"
+                 doesn't trust the registry's certificate, pass its issuer with --ca"
             )
         })
     }

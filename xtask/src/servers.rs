@@ -24,12 +24,14 @@ pub async fn provide_browser() -> anyhow::Result<()> {
 /// Provides the tools that check the files under `deploy`. Returns an error for each missing one; its checks are
 /// skipped.
 pub async fn provide_checkers() -> Vec<anyhow::Error> {
-    const CHECKERS: [(&str, &str); 5] = [
+    const CHECKERS: [(&str, &str); 7] = [
         ("promtool", "prometheus"),
         ("nginx", "nginx-light"),
         ("caddy", "caddy"),
         ("shellcheck", "shellcheck"),
         ("openssl", "openssl"),
+        ("pgbouncer", "pgbouncer"),
+        ("psql", "postgresql-client"),
     ];
     // Installs all at once if possible, otherwise those that are available.
     let all = CHECKERS.map(|(_, package)| package);

@@ -4,8 +4,10 @@
 use super::commit::{self, BATCH, Call, fail, finish};
 use crate::{outbox::Outbox, store};
 use contract::{ConversationId, Refusal, chat::Sent};
-use service::{Backoff, postgres};
-use sqlx::PgPool;
+use service::{
+    Backoff,
+    postgres::{self, Pool},
+};
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard},
@@ -21,7 +23,7 @@ const WRITERS: usize = 2;
 
 /// The detours of one lane.
 pub(super) struct Detour {
-    pool: PgPool,
+    pool: Pool,
     outbox: Outbox,
     tasks: TaskTracker,
     writers: Semaphore,
@@ -37,7 +39,7 @@ struct Waiting {
 }
 
 impl Detour {
-    pub(super) fn new(pool: PgPool, outbox: Outbox, tasks: TaskTracker) -> Arc<Self> {
+    pub(super) fn new(pool: Pool, outbox: Outbox, tasks: TaskTracker) -> Arc<Self> {
         let writers = Semaphore::new(WRITERS);
         Arc::new(Self { pool, outbox, tasks, writers, waiting: Mutex::default() })
     }

@@ -3,11 +3,12 @@
 use super::id;
 use contract::{ConversationId, UserId};
 use contract::{chat::Participant, log::Range};
+use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 /// Blocks a user.
 pub async fn block(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> sqlx::Result<()> {
-    sqlx::query("insert into blocks (user_id, blocked_id) values ($1, $2) on conflict do nothing")
+    postgres::query("insert into blocks (user_id, blocked_id) values ($1, $2) on conflict do nothing")
         .bind(user.get())
         .bind(blocked.get())
         .execute(db)
@@ -21,7 +22,7 @@ pub async fn is_blocked_by_any(
     user: UserId,
     others: &[UserId],
 ) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select from blocks where user_id = any ($1) and blocked_id = $2)")
+    postgres::query_scalar("select exists (select from blocks where user_id = any ($1) and blocked_id = $2)")
         .bind(others.iter().map(|other| other.get()).collect::<Vec<_>>())
         .bind(user.get())
         .fetch_one(db)
@@ -30,7 +31,7 @@ pub async fn is_blocked_by_any(
 
 /// Unblocks a user.
 pub async fn unblock(db: impl PgExecutor<'_>, user: UserId, blocked: UserId) -> sqlx::Result<()> {
-    sqlx::query("delete from blocks where user_id = $1 and blocked_id = $2")
+    postgres::query("delete from blocks where user_id = $1 and blocked_id = $2")
         .bind(user.get())
         .bind(blocked.get())
         .execute(db)
@@ -50,7 +51,7 @@ pub async fn blocks(
         Range::Before(id) => (BLOCKS_BEFORE, id),
         Range::After(id) => (BLOCKS_AFTER, id),
     };
-    let rows = sqlx::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let rows = postgres::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
     let blocked = |row: &PgRow| {
         Ok(Participant { user_id: id(row.try_get("blocked_id")?)?, username: row.try_get("username")? })
     };
@@ -71,7 +72,7 @@ pub async fn conversations_of_two(
     user: UserId,
     other: UserId,
 ) -> sqlx::Result<Vec<ConversationId>> {
-    let ids: Vec<i64> = sqlx::query_scalar(
+    let ids: Vec<i64> = postgres::query_scalar(
         "select a.conversation_id from participants a
          join participants b on b.conversation_id = a.conversation_id and b.user_id = $2
          where a.user_id = $1

@@ -6,18 +6,19 @@ use contract::{
     chat::{Conversation, CreateConversation, Message, Participant},
     log::Range,
 };
-use sqlx::{PgExecutor, PgPool, Row, postgres::PgRow};
+use service::postgres::{self, Pool};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 
 /// Returns the conversation of these users about this listing, and whether it is new. Both lists have the same order.
 pub async fn open_conversation(
-    pool: &PgPool,
+    pool: &Pool,
     users: &[i64],
     usernames: &[Option<String>],
     request: &CreateConversation,
 ) -> sqlx::Result<(ConversationId, bool)> {
     let mut transaction = pool.begin().await?;
-    let created: Option<i64> = sqlx::query_scalar(
+    let created: Option<i64> = postgres::query_scalar(
         "insert into conversations (listing_id, title, people)
          values ($1, $2, sha256(convert_to(format('%s|%s', $1, $3::bigint[]), 'UTF8')))
          on conflict (people) do nothing returning conversation_id",
@@ -29,7 +30,7 @@ pub async fn open_conversation(
     .await?;
     let conversation: i64 = match created {
         Some(conversation) => {
-            sqlx::query(
+            postgres::query(
                 "insert into participants (conversation_id, user_id) select $1, unnest($2::bigint[])",
             )
             .bind(conversation)
@@ -39,7 +40,7 @@ pub async fn open_conversation(
             conversation
         }
         None => {
-            sqlx::query_scalar(
+            postgres::query_scalar(
                 "select conversation_id from conversations
                  where people = sha256(convert_to(format('%s|%s', $1::bigint, $2::bigint[]), 'UTF8'))",
             )
@@ -49,7 +50,7 @@ pub async fn open_conversation(
             .await?
         }
     };
-    sqlx::query(
+    postgres::query(
         "insert into users as u (user_id, username)
          select * from unnest($1::bigint[], $2::text[]) as n (user_id, username) where n.username is not null
          on conflict (user_id) do update set username = excluded.username where u.username <> excluded.username",
@@ -89,7 +90,7 @@ pub async fn list(
         Range::Before(id) => (LIST_BEFORE, Some(id)),
         Range::After(id) => (LIST_AFTER, Some(id)),
     };
-    let rows = sqlx::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let rows = postgres::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
     let listed =
         |row: &PgRow| Ok(Listed { id: row.try_get("conversation_id")?, activity: row.try_get("activity")? });
     rows.iter().map(listed).collect()
@@ -117,8 +118,8 @@ const LIST_AFTER: &str = "select c.conversation_id, c.activity
     order by c.activity limit $3";
 
 /// Conversations as a participant sees them, in the order of the ids, without those of other users.
-pub async fn conversations(pool: &PgPool, ids: &[i64], viewer: UserId) -> sqlx::Result<Vec<Conversation>> {
-    let rows = sqlx::query(
+pub async fn conversations(pool: &Pool, ids: &[i64], viewer: UserId) -> sqlx::Result<Vec<Conversation>> {
+    let rows = postgres::query(
         "select c.*, c.last_seq - v.read_seq as unread from conversations c
          join participants v on v.conversation_id = c.conversation_id and v.user_id = $2
          where c.conversation_id = any ($1)",
@@ -165,7 +166,7 @@ async fn participants_of_each(
     db: impl PgExecutor<'_>,
     conversations: &[i64],
 ) -> sqlx::Result<HashMap<i64, Participants>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select p.conversation_id, p.user_id, p.read_seq, coalesce(u.username, 'user-' || p.user_id) as username
          from participants p left join users u on u.user_id = p.user_id
          where p.conversation_id = any ($1) order by p.conversation_id, p.user_id",

@@ -3,6 +3,7 @@
 use super::{id, timestamp};
 use contract::chat::{ConversationHead, Marker, Unread};
 use contract::{ConversationId, MessageId, Seq, UserId};
+use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 /// Outcome of [`mark_read`].
@@ -22,7 +23,7 @@ pub async fn mark_read(
     user: UserId,
     message: MessageId,
 ) -> sqlx::Result<MarkOutcome> {
-    let row = sqlx::query(
+    let row = postgres::query(
         "select m.*, c.last_seq from mark_read($1, $2, $3) m left join conversations c on c.conversation_id = $1",
     )
         .bind(conversation.get())
@@ -47,7 +48,7 @@ pub async fn mark_read(
 
 /// Heads and marker sums of conversations.
 pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<Vec<ConversationHead>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select c.conversation_id, c.last_seq,
                 (select coalesce(sum(p.read_seq), 0)::bigint from participants p
                  where p.conversation_id = c.conversation_id) as read_sum
@@ -68,7 +69,7 @@ pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Resu
 
 /// Numbers of a user's unread conversations and messages.
 pub async fn unread(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Unread> {
-    let row = sqlx::query(
+    let row = postgres::query(
         "select count(*) filter (where c.last_seq > p.read_seq) as conversations,
                 coalesce(sum(c.last_seq - p.read_seq), 0)::bigint as messages
          from participants p join conversations c on c.conversation_id = p.conversation_id

@@ -6,6 +6,7 @@ use contract::{
     chat::{JoinRequest, Marker, Message},
     log::Head,
 };
+use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -111,7 +112,7 @@ pub async fn members(
     conversation: ConversationId,
     viewer: Option<UserId>,
 ) -> sqlx::Result<Members> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending,
                 exists (select from blocks b where b.user_id = $2 and b.blocked_id = p.user_id) as is_blocked
@@ -135,7 +136,7 @@ pub async fn members_of_each(
     db: impl PgExecutor<'_>,
     entries: &[&JoinRequest],
 ) -> sqlx::Result<Vec<Members>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
                 p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending, b.user_id is not null as is_blocked
@@ -169,7 +170,7 @@ pub struct DisplayName<'a> {
 
 /// Saves users' display names. Of several names of a user, the newest is saved; of equally new ones, the last.
 pub async fn save_usernames(db: impl PgExecutor<'_>, names: &[DisplayName<'_>]) -> sqlx::Result<()> {
-    sqlx::query(
+    postgres::query(
         "insert into users as u (user_id, username, named_at)
          select distinct on (n.user_id) n.user_id, n.username, n.named_at
          from unnest($1::bigint[], $2::text[], $3::bigint[]) with ordinality as n (user_id, username, named_at, ord)
@@ -191,7 +192,7 @@ pub async fn participants(
     db: impl PgExecutor<'_>,
     conversations: &[i64],
 ) -> sqlx::Result<HashMap<ConversationId, Vec<UserId>>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select conversation_id, array_agg(user_id order by user_id) as users from participants
          where conversation_id = any ($1) group by conversation_id",
     )

@@ -6,6 +6,7 @@ use contract::{
     chat::{Message, Send},
     log::Range,
 };
+use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -64,7 +65,7 @@ pub async fn store_messages(
         })
         .collect();
     let column = |of: fn(&Send) -> i64| distinct.iter().map(|send| of(send)).collect::<Vec<i64>>();
-    let rows = sqlx::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8)")
+    let rows = postgres::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(column(|send| send.conversation_id.get()))
         .bind(column(|send| send.sender_id.get()))
         .bind(distinct.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
@@ -130,7 +131,7 @@ pub async fn page(
         Range::Before(id) => (PAGE_BEFORE, id),
         Range::After(id) => (PAGE_AFTER, id),
     };
-    let rows = sqlx::query(query).bind(conversation.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let rows = postgres::query(query).bind(conversation.get()).bind(from).bind(limit).fetch_all(db).await?;
     rows.iter().map(message).collect()
 }
 
@@ -146,7 +147,7 @@ pub async fn messages(
     conversations: &[i64],
     messages: &[i64],
 ) -> sqlx::Result<Vec<Message>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         // Compared as rows, the keys match only one index. Otherwise, if most conversations are short, Postgres might
         // use the other index and read all of a long conversation.
         "select m.* from unnest($1::bigint[], $2::bigint[]) as k (conversation_id, message_id)

@@ -1,5 +1,6 @@
 //! The outbox: commits that are perhaps not published yet.
 
+use service::postgres;
 use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 
 /// One row of the outbox.
@@ -18,7 +19,7 @@ pub async fn lock_stale(
     older_than_secs: f64,
     limit: i64,
 ) -> sqlx::Result<Vec<OutboxRow>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select id, conversation_ids, message_ids, reader from outbox
          where created_at < clock_timestamp() - make_interval(secs => $1)
          order by id limit $2 for update skip locked",
@@ -40,13 +41,13 @@ pub async fn lock_stale(
 
 /// Deletes published rows of the outbox.
 pub async fn delete_outbox(db: impl PgExecutor<'_>, outbox_ids: &[i64]) -> sqlx::Result<()> {
-    sqlx::query("delete from outbox where id = any ($1)").bind(outbox_ids).execute(db).await?;
+    postgres::query("delete from outbox where id = any ($1)").bind(outbox_ids).execute(db).await?;
     Ok(())
 }
 
 /// Age of the oldest row of the outbox, in seconds; 0 if the outbox is empty.
 pub async fn outbox_age(db: impl PgExecutor<'_>) -> sqlx::Result<f64> {
-    sqlx::query_scalar(
+    postgres::query_scalar(
         "select coalesce(extract(epoch from clock_timestamp() - (
              select created_at from outbox order by id limit 1)), 0)::float8",
     )

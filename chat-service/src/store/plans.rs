@@ -110,7 +110,7 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 110, messages(pool, &vec![longest.get(); some.len()], &some));
     reads_at_most!(reads, 200, participants(pool, &ids));
     reads_at_most!(reads, 200, heads(pool, &ids));
-    reads_at_most!(reads, 400, conversations(pool, &ids, one));
+    reads_at_most!(reads, 400, conversations(&pool.clone().into(), &ids, one));
     reads_at_most!(reads, 60, unread(pool, one));
     reads_at_most!(reads, 200, conversations_of_two(pool, one, other));
     reads_at_most!(reads, 20, block(pool, one, other));
@@ -131,7 +131,7 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 20, mark_read(pool, longest, one, next()));
     let request = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
-    reads_at_most!(reads, 20, open_conversation(pool, &people, &[None, None], &request));
+    reads_at_most!(reads, 20, open_conversation(&pool.clone().into(), &people, &[None, None], &request));
     let batch = |key: u64| -> Vec<Send> {
         let send = |(conversation, sender): &(i64, i64)| Send {
             conversation_id: ConversationId::new(*conversation).unwrap(),
@@ -162,7 +162,11 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
 #[tokio::test]
 async fn jit_compilation_is_off() {
     let database = testkit::TestDatabase::create().await.unwrap();
-    let config = service::config::Database { database_url: database.url(), database_connections: 2 };
+    let config = service::config::Database {
+        database_url: database.url(),
+        database_direct_url: None,
+        database_connections: 2,
+    };
     let opened = postgres::open("chat", &crate::MIGRATIONS, &[], &config, &Default::default()).await;
     let jit: String = sqlx::query_scalar("show jit").fetch_one(&opened.unwrap().unwrap()).await.unwrap();
     assert_eq!(jit, "off");

@@ -3,6 +3,7 @@
 use super::{id, messages, messages::message, timestamp};
 use contract::chat::{Message, Reported};
 use contract::{MessageId, Timestamp, UserId};
+use service::postgres;
 use sqlx::{PgConnection, PgExecutor, Row};
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ pub async fn message_seen_by(
     message_id: MessageId,
     user: UserId,
 ) -> sqlx::Result<Option<Message>> {
-    let row = sqlx::query(
+    let row = postgres::query(
         "select m.* from messages m
          join participants p on p.conversation_id = m.conversation_id and p.user_id = $2
          where m.message_id = $1",
@@ -32,7 +33,7 @@ pub async fn report(
     message: Option<&Message>,
     reason: &str,
 ) -> sqlx::Result<(i64, Timestamp)> {
-    let row = sqlx::query(
+    let row = postgres::query(
         "insert into reports (reporter_id, user_id, conversation_id, message_id, content, reason)
          values ($1, $2, $3, $4, $5, $6) returning report_id, created_at",
     )
@@ -53,7 +54,7 @@ pub async fn lock_unpublished(
     older_than_secs: f64,
     limit: i64,
 ) -> sqlx::Result<Vec<Reported>> {
-    let rows = sqlx::query(
+    let rows = postgres::query(
         "select * from reports where not told and created_at < clock_timestamp() - make_interval(secs => $1)
          order by report_id limit $2 for update skip locked",
     )
@@ -91,7 +92,7 @@ pub async fn lock_unpublished(
 
 /// Marks reports as published to JetStream.
 pub async fn mark_published(db: impl PgExecutor<'_>, reports: &[i64]) -> sqlx::Result<()> {
-    sqlx::query("update reports set told = true where report_id = any ($1)")
+    postgres::query("update reports set told = true where report_id = any ($1)")
         .bind(reports)
         .execute(db)
         .await?;

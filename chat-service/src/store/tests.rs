@@ -10,12 +10,13 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use sqlx::{ConnectOptions, PgExecutor, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
+use service::postgres::Pool;
+use sqlx::{ConnectOptions, PgExecutor, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use std::{str::FromStr, time::Duration};
 use testkit::TestDatabase;
 
 struct Database {
-    pool: PgPool,
+    pool: Pool,
     _database: TestDatabase,
 }
 
@@ -26,10 +27,10 @@ async fn database() -> Database {
     sqlx::query("create schema chat").execute(&mut connection).await.unwrap();
     crate::MIGRATIONS.run(&mut connection).await.unwrap();
     let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
-    Database { pool, _database: database }
+    Database { pool: pool.into(), _database: database }
 }
 
-async fn conversation(pool: &PgPool, users: &[i64]) -> ConversationId {
+async fn conversation(pool: &Pool, users: &[i64]) -> ConversationId {
     let listing_id = Some(fastrand::i64(1..));
     let request = CreateConversation { participants: Vec::new(), listing_id, title: None };
     open_conversation(pool, users, &vec![None; users.len()], &request).await.unwrap().0
@@ -101,7 +102,7 @@ async fn store(
     lines.iter().copied().zip(batch.outcomes).collect()
 }
 
-async fn check(pool: &PgPool, conversation_id: ConversationId) {
+async fn check(pool: &Pool, conversation_id: ConversationId) {
     let log = page(pool, conversation_id, Range::After(0), 1_000).await.unwrap();
     let seqs: Vec<i64> = log.iter().map(|message| message.seq).collect();
     assert_eq!(
@@ -131,7 +132,7 @@ async fn check(pool: &PgPool, conversation_id: ConversationId) {
     }
 }
 
-async fn run(pool: &PgPool, steps: Vec<Step>) {
+async fn run(pool: &Pool, steps: Vec<Step>) {
     let people = [1, 2, 3];
     let conversation_ids = [
         conversation(pool, &people).await,
@@ -340,7 +341,7 @@ async fn a_send_whose_deadline_has_passed_is_not_stored() {
 }
 
 /// Reads a user's whole list in pages of two. After each page, one of the conversations moves.
-async fn read_while_moving(pool: &PgPool, reader: UserId, moves: &[ConversationId]) -> Vec<i64> {
+async fn read_while_moving(pool: &Pool, reader: UserId, moves: &[ConversationId]) -> Vec<i64> {
     let (mut range, mut read) = (Range::Newest, Vec::new());
     for number in 0.. {
         let page = list(pool, reader, range, 2).await.unwrap();

@@ -191,6 +191,11 @@ impl Browser {
         opened.handle
     }
 
+    /// Closes the controlled window.
+    pub async fn close_window(&self) {
+        self.client.close_window().await.expect("close a window");
+    }
+
     /// Switches to another window.
     pub async fn switch(&self, window: &WindowHandle) {
         self.client.switch_to_window(window.clone()).await.expect("switch windows");

@@ -1,7 +1,8 @@
 //! The demo page with two users, Alice and Bruno, in separate browsers.
 
 use crate::browser::Browser;
-use e2e::{Kind, Stack, TIMEOUT, eventually, token_with};
+use e2e::{Kind, Stack, TIMEOUT, eventually, token_with, within};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -208,6 +209,44 @@ async fn two_users_chat_see_each_other_type_and_get_notifications() {
 }
 
 #[tokio::test]
+async fn a_user_opens_a_conversation_blocks_and_reports() {
+    let demo = Demo::start().await;
+    let Some([alice, bruno]) = demo.both().await else { return };
+    alice.until("!part('block').hidden && part('block').ariaPressed === 'false'").await;
+    assert_eq!(alice.eval("part('block').ariaLabel").await, "Bloquer Bruno");
+    alice.click("#block").await;
+    alice.until("part('block').ariaPressed === 'true'").await;
+    assert_eq!(alice.eval("part('action-said').textContent").await, "Bruno ne peut plus vous écrire.");
+    type_text(&bruno, "Bonjour ?\n").await;
+    bruno.until("texts('.failure')[0]?.startsWith('Cette personne vous a bloqué.')").await;
+    alice.click("#block").await;
+    alice.until("part('block').ariaPressed === 'false'").await;
+    bruno.click(".failure .link").await;
+    alice.until("messages().at(-1) === 'Bonjour ?'").await;
+
+    let mut reports = demo.nats.subscribe("chat.reported").await.expect("subscribe");
+    alice.click("#report").await;
+    alice.keys("#report-field", "Demande un paiement hors du site.").await;
+    alice.screenshot("demo-report").await;
+    alice.click("#report-form [type=submit]").await;
+    alice.until("!part('report-dialog').open && part('action-said').textContent.startsWith('Merci')").await;
+    let report = within("the report", reports.next()).await.expect("a report");
+    let report: Value = serde_json::from_slice(&report.payload).expect("JSON");
+    assert_eq!((&report["user_id"], &report["reporter_id"]), (&json!(BRUNO), &json!(ALICE)));
+
+    alice.click("#new").await;
+    alice.keys("#new-field", &format!("{ALICE}\n")).await;
+    alice.until("part('new-error').textContent !== ''").await;
+    alice.run("part('new-field').value = ''", vec![]).await;
+    alice.keys("#new-field", &format!("{CHLOE}\n")).await;
+    alice
+        .until("!part('new-dialog').open && document.activeElement.id === 'text' && messages().length === 0")
+        .await;
+    alice.until("document.querySelectorAll('#conversations .row').length === 2").await;
+    alice.screenshot("demo-new").await;
+}
+
+#[tokio::test]
 async fn a_narrow_page_shows_one_pane_at_a_time_and_pages_the_history() {
     let demo = Demo::start().await;
     for number in 1..=120 {
@@ -244,7 +283,8 @@ async fn a_narrow_page_shows_one_pane_at_a_time_and_pages_the_history() {
     page.keys(".row", "\n").await;
     // The conversation keeps all loaded messages.
     page.until("!part('conversation').hidden && messages().length === 120").await;
-    page.keys("#peer-name", &format!("{TAB}{TAB}")).await;
+    // Past the buttons for reports and blocks, and the messages.
+    page.keys("#peer-name", &format!("{TAB}{TAB}{TAB}{TAB}")).await;
     page.until("document.activeElement.id === 'text'").await;
     page.run("history.back()", vec![]).await;
     page.until("part('conversation').hidden").await;
@@ -357,6 +397,88 @@ async fn a_notification_shows_one_toast_across_a_users_tabs() {
     // Longer than a hidden tab delays its toast.
     browser.becomes_true("false", 1_000).await;
     assert_eq!(toasts().await, 3);
+}
+
+#[tokio::test]
+async fn the_composer_counts_characters_and_knows_input_methods() {
+    let demo = Demo::start().await;
+    let Some(page) = demo.page(ALICE, 390).await else { return };
+    page.click("#conversations .row").await;
+    page.until("document.activeElement.id === 'peer-name'").await;
+    // As pasting does.
+    let paste = |text: &str| {
+        format!(
+            "part('text').focus(); part('text').select(); document.execCommand('insertText', false, {text})"
+        )
+    };
+    page.run(&paste("'a'.repeat(4100)"), vec![]).await;
+    assert_eq!(page.eval("part('text').value.length").await, 4100, "nothing is cut");
+    assert_eq!(page.eval("part('send').disabled").await, true);
+    assert_eq!(page.eval("part('count').innerText.replace('-', '−')").await, "−100");
+    page.keys("#text", "\n").await;
+    assert_eq!(page.eval("messages().length").await, 0);
+    page.run(&paste("'🚲'.repeat(3990)"), vec![]).await;
+    assert_eq!(page.eval("[part('send').disabled, part('count').innerText]").await, json!([false, "10"]));
+    page.run(&paste("'にほん'"), vec![]).await;
+    assert_eq!(page.eval("part('count').hidden").await, true);
+    // Safari's Enter that ends a composition.
+    let enter = "part('text').dispatchEvent(new KeyboardEvent('keydown',
+        { key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }))";
+    page.run(enter, vec![]).await;
+    assert_eq!(page.eval("[part('text').value, messages().length]").await, json!(["にほん", 0]));
+    page.keys("#text", "\n").await;
+    page.until("messages().join() === 'にほん' && states().join() === 'sent'").await;
+}
+
+#[tokio::test]
+async fn the_status_is_readable_and_grammatical() {
+    let demo = Demo::start().await;
+    let Some(page) = demo.page(ALICE, 390).await else { return };
+    assert_eq!(page.eval("part('status').innerText").await, "Connecté");
+    assert_eq!(page.eval("parseFloat(getComputedStyle(part('status')).fontSize) > 10").await, true);
+    demo.publish_payment(ALICE, 1).await;
+    page.until("part('bell').ariaLabel === 'Notifications\u{a0}: 1 non lue'").await;
+    demo.publish_payment(ALICE, 2).await;
+    page.until("part('bell').ariaLabel === 'Notifications\u{a0}: 2 non lues'").await;
+    demo.send(demo.bike, BRUNO, "Bonjour").await;
+    page.until("document.querySelector('#conversations .badge').textContent === '1 non lu'").await;
+    page.click("[data-lang=en]").await;
+    page.until("document.querySelector('#conversations .badge').textContent === '1 unread'").await;
+}
+
+#[tokio::test]
+async fn a_toast_stays_under_the_pointer() {
+    let demo = Demo::start().await;
+    let Some(page) = demo.page(ALICE, 1280).await else { return };
+    // Toasts end soon, and their looks at the pointer are counted.
+    let hurry = "window.looks = 0;
+        const later = window.setTimeout;
+        window.setTimeout = (act, ms, ...rest) =>
+            ms === 7000 || ms === 3500 ? later(() => (window.looks += 1, act()), 100) : later(act, ms, ...rest);";
+    page.run(hurry, vec![]).await;
+    // Where the toast will be.
+    let pointer = |x: u32, y: u32| json!({"type": "mouseMoved", "x": x, "y": y});
+    page.devtools("Input.dispatchMouseEvent", pointer(1100, 100)).await;
+    demo.publish_payment(ALICE, 1).await;
+    page.until("looks >= 5").await;
+    assert_eq!(page.eval("texts('.toast').length").await, 1);
+    page.devtools("Input.dispatchMouseEvent", pointer(10, 700)).await;
+    page.until("texts('.toast').length === 0").await;
+}
+
+#[tokio::test]
+async fn an_error_of_the_list_is_shown() {
+    let demo = Demo::start().await;
+    let Some(page) = demo.page(ALICE, 1280).await else { return };
+    let fail = "window.realFetch = fetch;
+        window.fetch = (url, ...rest) => String(url).includes('/api/conversations?')
+            ? Promise.resolve(new Response('{\"code\":\"forbidden\",\"detail\":\"\"}', { status: 403 })) : realFetch(url, ...rest);
+        window.stopped = part('list-error').hidden;";
+    page.run(fail, vec![]).await;
+    page.run("dispatchEvent(new Event('offline')); dispatchEvent(new Event('online'))", vec![]).await;
+    page.until("!part('list-error').hidden && part('list-reason').innerText").await;
+    page.run("window.fetch = realFetch; part('list-retry').click()", vec![]).await;
+    page.until("part('list-error').hidden").await;
 }
 
 #[tokio::test]

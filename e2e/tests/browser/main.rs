@@ -4,5 +4,6 @@
 
 mod api_docs;
 mod browser;
+mod client;
 mod demo;
 mod guide;

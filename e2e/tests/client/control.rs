@@ -3,6 +3,7 @@
 use e2e::{Kind, Stack, token_with};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -18,6 +19,10 @@ enum Request {
     Conversation { users: Vec<i64> },
     /// Publishes as a backend.
     Publish { subject: String, payload: Value },
+    /// Sends requests to a service, one after the other, as a backend does. The reply is the list of the answers.
+    Call { subject: String, payloads: Vec<Value> },
+    /// Runs SQL on the database.
+    Query { sql: String },
     /// Kills a service, or nats-server (`nats`), with SIGKILL.
     Kill { part: String, index: usize },
     /// Stops a service with SIGTERM.
@@ -61,6 +66,21 @@ async fn execute(stack: &mut Stack, request: Request) -> Value {
             let nats = stack.backend().await;
             nats.publish(subject, payload.to_string().into()).await.expect("publish");
             nats.flush().await.expect("flush");
+            Value::Null
+        }
+        Request::Call { subject, payloads } => {
+            let nats = stack.backend().await;
+            let mut answers = Vec::new();
+            for payload in payloads {
+                let answer =
+                    nats.request(subject.clone(), payload.to_string().into()).await.expect("an answer");
+                answers.push(serde_json::from_slice(&answer.payload).unwrap_or_default());
+            }
+            Value::Array(answers)
+        }
+        Request::Query { sql } => {
+            let mut database = PgConnection::connect(&stack.database.url()).await.expect("a connection");
+            database.execute(AssertSqlSafe(sql)).await.expect("run SQL");
             Value::Null
         }
         Request::Kill { part, index } => {

@@ -1,13 +1,41 @@
-//! Runs the tests of the browser client, `clients/js`, in Node against a real stack. They may kill its services.
+//! Runs the tests of the clients, `clients/js` and `clients/python`, against real stacks. They may kill its services.
 
 mod control;
 mod node;
+mod package;
+mod python;
+mod served;
 
 use e2e::{Options, Stack};
+use node::Tools;
 use serde_json::json;
 
 /// Test files. They run one after the other, because some kill services that others need.
-const TESTS: [&str; 3] = ["test/features.test.js", "test/faults.test.js", "test/readme.test.js"];
+const TESTS: [&str; 12] = [
+    "test/pager.test.js",
+    "test/features.test.js",
+    "test/identity.test.js",
+    "test/lists.test.js",
+    "test/conversation.test.js",
+    "test/react.test.js",
+    "test/persist.test.js",
+    "test/connection.test.js",
+    "test/memory.test.js",
+    "test/model.test.js",
+    "test/faults.test.js",
+    "test/readme.test.js",
+];
+
+/// Runs test files on a stack with these variables.
+async fn run_tests(tools: &Tools, files: &[&str], env: Vec<(&'static str, String)>) {
+    let stack = Stack::with(Options { counts: [2, 1, 1, 1], env, ..Options::default() }).await;
+    let gateways = [stack.host(0), stack.host(1)];
+    let control = control::serve(stack).await;
+    let env = json!({ "gateways": gateways, "control": control }).to_string();
+    let arguments = ["--expose-gc", "--test", "--test-concurrency=1", "--test-reporter=spec"];
+    let output = tools.node(&[&arguments[..], files].concat(), &[("STACK", &env)]).await;
+    println!("{output}");
+}
 
 #[tokio::test]
 async fn the_clients_tests_pass() {
@@ -15,36 +43,14 @@ async fn the_clients_tests_pass() {
         Ok(tools) => tools,
         Err(reason) => return node::skip("the tests of clients/js", &reason),
     };
-    let stack = Stack::with(Options { counts: [2, 1, 1, 1], ..Options::default() }).await;
-    let gateways = [stack.host(0), stack.host(1)];
-    let control = control::serve(stack).await;
-    let env = json!({ "gateways": gateways, "control": control }).to_string();
-    let arguments = ["--test", "--test-concurrency=1", "--test-reporter=spec"];
-    let output = tools.node(&[&arguments[..], &TESTS].concat(), &[("STACK", &env)]).await;
-    println!("{output}");
+    run_tests(&tools, &TESTS, Vec::new()).await;
 }
 
 #[tokio::test]
-async fn the_clients_types_are_current_and_its_package_is_complete() {
+async fn the_client_needs_no_user_id_in_the_token() {
     let tools = match node::tools().await {
         Ok(tools) => tools,
-        Err(reason) => return node::skip("the package of clients/js", &reason),
+        Err(reason) => return node::skip("the client without a claim user_id", &reason),
     };
-    let shipped = tools.read("realtime.d.ts");
-    tools.node(&["node_modules/typescript/bin/tsc"], &[]).await;
-    tools.node(&["node_modules/typescript/bin/tsc", "-p", "tsconfig.types.json"], &[]).await;
-    assert_eq!(
-        tools.read("realtime.d.ts"),
-        shipped,
-        "realtime.d.ts is outdated; `npm run types` in clients/js rewrites it"
-    );
-    assert_eq!(tools.read("LICENSE"), include_str!("../../../LICENSE"));
-
-    let packed = tools.npm(&["pack", "--dry-run", "--json", "--ignore-scripts"]).await.unwrap();
-    let packed: serde_json::Value = serde_json::from_str(&packed).unwrap();
-    let package = packed.get(0).or_else(|| packed.get("@vyzio/realtime")).unwrap();
-    let mut files: Vec<&str> =
-        package["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
-    files.sort_unstable();
-    assert_eq!(files, ["LICENSE", "README.md", "package.json", "realtime.d.ts", "realtime.js"]);
+    run_tests(&tools, &["test/claims.test.js"], vec![("USER_ID_CLAIM", "sub".to_owned())]).await;
 }

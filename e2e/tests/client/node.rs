@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients/js");
 /// Time limit of npm, and of all tests of the client together.
-const TIMEOUT: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Node and npm in a copy of the client's folder.
 pub struct Tools {
@@ -60,10 +60,11 @@ async fn install(target: &Path) -> PathBuf {
     packages.join("node_modules")
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies the content of a folder, without installed packages.
+pub fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("read a folder").map(|entry| entry.expect("an entry")) {
         let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_name() == "node_modules" {
+        if entry.file_name() == "node_modules" || entry.file_name() == "__pycache__" {
             continue;
         }
         if path.is_dir() {
@@ -92,6 +93,11 @@ impl Tools {
         run("npm", arguments, &self.folder, &[]).await
     }
 
+    /// The copy.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Reads a file of the copy.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(name)).unwrap_or_else(|error| panic!("read {name}: {error}"))
@@ -104,7 +110,11 @@ impl Drop for Tools {
     }
 }
 
-async fn run(
+/// Runs a program and returns its output.
+///
+/// # Errors
+/// If it fails.
+pub async fn run(
     program: &str,
     arguments: &[&str],
     folder: &Path,

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 use testkit::{Child, Output, Program, free_port};
 
 const DASHBOARD: &str = "deploy/observability/grafana/dashboards/vyzio.json";
-/// Prefixes of metrics of the NATS exporter, which no package provides.
-const NATS_EXPORTER: [&str; 2] = ["jetstream_", "gnatsd_"];
+/// Prefixes of metrics of other exporters: of NATS, which no package provides, and of machines.
+const EXPORTERS: [&str; 4] = ["jetstream_", "gnatsd_", "node_", "kubelet_"];
 
 /// A Prometheus with our alerts.
 struct Prometheus {
@@ -186,8 +186,8 @@ async fn every_panel_and_alert_uses_existing_metrics() {
             if series.is_empty() { (&mut without, true) } else { (&mut with_data, false) };
         *count += 1;
         for metric in metrics(expression) {
-            let is_nats = NATS_EXPORTER.iter().any(|start| metric.starts_with(start));
-            let is_external = ["up", "ALERTS"].contains(&metric.as_str()) || is_nats;
+            let is_exporter = EXPORTERS.iter().any(|start| metric.starts_with(start));
+            let is_external = ["up", "ALERTS"].contains(&metric.as_str()) || is_exporter;
             if is_empty
                 && !is_external
                 && prometheus.query(&metric).await.is_empty()

@@ -2,6 +2,7 @@
 //! installs the tools. A check without its tool is skipped and reports that.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alerts;
 mod context;
 mod dashboard;
 mod docker;

@@ -55,7 +55,11 @@ async fn the_python_bot_answers_each_message_once() {
     let mut stack = Stack::start().await;
     let conversation = stack.conversation(&[456, 457]).await;
     let env = bot_environment(&stack, conversation);
-    let bot = || Program::new(&python).arg("-u").arg(folder().join("python-bot/bot.py"));
+    let client = folder().parent().unwrap().join("clients/python/src");
+    let bot = || {
+        let bot = Program::new(&python).arg("-u").arg(folder().join("python-bot/bot.py"));
+        bot.env("PYTHONPATH", client.display().to_string())
+    };
     send_message(&stack, conversation, "Un").await;
     let running = start(bot(), &env);
     assert_eq!(texts(&stack, conversation, 2).await, ["Un", "Vous avez dit : Un"]);

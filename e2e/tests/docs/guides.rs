@@ -3,7 +3,7 @@
 
 use crate::{
     notifications, payments,
-    snippets::{FRENCH, GETTING_STARTED, Page},
+    snippets::{FRENCH, GETTING_STARTED, Page, README},
     tools::{self, Tool, run},
 };
 use e2e::{Options, SECRET, Stack};
@@ -63,6 +63,48 @@ async fn conversation_and_message(page: Page, subject: &str) {
 #[tokio::test]
 async fn the_commands_of_getting_started_work() {
     conversation_and_message(GETTING_STARTED, "the commands of docs/getting-started.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_work() {
+    conversation_and_message(README, "the commands of README.md").await;
+}
+
+#[tokio::test]
+async fn the_javascript_of_the_readme_works() {
+    let subject = "the JavaScript of README.md";
+    let (node, folder) = match tools::node().await {
+        Ok(found) => found,
+        Err(reason) => return tools::skip(subject, &reason),
+    };
+    let stack = stack().await;
+    assert_eq!(stack.conversation(&[456, 457]).await, 123);
+    let folder = tempfile::tempdir_in(folder).unwrap();
+    let snippet = README.snippet("page.js").replace("127.0.0.1:8000", &stack.host(0));
+    let token = e2e::token(456);
+    // Adds the variables and the function of the page, and closes the socket after the echo.
+    let page = format!(
+        "import WebSocket from 'ws';\nconst conversationId = 123, token = '{token}';\n\
+         const addMessage = ({{ content }}) => (console.log(content), chat.close());\n{snippet}"
+    );
+    fs::write(folder.path().join("page.mjs"), page).unwrap();
+    let output = run(Tool::new(node, folder.path()).arg("page.mjs"), &stack, &[]).await;
+    assert_eq!(output.trim(), "Bonjour!");
+}
+
+#[tokio::test]
+async fn the_readmes_commands_for_nats_and_tokens_work() {
+    let stack = stack().await;
+    let folder = tempfile::tempdir().unwrap();
+    cargo_shim(folder.path());
+    let output = terminal(&stack, folder.path(), "", &README.snippet("token.sh")).await;
+    assert_eq!(output.trim().split('.').count(), 3, "not a token: {output}");
+    let nats = match tools::nats().await {
+        Ok(nats) => nats.display().to_string(),
+        Err(reason) => return tools::skip("the `nats` command of README.md", &reason),
+    };
+    terminal(&stack, folder.path(), &nats, &README.snippet("notify.sh")).await;
+    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789]);
 }
 
 #[tokio::test]
@@ -170,6 +212,8 @@ fn the_french_guide_has_the_old_guides_javascript_unchanged() {
 fn every_snippet_of_the_guides_is_run_by_a_test() {
     let getting_started = ["conversation.sh", "notify.sh", "own-token.sh", "page.js", "wscat.sh"];
     assert_eq!(GETTING_STARTED.names(), getting_started);
+    let readme = ["conversation.sh", "notify.sh", "page.js", "token.sh", "wscat.sh"];
+    assert_eq!(README.names(), readme);
     let french = [
         "boutique/vues.py", // In the project of migration.rs.
         "compose.override.yml",

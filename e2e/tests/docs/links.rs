@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FOLDERS: [&str; 5] = [".", "docs", "deploy", "examples", "clients/js"];
+const FOLDERS: [&str; 6] = [".", "docs", "deploy", "examples", "clients/js", "clients/python"];
 
 /// The anchor that GitHub derives from a heading.
 fn anchor(heading: &str) -> String {

@@ -27,6 +27,9 @@ pages! {
     FRENCH = "guide.fr.md",
 }
 
+/// The page in the root folder.
+pub const README: Page = Page { name: "README.md", text: include_str!("../../../README.md") };
+
 /// A fenced block.
 pub struct Block {
     pub kind: Kind,

@@ -1,6 +1,7 @@
 //! A request that was reported as failed is not executed later. A locked conversation delays no other.
 
 use e2e::{Answer, Kind, Options, Stack, eventually, within};
+use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use testkit::Signal;
@@ -114,7 +115,8 @@ async fn a_locked_conversation_delays_no_other() {
     }
     for seq in 1..=20 {
         other.say("waits for nothing").await;
-        assert_eq!(other.next().await["seq"], seq);
+        let frame = other.next().await;
+        assert_eq!(frame["seq"], seq, "{frame}");
         let waiting = waiting(&mut transaction).await;
         assert!(waiting <= 2, "{waiting} Postgres processes wait");
     }
@@ -155,4 +157,36 @@ async fn a_send_to_a_conversation_that_stays_locked_is_refused_and_not_stored_la
         let shown = socket.next().await;
         assert_eq!((&shown["content"], &shown["seq"]), (&json!("in time"), &json!(1)));
     }
+}
+
+#[tokio::test]
+async fn a_send_that_shares_a_batch_with_sends_to_a_locked_conversation_is_answered() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let users: Vec<i64> = (1..=4).collect();
+    let (locked, free) = (stack.conversation(&users).await, stack.conversation(&[5, 6]).await);
+    let mut postgres = PgConnection::connect(&stack.database.url()).await.unwrap();
+    let mut transaction = postgres.begin().await.unwrap();
+    let lock = format!("select from chat.conversations where conversation_id = {locked} for update");
+    transaction.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
+    let send = async |id: i64, user: i64| {
+        stack.post(&format!("/api/conversations/{id}/messages"), user, json!({"message": "hello"})).await
+    };
+    let waiting = async |count: f64| {
+        let waiting = || async { stack.metric(Kind::Gateway, 0, "gateway_sends_waiting").await };
+        eventually("sends that wait", || async { (waiting().await == count).then_some(()) }).await;
+    };
+    // No batch is answered meanwhile, so the last sends share one: the gateway has at most two in progress.
+    stack.signal(Kind::Chat, 0, Signal::Stop);
+    let blocked = join_all(users.iter().map(|user| send(locked, *user)));
+    let sent = async {
+        waiting(4.0).await;
+        let resume = async {
+            waiting(5.0).await;
+            stack.signal(Kind::Chat, 0, Signal::Cont);
+        };
+        tokio::join!(send(free, 5), resume).0
+    };
+    let (blocked, sent) = tokio::join!(blocked, sent);
+    assert_eq!(sent.status, 201, "{sent:?}");
+    assert!(blocked.iter().all(|answer| answer.status == 503), "{blocked:?}");
 }

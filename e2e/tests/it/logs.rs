@@ -1,6 +1,7 @@
-use e2e::{Kind, Options, Socket, Stack, eventually, token};
+use e2e::{Kind, Options, Socket, Stack, eventually, token, within};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
 
 /// A client's address, in `X-Forwarded-For`.
 const ADDRESS: &str = "203.0.113.77";
@@ -90,4 +91,49 @@ async fn logs_contain_no_token_text_or_address() {
             assert!(!line.contains(secret), "{secret} in: {line}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_log_filter_can_be_changed_while_a_service_runs() {
+    let (sender, mut lines) = mpsc::channel(1000);
+    let options = Options {
+        counts: [1, 0, 0, 0],
+        env: vec![("RUST_LOG", "info".to_owned())],
+        on_line: Arc::new(move |_, line| drop(sender.try_send(line.to_owned()))),
+        ..Options::default()
+    };
+    let stack = Stack::with(options).await;
+    let url = format!("http://{}/log", stack.admin(Kind::Gateway, 0));
+    let get = async || stack.http().get(&url).send().await.unwrap().text().await.unwrap();
+    let put = async |body: String| {
+        let response = stack.http().put(&url).body(body).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    assert_eq!(get().await, "info\n");
+
+    // Debug lines of the service appear with the new filter.
+    assert_eq!(put("warn,service=info,gateway=debug".to_owned()).await.0, 200);
+    let filter = get().await;
+    for part in ["gateway=debug", "service=info", "warn"] {
+        assert!(filter.contains(part), "{filter}");
+    }
+    let mut refused = Socket::open(&format!("ws://{}/ws/notifications/?token=x", stack.host(0))).await;
+    assert_eq!(refused.closed().await, Some(4401));
+    let mut seen = Vec::new();
+    while !seen.iter().any(|line: &String| line.contains("DEBUG")) {
+        seen.push(within("a debug line", lines.recv()).await.unwrap());
+    }
+    assert!(seen.iter().any(|line| line.contains("the log filter was changed")), "{seen:?}");
+
+    // A refused filter changes nothing.
+    for (body, reason) in [("gateway=loud", "expected one of"), ("", "empty"), (" \n", "empty")] {
+        let (status, text) = put(body.to_owned()).await;
+        assert!(
+            status == 400 && text.contains(reason) && text.contains("info,gateway=debug"),
+            "{status} {text}"
+        );
+    }
+    assert_eq!(put("info,".repeat(1000)).await.0, 413);
+    assert_eq!(get().await, filter);
+    assert_eq!(put("error".to_owned()).await, (200, "error\n".to_owned()));
 }

@@ -27,6 +27,7 @@ mod revocations;
 mod rules;
 mod safety;
 mod scale;
+mod secrets;
 mod subscriptions;
 mod tokens;
 mod traces;

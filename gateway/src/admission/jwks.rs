@@ -1,4 +1,5 @@
-//! The keys that verify tokens: one key from the configuration, or a key set that is published at a URL.
+//! The keys that verify tokens: one key from the configuration, or a key set that is published at a URL; during a
+//! rotation, the former keys as well.
 
 use crate::config::Tokens;
 use anyhow::{Context, bail, ensure};
@@ -45,8 +46,15 @@ pub struct Key {
     pub(crate) decoding_key: DecodingKey,
 }
 
-/// The source of the keys.
-pub enum Keys {
+/// The keys of the gateway.
+pub struct Keys {
+    current: Source,
+    /// Former keys, whose tokens are still accepted.
+    pub(crate) previous: Vec<Key>,
+}
+
+/// The source of the current keys.
+enum Source {
     /// One key from the configuration.
     Configured(Arc<Key>),
     /// A key set at a URL.
@@ -62,32 +70,47 @@ impl Keys {
         let given = |variable: &Option<String>| variable.clone().filter(|value| !value.trim().is_empty());
         let (secret, pem, url) =
             (given(&tokens.jwt_secret), given(&tokens.jwt_public_key), given(&tokens.jwt_jwks_url));
-        match (secret, pem, url) {
-            (Some(secret), None, None) => {
-                let decoding_key = DecodingKey::from_secret(secret.as_bytes());
-                Ok(Self::Configured(Arc::new(Key { id: None, algorithm: Algorithm::HS256, decoding_key })))
-            }
-            (None, Some(pem), None) => public_key(&pem).map(|key| Self::Configured(Arc::new(key))),
-            (None, None, Some(url)) => KeySet::new(&url).map(|set| Self::Published(Arc::new(set))),
+        let current = match (secret, pem, url) {
+            (Some(secret), None, None) => Source::Configured(Arc::new(secret_key(&secret))),
+            (None, Some(pem), None) => Source::Configured(Arc::new(public_key("JWT_PUBLIC_KEY", &pem)?)),
+            (None, None, Some(url)) => Source::Published(Arc::new(KeySet::new(&url)?)),
             _ => {
                 bail!("configuration: set exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL")
             }
+        };
+        let mut previous: Vec<_> = given(&tokens.jwt_secret_previous).iter().map(|s| secret_key(s)).collect();
+        if let Some(pem) = given(&tokens.jwt_public_key_previous) {
+            previous.push(public_key("JWT_PUBLIC_KEY_PREVIOUS", &pem)?);
+        }
+        Ok(Self { current, previous })
+    }
+
+    /// The current key for a token whose header has this key id.
+    pub fn find(&self, id: Option<&str>) -> Option<Arc<Key>> {
+        match &self.current {
+            Source::Configured(key) => Some(key.clone()),
+            Source::Published(set) => set.find(id),
         }
     }
 
-    /// The key for a token whose header has this key id.
-    pub fn find(&self, id: Option<&str>) -> Option<Arc<Key>> {
-        match self {
-            Self::Configured(key) => Some(key.clone()),
-            Self::Published(set) => set.find(id),
+    /// The key set, if the keys are published at a URL.
+    pub const fn key_set(&self) -> Option<&Arc<KeySet>> {
+        match &self.current {
+            Source::Configured(_) => None,
+            Source::Published(set) => Some(set),
         }
     }
 }
 
+fn secret_key(secret: &str) -> Key {
+    let decoding_key = DecodingKey::from_secret(secret.as_bytes());
+    Key { id: None, algorithm: Algorithm::HS256, decoding_key }
+}
+
 /// Reads a PEM. Its line ends may be written as `\n`, because some variables can hold only one line.
-fn public_key(pem: &str) -> anyhow::Result<Key> {
+fn public_key(variable: &str, pem: &str) -> anyhow::Result<Key> {
     let pem = pem.replace("\\n", "\n");
-    ensure!(!pem.contains("PRIVATE KEY"), "configuration: JWT_PUBLIC_KEY contains a private key");
+    ensure!(!pem.contains("PRIVATE KEY"), "configuration: {variable} contains a private key");
     let pem = pem.as_bytes();
     let candidates = [
         (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
@@ -98,9 +121,12 @@ fn public_key(pem: &str) -> anyhow::Result<Key> {
         let decoding_key = parsed.ok().filter(|key| has_valid_length(algorithm, key))?;
         Some(Key { id: None, algorithm, decoding_key })
     });
-    key.context(
-        "configuration: JWT_PUBLIC_KEY is not a PEM public key for RS256 (2048 bits or more), ES256 (P-256) or EdDSA (Ed25519)",
-    )
+    key.with_context(|| {
+        format!(
+            "configuration: {variable} is not a PEM public key for RS256 (2048 bits or more), ES256 (P-256) or EdDSA \
+             (Ed25519)"
+        )
+    })
 }
 
 fn has_valid_length(algorithm: Algorithm, key: &DecodingKey) -> bool {

@@ -1,7 +1,7 @@
 //! Verification of tokens, which identify clients.
 
 use crate::{
-    admission::jwks::{KeySet, Keys},
+    admission::jwks::{Key, KeySet, Keys},
     config::{TokenExpiry, Tokens},
 };
 use axum::http::{HeaderMap, header};
@@ -88,17 +88,17 @@ impl Verifier {
 
     /// The key set, if the keys are published at a URL.
     pub const fn key_set(&self) -> Option<&Arc<KeySet>> {
-        match &self.keys {
-            Keys::Configured(_) => None,
-            Keys::Published(set) => Some(set),
-        }
+        self.keys.key_set()
     }
 
     /// Fetches the key set if it may contain a new key for this token.
     pub async fn fetch_key(&self, token: &str) {
         let Some(set) = self.key_set().filter(|_| token.len() <= TOKEN_BYTES) else { return };
         if let Ok(header) = jsonwebtoken::decode_header(token) {
-            set.fetch_key(header.kid.as_deref()).await;
+            let id = header.kid.as_deref();
+            if self.keys.find(id).is_none() && self.claims_by_previous(token).is_none() {
+                set.fetch_key(id).await;
+            }
         }
     }
 
@@ -116,9 +116,12 @@ impl Verifier {
         if header.crit.is_some() {
             return Err(Rejected::Critical);
         }
-        let key = self.keys.find(header.kid.as_deref()).ok_or(Rejected::UnknownKey)?;
-        let validation = self.validations.get(&key.algorithm).ok_or(Rejected::UnknownKey)?;
-        let claims: Map<String, Value> = jsonwebtoken::decode(token, &key.decoding_key, validation)?.claims;
+        let current = self.keys.find(header.kid.as_deref()).ok_or(Rejected::UnknownKey);
+        let claims = current.and_then(|key| self.claims(token, &key)).or_else(|rejected| {
+            let claims = self.claims_by_previous(token).ok_or(rejected)?;
+            metrics::counter!("gateway_tokens_by_previous_key_total").increment(1);
+            Ok::<_, Rejected>(claims)
+        })?;
         // RFC 7519 allows one issuer only; the library also accepts a list.
         if self.tokens.jwt_issuer.is_some() && !claims.get("iss").is_some_and(Value::is_string) {
             return Err(Rejected::Claim("iss"));
@@ -143,6 +146,16 @@ impl Verifier {
             expires_at: expires_at.ok_or(Rejected::Claim("exp"))?,
             stamp: Stamp { issued_at, jti: claims.get("jti").and_then(Value::as_str).map(Arc::from) },
         })
+    }
+
+    fn claims(&self, token: &str, key: &Key) -> Result<Map<String, Value>, Rejected> {
+        let validation = self.validations.get(&key.algorithm).ok_or(Rejected::UnknownKey)?;
+        Ok(jsonwebtoken::decode(token, &key.decoding_key, validation)?.claims)
+    }
+
+    /// The claims of a token that a former key verifies.
+    fn claims_by_previous(&self, token: &str) -> Option<Map<String, Value>> {
+        self.keys.previous.iter().find_map(|key| self.claims(token, key).ok())
     }
 
     /// The token of a handshake: from `Authorization`, the subprotocol, the query or the cookie, in this order.

@@ -9,7 +9,7 @@ use crate::{
         typing_channel::TypingChannel,
     },
     nats::{
-        connection::{Events, Listener, Mark},
+        connection::{Link, Listener, Mark},
         protocol::Message,
     },
     topic::{LogKey, Subscriber, Topic},
@@ -47,10 +47,10 @@ struct Delivered {
 
 impl Hub {
     /// A hub without channels, whose probe is subscribed. `shutdown` ends its tasks, after the sockets are closed.
-    pub fn new(bus: Bus, events: Events, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub fn new(bus: Bus, link: Link, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let probe = Probe::new();
-        events.subscribe(probe.subscriber());
-        let maintenance = Arc::new(Maintenance::new(bus, events, tasks, shutdown.clone()));
+        link.subscribe(probe.subscriber());
+        let maintenance = Arc::new(Maintenance::new(bus, link, tasks, shutdown.clone()));
         Self { logs: Registry::default(), typing: Registry::default(), probe, maintenance, shutdown }
     }
 
@@ -67,13 +67,18 @@ impl Hub {
         self.probe.check(self.bus()).await
     }
 
-    /// The channel of a log, once NATS has confirmed its subscription: a request that is sent after this is answered
+    /// The channel of a log. Its subscription precedes the requests that are sent over the same connection after this.
+    pub fn log(&self, key: LogKey) -> Arc<LogChannel> {
+        self.logs.get_or_add(key, || LogChannel::new(key, self.maintenance.clone()))
+    }
+
+    /// The channel of a log, once NATS has confirmed its subscription: any request that is sent after this is answered
     /// after the subscription began.
     ///
     /// # Errors
     /// If NATS does not confirm it in time.
-    pub async fn log(&self, key: LogKey) -> Result<Arc<LogChannel>, Refusal> {
-        let channel = self.logs.get_or_add(key, || LogChannel::new(key, self.maintenance.clone()));
+    pub async fn confirmed_log(&self, key: LogKey) -> Result<Arc<LogChannel>, Refusal> {
+        let channel = self.log(key);
         self.subscribed(channel.subscribed()).await?;
         Ok(channel)
     }
@@ -90,13 +95,13 @@ impl Hub {
     }
 
     async fn subscribed(&self, mark: Mark) -> Result<(), Refusal> {
-        let passed = timeout(SUBSCRIBE, self.maintenance.events.passed(mark)).await;
+        let passed = timeout(SUBSCRIBE, self.maintenance.link.passed(mark)).await;
         passed.map_err(|_| Refusal::unavailable())
     }
 
     /// Sets the gauges of channels.
     pub fn measure(&self) {
-        self.maintenance.events.measure();
+        self.maintenance.link.measure();
         self.maintenance.measure();
     }
 
@@ -115,7 +120,7 @@ impl Hub {
     }
 
     fn end_unused(&self, topic: Topic) {
-        let unsubscribe = || self.maintenance.events.unsubscribe(topic.into());
+        let unsubscribe = || self.maintenance.link.unsubscribe(topic.into());
         let lingers = match topic {
             Topic::Log(key) => self.logs.remove_unused(&key, LogChannel::lingers, unsubscribe),
             Topic::Typing(conversation) => {
@@ -130,7 +135,7 @@ impl Hub {
     /// Compares every log with its service whenever events may have been lost, and every 15 s on average. So a loss is
     /// found wherever it happened.
     pub async fn compare(self: Arc<Self>) {
-        let (mut events, mut disruptions) = (self.maintenance.events.disruptions(), self.bus().disruptions());
+        let (mut events, mut disruptions) = (self.maintenance.link.disruptions(), self.bus().disruptions());
         disruptions.mark_unchanged();
         loop {
             tokio::select! {
@@ -212,15 +217,15 @@ impl Hub {
 impl Listener for Hub {
     const PARTS: usize = SHARDS;
 
-    fn resubscribe(&self, part: usize, events: &Events) {
+    fn resubscribe(&self, part: usize, link: &Link) {
         if part == 0 {
-            events.subscribe(self.probe.subscriber());
+            link.subscribe(self.probe.subscriber());
         }
         for key in self.logs.shard(part).keys() {
-            events.subscribe(Topic::Log(*key).into());
+            link.subscribe(Topic::Log(*key).into());
         }
         for conversation in self.typing.shard(part).keys() {
-            events.subscribe(Topic::Typing(*conversation).into());
+            link.subscribe(Topic::Typing(*conversation).into());
         }
     }
 

@@ -33,7 +33,7 @@ pub struct Tracked<S> {
 impl<S: ChannelState> Lifecycle<S> {
     /// Subscribes to the topic. The first check is scheduled at once, because perhaps no member ever joins.
     pub fn begin(topic: Topic, maintenance: Arc<Maintenance>) -> Self {
-        let subscribed = maintenance.events.subscribe(topic.into());
+        let subscribed = maintenance.link.subscribe(topic.into());
         maintenance.linger(topic);
         let state = Tracked { state: S::default(), has_task: false, is_lingering: true };
         Self { topic, maintenance, subscribed, state: Mutex::new(state) }

@@ -1,6 +1,6 @@
 //! The timers and repairs that channels share, so that a quiet channel has neither a task nor a timer.
 
-use crate::{nats::connection::Events, topic::Topic};
+use crate::{nats::connection::Link, topic::Topic};
 use service::Bus;
 use std::{
     collections::VecDeque,
@@ -20,10 +20,10 @@ const REPAIRS: usize = 128;
 
 /// The resources that channels share.
 pub struct Maintenance {
-    /// The NATS client for requests.
+    /// The NATS client for rare requests.
     pub bus: Bus,
-    /// The NATS connection for events.
-    pub events: Events,
+    /// The gateway's own connection.
+    pub link: Link,
     /// One permit for each repair that reads.
     pub repairs: Semaphore,
     repairing: AtomicUsize,
@@ -35,10 +35,10 @@ pub struct Maintenance {
 
 impl Maintenance {
     /// `shutdown` ends every task of a channel.
-    pub fn new(bus: Bus, events: Events, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub fn new(bus: Bus, link: Link, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         Self {
             bus,
-            events,
+            link,
             repairs: Semaphore::new(REPAIRS),
             repairing: AtomicUsize::new(0),
             lingering: Mutex::default(),

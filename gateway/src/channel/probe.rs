@@ -1,5 +1,5 @@
 //! The readiness probe of a gateway: a subscriber of its own subject. What it publishes must come back to its outbox
-//! the way that events reach sockets: through NATS, the connection for events, and the hub.
+//! the way that events reach sockets: through NATS, the gateway's own connection, and the hub.
 
 use crate::{
     topic::Subscriber,

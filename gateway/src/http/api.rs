@@ -186,7 +186,8 @@ async fn send_message(
     };
     shared.limits.send(send.sender_id, conversation_id)?;
     let deadline = Instant::now() + limits::SEND_DEADLINE;
-    match shared.sends.send(send, deadline).await {
+    match shared.sends.send(send.clone(), deadline).await {
+        Sent::Placed(receipt) => Ok((StatusCode::CREATED, Json(receipt.message(send)))),
         Sent::Stored(message) => Ok((StatusCode::CREATED, Json(message))),
         Sent::Repeated(message) => Ok((StatusCode::OK, Json(message))),
         Sent::Refused(refusal) => Err(refusal.into()),

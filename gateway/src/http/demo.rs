@@ -19,8 +19,8 @@ macro_rules! file {
 }
 
 macro_rules! module {
-    ($path:literal) => {
-        get(async || page("text/javascript; charset=utf-8", include_str!(concat!("../../", $path))))
+    ($name:literal) => {
+        file!($name, "text/javascript; charset=utf-8")
     };
 }
 
@@ -30,13 +30,13 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/demo", get(async || Redirect::permanent("/demo/")))
         .route("/demo/", file!("index.html", "text/html; charset=utf-8"))
         .route("/demo/demo.css", file!("demo.css", "text/css; charset=utf-8"))
-        .route("/demo/app.js", module!("demo/app.js"))
-        .route("/demo/bell.js", module!("demo/bell.js"))
-        .route("/demo/dom.js", module!("demo/dom.js"))
-        .route("/demo/list.js", module!("demo/list.js"))
-        .route("/demo/thread.js", module!("demo/thread.js"))
-        .route("/demo/words.js", module!("demo/words.js"))
-        .route("/demo/realtime.js", module!("../clients/js/realtime.js"))
+        .route("/demo/actions.js", module!("actions.js"))
+        .route("/demo/app.js", module!("app.js"))
+        .route("/demo/bell.js", module!("bell.js"))
+        .route("/demo/dom.js", module!("dom.js"))
+        .route("/demo/list.js", module!("list.js"))
+        .route("/demo/thread.js", module!("thread.js"))
+        .route("/demo/words.js", module!("words.js"))
 }
 
 fn page(kind: &'static str, content: &'static str) -> impl IntoResponse {

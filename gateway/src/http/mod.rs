@@ -2,6 +2,7 @@
 
 mod api;
 mod body;
+mod client;
 mod demo;
 mod extract;
 mod guarded;
@@ -46,6 +47,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
             )
         })
         .layer(from_fn_with_state(shared.clone(), origin::check_origin))
+        // Pages of every origin may load the client, so that it can tell them that theirs is not allowed.
+        .merge(client::router())
         .with_state(shared)
 }
 

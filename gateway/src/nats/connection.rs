@@ -1,4 +1,6 @@
-//! The NATS connection for events of services. It only subscribes; requests use another connection.
+//! The gateway's own NATS connection, for all frequent traffic: events of services, sends, joins and typing inputs. An
+//! event and the reply to a send arrive in one read, and a subscription leaves together with the request to join. Rare
+//! requests use [`service::Bus`].
 //!
 //! Each channel has a subscription, and a gateway may have a hundred thousand channels. So a subscription is one line
 //! that is written once, and no state is kept for it: its id names the channel, and the task that reads hands each
@@ -9,10 +11,16 @@ use super::dial::{self, Connection};
 use super::{
     error::ConnectionError,
     protocol::{self, Message, Op},
+    requests::{REPLIES, Reply, Requests},
 };
 use crate::topic::Subscriber;
 use bytes::{Buf, BytesMut};
-use service::{Backoff, bus::chain};
+use contract::{Deadline, Event, Request, deadline::DEADLINE, trace::TRACEPARENT};
+use service::{
+    Backoff, RequestError,
+    bus::{chain, retry_until},
+    trace,
+};
 use std::{
     convert::Infallible,
     io::{self, Write},
@@ -27,7 +35,6 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 /// Minimum free space of the buffer for a read, in bytes.
 const READ: usize = 64 * 1024;
@@ -35,22 +42,26 @@ const READ: usize = 64 * 1024;
 const KEEP: usize = 1024 * 1024;
 /// Interval between pings. A server that leaves a ping unanswered for two intervals is given up.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// Minimum interval between two writes. Over most networks, opening a connection takes longer. At a thousand handshakes
-/// a second, most of the cost of each one would be waking the server and this process.
+/// Minimum interval between two writes without a request. Over most networks, opening a connection takes longer. At a
+/// thousand handshakes a second, most of the cost of each one would be waking the server and this process.
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// Time limit of a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum size of the commands that wait to be written, in bytes. Any number of concurrent handshakes creates less.
+/// Maximum size of the commands that wait to be written, in bytes. Any number of concurrent handshakes creates less, and
+/// the requests that are in progress at any time, too.
 const OUTGOING: usize = 8 * 1024 * 1024;
 
-/// The connection for events. Cheap to clone.
+/// The gateway's own connection to NATS. Cheap to clone.
 #[derive(Clone)]
-pub struct Events(Arc<Shared>);
+pub struct Link(Arc<Shared>);
 
 struct Shared {
     outgoing: Mutex<Outgoing>,
+    requests: Requests,
     /// Wakes the writer.
     wake: Notify,
+    /// Wakes the writer, which then writes at once.
+    wake_now: Notify,
     /// The last mark that the server has passed.
     passed: watch::Sender<Mark>,
     /// Changes after every subscription has been renewed.
@@ -68,9 +79,13 @@ struct Outgoing {
     /// Whether there is a connection. Without one, commands are dropped, because the next connection starts with all
     /// subscriptions.
     is_open: bool,
+    /// The maximum size of a request, once every subscription has been renewed: no request precedes them.
+    max: Option<usize>,
     commands: Vec<u8>,
     /// Whether the commands have exceeded [`OUTGOING`].
     is_full: bool,
+    /// Whether the commands have to be written at once.
+    is_urgent: bool,
     /// Whether a ping follows the commands.
     needs_ping: bool,
     /// Whether a ping is unanswered.
@@ -86,49 +101,143 @@ pub trait Listener: Send + Sync + 'static {
     /// Number of parts in which the subscriptions are renewed.
     const PARTS: usize;
 
-    /// Renews the subscriptions of a part, with [`Events::subscribe`].
-    fn resubscribe(&self, part: usize, events: &Events);
+    /// Renews the subscriptions of a part, with [`Link::subscribe`].
+    fn resubscribe(&self, part: usize, link: &Link);
 
     /// Handles a message.
     fn take(&self, message: &Message<'_>);
 }
 
-impl Events {
-    /// Creates the state. [`Events::run`] connects.
+impl Link {
+    /// Creates the state. [`Link::run`] connects.
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             outgoing: Mutex::default(),
+            requests: Requests::new(),
             wake: Notify::new(),
+            wake_now: Notify::new(),
             passed: watch::Sender::new(0),
             disruptions: watch::Sender::new(0),
             connected: AtomicBool::new(false),
         }))
     }
 
-    /// Subscribes. Messages that are published after the server has passed the mark are received.
+    /// Subscribes, before the next request or ping. Messages that are published after the server has passed the mark are
+    /// received, and those that are published once a later request has arrived.
     ///
-    /// For one subscriber, the caller must serialise the calls of this function, of [`Events::unsubscribe`] and of
+    /// For one subscriber, the caller must serialise the calls of this function, of [`Link::unsubscribe`] and of
     /// [`Listener::resubscribe`].
     pub fn subscribe(&self, subscriber: Subscriber) -> Mark {
         let mut outgoing = self.outgoing();
         outgoing.push(|commands| write!(commands, "SUB {} {}\r\n", subscriber.subject(), subscriber.sid()));
-        outgoing.needs_ping = true;
-        let mark = outgoing.pings + 1;
-        drop(outgoing);
-        self.0.wake.notify_one();
-        mark
+        outgoing.pings + 1
     }
 
-    /// Unsubscribes.
+    /// Unsubscribes, before the next request or ping.
     pub fn unsubscribe(&self, subscriber: Subscriber) {
         self.outgoing().push(|commands| write!(commands, "UNSUB {}\r\n", subscriber.sid()));
-        self.0.wake.notify_one();
     }
 
     /// Waits until the server has passed a mark.
     pub async fn passed(&self, mark: Mark) {
+        let mut passed = self.0.passed.subscribe();
+        if *passed.borrow() >= mark {
+            return;
+        }
+        self.outgoing().needs_ping = true;
+        self.0.wake.notify_one();
         // Never fails, because the sender lives as long as `self`.
-        self.0.passed.subscribe().wait_for(|passed| *passed >= mark).await.ok();
+        passed.wait_for(|passed| *passed >= mark).await.ok();
+    }
+
+    /// Publishes an event.
+    ///
+    /// # Errors
+    /// If there is no connection, or the event is too large.
+    pub fn publish<E: Event>(&self, event: &E) -> Result<(), ConnectionError> {
+        let payload = serde_json::to_vec(event).map_err(io::Error::from)?;
+        self.push_now(payload.len(), |commands| {
+            write!(commands, "PUB {} {}\r\n", event.subject(), payload.len())?;
+            commands.extend_from_slice(&payload);
+            commands.extend_from_slice(b"\r\n");
+            Ok(())
+        })
+    }
+
+    /// Sends a request to one replica of a service, behind all earlier subscriptions, and waits for its reply for
+    /// `within`. The caller may repeat the request until `deadline`; a replica that receives it only after that drops it.
+    ///
+    /// # Errors
+    /// If there is no reply, or it is a refusal.
+    pub async fn attempt<R: Request>(
+        &self,
+        request: &R,
+        within: Duration,
+        deadline: Deadline,
+    ) -> Result<R::Reply, RequestError> {
+        let payload =
+            serde_json::to_vec(request).map_err(|error| RequestError::Payload(R::SUBJECT, error))?;
+        let mut pending = self.0.requests.begin();
+        let mut headers = format!("NATS/1.0\r\n{DEADLINE}: {deadline}\r\n");
+        if let Some(parent) = trace::current() {
+            headers.push_str(&format!("{TRACEPARENT}: {parent}\r\n"));
+        }
+        headers.push_str("\r\n");
+        let sent = self.push_now(headers.len() + payload.len(), |commands| {
+            let (reply, size) = (pending.subject(), headers.len());
+            write!(commands, "HPUB {} {reply} {size} {}\r\n{headers}", R::SUBJECT, size + payload.len())?;
+            commands.extend_from_slice(&payload);
+            commands.extend_from_slice(b"\r\n");
+            Ok(())
+        });
+        match sent {
+            Ok(()) => {}
+            Err(ConnectionError::Closed) => return Err(RequestError::NotConnected(R::SUBJECT)),
+            Err(error) => return Err(RequestError::Failed(R::SUBJECT, error.into())),
+        }
+        match timeout(within, &mut pending.reply).await {
+            Ok(Ok(Reply::Payload(payload))) => {
+                serde_json::from_slice(&payload).map_err(|error| RequestError::Payload(R::SUBJECT, error))
+            }
+            Ok(Ok(Reply::Refused(refusal))) => Err(RequestError::Refused(refusal)),
+            Ok(Ok(Reply::NoResponders)) => Err(RequestError::NoResponders(R::SUBJECT)),
+            Ok(Err(_)) => Err(RequestError::Failed(R::SUBJECT, ConnectionError::Closed.into())),
+            Err(_) => Err(RequestError::TimedOut(R::SUBJECT)),
+        }
+    }
+
+    /// Sends a request like [`Link::attempt`], and repeats it while that may help, for at most `within` in total. The
+    /// request must be idempotent.
+    ///
+    /// # Errors
+    /// The error of the last attempt.
+    pub async fn request_until<R: Request>(
+        &self,
+        request: &R,
+        within: Duration,
+    ) -> Result<R::Reply, RequestError> {
+        retry_until(within, |within, deadline| self.attempt(request, within, deadline)).await
+    }
+
+    /// Adds a command with `size` bytes of headers and payload, which is written at once.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`] without a connection; [`ConnectionError::RequestTooLarge`].
+    fn push_now(
+        &self,
+        size: usize,
+        write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> Result<(), ConnectionError> {
+        let mut outgoing = self.outgoing();
+        let max = outgoing.max.ok_or(ConnectionError::Closed)?;
+        if size > max {
+            return Err(ConnectionError::RequestTooLarge(max));
+        }
+        outgoing.push(write);
+        outgoing.is_urgent = true;
+        drop(outgoing);
+        self.0.wake_now.notify_one();
+        Ok(())
     }
 
     /// Changes after a possible loss of events, once every subscription has been renewed.
@@ -142,21 +251,16 @@ impl Events {
         metrics::gauge!("gateway_events_connected").set(f64::from(u8::from(connected)));
     }
 
-    /// Keeps a connection open until the token is cancelled, and passes all messages to `listener`.
-    pub async fn run<L: Listener>(self, mut dialer: Dialer, listener: Arc<L>, ended: CancellationToken) {
+    /// Keeps a connection open, and passes all messages to `listener`. Never returns.
+    pub async fn run<L: Listener>(self, mut dialer: Dialer, listener: Arc<L>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
-            let Err(error) = tokio::select! {
-                result = self.run_connection(&mut dialer, &*listener, &mut backoff) => result,
-                () = ended.cancelled() => return,
-            };
+            let Err(error) = self.run_connection(&mut dialer, &*listener, &mut backoff).await;
             self.0.connected.store(false, Ordering::Relaxed);
             self.outgoing().close();
-            tracing::warn!(error = chain(&error), "no NATS connection for events; trying again");
-            tokio::select! {
-                () = backoff.wait() => {}
-                () = ended.cancelled() => return,
-            }
+            self.0.requests.fail();
+            tracing::warn!(error = chain(&error), "no NATS connection of its own; trying again");
+            backoff.wait().await;
         }
     }
 
@@ -170,12 +274,17 @@ impl Events {
         let Connection { stream, buffer, max } = dialer.dial().await?;
         metrics::counter!("nats_connects_total").increment(1);
         let (mut reader, mut writer) = tokio::io::split(stream);
-        self.outgoing().is_open = true;
+        {
+            let mut outgoing = self.outgoing();
+            outgoing.is_open = true;
+            outgoing.push(|commands| write!(commands, "SUB {} {REPLIES}\r\n", self.0.requests.subject()));
+        }
         for part in 0..L::PARTS {
             listener.resubscribe(part, self);
             let commands = self.outgoing().take(false)?;
             write(&mut writer, &commands).await?;
         }
+        self.outgoing().max = Some(max);
         self.0.connected.store(true, Ordering::Relaxed);
         backoff.reset();
         tokio::select! {
@@ -199,9 +308,13 @@ impl Events {
             while let Some((op, len)) = protocol::decode(&buffer, max)? {
                 match op {
                     Op::Message(message) => {
-                        messages.increment(1);
-                        bytes.increment(message.payload.len() as u64);
-                        listener.take(&message);
+                        if message.sid == REPLIES {
+                            self.0.requests.take(&message);
+                        } else {
+                            messages.increment(1);
+                            bytes.increment(message.payload.len() as u64);
+                            listener.take(&message);
+                        }
                     }
                     Op::Ping => {
                         self.outgoing().push(|commands| write!(commands, "PONG\r\n"));
@@ -237,7 +350,8 @@ impl Events {
         }
     }
 
-    /// Writes commands, at most one batch per [`WRITE_INTERVAL`], and none while a ping is unanswered.
+    /// Writes commands. Requests are written at once, together with all that precedes them; other commands at most once
+    /// per [`WRITE_INTERVAL`], and not while a ping is unanswered.
     async fn write(
         &self,
         writer: &mut WriteHalf<Box<dyn dial::Stream>>,
@@ -246,11 +360,15 @@ impl Events {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next = Instant::now();
         loop {
+            let woken = async {
+                self.0.wake.notified().await;
+                sleep_until(next).await;
+            };
             tokio::select! {
-                () = self.0.wake.notified() => {}
+                () = self.0.wake_now.notified() => {}
+                () = woken => {}
                 _ = ticks.tick() => self.outgoing().tick()?,
             }
-            sleep_until(next).await;
             let commands = self.outgoing().take(true)?;
             if !commands.is_empty() {
                 write(writer, &commands).await?;
@@ -282,17 +400,18 @@ impl Outgoing {
         self.is_full = self.commands.len() > OUTGOING;
     }
 
-    /// Takes the commands; none while a ping is unanswered. If `with_ping` is set and a ping is due, appends it.
+    /// Takes the commands; while a ping is unanswered, only if they are urgent. If `with_ping` is set and a ping is due,
+    /// appends it.
     fn take(&mut self, with_ping: bool) -> Result<Vec<u8>, ConnectionError> {
         if self.is_full {
             metrics::counter!("gateway_events_full_total").increment(1);
             return Err(ConnectionError::OutgoingFull);
         }
-        if self.is_pinging {
+        if !std::mem::take(&mut self.is_urgent) && self.is_pinging {
             return Ok(Vec::new());
         }
         let mut commands = std::mem::take(&mut self.commands);
-        if with_ping && std::mem::take(&mut self.needs_ping) {
+        if with_ping && !self.is_pinging && std::mem::take(&mut self.needs_ping) {
             self.pings += 1;
             self.is_pinging = true;
             commands.extend_from_slice(b"PING\r\n");
@@ -329,4 +448,4 @@ async fn write(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

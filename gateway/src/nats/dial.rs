@@ -81,6 +81,7 @@ struct Connect<'a> {
     version: &'a str,
     protocol: u8,
     headers: bool,
+    no_responders: bool,
     echo: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
@@ -103,7 +104,8 @@ impl Dialer {
             Credentials::parse(&text).context("NATS_CREDS names a file without credentials")
         });
         let servers = config.servers()?;
-        Ok(Self { user: config::user_in(&servers), servers, credentials: credentials.transpose()? })
+        let config::Servers { addresses, user } = servers;
+        Ok(Self { servers: addresses, user, credentials: credentials.transpose()? })
     }
 
     /// Tries each server once, in random order, until one accepts the connection.
@@ -172,11 +174,12 @@ impl Dialer {
             verbose: false,
             pedantic: false,
             tls_required,
-            name: "gateway events",
+            name: "gateway",
             lang: "rust",
             version: service::version::VERSION,
             protocol: 1, // The server sends `INFO` when the cluster changes.
             headers: true,
+            no_responders: true,
             echo: true,
             user: self.user.as_ref().map(|(user, _)| user.as_str()),
             pass: self.user.as_ref().map(|(_, password)| password.as_str()),

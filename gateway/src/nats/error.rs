@@ -1,4 +1,4 @@
-//! Errors of the NATS connection for events.
+//! Errors of the gateway's own connection to NATS.
 
 use super::protocol::ProtocolError;
 use std::io;
@@ -24,6 +24,9 @@ pub enum ConnectionError {
     /// The server refused the connection.
     #[error("NATS refused the connection: {0}")]
     Refused(String),
+    /// A request exceeds the server's limit.
+    #[error("NATS takes at most {0} bytes")]
+    RequestTooLarge(usize),
     /// The server is too slow for the commands that wait to be written.
     #[error("too many commands waited to be written to NATS")]
     OutgoingFull,

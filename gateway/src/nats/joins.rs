@@ -1,12 +1,13 @@
 //! Requests to join conversations, sent to chat-service in batches.
 
+use super::connection::Link;
 use contract::{
     Refusal,
     chat::{Admitted, JoinBatch, JoinReply, JoinRequest},
     limits,
 };
 use service::{
-    Bus, RequestError,
+    RequestError,
     batcher::{Batcher, Call, Limits, Permit, batcher},
 };
 use std::time::Duration;
@@ -31,10 +32,11 @@ pub struct Joins(Batcher<JoinRequest, Joined>);
 
 impl Joins {
     /// Starts the task that sends batches. It ends after this queue is dropped and every request is answered.
-    pub fn start(bus: Bus, tasks: &TaskTracker) -> Self {
+    /// Joins follow the subscriptions of their channels on `link`, so no event in between is missed.
+    pub fn start(link: Link, tasks: &TaskTracker) -> Self {
         let limits = Limits::new(WAITING, limits::BATCH_JOINS, "gateway_joins_full_total");
         let (requests, batches) = batcher(Limits { interval: INTERVAL, ..limits });
-        let handle = move |batch, permit| send(bus.clone(), batch, permit);
+        let handle = move |batch, permit| send(link.clone(), batch, permit);
         tasks.spawn(batches.run(CONCURRENCY, tasks.clone(), handle));
         Self(requests)
     }
@@ -49,13 +51,13 @@ impl Joins {
     }
 }
 
-async fn send(bus: Bus, mut batch: Vec<Call<JoinRequest, Joined>>, _permit: Permit) {
+async fn send(link: Link, mut batch: Vec<Call<JoinRequest, Joined>>, _permit: Permit) {
     batch.retain(|call| !call.is_abandoned());
     if batch.is_empty() {
         return;
     }
     let (entries, senders): (Vec<JoinRequest>, Vec<_>) = batch.into_iter().map(Call::split).unzip();
-    let refusal = match bus.request_until(&JoinBatch { entries }, BATCH_TIMEOUT).await {
+    let refusal = match link.request_until(&JoinBatch { entries }, BATCH_TIMEOUT).await {
         Ok(replies) if replies.len() == senders.len() => {
             for (sender, reply) in senders.into_iter().zip(replies) {
                 sender.send(match reply {

@@ -1,4 +1,4 @@
-//! Communication with the services over NATS: the connection for events, and batches of requests.
+//! Communication with the services over NATS: the gateway's own connection, and batches of requests.
 
 pub mod connection;
 pub mod dial;
@@ -6,5 +6,6 @@ pub mod error;
 pub mod joins;
 pub mod languages;
 pub mod protocol;
+pub mod requests;
 pub mod sends;
 pub mod typing_inputs;

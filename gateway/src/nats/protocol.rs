@@ -1,4 +1,4 @@
-//! Decodes the NATS protocol from server to client, as far as a client that only subscribes needs it. Pure: no I/O.
+//! Decodes the NATS protocol from server to client, as far as the gateway needs it. Pure: no I/O.
 
 use std::str;
 
@@ -6,6 +6,9 @@ use std::str;
 const LINE: usize = 64 * 1024;
 /// Maximum number of digits of a size.
 const DIGITS: usize = 9;
+
+/// The status of the reply to a request for which nobody is subscribed.
+pub const NO_RESPONDERS: &str = "503";
 
 /// An operation of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +126,12 @@ fn size(text: &str) -> Result<usize, ProtocolError> {
 }
 
 impl<'a> Message<'a> {
+    /// The status in the first line of the headers, behind the version: the server's own replies have one.
+    pub fn status(&self) -> Option<&'a str> {
+        let line = str::from_utf8(self.headers).ok()?.lines().next()?;
+        line.split_ascii_whitespace().nth(1)
+    }
+
     /// The first value of a header. Its name is compared without case.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let lines = str::from_utf8(self.headers).ok()?.split("\r\n").skip(1);
@@ -257,10 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_found_by_its_name() {
+    fn headers_have_names_and_a_status() {
         let headers = b"NATS/1.0\r\nA: 1\r\nTraceParent:00-ab\r\n\r\n";
         let message = Message { subject: "a", sid: "c7", headers, payload: b"" };
         assert_eq!(message.header("traceparent"), Some("00-ab"));
-        assert_eq!(message.header("b"), None);
+        assert_eq!((message.header("b"), message.status()), (None, None));
+        let status = Message { headers: b"NATS/1.0 503\r\n\r\n", ..message };
+        assert_eq!(status.status(), Some(NO_RESPONDERS));
     }
 }

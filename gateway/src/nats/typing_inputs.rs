@@ -1,12 +1,13 @@
 //! Typing inputs of users, published to typing-service in batches.
 
+use super::connection::Link;
 use contract::{
     Refusal, limits,
     typing::{TypingInput, TypingInputs as Payload},
 };
 use service::{
-    Bus,
     batcher::{Batcher, Batches, Limits, batcher},
+    bus::chain,
 };
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -21,10 +22,10 @@ pub struct TypingInputs(Batcher<TypingInput, ()>);
 
 impl TypingInputs {
     /// Starts the task that publishes batches. It ends after this queue is dropped and every input is published.
-    pub fn start(bus: Bus, tasks: &TaskTracker) -> Self {
+    pub fn start(link: Link, tasks: &TaskTracker) -> Self {
         let limits = Limits::new(WAITING, limits::TYPING_INPUTS, "gateway_typing_full_total");
         let (inputs, batches) = batcher(Limits { interval: INTERVAL, ..limits });
-        tasks.spawn(publish(bus, batches));
+        tasks.spawn(publish(link, batches));
         Self(inputs)
     }
 
@@ -37,11 +38,11 @@ impl TypingInputs {
     }
 }
 
-async fn publish(bus: Bus, mut batches: Batches<TypingInput, ()>) {
+async fn publish(link: Link, mut batches: Batches<TypingInput, ()>) {
     while let Some(batch) = batches.next().await {
         let inputs = Payload(batch.into_iter().map(|call| call.request).collect());
-        if let Err(error) = bus.publish(&inputs).await {
-            tracing::warn!(error = format!("{error:#}"), "publish typing inputs");
+        if let Err(error) = link.publish(&inputs) {
+            tracing::debug!(error = chain(&error), "typing inputs are lost");
         }
     }
 }

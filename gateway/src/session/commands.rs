@@ -16,7 +16,7 @@ use crate::{
 };
 use contract::{
     Close, Code, ConversationId, Refusal,
-    chat::{MarkRead, Send, Sent},
+    chat::{MarkRead, Message, Receipt, Send, Sent},
     frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame, client_id_of},
     limits,
     notify::MarkNotification,
@@ -240,11 +240,15 @@ impl Session {
                 Ok(())
             }
             // A send without a `client_id` was sent once by the client: the gateway repeated the request.
-            Ok(Some(Sent::Stored(message) | Sent::Repeated(message))) => {
+            Ok(Some(
+                Sent::Stored(Message { seq, .. })
+                | Sent::Repeated(Message { seq, .. })
+                | Sent::Placed(Receipt { seq, .. }),
+            )) => {
                 // The channel delivers the message; if its event was lost, this `seq` shows the gap.
                 if let Some(membership) = membership {
-                    membership.stored(message.seq);
-                    self.stored = Some((topic, message.seq));
+                    membership.stored(seq);
+                    self.stored = Some((topic, seq));
                 }
                 Ok(())
             }

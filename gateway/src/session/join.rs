@@ -113,19 +113,19 @@ pub enum Admission {
 /// If the service refuses or does not answer.
 pub async fn admit(shared: &Shared, identity: &Identity, topic: Topic) -> Result<Admission, Refusal> {
     match topic {
-        Topic::Log(key) => {
-            let channel = shared.hub.log(key).await?;
-            let head = match key {
-                LogKey::Conversation(conversation) => {
-                    let Admitted { head, markers, .. } = admit_to(shared, identity, conversation).await?;
-                    Page { entries: Vec::new(), more: false, head, markers, inbox: None }
-                }
-                LogKey::Inbox(_) => {
-                    page::read(key, shared.hub.bus(), None).await.map_err(RequestError::into_refusal)?
-                }
-            };
-            Ok(Admission::Log(channel, head))
-        }
+        Topic::Log(key) => Ok(match key {
+            LogKey::Conversation(conversation) => {
+                let channel = shared.hub.log(key);
+                let Admitted { head, markers, .. } = admit_to(shared, identity, conversation).await?;
+                let head = Page { entries: Vec::new(), more: false, head, markers, inbox: None };
+                Admission::Log(channel, head)
+            }
+            LogKey::Inbox(_) => {
+                let channel = shared.hub.confirmed_log(key).await?;
+                let head = page::read(key, shared.hub.bus(), None).await;
+                Admission::Log(channel, head.map_err(RequestError::into_refusal)?)
+            }
+        }),
         Topic::Typing(conversation) => {
             let Admitted { username, blocks, .. } = admit_to(shared, identity, conversation).await?;
             Ok(Admission::Typing { conversation, username, blocks })

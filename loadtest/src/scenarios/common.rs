@@ -1,8 +1,8 @@
 //! Arguments and results that the scenarios share.
 
 use crate::{judge::Verdict, meter::Measured, run::Run};
-use clap::Args;
-use std::time::Duration;
+use clap::{Args, builder::TypedValueParser};
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Duration of a run.
 #[derive(Debug, Clone, Copy, Args)]
@@ -50,9 +50,18 @@ pub fn per(seconds: f64, count: f64) -> f64 {
 }
 
 /// Parses a number from 1 to `most`.
-pub fn at_most(most: i64) -> impl clap::builder::TypedValueParser<Value = usize> {
-    use clap::builder::TypedValueParser;
-    clap::value_parser!(i64).range(1..=most).map(|value| usize::try_from(value).unwrap_or(1))
+pub fn at_most(most: i64) -> impl TypedValueParser<Value = usize> {
+    number(1..=most)
+}
+
+/// Parses a number from 0 to `most`.
+pub fn up_to(most: i64) -> impl TypedValueParser<Value = usize> {
+    number(0..=most)
+}
+
+/// Parses a number in a range that has no negative numbers.
+fn number(range: RangeInclusive<i64>) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(i64).range(range).map(|value| usize::try_from(value).unwrap_or_default())
 }
 
 /// Parses a rate per second.

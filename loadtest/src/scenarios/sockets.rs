@@ -1,7 +1,7 @@
 //! Idle sockets, and new sockets.
 
 use super::{
-    common::{Length, at_most, measured_run, per, rate},
+    common::{Length, at_most, measured_run, per, rate, up_to},
     rooms::CONCURRENT_OPENS,
 };
 use crate::{
@@ -33,8 +33,8 @@ const WARM_UP_SOCKETS: usize = 200;
 /// Idle sockets.
 #[derive(Debug, Clone, Args)]
 pub struct Idle {
-    /// Number of sockets
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_most(15_000))]
+    /// Number of sockets; 0 measures the system itself
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = up_to(15_000))]
     sockets: usize,
     /// Number of sockets of the same conversation
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most(10_000))]
@@ -84,7 +84,7 @@ impl Idle {
         let mut run = measured_run(&measured, self.seconds);
         run.load = format!("{} sockets, {} on each conversation", self.sockets, self.per_conversation);
         run.delivered = opened.delivered;
-        let sockets = self.sockets as f64;
+        let sockets = self.sockets.max(1) as f64;
         // The front process holds the sockets. A peer has one process for everything except its servers.
         let front = target.front();
         let memory = |name: &str| {
@@ -92,6 +92,7 @@ impl Idle {
             usage.map_or(0.0, |usage| (usage.memory_after as f64 - usage.memory_before as f64) / 1024.0)
         };
         run.figures = vec![
+            Figure::cost("CPU per second, all processes", run.cpu(None) * 1e3 / self.seconds, "ms"),
             Figure::cost("memory per socket", memory(front) / sockets, "KiB"),
             Figure::cost(
                 "CPU per socket and second",

@@ -87,60 +87,97 @@ fn counts(updates: &[InboxUpdate]) -> Vec<i64> {
 }
 
 /// A minimal in-memory model of the tables.
-#[derive(Default)]
 struct Table {
     inboxes: HashMap<UserId, Inbox>,
-    rows: Vec<Added>,
-    markers: HashMap<(UserId, ConversationId), Reached>,
+    rows: Vec<Row>,
+    markers: HashMap<Membership, Reached>,
+    notified: HashMap<Membership, i64>,
     next_id: i64,
+    /// The time of the next batch. Each one comes when notifications may be superseded again.
+    now: OffsetDateTime,
+}
+
+struct Row {
+    added: Added,
+    read: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let (inboxes, rows, markers, notified, next_id) = Default::default();
+        Self { inboxes, rows, markers, notified, next_id, now: OffsetDateTime::now_utc() }
+    }
 }
 
 impl Table {
     fn apply(&mut self, catalogue: &Catalogue, ops: &[Op]) -> Vec<InboxUpdate> {
+        self.now += SUPERSEDE_INTERVAL;
+        let Changes { updates, early, .. } = self.apply_now(catalogue, ops);
+        assert!(early.is_empty());
+        updates
+    }
+
+    /// Applies a batch at once after the previous one. Its changes are stored, but for the updates and early messages.
+    fn apply_now(&mut self, catalogue: &Catalogue, ops: &[Op]) -> Changes {
         let ids = (1..=ops.len() as i64).map(|n| NotificationId::new(self.next_id + n).unwrap()).collect();
         self.next_id += ops.len() as i64;
-        let mut known =
-            Known { inboxes: self.inboxes.clone(), markers: self.markers.clone(), ..Known::default() };
-        for row in &self.rows {
+        let (inboxes, markers) = (self.inboxes.clone(), self.markers.clone());
+        let mut known = Known { inboxes, markers, notified: self.notified.clone(), ..Known::default() };
+        for Row { added: row, read } in &self.rows {
             known.repeated.insert((row.user, row.key.clone()), row.shown.clone());
-            if let (Some(MessageSummary { conversation, message, seq, count }), false) =
-                (row.summary, row.read)
-            {
-                let id = row.shown.notification_id;
-                let unread = UnreadMessages { id, message, seq, count, added: None };
-                let old = known.unread.insert((row.user, conversation), unread);
+            if let (Some(summary), false) = (row.summary.clone(), *read) {
+                let (id, created_at) = (row.shown.notification_id, row.shown.created_at);
+                let membership = (row.user, summary.conversation);
+                let old = known.unread.insert(membership, UnreadMessages { id, summary, created_at });
                 assert!(old.is_none(), "a conversation has two unread notifications");
             }
         }
-        let changes = Plan::new(catalogue, Timestamp::now(), ids, known).run(ops);
-        for (user, id) in changes.read {
-            let found = self.rows.iter_mut().find(|row| row.user == user && row.shown.notification_id == id);
-            let row = found.expect("the notification exists");
+        let mut changes = Plan::new(catalogue, self.now.into(), ids, known).run(&collapse(ops));
+        for (user, id) in std::mem::take(&mut changes.read) {
+            let is_it = |row: &&mut Row| row.added.user == user && row.added.shown.notification_id == id;
+            let row = self.rows.iter_mut().find(is_it).expect("the notification exists");
             assert!(!row.read, "the notification was unread");
             row.read = true;
         }
-        self.rows.extend(changes.added);
-        self.markers.extend(changes.markers);
-        self.inboxes.extend(changes.inboxes);
-        changes.updates
+        let added = std::mem::take(&mut changes.added);
+        self.rows.extend(added.into_iter().map(|added| Row { added, read: false }));
+        self.markers.extend(std::mem::take(&mut changes.markers));
+        self.inboxes.extend(std::mem::take(&mut changes.inboxes));
+        changes
     }
 
     /// Marks all notifications of a user as read, as `Inboxes::mark` does.
     fn mark_all(&mut self, id: UserId) {
-        self.rows.iter_mut().filter(|row| row.user == id).for_each(|row| row.read = true);
+        for row in self.rows.iter_mut().filter(|row| row.added.user == id && !row.read) {
+            row.read = true;
+            if let Some(summary) = &row.added.summary {
+                self.notified.insert((id, summary.conversation), summary.message);
+            }
+        }
         if let Some(inbox) = self.inboxes.get_mut(&id) {
             inbox.unread_count = 0;
         }
     }
 
+    /// The unread notifications: user, conversation and `data`.
+    fn unread(&self) -> Vec<(UserId, Option<ConversationId>, String)> {
+        let unread = self.rows.iter().filter(|row| !row.read).map(|Row { added, .. }| {
+            let conversation = added.summary.as_ref().map(|summary| summary.conversation);
+            (added.user, conversation, added.shown.data.get().to_owned())
+        });
+        let mut unread: Vec<_> = unread.collect();
+        unread.sort();
+        unread
+    }
+
     fn check(&self) {
         for (id, inbox) in &self.inboxes {
-            let rows: Vec<&Added> = self.rows.iter().filter(|row| row.user == *id).collect();
+            let rows: Vec<&Row> = self.rows.iter().filter(|row| row.added.user == *id).collect();
             let unread = rows.iter().filter(|row| !row.read).count() as i64;
             assert_eq!(inbox.unread_count, unread, "the unread count of {id} is exact");
-            let seqs: Vec<i64> = rows.iter().map(|row| row.shown.seq).collect();
+            let seqs: Vec<i64> = rows.iter().map(|row| row.added.shown.seq).collect();
             assert_eq!(seqs, (1..=inbox.last_seq).collect::<Vec<_>>(), "the seq of {id} has no gap");
-            assert!(rows.is_sorted_by_key(|row| row.shown.notification_id), "ids grow with seq");
+            assert!(rows.is_sorted_by_key(|row| row.added.shown.notification_id), "ids grow with seq");
         }
     }
 }
@@ -189,21 +226,25 @@ proptest! {
     }
 
     #[test]
-    fn one_batch_and_many_have_the_same_result(ops in proptest::collection::vec(op(), 1..20)) {
+    fn one_batch_and_many_have_the_same_result(log in proptest::collection::vec((0..3_u8, 1..=USERS), 1..20)) {
         let catalogue = Catalogue::load(None).unwrap();
         let (mut at_once, mut singly) = (Table::default(), Table::default());
+        // A log of two conversations, in the order of its messages: users receive or read the last one.
+        let ops: Vec<Op> = log.iter().zip(1..).map(|((kind, id), number)| match kind {
+            0 => event(*id, &number.to_string()),
+            1 => message(*id, 1 + number % 2, number),
+            _ => read(*id, 1 + number % 2, number),
+        }).collect();
         let updates = at_once.apply(&catalogue, &ops);
         let mut updates_singly = Vec::new();
         for op in &ops {
             updates_singly.extend(singly.apply(&catalogue, std::slice::from_ref(op)));
         }
-        prop_assert_eq!(&at_once.inboxes.keys().len(), &singly.inboxes.keys().len());
-        for (id, inbox) in &at_once.inboxes {
-            let other = &singly.inboxes[id];
-            prop_assert_eq!((inbox.last_seq, inbox.unread_count), (other.last_seq, other.unread_count));
-        }
-        // Repeats within a batch need not be published twice.
+        prop_assert_eq!(at_once.unread(), singly.unread());
+        at_once.check();
+        // Notifications that the batch itself supersedes or reads are never created.
         prop_assert!(updates.len() <= updates_singly.len());
+        prop_assert_eq!(at_once.rows.iter().filter(|row| row.read).count(), 0);
     }
 }
 
@@ -211,8 +252,9 @@ proptest! {
 fn a_later_message_supersedes_an_unread_one() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
-    let updates =
-        table.apply(&catalogue, &[message(1, 7, 10), message(1, 7, 11), read(1, 7, 11), message(1, 7, 12)]);
+    let batches = [message(1, 7, 10), message(1, 7, 11), read(1, 7, 11), message(1, 7, 12)];
+    let updates: Vec<InboxUpdate> =
+        batches.iter().flat_map(|op| table.apply(&catalogue, std::slice::from_ref(op))).collect();
     let json: Vec<String> =
         updates.iter().map(|update| serde_json::to_string(&update.event).unwrap()).collect();
     for (event, expected) in json.iter().zip([
@@ -233,16 +275,110 @@ fn a_later_message_supersedes_an_unread_one() {
 fn the_order_of_log_entries_does_not_matter() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
-    table.apply(&catalogue, &[message(1, 7, 11)]);
-    let updates =
-        table.apply(&catalogue, &[message(1, 7, 10), read(1, 7, 12), message(1, 7, 12), read(1, 7, 9)]);
-    assert_eq!(updates.len(), 2, "message 12 and the old marker change nothing");
-    assert_eq!(table.inboxes[&user(1)].unread_count, 0);
+    // Another replica is still busy with the conversation's first message.
+    assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 20, Some(2))])), [1]);
+    let updates = table.apply(&catalogue, &[message_at(1, 7, 10, Some(1))]);
     let InboxEvent::Notification(late) = &updates[0].event else { panic!("a notification") };
-    assert_eq!(late.data.get(), r#"{"conversation_id":7,"message_id":11,"count":2}"#);
+    assert_eq!(late.data.get(), r#"{"conversation_id":7,"message_id":20,"count":2}"#);
+    assert_eq!(table.apply(&catalogue, &[message_at(1, 7, 10, Some(1))]).len(), 1, "published again");
+    let ops = [moved(1, 7, 3, Some(marker(1, 7, 3, 0))), message_at(1, 7, 30, Some(3)), read(1, 7, 9)];
+    assert!(counts(&table.apply(&catalogue, &ops)).is_empty(), "message 3 and the old marker change nothing");
+    assert_eq!(table.inboxes[&user(1)].unread_count, 0);
+}
+
+#[test]
+fn a_burst_is_one_notification_and_a_second_one_after_the_interval() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let mut table = Table::default();
+    let messages: Vec<Op> = (1..=40).map(|seq| message_at(1, 7, 10 * seq, Some(seq))).collect();
+    assert_eq!(counts(&table.apply(&catalogue, &messages[..10])), [10]);
+    // At once afterwards, another user's notification and the reader's marker are carried out; the messages wait.
+    table.now += Duration::from_millis(400);
+    let changes =
+        table.apply_now(&catalogue, &[&messages[10..20], &[message_at(2, 7, 200, Some(20))]].concat());
+    assert_eq!(changes.early, HashMap::from([((user(1), conversation(7)), Duration::from_millis(600))]));
+    assert_eq!(changes.updates.iter().map(|update| update.user).collect::<Vec<_>>(), [user(2)]);
+    table.now += Duration::from_millis(600);
+    let changes = table.apply_now(&catalogue, &messages[10..20]);
+    assert_eq!((counts(&changes.updates), changes.superseded), (vec![20], 1));
+    // After a read, the first unread message notifies at once.
+    let changes = table
+        .apply_now(&catalogue, &[&messages[20..], &[moved(1, 7, 38, Some(marker(1, 7, 38, 2)))]].concat());
+    assert_eq!((counts(&changes.updates), changes.early.len()), (vec![2], 0));
+    // A delivery again changes nothing, even of messages that have no notification of their own.
+    table.mark_all(user(1));
+    table.now += SUPERSEDE_INTERVAL;
+    let before = table.rows.len();
+    for message in &messages {
+        table.apply(&catalogue, std::slice::from_ref(message));
+    }
+    assert_eq!((table.rows.len(), table.inboxes[&user(1)].unread_count), (before, 0));
+    table.check();
+}
+
+#[test]
+fn a_late_marker_corrects_the_count() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let mut table = Table::default();
+    let messages: Vec<Op> = (1..=5).map(|seq| message_at(1, 7, 10 * seq, Some(seq))).collect();
+    assert_eq!(counts(&table.apply(&catalogue, &messages)), [5]);
+    // The user had read three of three messages before the others were sent.
+    let late = [moved(1, 7, 3, Some(marker(1, 7, 3, 0)))];
+    let early = table.apply_now(&catalogue, &late);
+    assert_eq!((counts(&early.updates), early.early.len()), (vec![], 1), "at most one notification a second");
+    let updates = table.apply(&catalogue, &late);
+    let InboxEvent::Notification(shown) = &updates[0].event else { panic!("a notification") };
+    assert_eq!(shown.data.get(), r#"{"conversation_id":7,"message_id":50,"count":2}"#);
+    assert_eq!((shown.title.as_str(), shown.replaces.is_some()), ("Nouveau message", true));
+    assert!(shown.message.starts_with("ada "), "{}", shown.message);
+    assert!(counts(&table.apply(&catalogue, &late)).is_empty(), "a repeat changes nothing");
+    // The user sent the fourth message. A message of the same batch has the right count, too; the two are one notification.
+    let six = [moved(1, 7, 4, None), message_at(1, 7, 60, Some(6))];
+    assert_eq!(counts(&table.apply(&catalogue, &six)), [2]);
+    let repeated = [moved(1, 7, 5, None), message_at(1, 7, 60, Some(6))];
+    assert_eq!(counts(&table.apply(&catalogue, &repeated)).last(), Some(&1), "of a repeated message");
+    assert!(counts(&table.apply(&catalogue, &[moved(1, 7, 5, None), moved(1, 7, 6, None)])).is_empty());
+    table.check();
 }
 
 proptest! {
+    #[test]
+    fn a_marker_that_is_processed_late_makes_no_difference(
+        steps in proptest::collection::vec(any::<(bool, bool)>(), 1..20), late in any::<proptest::sample::Index>(),
+        together in 1..6_usize,
+    ) {
+        let catalogue = Catalogue::load(None).unwrap();
+        let (mut in_order, mut disordered) = (Table::default(), Table::default());
+        let (mut ops, mut last, mut read) = (Vec::new(), 0, 0);
+        for (is_message, by_sending) in steps {
+            if is_message || by_sending {
+                last += 1;
+            }
+            if is_message {
+                ops.push(message_at(1, 7, 10 * last, Some(last)));
+            } else if last > read {
+                read = last;
+                ops.push(moved(1, 7, last, (!by_sending).then(|| marker(1, 7, last, 0))));
+            }
+        }
+        for op in &ops {
+            in_order.apply(&catalogue, std::slice::from_ref(op));
+        }
+        let is_read = |op: &Op| matches!(op.kind, OpKind::Read(_));
+        let reads: Vec<usize> = (0..ops.len()).filter(|index| is_read(&ops[*index])).collect();
+        if !reads.is_empty() {
+            let marker = ops.remove(*late.get(&reads));
+            ops.push(marker);
+        }
+        let (single, last) = ops.split_at(ops.len().saturating_sub(together));
+        for op in single {
+            disordered.apply(&catalogue, std::slice::from_ref(op));
+        }
+        disordered.apply(&catalogue, last);
+        prop_assert_eq!(in_order.unread(), disordered.unread());
+        disordered.check();
+    }
+
     #[test]
     fn a_notification_counts_the_messages_after_the_marker(
         steps in proptest::collection::vec((any::<bool>(), 0..4_i64), 1..20), together in any::<bool>(),
@@ -265,7 +401,11 @@ proptest! {
         } else {
             ops.iter().flat_map(|op| table.apply(&catalogue, std::slice::from_ref(op))).collect()
         };
-        prop_assert_eq!(counts(&updates), expected);
+        if together {
+            prop_assert_eq!(counts(&updates).last().copied().unwrap_or(0), last - read);
+        } else {
+            prop_assert_eq!(counts(&updates), expected);
+        }
         if read > 0 {
             let (seq, unread) = *markers(&updates).last().unwrap();
             prop_assert_eq!(seq, read);
@@ -285,22 +425,24 @@ fn without_the_seq_of_a_marker_counts_continue_from_the_unread_notification() {
     // A conversation of an earlier release or of an import: the seq of its marker is not known.
     let updates =
         table.apply(&catalogue, &[message_at(1, 7, 5_000, Some(500)), message_at(1, 7, 5_010, Some(501))]);
-    assert_eq!(counts(&updates), [1, 2]);
-    let updates = table.apply(&catalogue, &[moved(1, 7, 501, Some(marker(1, 7, 501, 0)))]);
-    assert_eq!(markers(&updates), [(501, 0)]);
+    assert_eq!(counts(&updates), [2]);
+    assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 5_015, Some(502))])), [3]);
+    let updates = table.apply(&catalogue, &[moved(1, 7, 501, Some(marker(1, 7, 501, 1)))]);
+    assert_eq!(markers(&updates), [(501, 1)]);
     assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 5_030, Some(503))])), [2]);
 }
 
 #[test]
-fn an_own_message_publishes_the_marker_if_messages_were_unread() {
+fn an_own_message_publishes_the_marker() {
     let catalogue = Catalogue::load(None).unwrap();
     let mut table = Table::default();
     table.apply(&catalogue, &[message_at(1, 7, 10, Some(1))]);
     table.mark_all(user(1));
     let updates = table.apply(&catalogue, &[moved(1, 7, 2, None), message_at(1, 7, 30, Some(3))]);
     assert_eq!(markers(&updates), [(2, 1)], "later messages of the same batch are unread");
-    assert_eq!(markers(&table.apply(&catalogue, &[moved(1, 7, 4, None), moved(1, 7, 5, None)])), [(4, 0)]);
-    assert!(markers(&table.apply(&catalogue, &[moved(1, 7, 6, None), moved(1, 7, 4, None)])).is_empty());
+    assert_eq!(markers(&table.apply(&catalogue, &[moved(1, 7, 4, None), moved(1, 7, 5, None)])), [(5, 0)]);
+    assert_eq!(markers(&table.apply(&catalogue, &[moved(1, 7, 6, None), moved(1, 7, 4, None)])), [(6, 0)]);
+    assert!(markers(&table.apply(&catalogue, &[moved(1, 7, 6, None)])).is_empty(), "a repeat");
     // A redelivery: the replica that stored it may have ended before it published.
     let read = [moved(2, 7, 6, Some(marker(2, 7, 6, 0)))];
     assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);

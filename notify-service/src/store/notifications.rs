@@ -1,9 +1,10 @@
 //! The queries of notifications.
 
 use super::{membership, valid};
-use crate::plan::{Added, MessageSummary, UnreadMessages};
-use contract::{ConversationId, NotificationId, Seq, Timestamp, UserId, notify::Notification};
+use crate::plan::{Added, Membership, MessageSummary, UnreadMessages};
+use contract::{NotificationId, Seq, Timestamp, UserId, notify::Notification};
 use serde_json::value::RawValue;
+use service::postgres;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -52,7 +53,7 @@ pub async fn repeated(
         #[sqlx(flatten)]
         row: Row,
     }
-    let rows: Vec<Repeated> = sqlx::query_as(
+    let rows: Vec<Repeated> = postgres::query_as(
         "select user_id, event_key, notification_id, seq, type, title, message, data, created_at,
             read_at is not null as is_read, replaces
         from unnest($1::bigint[], $2::text[]) as event (user_id, event_key)
@@ -74,11 +75,22 @@ pub async fn unread_of_conversations(
     db: &mut PgConnection,
     users: &[i64],
     conversations: &[i64],
-) -> sqlx::Result<HashMap<(UserId, ConversationId), UnreadMessages>> {
-    let rows: Vec<(i64, i64, i64, i64, Option<Seq>, i64)> = sqlx::query_as(
-        "select user_id, conversation_id, notification_id, coalesce(message_id, 0), message_seq,
-            coalesce(message_count, 0)
-        from (select distinct * from unnest($1::bigint[], $2::bigint[])) as place (user_id, conversation_id)
+) -> sqlx::Result<HashMap<Membership, UnreadMessages>> {
+    #[derive(FromRow)]
+    struct Unread {
+        user_id: i64,
+        conversation_id: i64,
+        notification_id: i64,
+        message: i64,
+        message_seq: Option<Seq>,
+        sender_username: Option<String>,
+        count: i64,
+        created_at: OffsetDateTime,
+    }
+    let rows: Vec<Unread> = postgres::query_as(
+        "select user_id, conversation_id, notification_id, coalesce(message_id, 0) as message, message_seq,
+            sender_username, coalesce(message_count, 0) as count, created_at
+        from unnest($1::bigint[], $2::bigint[]) as place (user_id, conversation_id)
         join notifications using (user_id, conversation_id)
         where read_at is null and conversation_id is not null",
     )
@@ -87,9 +99,17 @@ pub async fn unread_of_conversations(
     .fetch_all(db)
     .await?;
     rows.into_iter()
-        .map(|(user, conversation, id, message, seq, count)| {
-            let id = valid(NotificationId::new(id))?;
-            Ok((membership(user, conversation)?, UnreadMessages { id, message, seq, count, added: None }))
+        .map(|row| {
+            let membership = membership(row.user_id, row.conversation_id)?;
+            let summary = MessageSummary {
+                conversation: membership.1,
+                message: row.message,
+                seq: row.message_seq,
+                sender_username: row.sender_username,
+                count: row.count,
+            };
+            let id = valid(NotificationId::new(row.notification_id))?;
+            Ok((membership, UnreadMessages { id, summary, created_at: row.created_at.into() }))
         })
         .collect()
 }
@@ -100,7 +120,7 @@ pub async fn next_ids(
     count: usize,
 ) -> sqlx::Result<(OffsetDateTime, Vec<NotificationId>)> {
     // Not now(): the transaction may have started long before it got the locks.
-    let (at, mut ids): (OffsetDateTime, Vec<i64>) = sqlx::query_as(
+    let (at, mut ids): (OffsetDateTime, Vec<i64>) = postgres::query_as(
         "select clock_timestamp(), array(select nextval('notification_ids') from generate_series(1, $1))",
     )
     .bind(i64::try_from(count).unwrap_or(i64::MAX))
@@ -116,15 +136,15 @@ pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) 
     fn column<'a, T>(added: &'a [Added], value: impl Fn(&'a Added) -> T) -> Vec<T> {
         added.iter().map(value).collect()
     }
-    sqlx::query(
+    postgres::query(
         "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, created_at, read_at)
+            conversation_id, message_id, message_seq, message_count, sender_username, created_at)
         select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, $15, case when is_read then $15 end
+            conversation_id, message_id, message_seq, message_count, sender_username, $15
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bool[])
+            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[])
         as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, is_read)",
+            conversation_id, message_id, message_seq, message_count, sender_username)",
     )
     .bind(column(added, |added| added.user.get()))
     .bind(column(added, |added| added.shown.notification_id.get()))
@@ -135,11 +155,11 @@ pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) 
     .bind(column(added, |added| added.shown.data.get()))
     .bind(column(added, |added| added.key.as_str()))
     .bind(column(added, |added| added.shown.replaces.map(NotificationId::get)))
-    .bind(column(added, |added| added.summary.map(|MessageSummary { conversation, .. }| conversation.get())))
-    .bind(column(added, |added| added.summary.map(|summary| summary.message)))
-    .bind(column(added, |added| added.summary.and_then(|summary| summary.seq)))
-    .bind(column(added, |added| added.summary.map(|summary| summary.count)))
-    .bind(column(added, |added| added.read))
+    .bind(column(added, |added| Some(added.summary.as_ref()?.conversation.get())))
+    .bind(column(added, |added| Some(added.summary.as_ref()?.message)))
+    .bind(column(added, |added| added.summary.as_ref()?.seq))
+    .bind(column(added, |added| Some(added.summary.as_ref()?.count)))
+    .bind(column(added, |added| added.summary.as_ref()?.sender_username.as_deref()))
     .bind(at)
     .execute(db)
     .await
@@ -153,7 +173,7 @@ pub async fn mark(
     at: OffsetDateTime,
 ) -> sqlx::Result<()> {
     let (users, ids): (Vec<i64>, Vec<i64>) = read.iter().map(|(user, id)| (user.get(), id.get())).unzip();
-    sqlx::query(
+    postgres::query(
         "update notifications set read_at = $3 from unnest($1::bigint[], $2::bigint[]) as read (user_id, id)
         where notifications.user_id = read.user_id and notification_id = read.id and read_at is null",
     )
@@ -165,6 +185,15 @@ pub async fn mark(
     .map(drop)
 }
 
+/// Part of a query: remembers the newest messages that the notifications in `marked` of the user `$1` covered.
+macro_rules! remember_covered {
+    () => {
+        " covered as (insert into markers (user_id, conversation_id, message_id, notified)
+            select $1, conversation_id, 0, message_id from marked where conversation_id is not null
+            on conflict (user_id, conversation_id) do update set notified = excluded.notified) "
+    };
+}
+
 /// Marks one notification of a user as read and returns the time. `None` if it isn't an unread notification of the
 /// user.
 pub async fn mark_one(
@@ -172,10 +201,13 @@ pub async fn mark_one(
     user: UserId,
     id: NotificationId,
 ) -> sqlx::Result<Option<Timestamp>> {
-    let at: Option<OffsetDateTime> = sqlx::query_scalar(
-        "update notifications set read_at = clock_timestamp()
-        where user_id = $1 and notification_id = $2 and read_at is null returning read_at",
-    )
+    let at: Option<OffsetDateTime> = postgres::query_scalar(concat!(
+        "with marked as (update notifications set read_at = clock_timestamp()
+            where user_id = $1 and notification_id = $2 and read_at is null
+            returning read_at, conversation_id, message_id),",
+        remember_covered!(),
+        "select read_at from marked",
+    ))
     .bind(user.get())
     .bind(id.get())
     .fetch_optional(db)
@@ -189,7 +221,7 @@ pub async fn read_at(
     user: UserId,
     id: NotificationId,
 ) -> sqlx::Result<Option<Timestamp>> {
-    let at: Option<OffsetDateTime> = sqlx::query_scalar(
+    let at: Option<OffsetDateTime> = postgres::query_scalar(
         "select read_at from notifications
         where user_id = $1 and notification_id = $2 and read_at is not null",
     )
@@ -202,12 +234,13 @@ pub async fn read_at(
 
 /// Marks all notifications of a user as read. Returns the time, and the number of notifications that were unread.
 pub async fn mark_all(db: &mut PgConnection, user: UserId) -> sqlx::Result<(Timestamp, i64)> {
-    let (at, count): (OffsetDateTime, i64) = sqlx::query_as(
+    let (at, count): (OffsetDateTime, i64) = postgres::query_as(concat!(
         "with moment as (select clock_timestamp() as at),
         marked as (update notifications set read_at = moment.at from moment
-            where user_id = $1 and read_at is null returning 1)
-        select moment.at, (select count(*) from marked) from moment",
-    )
+            where user_id = $1 and read_at is null returning conversation_id, message_id),",
+        remember_covered!(),
+        "select moment.at, (select count(*) from marked) from moment",
+    ))
     .bind(user.get())
     .fetch_one(db)
     .await?;
@@ -269,7 +302,7 @@ async fn page(
         #[sqlx(flatten)]
         row: Row,
     }
-    let rows: Vec<Placed> = sqlx::query_as(query)
+    let rows: Vec<Placed> = postgres::query_as(query)
         .bind(bounds.user.get())
         .bind(beyond)
         .bind(i64::from(bounds.limit))
@@ -307,7 +340,7 @@ pub async fn page_after(
 pub async fn lock_retention(db: &mut PgConnection) -> sqlx::Result<bool> {
     /// An arbitrary key that only this service uses.
     const KEY: i64 = 0x6e6f_7469_6679;
-    sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(KEY).fetch_one(db).await
+    postgres::query_scalar("select pg_try_advisory_xact_lock($1)").bind(KEY).fetch_one(db).await
 }
 
 /// The oldest notifications among those older than `days`: user and id.
@@ -316,7 +349,7 @@ pub async fn old_notifications(
     days: i32,
     limit: i64,
 ) -> sqlx::Result<Vec<(i64, i64)>> {
-    sqlx::query_as(
+    postgres::query_as(
         "select user_id, notification_id from notifications
         where created_at < now() - make_interval(days => $1) order by created_at limit $2",
     )
@@ -329,7 +362,7 @@ pub async fn old_notifications(
 /// Removes notifications of locked inboxes and corrects the inboxes' unread counts.
 pub async fn remove_notifications(db: &mut PgConnection, old: &[(i64, i64)]) -> sqlx::Result<u64> {
     let (users, ids): (Vec<i64>, Vec<i64>) = old.iter().copied().unzip();
-    let removed: i64 = sqlx::query_scalar(
+    let removed: i64 = postgres::query_scalar(
         "with removed as (
             delete from notifications using unnest($1::bigint[], $2::bigint[]) as old (user_id, id)
             where notifications.user_id = old.user_id and notification_id = old.id

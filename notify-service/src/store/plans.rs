@@ -84,7 +84,7 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     let nats_config = config::Nats { nats_url: nats.url(), nats_creds: None };
     let bus = Bus::connect("test", &nats_config, &CancellationToken::new()).await.unwrap().unwrap();
     let (_catalogue, texts) = watch::channel(Arc::new(Catalogue::load(None).unwrap()));
-    let inboxes = &Inboxes::new(pool.clone(), bus, texts);
+    let inboxes = &Inboxes::new(pool.clone().into(), bus, texts);
     let op = |user: i64, kind: OpKind| Op { user: UserId::new(user).unwrap(), kind, cause: None };
     for size in [1, 100, 2_000] {
         // Locks, repeats, unread notifications, markers, reads, inserts and inboxes: a few rows each.

@@ -78,7 +78,11 @@ pub fn config(nats: &str, database: &str) -> Config {
     Config {
         command: None,
         nats: config::Nats { nats_url: nats.to_owned(), nats_creds: None },
-        database: config::Database { database_url: database.to_owned(), database_connections: 5 },
+        database: config::Database {
+            database_url: database.to_owned(),
+            database_direct_url: None,
+            database_connections: 5,
+        },
         telemetry: config::Telemetry {
             log_format: config::LogFormat::Text,
             rust_log: "info".to_owned(),

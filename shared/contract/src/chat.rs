@@ -11,8 +11,8 @@ pub use conversations::{
 };
 pub use joins::{Admitted, JoinBatch, JoinReply, JoinRequest};
 pub use messages::{
-    ConversationHead, CountUnread, Heads, MarkRead, MessagePage, PageMessages, Send, SendBatch, SendOne,
-    Sent, Unread,
+    ConversationHead, CountUnread, Heads, MarkRead, MessagePage, PageMessages, Receipt, Send, SendBatch,
+    SendOne, Sent, Unread,
 };
 pub use moderation::{ListBlocks, MakeReport, Reported, SetBlock};
 

@@ -1,12 +1,14 @@
-//! The admin port: `/healthz`, `/readyz`, `/metrics`.
+//! The admin port: `/healthz`, `/readyz`, `/metrics`, `/log`, and with the feature `profile` `/debug/pprof/profile`.
 
 use crate::{
-    Bus, files,
+    Bus,
+    logs::{self, FilterError},
     metrics::{self, Metric},
     postgres,
+    process::Process,
 };
 use anyhow::Context;
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, routing::get};
 use futures_util::future::{BoxFuture, join_all};
 use sqlx::PgPool;
 use std::{
@@ -30,10 +32,12 @@ type Measure = Arc<dyn Fn() + Send + Sync>;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
 /// Interval of the aggregation of histogram samples, which does not depend on scrapes.
 const AGGREGATION_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum size of a log filter.
+const FILTER_BYTES: usize = 4096;
 /// Time for which a reply of `/readyz` is reused.
 const READYZ_CACHE: Duration = Duration::from_millis(500);
 
-/// The admin port: reports whether the process is alive, whether it is ready, and its metrics.
+/// The admin port: reports whether the process is alive, whether it is ready, and its metrics; changes its log filter.
 ///
 /// The process is not ready before [`Admin::started`]. After that, it is ready while every check passes.
 #[derive(Clone)]
@@ -41,6 +45,7 @@ pub struct Admin {
     checks: Arc<RwLock<Option<Checks>>>,
     /// Last reply of `/readyz`. The checks never run concurrently, however many requests there are.
     last: Arc<Mutex<Option<(Instant, Answer)>>>,
+    process: Arc<Process>,
     shutdown: CancellationToken,
     addr: SocketAddr,
 }
@@ -111,7 +116,8 @@ impl Admin {
             .await
             .with_context(|| format!("configuration: listen on ADMIN_ADDR {addr}"))?;
         let addr = listener.local_addr().context("read the admin address")?;
-        let admin = Self { checks: Arc::default(), last: Arc::default(), shutdown, addr };
+        let process = Arc::new(Process::new());
+        let admin = Self { checks: Arc::default(), last: Arc::default(), process, shutdown, addr };
         let recorder = metrics::recorder();
         metrics::describe(measured);
         tokio::spawn(metrics::aggregate(recorder.clone(), AGGREGATION_INTERVAL));
@@ -125,7 +131,11 @@ impl Admin {
                     scraped.measure();
                     metrics::render(&recorder, measured)
                 }),
-            );
+            )
+            .route("/log", get(async || log_answer(logs::filter())).put(change_log))
+            .layer(DefaultBodyLimit::max(FILTER_BYTES));
+        #[cfg(feature = "profile")]
+        let router = router.route("/debug/pprof/profile", get(crate::profile::profile));
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the admin port has failed");
@@ -145,7 +155,7 @@ impl Admin {
     }
 
     fn measure(&self) {
-        files::measure();
+        self.process.measure();
         let checks = self.checks.read().expect("no holder of this lock panics").clone();
         for measure in checks.iter().flat_map(|checks| &checks.measures) {
             measure();
@@ -169,6 +179,26 @@ impl Admin {
         let answer = checks.run().await;
         *last = Some((Instant::now(), answer.clone()));
         answer
+    }
+}
+
+/// Replaces the log filter by the body.
+async fn change_log(body: String) -> Answer {
+    let changed = logs::set_filter(&body);
+    if let Ok(filter) = &changed {
+        tracing::info!(filter, "the log filter was changed");
+    }
+    log_answer(changed)
+}
+
+/// The present filter, or why there is none.
+fn log_answer(filter: Result<String, FilterError>) -> Answer {
+    match filter {
+        Ok(filter) => (StatusCode::OK, format!("{filter}\n")),
+        Err(error @ FilterError::NotStarted) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        Err(error) => {
+            (StatusCode::BAD_REQUEST, format!("{error}; a filter is a level or a list: info,gateway=debug\n"))
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use crate::{
     Bus, Endpoints,
+    bus::chain,
     config::{self, Telemetry},
-    files, logs, metrics, trace,
+    files, logs, metrics, panics, trace,
 };
 use anyhow::Context;
 use std::{future::Future, process::ExitCode, time::Duration};
@@ -36,10 +37,11 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line in either case: the filter may drop errors, or logs may not have started yet.
+            let error = chain(error.as_ref());
             if tracing::enabled!(tracing::Level::ERROR) {
-                tracing::error!(error = format!("{error:#}"), "stopped because of an error");
+                tracing::error!(error, "stopped because of an error");
             } else {
-                eprintln!("{error:#}");
+                eprintln!("{error}");
             }
             ExitCode::FAILURE
         }
@@ -57,6 +59,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     logs::start(config.as_ref())?;
+    panics::count();
     files::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if workers == Workers::One && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {

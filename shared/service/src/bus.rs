@@ -3,7 +3,8 @@
 use crate::{Backoff, config, trace};
 use anyhow::Context;
 use async_nats::{
-    Client, ConnectOptions, Event as ClientEvent, RequestErrorKind, Subscriber, connection::State,
+    Client, ConnectErrorKind, ConnectOptions, Event as ClientEvent, RequestErrorKind, Subscriber,
+    connection::State,
 };
 use bytes::Bytes;
 use contract::{Code, Deadline, Event, Refusal, Request, TraceParent, deadline::DEADLINE};
@@ -17,6 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 /// The oldest nats-server that supports every setting we use. Older ones silently ignore some of them.
 const MIN_SERVER_VERSION: (i64, i64, i64) = (2, 11, 0);
+/// Timeout of one attempt of [`retry_until`]: a replica that is killed after it received a request never replies.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+/// The header of a reply that is a refusal.
+pub const REFUSAL: &str = async_nats::service::NATS_SERVICE_ERROR;
 /// Maximum size of a payload: within NATS' default limit of 1 MiB, with room for headers.
 pub const PAYLOAD_BYTES: usize = 900 * 1024;
 
@@ -87,11 +92,14 @@ impl Bus {
         loop {
             let options = options(name, config, &servers, disruptions.clone()).await?;
             let connected = tokio::select! {
-                connected = options.connect(&servers[..]) => connected,
+                connected = options.connect(&servers.addresses[..]) => connected,
                 () = shutdown.cancelled() => return Ok(None),
             };
             match connected {
                 Ok(client) => return Ok(Some(Self::new(client, disruptions))),
+                Err(error) if error.kind() == ConnectErrorKind::AuthorizationViolation => tracing::warn!(
+                    "NATS refuses the user and password in NATS_URL, or the file in NATS_CREDS; trying again"
+                ),
                 Err(error) => tracing::warn!(error = chain(&error), "waiting for NATS at NATS_URL"),
             }
             tokio::select! {
@@ -207,20 +215,7 @@ impl Bus {
         request: &R,
         within: Duration,
     ) -> Result<R::Reply, RequestError> {
-        let (end, deadline) = (tokio::time::Instant::now() + within, Deadline::after(within));
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
-        loop {
-            let left = end.saturating_duration_since(tokio::time::Instant::now());
-            let error = match self.attempt(request, left.min(ATTEMPT), deadline).await {
-                Err(error) if error.is_transient() => error,
-                ended => return ended,
-            };
-            let delay = backoff.delay();
-            if tokio::time::Instant::now() + delay >= end {
-                return Err(error);
-            }
-            tokio::time::sleep(delay).await;
-        }
+        retry_until(within, |within, deadline| self.attempt(request, within, deadline)).await
     }
 
     async fn request_bytes(
@@ -243,8 +238,7 @@ impl Bus {
                 RequestErrorKind::TimedOut => RequestError::TimedOut(subject),
                 _ => RequestError::Failed(subject, error.into()),
             })?;
-        match answer.headers.as_ref().and_then(|headers| headers.get(async_nats::service::NATS_SERVICE_ERROR))
-        {
+        match answer.headers.as_ref().and_then(|headers| headers.get(REFUSAL)) {
             Some(refusal) => Err(RequestError::Refused(Refusal::from_header(refusal.as_str()))),
             None => Ok(answer.payload),
         }
@@ -315,14 +309,35 @@ impl Bus {
     }
 }
 
-/// Timeout of one attempt of [`Bus::request_until`]: a replica that is killed after it received a request never
-/// replies.
-const ATTEMPT: Duration = Duration::from_millis(1_500);
+/// Repeats a request while that may help, for at most `within` in total. `attempt` gets the time limit of one attempt and
+/// the deadline of all.
+///
+/// # Errors
+/// The error of the last attempt.
+pub async fn retry_until<T, F: Future<Output = Result<T, RequestError>>>(
+    within: Duration,
+    attempt: impl Fn(Duration, Deadline) -> F,
+) -> Result<T, RequestError> {
+    let (end, deadline) = (tokio::time::Instant::now() + within, Deadline::after(within));
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+    loop {
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let error = match attempt(left.min(ATTEMPT), deadline).await {
+            Err(error) if error.is_transient() => error,
+            ended => return ended,
+        };
+        let delay = backoff.delay();
+        if tokio::time::Instant::now() + delay >= end {
+            return Err(error);
+        }
+        tokio::time::sleep(delay).await;
+    }
+}
 
 async fn options(
     name: &str,
     config: &config::Nats,
-    servers: &[async_nats::ServerAddr],
+    servers: &config::Servers,
     disruptions: Arc<watch::Sender<u64>>,
 ) -> anyhow::Result<ConnectOptions> {
     let options = match &config.nats_creds {
@@ -331,8 +346,7 @@ async fn options(
             .context("NATS_CREDS names a file that can't be read")?,
         None => ConnectOptions::new(),
     };
-    // The client itself does not use credentials in addresses.
-    let options = match config::user_in(servers) {
+    let options = match servers.user.clone() {
         Some((user, password)) => options.user_and_password(user, password),
         None => options,
     };
@@ -368,12 +382,15 @@ fn note(event: &ClientEvent, disruptions: &watch::Sender<u64>) {
     }
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line. Many errors contain the text of their cause: it is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text

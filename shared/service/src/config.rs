@@ -16,20 +16,35 @@ pub struct Nats {
     pub nats_creds: Option<PathBuf>,
 }
 
+/// The servers of `NATS_URL`.
+pub struct Servers {
+    /// Their addresses, without a user: the client logs the addresses.
+    pub addresses: Vec<ServerAddr>,
+    /// User and password of the first address that has them. They also apply to servers discovered later.
+    pub user: Option<(String, String)>,
+}
+
 impl Nats {
-    /// The list of servers.
+    /// The servers.
     ///
     /// # Errors
     /// If one of them is not an address.
-    pub fn servers(&self) -> anyhow::Result<Vec<ServerAddr>> {
+    pub fn servers(&self) -> anyhow::Result<Servers> {
+        const INVALID: &str = "NATS_URL is not a list of NATS URLs";
         let addresses = self.nats_url.split(',').map(|url| url.trim().parse());
-        addresses.collect::<Result<_, _>>().context("NATS_URL is not a list of NATS URLs")
+        let addresses = addresses.collect::<Result<Vec<ServerAddr>, _>>().context(INVALID)?;
+        let user_of =
+            |server: &ServerAddr| Some((server.username()?.to_owned(), server.password()?.to_owned()));
+        let user = addresses.iter().find_map(user_of);
+        let addresses = addresses.into_iter().map(without_user).collect::<Option<_>>().context(INVALID)?;
+        Ok(Servers { addresses, user })
     }
 }
 
-/// User and password of the first address that has them. They also apply to servers discovered later.
-pub fn user_in(servers: &[ServerAddr]) -> Option<(String, String)> {
-    servers.iter().find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())))
+fn without_user(server: ServerAddr) -> Option<ServerAddr> {
+    let mut url = server.into_inner();
+    url.set_username("").and_then(|()| url.set_password(None)).ok()?;
+    ServerAddr::from_url(url).ok()
 }
 
 impl fmt::Debug for Nats {
@@ -44,6 +59,10 @@ pub struct Database {
     /// Postgres URL, such as postgres://user:password@host/database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
+    /// Postgres URL for migrations if DATABASE_URL leads to a pooler in transaction mode, such as PgBouncer: it must lead
+    /// to Postgres itself. With this variable, statements are not cached
+    #[arg(long, env = "DATABASE_DIRECT_URL", hide_env_values = true)]
+    pub database_direct_url: Option<String>,
     /// Maximum number of connections to Postgres; chat-service adds one for joins, notify-service two for its writes
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value = "10", value_parser = clap::value_parser!(u32).range(2..=500))]
     pub database_connections: u32,

@@ -14,7 +14,11 @@ pub mod endpoints;
 pub mod files;
 pub mod logs;
 pub mod metrics;
+pub mod panics;
 pub mod postgres;
+mod process;
+#[cfg(feature = "profile")]
+mod profile;
 pub mod streams;
 pub mod trace;
 pub mod version;

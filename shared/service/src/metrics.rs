@@ -33,28 +33,46 @@ pub struct Metric {
     label: Option<(&'static str, &'static [&'static str])>,
     /// Name in the release before, under which the metric is exposed as well.
     former: Option<&'static str>,
+    /// Whether a gauge starts from zero, so that it is exposed before it is first measured.
+    from_zero: bool,
 }
 
 impl Metric {
+    const fn new(name: &'static str, kind: MetricType, help: &'static str) -> Self {
+        Self { name, kind, unit: Unit::Count, help, label: None, former: None, from_zero: false }
+    }
+
     /// Creates a counter of things.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: MetricType::Counter, unit: Unit::Count, help, label: None, former: None }
+        Self::new(name, MetricType::Counter, help)
     }
 
     /// Creates a gauge of things.
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: MetricType::Gauge, unit: Unit::Count, help, label: None, former: None }
+        Self::new(name, MetricType::Gauge, help)
     }
 
     /// Creates a histogram of things.
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: MetricType::Histogram, unit: Unit::Count, help, label: None, former: None }
+        Self::new(name, MetricType::Histogram, help)
     }
 
     /// Sets the unit to seconds.
     #[must_use]
     pub const fn seconds(self) -> Self {
         Self { unit: Unit::Seconds, ..self }
+    }
+
+    /// Sets the unit to bytes.
+    #[must_use]
+    pub const fn bytes(self) -> Self {
+        Self { unit: Unit::Bytes, ..self }
+    }
+
+    /// Starts a gauge from zero. An alert on zero also fires if the service never gets as far as its first measurement.
+    #[must_use]
+    pub const fn from_zero(self) -> Self {
+        Self { from_zero: true, ..self }
     }
 
     /// Exposes the metric under its former name as well, so that dashboards and alerts work for one more release.
@@ -89,8 +107,27 @@ impl Metric {
 /// Metrics of every process.
 const COMMON: &[Metric] = &[
     Metric::gauge("target_info", "Always 1; the labels hold name, version and commit of the process."),
+    Metric::counter("process_cpu_seconds_total", "CPU time of the process, in whole seconds.").seconds(),
+    Metric::gauge("process_resident_memory_bytes", "Resident memory of the process.").bytes(),
+    Metric::gauge("process_virtual_memory_bytes", "Virtual memory of the process.").bytes(),
+    Metric::gauge("process_virtual_memory_max_bytes", "Maximum virtual memory of the process; 0: no limit.")
+        .bytes(),
+    Metric::gauge("process_start_time_seconds", "Start of the process, in Unix seconds.").seconds(),
+    Metric::gauge("process_threads", "Number of threads of the process."),
     Metric::gauge("process_open_fds", "Number of open files, including sockets."),
-    Metric::gauge("process_max_fds", "Maximum number of open files."),
+    Metric::gauge("process_max_fds", "Maximum number of open files; 0: no limit."),
+    Metric::gauge("tokio_workers", "Number of worker threads of the runtime."),
+    Metric::gauge("tokio_alive_tasks", "Number of tasks that have not ended."),
+    Metric::gauge(
+        "tokio_global_queue_tasks",
+        "Number of tasks that wait in the queue shared by all workers.",
+    ),
+    Metric::gauge(
+        "tokio_busy_ratio",
+        "Share of time for which the workers were busy since the last scrape, 0 to 1.",
+    ),
+    Metric::counter("tokio_parks_total", "Number of times that a worker found nothing to do and waited."),
+    Metric::counter("panics_total", "Number of panics."),
     Metric::counter("trace_spans_exported_total", "Number of exported spans."),
     Metric::counter("trace_spans_dropped_total", "Number of spans dropped before export, by reason.")
         .by("reason", &["queue_full", "export_failed"]),
@@ -98,7 +135,8 @@ const COMMON: &[Metric] = &[
 
 /// Metrics of every process that uses NATS.
 const NATS: &[Metric] = &[
-    Metric::gauge("nats_connected", "1 while connected to NATS, otherwise 0."),
+    // A service that waits for NATS when it starts is not connected either.
+    Metric::gauge("nats_connected", "1 while connected to NATS, otherwise 0.").from_zero(),
     Metric::counter("nats_connects_total", "Number of connections to NATS, including reconnects."),
     Metric::counter(
         "nats_dropped_total",
@@ -130,6 +168,11 @@ pub(crate) const POSTGRES: &[Metric] = &[
         "Number of connections to Postgres, by state (idle or used).",
     ),
     Metric::gauge("db_client_connection_max", "Maximum number of connections to Postgres."),
+    Metric::gauge(
+        "postgres_oldest_transaction_seconds",
+        "Age of the oldest transaction in the database; NaN if Postgres does not reply.",
+    )
+    .seconds(),
     Metric::counter("postgres_timeouts_total", "Number of statements that timed out."),
     Metric::counter(
         "postgres_broken_connections_total",
@@ -147,9 +190,9 @@ const SECONDS: &[f64] =
 /// Histogram buckets of counts.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 
-/// Describes metrics, and starts their counters from zero.
+/// Describes metrics, and starts their counters, and some gauges, from zero.
 pub fn describe(metrics: &[Metric]) {
-    for Metric { name, kind, unit, help, label, .. } in metrics.iter().copied() {
+    for Metric { name, kind, unit, help, label, from_zero, .. } in metrics.iter().copied() {
         match kind {
             MetricType::Counter => describe_counter!(name, unit, help),
             MetricType::Gauge => describe_gauge!(name, unit, help),
@@ -162,6 +205,7 @@ pub fn describe(metrics: &[Metric]) {
                     counter!(name, label => *value).absolute(0);
                 }
             }
+            (MetricType::Gauge, _) if from_zero => gauge!(name).set(0.0),
             _ => {}
         }
     }
@@ -229,6 +273,24 @@ mod tests {
     use ::metrics::with_local_recorder;
 
     #[test]
+    fn counters_and_marked_gauges_are_exposed_before_their_first_value() {
+        let recorder = builder().unwrap().build_recorder();
+        with_local_recorder(&recorder, || {
+            let by = Metric::counter("failures_total", "Failures.").by("reason", &["a", "b"]);
+            describe(&[
+                by,
+                Metric::gauge("connected", "Connected.").from_zero(),
+                Metric::gauge("age", "Age."),
+            ]);
+        });
+        let text = recorder.handle().render();
+        for line in ["failures_total{reason=\"a\"} 0", "failures_total{reason=\"b\"} 0", "connected 0"] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("\nage "), "{text}");
+    }
+
+    #[test]
     fn a_renamed_metric_is_exposed_under_both_names() {
         let metrics = [
             Metric::counter("joins_total", "Joins.").formerly("doors_total"),
@@ -264,22 +326,34 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn samples_are_aggregated_even_if_nobody_reads_the_metrics() {
+    #[test]
+    fn samples_are_aggregated_even_if_nobody_reads_the_metrics() {
+        // In a process of its own, because the other tests use memory, too.
+        const ALONE: &str = "SAMPLES_ALONE";
+        const NAME: &str = "metrics::tests::samples_are_aggregated_even_if_nobody_reads_the_metrics";
+        if std::env::var_os(ALONE).is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            return runtime.block_on(record_samples());
+        }
+        let test = std::env::current_exe().unwrap();
+        let ran = std::process::Command::new(test).args(["--exact", NAME]).env(ALONE, "1").output().unwrap();
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && printed.contains("1 passed"), "{printed}");
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn record_samples() {
         let recorder = builder().unwrap().build_recorder();
         let aggregation = tokio::spawn(aggregate(recorder.handle(), Duration::from_millis(10)));
         let before = resident();
-        // In a thread of its own, like the aggregation in a real process.
-        let record = move || {
+        // On one thread, no samples come in while the aggregation is due.
+        for _ in 0..100 {
             with_local_recorder(&recorder, || {
                 let histogram = ::metrics::histogram!("samples_seconds");
-                for _ in 0..100 {
-                    (0..100_000).for_each(|_| histogram.record(0.1));
-                    std::thread::sleep(Duration::from_millis(10));
-                }
+                (0..100_000).for_each(|_| histogram.record(0.1));
             });
-        };
-        tokio::task::spawn_blocking(record).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let kib = resident().saturating_sub(before);
         assert!(kib < 32 * 1024, "10,000,000 samples of 8 bytes each still use {kib} KiB");
         aggregation.abort();

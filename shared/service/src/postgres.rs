@@ -1,14 +1,19 @@
 //! Postgres: a connection pool on one schema, with migrations; waits for a database that isn't up yet.
 
+mod pooler;
+
+pub use pooler::{Pool, query, query_as, query_scalar};
+
 use crate::{Backoff, bus::chain, config};
 use anyhow::Context;
 use contract::Refusal;
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool,
+    ConnectOptions, Connection, Executor, PgConnection, PgPool, Row,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use std::{
+    borrow::Cow,
     str::FromStr,
     sync::{
         Mutex, PoisonError,
@@ -43,7 +48,7 @@ const TIMEOUTS: [(&str, &str); 3] = [
 
 /// Connects to this service's own schema and migrates it, and logs every few seconds while it can't. Returns `None` if
 /// the token is cancelled first. Replicas that start together wait for each other's migrations. `settings` apply to
-/// each connection.
+/// each connection; behind a pooler, the settings of the role apply instead.
 ///
 /// # Errors
 /// If the configuration can't be used, or a migration fails for a permanent reason.
@@ -53,13 +58,15 @@ pub async fn open(
     settings: &[(&'static str, &'static str)],
     config: &config::Database,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Option<PgPool>> {
-    let options = connect_options(schema, config)?.options(settings.iter().copied());
-    if !prepare_until(schema, migrations, &options, shutdown).await? {
+) -> anyhow::Result<Option<Pool>> {
+    pooler::set_used(config.database_direct_url.is_some());
+    if !prepare_until(schema, migrations, config, shutdown).await? {
         return Ok(None);
     }
     crate::metrics::describe(crate::metrics::POSTGRES);
-    let pool = pool_options(config).connect_lazy_with(options);
+    let options = with_settings(connect_options(schema, config)?, settings);
+    let pool = Pool::from(pool_options(config).connect_lazy_with(options));
+    tokio::spawn(watch_transactions(pool.clone(), shutdown.clone()));
     Ok(Some(pool))
 }
 
@@ -74,41 +81,67 @@ pub async fn migrate_only(
     config: &config::Database,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let options = connect_options(schema, config)?;
-    let is_done = prepare_until(schema, migrations, &options, shutdown).await?;
+    let is_done = prepare_until(schema, migrations, config, shutdown).await?;
     anyhow::ensure!(is_done, "stopped before the schema was migrated");
     tracing::info!(schema, "the schema is up to date");
     Ok(())
 }
 
 fn connect_options(schema: &'static str, config: &config::Database) -> anyhow::Result<PgConnectOptions> {
-    Ok(PgConnectOptions::from_str(&config.database_url)
-        .map_err(|_| anyhow::anyhow!("configuration: DATABASE_URL is not a Postgres URL"))?
-        .application_name(schema)
-        .options([("search_path", schema), NOT_COMPILED])
-        .options(TIMEOUTS)
-        .log_statements(tracing::log::LevelFilter::Trace))
+    let options = parse("DATABASE_URL", &config.database_url, schema)?;
+    Ok(with_settings(options, &session_settings(schema)))
+}
+
+fn parse(variable: &str, url: &str, schema: &str) -> anyhow::Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| anyhow::anyhow!("configuration: {variable} is not a Postgres URL"))?;
+    Ok(options.application_name(schema).log_statements(tracing::log::LevelFilter::Trace))
+}
+
+/// Settings of every connection to a schema. `deploy/postgres/init.sql` has the same ones for the role, for connections
+/// through a pooler.
+fn session_settings(schema: &'static str) -> Vec<(&'static str, &'static str)> {
+    [("search_path", schema), NOT_COMPILED].into_iter().chain(TIMEOUTS).collect()
+}
+
+/// Adds settings of a session, unless the connection leads to a pooler, which would refuse them.
+pub fn with_settings(options: PgConnectOptions, settings: &[(&str, &str)]) -> PgConnectOptions {
+    if pooler::is_used() { options } else { options.options(settings.iter().copied()) }
 }
 
 /// Prepares the schema, again and again while Postgres is unavailable. Returns false if the token is cancelled first.
 async fn prepare_until(
-    schema: &str,
+    schema: &'static str,
     migrations: &Migrator,
-    options: &PgConnectOptions,
+    config: &config::Database,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<bool> {
+    let options = connect_options(schema, config)?;
+    let direct = match &config.database_direct_url {
+        Some(url) => parse("DATABASE_DIRECT_URL", url, schema)?.options(session_settings(schema)),
+        None => options.clone(),
+    };
+    let prepare = async || {
+        prepare(schema, migrations, &direct).await?;
+        if pooler::is_used() { check_role(schema, &options).await } else { Ok(()) }
+    };
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
     loop {
         let prepared = tokio::select! {
-            prepared = prepare(schema, migrations, options) => prepared,
+            prepared = prepare() => prepared,
             () = shutdown.cancelled() => return Ok(false),
         };
         match prepared {
             Ok(()) => return Ok(true),
-            Err(error) if error.chain().any(is_transient) => {
-                tracing::warn!(error = format!("{error:#}"), "waiting for Postgres at DATABASE_URL");
+            Err(error) if is_tls_failure(&error) => {
+                return Err(error.context(
+                    "configuration: TLS to Postgres fails; check sslmode and sslrootcert in DATABASE_URL",
+                ));
             }
-            Err(error) => return Err(error),
+            Err(error) if error.chain().any(is_transient) => {
+                tracing::warn!(error = chain(error.as_ref()), "waiting for Postgres at DATABASE_URL");
+            }
+            Err(error) => return Err(with_remedy(error)),
         }
         tokio::select! {
             () = backoff.wait() => {}
@@ -171,6 +204,25 @@ async fn prepare(schema: &str, migrations: &Migrator, options: &PgConnectOptions
     Ok(())
 }
 
+/// Checks that the role has the settings that a pooler does not pass on.
+async fn check_role(schema: &'static str, options: &PgConnectOptions) -> anyhow::Result<()> {
+    let mut connection = options.connect().await.context("connect to the pooler at DATABASE_URL")?;
+    for (name, expected) in session_settings(schema) {
+        let show = sqlx::AssertSqlSafe(format!("show {name}")); // The name is a constant of ours.
+        let row =
+            sqlx::raw_sql(show).fetch_one(&mut connection).await.context("read a setting of the role")?;
+        let actual: String = row.try_get(0)?;
+        anyhow::ensure!(
+            actual == expected,
+            "configuration: behind a pooler, {name} must be {expected} but is {actual}: alter role {} set {name} = \
+             '{expected}', then reconnect the pooler",
+            options.get_username(),
+        );
+    }
+    connection.close().await.ok();
+    Ok(())
+}
+
 /// Interval of a replica's attempts to take the migration lock.
 const MIGRATION_RETRY: Duration = Duration::from_millis(250);
 /// Interval of log lines while it waits.
@@ -181,10 +233,7 @@ const MIGRATION_REPORT: Duration = Duration::from_secs(5);
 /// because migrations only add.
 async fn migrate(schema: &str, migrations: &Migrator, connection: &mut PgConnection) -> anyhow::Result<()> {
     // A migration may take long, but it must not queue for a lock, because every query would queue behind it.
-    connection
-        .execute("set statement_timeout = 0; set lock_timeout = '3s'")
-        .await
-        .context("prepare to migrate")?;
+    connection.execute("set statement_timeout = 0").await.context("prepare to migrate")?;
     let mut report_at = Instant::now();
     loop {
         let is_ours: bool =
@@ -204,9 +253,35 @@ async fn migrate(schema: &str, migrations: &Migrator, connection: &mut PgConnect
     }
     let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
     migrator.set_ignore_missing(true).set_locking(false);
-    // Not `run`, whose future is not `Send`, because it accepts more than connections. The lock ends with the
-    // connection.
-    migrator.run_direct(None, connection, false).await.context("migrate the schema")
+    drop_invalid_indexes(schema, connection).await.context("drop unfinished indexes")?;
+    for migration in migrations.iter() {
+        // `create index concurrently` waits for all older transactions. No query queues behind it.
+        let lock_timeout = if migration.no_tx { "set lock_timeout = 0" } else { "set lock_timeout = '3s'" };
+        connection.execute(lock_timeout).await.context("prepare to migrate")?;
+        // Not `run`, whose future is not `Send`, because it accepts more than connections.
+        migrator
+            .run_direct(Some(migration.version), connection, false)
+            .await
+            .context("migrate the schema")?;
+    }
+    Ok(()) // The migration lock ends with the connection.
+}
+
+/// Drops the indexes that an interrupted `create index concurrently` has left. Its migration creates them again.
+async fn drop_invalid_indexes(schema: &str, connection: &mut PgConnection) -> sqlx::Result<()> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "select indexrelid::regclass::text from pg_index join pg_class on pg_class.oid = indexrelid
+         where not indisvalid and relnamespace = $1::regnamespace",
+    )
+    .bind(schema)
+    .fetch_all(&mut *connection)
+    .await?;
+    for name in names {
+        tracing::warn!(name, "dropping an unfinished index");
+        // A `regclass` is quoted as an identifier.
+        connection.execute(sqlx::AssertSqlSafe(format!("drop index concurrently {name}"))).await?;
+    }
+    Ok(())
 }
 
 /// Last known failover. Connections opened before it lead to a server that has become read-only.
@@ -239,9 +314,9 @@ impl Failover {
 
 /// Fails like a write if the server is read-only.
 async fn is_writable(connection: &mut PgConnection) -> sqlx::Result<()> {
-    let is_read_only: String =
-        sqlx::query_scalar("select current_setting('transaction_read_only')").fetch_one(connection).await?;
-    if is_read_only == "on" {
+    // One request of the simple protocol, which also works through a pooler.
+    let row = sqlx::raw_sql("show transaction_read_only").fetch_one(connection).await?;
+    if row.try_get::<&str, _>(0)? == "on" {
         FAILOVER.record_read_only();
         return Err(sqlx::Error::Io(std::io::Error::new(
             std::io::ErrorKind::ReadOnlyFilesystem,
@@ -280,7 +355,7 @@ impl Dedicated {
                 Some(current) => current,
                 None => (self.options.connect().await?, Instant::now()),
             };
-            let result = query(&mut connection).await;
+            let result = pooler::run(&mut connection, query).await;
             Ok((result, (connection, made)))
         })
         .await?;
@@ -297,6 +372,32 @@ impl Dedicated {
             let _ = in_time(connection.close()).await;
         }
     }
+}
+
+/// Adds a remedy to a frequent error of the configuration.
+fn with_remedy(error: anyhow::Error) -> anyhow::Error {
+    let code = error.chain().find_map(|error| {
+        let error = error.downcast_ref::<sqlx::Error>()?.as_database_error()?;
+        error.code().map(Cow::into_owned)
+    });
+    let remedy = match code.as_deref() {
+        Some("28000" | "28P01") => "configuration: check the user and password in DATABASE_URL",
+        Some("3D000") => {
+            "configuration: create the database in DATABASE_URL, then run deploy/postgres/init.sql in it"
+        }
+        Some("42501") => {
+            "configuration: the role in DATABASE_URL lacks rights; deploy/postgres/init.sql grants them"
+        }
+        _ => return error,
+    };
+    error.context(remedy)
+}
+
+/// Whether the TLS handshake failed, for example because of the certificate.
+fn is_tls_failure(error: &anyhow::Error) -> bool {
+    // How rustls reports all its errors as errors of I/O.
+    let is_invalid = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
+    error.chain().any(|error| error.downcast_ref().is_some_and(is_invalid))
 }
 
 /// Whether an error may be temporary: the connection, or a server that starts, stops or is busy.
@@ -404,4 +505,37 @@ pub fn measure(pool: &PgPool) {
     metrics::gauge!("db_client_connection_count", "state" => "idle").set(idle);
     metrics::gauge!("db_client_connection_count", "state" => "used").set(size.saturating_sub(idle));
     metrics::gauge!("db_client_connection_max").set(pool.options().get_max_connections());
+}
+
+/// Interval of the measurements of the oldest transaction.
+const TRANSACTIONS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Measures the age of the oldest transaction regularly, until the token is cancelled.
+async fn watch_transactions(pool: Pool, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(TRANSACTIONS_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let oldest = metrics::gauge!("postgres_oldest_transaction_seconds");
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let age = in_time(oldest_transaction(&pool)).await;
+        oldest.set(age.unwrap_or_else(|error| {
+            tracing::debug!(error = chain(&error), "can't measure the oldest transaction");
+            f64::NAN
+        }));
+    }
+}
+
+/// Age in seconds of the oldest transaction of a client in this database. Those of other roles are visible only to
+/// members of `pg_read_all_stats`.
+async fn oldest_transaction(pool: &Pool) -> sqlx::Result<f64> {
+    query_scalar(
+        "select coalesce(extract(epoch from max(clock_timestamp() - xact_start)), 0)::float8
+         from pg_stat_activity
+         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()",
+    )
+    .fetch_one(pool)
+    .await
 }

@@ -59,6 +59,18 @@ impl TestDatabase {
         format!("{server}/{}", self.name)
     }
 
+    /// Host and port of the server.
+    pub fn authority(&self) -> &str {
+        let (_, rest) = self.server.split_once("://").unwrap_or(("", &self.server));
+        let authority = rest.split('/').next().unwrap_or(rest);
+        authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+    }
+
+    /// URL of the database for another role of a server that asks for no passwords.
+    pub fn url_as(&self, role: &str) -> String {
+        format!("postgres://{role}:unused@{}/{}", self.authority(), self.name)
+    }
+
     /// Name of the database.
     pub fn name(&self) -> &str {
         &self.name

@@ -6,8 +6,10 @@
 #![warn(missing_docs)]
 
 pub mod accounts;
+pub mod bench;
 pub mod database;
 pub mod nats;
+pub mod pgbouncer;
 pub mod place;
 pub mod ports;
 pub mod postgres;

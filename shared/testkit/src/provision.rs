@@ -8,7 +8,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -154,6 +154,17 @@ pub fn debian(program: &str, packages: &[&str], report: Report<'_>) -> anyhow::R
         .with_context(|| advice.clone())?;
     ensure!(on_path(program), advice);
     Ok(())
+}
+
+/// Whether all these programs are installed. If one is missing, reports that a test is skipped.
+pub fn has_programs(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !on_path(program));
+    if let Some(program) = missing {
+        // Not `eprintln!`, whose output is shown only if a test fails.
+        let line = format!("\n*** SKIPPED: a test that needs {program}, which is not installed ***\n\n");
+        io::stderr().write_all(line.as_bytes()).ok();
+    }
+    missing.is_none()
 }
 
 /// Version of a server, from its `--version`.

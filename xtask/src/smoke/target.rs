@@ -1,6 +1,6 @@
 //! The stack to check, and its clients.
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow};
 use async_nats::{Client, ConnectOptions, Event};
@@ -22,9 +22,9 @@ impl Target {
     /// Reads the secrets from the environment and the file.
     ///
     /// # Errors
-    /// If a secret is missing.
+    /// If a secret is missing or the file is invalid.
     pub fn new(gateways: Vec<String>, nats: Option<String>, env_file: &Path) -> anyhow::Result<Self> {
-        let mut variables = read(env_file).unwrap_or_default();
+        let mut variables = read(env_file)?;
         variables.extend(std::env::vars().filter(|(_, value)| !value.is_empty()));
         for name in ["JWT_SECRET", "NATS_BILLING_PASSWORD", "NATS_MARKETPLACE_PASSWORD"] {
             variables.get(name).filter(|value| !value.is_empty()).ok_or_else(|| {
@@ -123,10 +123,27 @@ impl Target {
     }
 }
 
-/// Reads the variables of a file in `.env` format.
+/// Reads the variables of a file in `.env` format; none if there is no file.
 fn read(path: &Path) -> anyhow::Result<HashMap<String, String>> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let variables = lines.filter_map(|line| line.split_once('='));
-    Ok(variables.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let variables = dotenvy::from_path_iter(path).and_then(Iterator::collect);
+    variables.with_context(|| format!("read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_key_is_read_as_compose_reads_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(".env");
+        std::fs::write(&file, "# a comment\nJWT_SECRET='pa$word of #more'\nGATEWAY_PORT=8000 # a port\n")
+            .unwrap();
+        let variables = read(&file).unwrap();
+        assert_eq!((&*variables["JWT_SECRET"], &*variables["GATEWAY_PORT"]), ("pa$word of #more", "8000"));
+        assert!(read(&folder.path().join("missing")).unwrap().is_empty());
+    }
 }

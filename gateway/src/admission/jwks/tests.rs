@@ -93,6 +93,40 @@ fn exactly_one_valid_source_of_keys_is_required() {
 }
 
 #[test]
+fn during_a_rotation_tokens_of_both_keys_are_accepted() {
+    let secret = |secret: &[u8]| signed(&Header::new(Algorithm::HS256), &EncodingKey::from_secret(secret));
+    let by_p256 = signed(&Header::new(Algorithm::ES256), &signing(Algorithm::ES256));
+    let given = |value: &str| Some(value.to_owned());
+    let rotating = Tokens { jwt_secret: given("new"), jwt_secret_previous: given("old"), ..tokens() };
+    let verifier = Verifier::new(rotating.clone()).unwrap();
+    assert!(verifier.verify(&secret(b"new")).is_ok() && verifier.verify(&secret(b"old")).is_ok());
+    assert!(verifier.verify(&secret(b"older")).is_err() && verifier.verify(&by_p256).is_err());
+    // An empty variable is no key.
+    let rotated = Tokens { jwt_secret_previous: given(" "), ..rotating.clone() };
+    for forged in [&b"old"[..], b"", b" "] {
+        assert!(Verifier::new(rotated.clone()).unwrap().verify(&secret(forged)).is_err());
+    }
+    // From a secret to a key pair, from one key pair to another, and to a key set.
+    let from_secret = Tokens { jwt_secret: None, jwt_public_key: given(ED25519.1), ..rotating };
+    let from_pair = Tokens { jwt_public_key_previous: given(P256.1), ..from_secret.clone() };
+    let to_set = Tokens {
+        jwt_public_key: None,
+        jwt_jwks_url: given("https://shop.example/jwks"),
+        ..from_pair.clone()
+    };
+    for (tokens, by_pair) in [(from_secret, false), (from_pair, true), (to_set, true)] {
+        let verifier = Verifier::new(tokens).unwrap();
+        assert!(verifier.verify(&secret(b"old")).is_ok());
+        assert_eq!(verifier.verify(&by_p256).is_ok(), by_pair);
+        // A public key, used as the secret of HS256.
+        assert!(verifier.verify(&secret(P256.1.as_bytes())).is_err());
+    }
+    let private = Tokens { jwt_public_key_previous: given(RSA.0), ..tokens() };
+    let line = Verifier::new(private).err().unwrap().to_string();
+    assert!(line.ends_with("JWT_PUBLIC_KEY_PREVIOUS contains a private key"), "{line}");
+}
+
+#[test]
 fn keys_and_algorithms_in_a_header_are_not_trusted() {
     let verifier = verifier(RSA.1);
     let mut jwk = Jwk::from_encoding_key(&signing(Algorithm::ES256), Algorithm::ES256).unwrap();

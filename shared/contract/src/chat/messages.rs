@@ -2,7 +2,7 @@
 
 use super::{Marker, Message};
 use crate::log::{Head, Range};
-use crate::{ConversationId, Deadline, MessageId, Refusal, Request, Seq, TraceParent, UserId};
+use crate::{ConversationId, Deadline, MessageId, Refusal, Request, Seq, Timestamp, TraceParent, UserId};
 use serde::{Deserialize, Serialize};
 
 /// A message to store.
@@ -53,6 +53,9 @@ pub struct SendBatch {
     /// Deadline of each send, in the order of the sends. Empty from gateways that don't set deadlines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deadlines: Vec<Deadline>,
+    /// Whether the gateway takes receipts of the messages that are stored. It has their texts.
+    #[serde(default)]
+    pub receipts: bool,
 }
 
 impl SendBatch {
@@ -69,10 +72,55 @@ impl SendBatch {
 pub enum Sent {
     /// The message was stored by this request.
     Stored(Message),
+    /// The same, in reply to a batch with [`SendBatch::receipts`].
+    Placed(Receipt),
     /// An earlier request had already stored the message, in this form.
     Repeated(Message),
     /// The message was not stored.
     Refused(Refusal),
+}
+
+/// The fields of a stored message that its sender does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// [`Message::message_id`].
+    pub message_id: MessageId,
+    /// [`Message::seq`].
+    pub seq: Seq,
+    /// [`Message::sender_username`].
+    pub sender_username: String,
+    /// [`Message::created_at`].
+    pub created_at: Timestamp,
+    /// [`Message::is_read`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_read: bool,
+}
+
+impl Receipt {
+    /// The whole message, which was stored because of `send`.
+    pub fn message(self, send: Send) -> Message {
+        let Self { message_id, seq, sender_username, created_at, is_read } = self;
+        let Send { conversation_id, sender_id, message: content, client_id, .. } = send;
+        let client_id = client_id.and_then(Send::public_key);
+        Message {
+            conversation_id,
+            message_id,
+            seq,
+            sender_id,
+            sender_username,
+            content,
+            created_at,
+            is_read,
+            client_id,
+        }
+    }
+}
+
+impl From<Message> for Receipt {
+    fn from(message: Message) -> Self {
+        let Message { message_id, seq, sender_username, created_at, is_read, .. } = message;
+        Self { message_id, seq, sender_username, created_at, is_read }
+    }
 }
 
 impl Request for SendBatch {
