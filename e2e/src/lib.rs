@@ -6,6 +6,7 @@
 pub mod chaos;
 pub mod documented;
 mod http;
+pub mod node;
 mod options;
 mod proxy;
 mod socket;

@@ -16,9 +16,13 @@ pub async fn provide() -> anyhow::Result<()> {
     .await
 }
 
-/// Provides a browser and its driver.
-pub async fn provide_browser() -> anyhow::Result<()> {
-    with_progress(|report| provision::debian("chromedriver", &["chromium", "chromium-driver"], report)).await
+/// Provides the browsers and their drivers. Returns an error for each missing one; its tests are skipped.
+pub async fn provide_browsers() -> Vec<anyhow::Error> {
+    let chromium =
+        with_progress(|report| provision::debian("chromedriver", &["chromium", "chromium-driver"], report));
+    let chromium = chromium.await.context("no Chromium");
+    let firefox = with_progress(provision::firefox).await.context("no Firefox");
+    chromium.err().into_iter().chain(firefox.err()).collect()
 }
 
 /// Provides the tools that check the files under `deploy`. Returns an error for each missing one; its checks are

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{build, servers};
 
-/// Run all tests, on a real nats-server, a real Postgres and, if available, a real browser.
+/// Run all tests, on a real nats-server, a real Postgres and, if available, real browsers.
 ///
 /// Missing programs are fetched or installed first.
 #[derive(Args)]
@@ -21,8 +21,8 @@ pub struct Test {
 impl Test {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         servers::provide().await?;
-        if let Err(error) = servers::provide_browser().await {
-            eprintln!("\n*** WARNING: no browser, so its tests are SKIPPED. {error:#}. ***\n");
+        for error in servers::provide_browsers().await {
+            eprintln!("\n*** WARNING: a browser is missing, so its tests are SKIPPED. {error:#}. ***\n");
         }
         for error in servers::provide_checkers().await {
             eprintln!("\n*** WARNING: some files under deploy are NOT CHECKED. {error:#}. ***\n");

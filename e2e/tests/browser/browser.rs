@@ -1,38 +1,25 @@
-//! A Chromium for one test.
+//! A browser for one test.
 
+use crate::engine::Engine;
 use e2e::{TIMEOUT, eventually, within};
 use fantoccini::{
     Client, ClientBuilder, Locator,
+    actions::{InputSource, MouseActions, PointerAction},
     elements::Element,
     wd::{Capabilities, TimeoutConfiguration, WindowHandle},
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use std::{env, fs, io::Write, path::PathBuf, sync::Arc};
+use std::{env, fs, sync::Arc, time::Duration};
 use tempfile::TempDir;
-use testkit::{Child, Output, Program, Signal, free_port};
+use testkit::{Child, Output, Signal, free_port};
 
-/// Names of Chromium's program.
-const CHROMIUM: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-/// No sandbox, because tests may run as root. Other flags suppress background traffic.
-const FLAGS: [&str; 12] = [
-    "--headless",
-    // The pages of the guide expect a French browser.
-    "--accept-lang=fr",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--window-size=1280,800",
-];
+/// The Enter key in WebDriver.
+const ENTER: &str = "\u{e007}";
 
 /// A browser with one page. Dropping it stops it.
 pub struct Browser {
+    engine: Engine,
     client: Client,
     session: String,
     http: reqwest::Client,
@@ -40,64 +27,51 @@ pub struct Browser {
     _profile: TempDir,
 }
 
-/// Paths of Chromium and chromedriver. If one is missing, reports that the test is skipped and returns `None`.
-pub fn installed() -> Option<(PathBuf, PathBuf)> {
-    let found = CHROMIUM.into_iter().find_map(on_path).zip(on_path("chromedriver"));
-    if found.is_none() {
-        let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let reason =
-            "Chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver";
-        // Not `eprintln!`, whose output is shown only if a test fails.
-        std::io::stderr().write_all(format!("\n*** SKIPPED: {test}: {reason} ***\n\n").as_bytes()).ok();
-    }
-    found
-}
-
 impl Browser {
-    /// Starts a browser with additional flags. Without Chromium, reports that the test is skipped and returns `None`.
-    pub async fn start(flags: &[&str]) -> Option<Self> {
-        Self::launch(flags, json!({})).await
+    /// Starts a browser. If it is missing, reports that the test is skipped and returns `None`.
+    pub async fn start(engine: Engine) -> Option<Self> {
+        Self::launch(engine, &[], json!({})).await
     }
 
-    /// Starts one that keeps what its page asks for, for [`Browser::requests`].
+    /// Starts a Chromium with additional flags.
+    pub async fn with_flags(flags: &[&str]) -> Option<Self> {
+        Self::launch(Engine::Chromium, flags, json!({})).await
+    }
+
+    /// Starts a Chromium that keeps what its page asks for, for [`Browser::requests`].
     pub async fn recorded() -> Option<Self> {
-        Self::launch(&[], json!({"browser": "ALL", "performance": "ALL"})).await
+        Self::launch(Engine::Chromium, &[], json!({"browser": "ALL", "performance": "ALL"})).await
     }
 
-    async fn launch(flags: &[&str], logs: Value) -> Option<Self> {
-        let (chromium, driver) = installed()?;
+    async fn launch(engine: Engine, flags: &[&str], logs: Value) -> Option<Self> {
+        let (program, driver) = engine.installed()?;
         let profile = tempfile::tempdir().expect("a folder for the profile");
         let port = free_port().expect("a free port");
-        let driver = Program::new(driver)
-            .args([format!("--port={port}"), "--log-level=SEVERE".to_owned()])
+        let driver = engine
+            .driver(driver, port, profile.path())
             .env("HOME", profile.path())
             .env("TMPDIR", profile.path())
             .stop_signal(Signal::Term)
             .remove(profile.path())
             .output(Output::Lines(Arc::new(|line| println!("{line}"))))
             .spawn()
-            .expect("start chromedriver");
+            .expect("start the driver");
         let http = reqwest::Client::new();
         let url = format!("http://127.0.0.1:{port}");
         let status = format!("{url}/status");
-        eventually("chromedriver", async || http.get(&status).send().await.ok().map(drop)).await;
+        eventually("the driver", async || http.get(&status).send().await.ok().map(drop)).await;
 
-        let data = format!("--user-data-dir={}", profile.path().join("data").display());
-        let args: Vec<&str> = FLAGS.iter().chain(flags).copied().chain([data.as_str()]).collect();
-        let capabilities: Capabilities = serde_json::from_value(json!({
-            "browserName": "chrome",
-            "goog:chromeOptions": { "args": args, "binary": chromium },
-            "goog:loggingPrefs": logs,
-        }))
-        .expect("capabilities are an object");
+        let capabilities = engine.capabilities(&program, flags, profile.path(), logs);
+        let capabilities: Capabilities =
+            serde_json::from_value(capabilities).expect("capabilities are an object");
         let mut builder = ClientBuilder::new(HttpConnector::new());
-        let client = builder.capabilities(capabilities).connect(&url).await.expect("start Chromium");
+        let client = builder.capabilities(capabilities).connect(&url).await.expect("start the browser");
         // Longer than the timeout of `until`, whose failure message is more detailed.
         let timeouts = TimeoutConfiguration::new(Some(TIMEOUT * 2), None, None);
         client.update_timeouts(timeouts).await.expect("set the timeouts");
         let session = client.session_id().await.expect("a session").expect("its id");
         let session = format!("{url}/session/{session}");
-        Some(Self { client, session, http, _driver: driver, _profile: profile })
+        Some(Self { engine, client, session, http, _driver: driver, _profile: profile })
     }
 
     /// Opens a URL.
@@ -169,9 +143,10 @@ impl Browser {
         found.unwrap_or_else(|error| panic!("find {selector}: {error}"))
     }
 
-    /// Types with key events.
+    /// Types with key events. A newline is the Enter key.
     pub async fn keys(&self, selector: &str, text: &str) {
-        self.element(selector).await.send_keys(text).await.expect("type");
+        let text = text.replace('\n', ENTER);
+        self.element(selector).await.send_keys(&text).await.expect("type");
     }
 
     /// Clicks on an element.
@@ -203,17 +178,60 @@ impl Browser {
 
     /// Sets the size of the page and its color scheme, `light` or `dark`.
     pub async fn set_viewport(&self, width: u32, height: u32, scheme: &str) {
-        let metrics = json!({
-            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
-        });
-        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
-        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-        self.devtools("Emulation.setEmulatedMedia", features).await;
+        match self.engine {
+            Engine::Chromium => {
+                let metrics = json!({
+                    "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
+                });
+                self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
+                let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+                self.devtools("Emulation.setEmulatedMedia", features).await;
+            }
+            Engine::Firefox => {
+                let scheme = if scheme == "dark" { 0 } else { 1 };
+                let preference = "layout.css.prefers-color-scheme.content-override";
+                self.privileged(&format!("Services.prefs.setIntPref('{preference}', {scheme})")).await;
+                // A window is larger than its page.
+                let frame = self.eval("[outerWidth - innerWidth, outerHeight - innerHeight]").await;
+                let outer = |size: u32, index: usize| size + frame[index].as_u64().unwrap_or_default() as u32;
+                let resized = self.client.set_window_size(outer(width, 0), outer(height, 1));
+                within("a window", resized).await.expect("set the size of the window");
+            }
+        }
     }
 
-    /// Sends a command of the DevTools protocol.
-    pub async fn devtools(&self, command: &str, parameters: Value) {
-        self.chromedriver("goog/cdp/execute", json!({"cmd": command, "params": parameters})).await;
+    /// Takes the network away from all pages, or gives it back.
+    pub async fn set_offline(&self, offline: bool) {
+        match self.engine {
+            Engine::Chromium => {
+                let conditions = json!({
+                    "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
+                });
+                self.devtools("Network.enable", json!({})).await;
+                self.devtools("Network.emulateNetworkConditions", conditions).await;
+            }
+            Engine::Firefox => self.privileged(&format!("Services.io.offline = {offline}")).await,
+        }
+    }
+
+    /// Moves the pointer to a point of the page.
+    pub async fn point(&self, x: f64, y: f64) {
+        let duration = Some(Duration::ZERO);
+        let to = PointerAction::MoveTo { duration, x, y };
+        let moved = MouseActions::new("mouse".to_owned()).then(to);
+        within("a movement", self.client.perform_actions(moved)).await.expect("move the pointer");
+    }
+
+    /// Sends a command of the DevTools protocol to Chromium.
+    async fn devtools(&self, command: &str, parameters: Value) {
+        self.driver("goog/cdp/execute", json!({"cmd": command, "params": parameters})).await;
+    }
+
+    /// Runs a script in Firefox itself.
+    async fn privileged(&self, script: &str) {
+        self.driver("moz/context", json!({"context": "chrome"})).await;
+        self.run(script, vec![]).await;
+        self.driver("moz/context", json!({"context": "content"})).await;
     }
 
     /// The addresses that pages of an origin have asked for, in a [recorded](Browser::recorded) browser, since this was
@@ -238,16 +256,16 @@ impl Browser {
     }
 
     async fn log(&self, kind: &str) -> Vec<Value> {
-        let mut answer = self.chromedriver("se/log", json!({"type": kind})).await;
+        let mut answer = self.driver("se/log", json!({"type": kind})).await;
         serde_json::from_value(answer["value"].take()).expect("a list of entries")
     }
 
-    /// A command of chromedriver's own, and its answer.
-    async fn chromedriver(&self, command: &str, body: Value) -> Value {
+    /// A command that only this driver has, and its answer.
+    async fn driver(&self, command: &str, body: Value) -> Value {
         let call = self.http.post(format!("{}/{command}", self.session)).json(&body);
-        let answer = within("chromedriver", call.send()).await.expect("an answer");
+        let answer = within("the driver", call.send()).await.expect("an answer");
         assert!(answer.status().is_success(), "{command}: {answer:?}");
-        within("chromedriver", answer.json()).await.expect("an answer in JSON")
+        within("the driver", answer.json()).await.expect("an answer in JSON")
     }
 
     /// Saves a screenshot in the target folder.
@@ -265,9 +283,4 @@ impl Browser {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

@@ -1,6 +1,6 @@
 //! The JavaScript client in a page: what only a browser has.
 
-use crate::browser::Browser;
+use crate::{browser::Browser, engine::Engine};
 use e2e::{Options, Stack, token_with};
 use serde_json::json;
 
@@ -26,7 +26,13 @@ async fn connect(page: &Browser, stack: &Stack, origin: &str, options: &str) {
 
 #[tokio::test]
 async fn a_page_whose_origin_is_not_allowed_is_told_so() {
-    let Some(page) = Browser::start(&[]).await else { return };
+    for engine in Engine::ALL {
+        another_origin_in(engine).await;
+    }
+}
+
+async fn another_origin_in(engine: Engine) {
+    let Some(page) = Browser::start(engine).await else { return };
     let stack = Stack::with(Options::one_of_each()).await;
     // Another name of the same machine is another origin.
     let other = stack.host(0).replace("127.0.0.1", "localhost");
@@ -45,7 +51,13 @@ async fn a_page_whose_origin_is_not_allowed_is_told_so() {
 
 #[tokio::test]
 async fn a_page_that_goes_into_the_back_forward_cache_closes_its_socket_and_returns() {
-    let Some(page) = Browser::start(&[]).await else { return };
+    for engine in Engine::ALL {
+        back_forward_cache_in(engine).await;
+    }
+}
+
+async fn back_forward_cache_in(engine: Engine) {
+    let Some(page) = Browser::start(engine).await else { return };
     let stack = Stack::with(Options::one_of_each()).await;
     connect(&page, &stack, &stack.host(0), "{}").await;
     page.until("rt.state === 'online'").await;
@@ -67,7 +79,13 @@ async fn a_page_that_goes_into_the_back_forward_cache_closes_its_socket_and_retu
 /// K4: a browser that is killed loses no message that the page showed as `sending`.
 #[tokio::test]
 async fn a_message_that_was_being_sent_when_its_tab_died_is_sent_by_another_tab() {
-    let Some(page) = Browser::start(&[]).await else { return };
+    for engine in Engine::ALL {
+        lost_tab_in(engine).await;
+    }
+}
+
+async fn lost_tab_in(engine: Engine) {
+    let Some(page) = Browser::start(engine).await else { return };
     let stack = Stack::with(Options::one_of_each()).await;
     let conversation = stack.conversation(&[ADA, BEN]).await;
     let options = "{ persist: 'indexeddb' }";
@@ -78,11 +96,9 @@ async fn a_message_that_was_being_sent_when_its_tab_died_is_sent_by_another_tab(
     page.until("rt.state === 'online'").await;
 
     page.switch(&first).await;
-    let network = |offline: bool| json!({"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
     page.run(&format!("window.chat = rt.conversation({conversation})"), vec![]).await;
     page.until("chat.state === 'live'").await;
-    page.devtools("Network.enable", json!({})).await;
-    page.devtools("Network.emulateNetworkConditions", network(true)).await;
+    page.set_offline(true).await;
     page.until("rt.state === 'offline'").await;
     page.run("for (const text of ['one', 'two', 'three']) chat.send(text)", vec![]).await;
     let kept = "(async () => {

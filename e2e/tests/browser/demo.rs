@@ -1,6 +1,6 @@
 //! The demo page with two users, Alice and Bruno, in separate browsers.
 
-use crate::browser::Browser;
+use crate::{browser::Browser, engine::Engine};
 use e2e::{Kind, Stack, TIMEOUT, eventually, token_with, within};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -86,9 +86,13 @@ impl Demo {
         )
     }
 
-    /// Opens a user's page and waits until it is connected. `None` if there is no browser.
+    /// Opens a user's page in Chromium and waits until it is connected. `None` if there is no browser.
     async fn page(&self, user: i64, width: u32) -> Option<Browser> {
-        let browser = Browser::start(&[]).await?;
+        self.page_in(Engine::Chromium, user, width).await
+    }
+
+    async fn page_in(&self, engine: Engine, user: i64, width: u32) -> Option<Browser> {
+        let browser = Browser::start(engine).await?;
         browser.set_viewport(width, 800, "light").await;
         self.load(&browser, user).await;
         Some(browser)
@@ -100,9 +104,11 @@ impl Demo {
         browser.until("online() && document.querySelector('#conversations .row')").await;
     }
 
-    /// Opens the pages of both users. `None` if there is no browser.
+    /// Opens the pages of both users: Alice's in Chromium, and Bruno's in Firefox if it is installed. `None` if there is
+    /// no browser.
     async fn both(&self) -> Option<[Browser; 2]> {
-        let (alice, bruno) = tokio::join!(self.page(ALICE, 1280), self.page(BRUNO, 1280));
+        let firefox = Engine::Firefox.installed().map_or(Engine::Chromium, |_| Engine::Firefox);
+        let (alice, bruno) = tokio::join!(self.page(ALICE, 1280), self.page_in(firefox, BRUNO, 1280));
         Some([alice?, bruno?])
     }
 }
@@ -338,14 +344,12 @@ async fn offline_messages_are_sent_later_and_failed_ones_on_request() {
     let mut demo = Demo::start().await;
     let Some([alice, bruno]) = demo.both().await else { return };
     send_and_wait(&alice, &[&bruno], "Bonjour").await;
-    let network = |offline: bool| json!({"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
-    alice.devtools("Network.enable", json!({})).await;
-    alice.devtools("Network.emulateNetworkConditions", network(true)).await;
+    alice.set_offline(true).await;
     alice.until("part('status').innerText === 'Hors ligne' && part('banner').innerText").await;
     type_text(&alice, "Depuis le métro\n").await;
     alice.until("states().at(-1) === 'sending'").await;
     send_unread(&bruno, "Vous êtes là ?").await;
-    alice.devtools("Network.emulateNetworkConditions", network(false)).await;
+    alice.set_offline(false).await;
     alice.until("online() && messages().length === 3").await;
     bruno.until("messages().at(-1) === 'Depuis le métro'").await;
     assert_eq!(alice.eval("messages()").await, bruno.eval("messages()").await);
@@ -457,12 +461,11 @@ async fn a_toast_stays_under_the_pointer() {
             ms === 7000 || ms === 3500 ? later(() => (window.looks += 1, act()), 100) : later(act, ms, ...rest);";
     page.run(hurry, vec![]).await;
     // Where the toast will be.
-    let pointer = |x: u32, y: u32| json!({"type": "mouseMoved", "x": x, "y": y});
-    page.devtools("Input.dispatchMouseEvent", pointer(1100, 100)).await;
+    page.point(1100.0, 100.0).await;
     demo.publish_payment(ALICE, 1).await;
     page.until("looks >= 5").await;
     assert_eq!(page.eval("texts('.toast').length").await, 1);
-    page.devtools("Input.dispatchMouseEvent", pointer(10, 700)).await;
+    page.point(10.0, 700.0).await;
     page.until("texts('.toast').length === 0").await;
 }
 
@@ -484,7 +487,7 @@ async fn an_error_of_the_list_is_shown() {
 #[tokio::test]
 async fn without_a_token_the_page_shows_instructions() {
     let demo = Demo::start().await;
-    let Some(page) = Browser::start(&[]).await else { return };
+    let Some(page) = Browser::start(Engine::Chromium).await else { return };
     page.set_viewport(1280, 800, "light").await;
     page.goto(&format!("http://{}/demo", demo.stack.host(0))).await;
     page.until("document.querySelector('#welcome').innerText.includes('cargo xtask up')").await;

@@ -1,9 +1,11 @@
-//! Tests of the pages in a real browser.
+//! Tests of the pages in real browsers: Chromium, and Firefox for what pages rely on.
 //!
-//! Without Chromium, every test here passes at once and reports that it was skipped.
+//! Without its browser, a test here passes at once and reports that it was skipped.
 
 mod api_docs;
 mod browser;
 mod client;
 mod demo;
+mod engine;
 mod guide;
+mod react_inbox;

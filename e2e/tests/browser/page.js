@@ -1,8 +1,9 @@
 // The page of the guide's snippets: the elements and functions that they use. It records the calls.
 document.body.innerHTML = '<input id="message-input"><a id="elsewhere" href="#">elsewhere</a>';
-const shown = [];
-const logged = [];
-const faults = [];
+// Not const, which Firefox hides from the scripts of WebDriver.
+var shown = [];
+var logged = [];
+var faults = [];
 addEventListener('error', ({ message }) => faults.push(message));
 console.log = (text) => logged.push(text);
 function addMessage(data) { shown.push(data); }

@@ -1,23 +1,25 @@
 //! Runs the tests of the clients, `clients/js` and `clients/python`, against real stacks. They may kill its services.
 
 mod control;
-mod node;
 mod package;
 mod python;
 mod served;
 
-use e2e::{Options, Stack};
-use node::Tools;
+use e2e::{
+    Options, Stack,
+    node::{self, Tools},
+};
 use serde_json::json;
 
 /// Test files. They run one after the other, because some kill services that others need.
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 13] = [
     "test/pager.test.js",
     "test/features.test.js",
     "test/identity.test.js",
     "test/lists.test.js",
     "test/conversation.test.js",
     "test/react.test.js",
+    "test/native.test.js",
     "test/persist.test.js",
     "test/connection.test.js",
     "test/memory.test.js",

@@ -1,6 +1,6 @@
 //! The package: its files, and a clean project that installs it.
 
-use crate::node;
+use e2e::node;
 use std::fs;
 
 /// JavaScript that `clients/js/build.mjs` builds and that is committed.

@@ -156,6 +156,47 @@ pub fn debian(program: &str, packages: &[&str], report: Report<'_>) -> anyhow::R
     Ok(())
 }
 
+/// Version of the driver of Firefox, which Debian doesn't package.
+const GECKODRIVER: &str = "0.37.1";
+
+/// Ensures that Firefox and geckodriver are installed. Builds geckodriver if it is missing, in about a minute.
+///
+/// # Errors
+/// If one is missing: one line with the instructions to install it.
+pub fn firefox(report: Report<'_>) -> anyhow::Result<()> {
+    if !on_path("firefox") {
+        debian("firefox-esr", &["firefox-esr"], report)?;
+    }
+    if on_path("geckodriver") || fetched_geckodriver().is_some() {
+        return Ok(());
+    }
+    report(&format!("building geckodriver {GECKODRIVER}"));
+    let root = geckodriver_root();
+    let target = tempfile::tempdir().context("create a folder for the build")?;
+    let mut install = Command::new("cargo");
+    install.args([
+        "install",
+        "geckodriver",
+        "--version",
+        GECKODRIVER,
+        "--debug",
+        "--locked",
+        "--quiet",
+        "--root",
+    ]);
+    install.arg(root).arg("--target-dir").arg(target.path()).env_remove("CARGO_TARGET_DIR");
+    run(&mut install).context("geckodriver is missing: install it with `cargo install geckodriver`")
+}
+
+/// Path of the geckodriver that [`firefox`] built.
+pub fn fetched_geckodriver() -> Option<PathBuf> {
+    Some(geckodriver_root().join("bin/geckodriver")).filter(|program| program.is_file())
+}
+
+fn geckodriver_root() -> PathBuf {
+    place::local().join("tools").join(format!("geckodriver-{GECKODRIVER}"))
+}
+
 /// Whether all these programs are installed. If one is missing, reports that a test is skipped.
 pub fn has_programs(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| !on_path(program));

@@ -1,4 +1,4 @@
-//! Node, and a copy of the client's folder with its packages, in cargo's target folder.
+//! Node, a copy of the client's folder with its packages, and copies of examples, in cargo's target folder.
 
 use std::{
     fs,
@@ -24,43 +24,68 @@ pub fn skip(subject: &str, reason: &str) {
     std::io::stderr().write_all(format!("\n*** SKIPPED: {subject}: {reason} ***\n\n").as_bytes()).ok();
 }
 
-/// Copies the client's folder for one test and installs its packages.
-///
-/// # Errors
-/// If Node or npm is missing.
-pub async fn tools() -> Result<Tools, String> {
+/// Checks that Node and npm run. Returns a folder in cargo's target folder.
+async fn target() -> Result<PathBuf, String> {
     let test = std::env::current_exe().expect("this test");
     let target = test.ancestors().nth(3).expect("the target folder").join("client");
     fs::create_dir_all(&target).expect("create a folder");
     run("node", &["--version"], &target, &[]).await?;
     run("npm", &["--version"], &target, &[]).await?;
-    let installed = install(&target).await;
+    Ok(target)
+}
+
+/// Copies the client's folder for one test and installs its packages.
+///
+/// # Errors
+/// If Node or npm is missing.
+pub async fn tools() -> Result<Tools, String> {
+    let target = target().await?;
+    let manifest = fs::read_to_string(Path::new(CLIENT).join("package.json")).expect("read package.json");
+    let packages = target.join("packages");
+    install(&packages, &manifest).await;
     let folder = tempfile::tempdir_in(&target).expect("create a folder").keep();
     copy(Path::new(CLIENT), &folder);
-    std::os::unix::fs::symlink(installed, folder.join("node_modules")).expect("link the packages");
+    std::os::unix::fs::symlink(packages.join("node_modules"), folder.join("node_modules"))
+        .expect("link the packages");
     Ok(Tools { folder })
 }
 
-/// Installs the packages in package.json, unless they are installed. Concurrent calls wait.
-async fn install(target: &Path) -> PathBuf {
-    let lock = fs::File::create(target.join(".lock")).expect("create a lock");
+/// Copies an example beside a copy of the client, as in the checkout, and installs its packages. Returns its folder.
+///
+/// # Errors
+/// If Node or npm is missing.
+pub async fn example(name: &str) -> Result<PathBuf, String> {
+    let root = target().await?.join("checkout");
+    let folder = root.join("examples").join(name);
+    let source = Path::new(CLIENT).join("../../examples").join(name);
+    let manifest = fs::read_to_string(source.join("package.json")).expect("read package.json");
+    fs::create_dir_all(root.join("clients/js")).expect("create a folder");
+    copy(Path::new(CLIENT), &root.join("clients/js"));
+    install(&folder, &manifest).await;
+    copy(&source, &folder);
+    Ok(folder)
+}
+
+/// Installs the packages of a manifest in a folder, unless they are installed. Concurrent calls wait.
+async fn install(folder: &Path, manifest: &str) {
+    fs::create_dir_all(folder).expect("create a folder");
+    let lock = fs::File::create(folder.join(".lock")).expect("create a lock");
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.expect("a thread");
     let _lock = lock.expect("lock the folder");
-    let wanted = fs::read_to_string(Path::new(CLIENT).join("package.json")).expect("read package.json");
-    let packages = target.join("packages");
-    let done = packages.join(".installed");
-    if fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
-        return packages.join("node_modules");
+    let done = folder.join(".installed");
+    if fs::read_to_string(&done).is_ok_and(|installed| installed == manifest) {
+        return;
     }
-    fs::create_dir_all(&packages).expect("create a folder");
-    fs::write(packages.join("package.json"), &wanted).expect("write package.json");
+    fs::write(folder.join("package.json"), manifest).expect("write package.json");
     let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
-    run("npm", &npm, &packages, &[]).await.unwrap_or_else(|error| panic!("install packages: {error}"));
-    fs::write(done, wanted).expect("record the installed packages");
-    packages.join("node_modules")
+    run("npm", &npm, folder, &[]).await.unwrap_or_else(|error| panic!("install packages: {error}"));
+    fs::write(done, manifest).expect("record the installed packages");
 }
 
 /// Copies the content of a folder, without installed packages.
+///
+/// # Panics
+/// If that is not permitted.
 pub fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("read a folder").map(|entry| entry.expect("an entry")) {
         let (path, to) = (entry.path(), to.join(entry.file_name()));
@@ -68,7 +93,7 @@ pub fn copy(from: &Path, to: &Path) {
             continue;
         }
         if path.is_dir() {
-            fs::create_dir(&to).expect("create a folder");
+            fs::create_dir_all(&to).expect("create a folder");
             copy(&path, &to);
         } else {
             fs::copy(&path, &to).expect("copy a file");
