@@ -6,12 +6,13 @@ use crate::{
     snippets::{FRENCH, GETTING_STARTED, Page, README},
     tools::{self, Tool, run},
 };
-use e2e::{Options, SECRET, Stack};
+use e2e::{Options, SECRET, Socket, Stack, eventually, within};
 use sqlx::{Connection, Executor, PgConnection};
 use std::{fs, path::Path};
+use tokio_tungstenite::tungstenite::Message;
 
 /// Starts a stack in which the next conversation has the id 123, as in the guides.
-async fn stack() -> Stack {
+pub async fn stack() -> Stack {
     let stack = Stack::with(Options::default()).await;
     let mut database = PgConnection::connect(&stack.database.url()).await.unwrap();
     let next = "alter table chat.conversations alter column conversation_id restart with 123";
@@ -20,7 +21,7 @@ async fn stack() -> Stack {
 }
 
 /// Creates a `cargo` in a folder that only runs `cargo xtask`, because tests do not build programs.
-fn cargo_shim(folder: &Path) {
+pub fn cargo_shim(folder: &Path) {
     let xtask = tools::target().join("xtask");
     let shim = folder.join("cargo");
     fs::write(&shim, format!("#!/bin/sh\nshift\nexec {} \"$@\"\n", xtask.display())).unwrap();
@@ -30,7 +31,7 @@ fn cargo_shim(folder: &Path) {
 }
 
 /// Runs lines in a shell, with the documented address replaced by the stack's.
-async fn terminal(stack: &Stack, folder: &Path, extra_path: &str, lines: &str) -> String {
+pub async fn terminal(stack: &Stack, folder: &Path, extra_path: &str, lines: &str) -> String {
     let host = stack.host(0);
     let lines = lines.replace("127.0.0.1:8000", &host).replace("localhost:8000", &host);
     let path = format!("{}:{extra_path}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
@@ -99,17 +100,80 @@ async fn the_readmes_commands_for_nats_and_tokens_work() {
     cargo_shim(folder.path());
     let output = terminal(&stack, folder.path(), "", &README.snippet("token.sh")).await;
     assert_eq!(output.trim().split('.').count(), 3, "not a token: {output}");
-    let nats = match tools::nats().await {
-        Ok(nats) => nats.display().to_string(),
-        Err(reason) => return tools::skip("the `nats` command of README.md", &reason),
+    let ((_, node), nats) = match (tools::node().await, tools::nats().await) {
+        (Ok(node), Ok(nats)) => (node, nats.display().to_string()),
+        (Err(reason), _) | (_, Err(reason)) => {
+            return tools::skip("the notifications of README.md", &reason);
+        }
     };
-    terminal(&stack, folder.path(), &nats, &README.snippet("notify.sh")).await;
-    assert_eq!(payments(&notifications(&stack, 456, 1).await), [789]);
+    // In the folder of the packages, because npx looks for them there.
+    let folder = tempfile::tempdir_in(node).unwrap();
+    cargo_shim(folder.path());
+    let lines = format!("{}{}", README.snippet("token.sh"), README.snippet("notifications.sh"));
+    let lines =
+        lines.replace("cargo xtask token", "TOKEN=$(cargo xtask token").replace("john_doe\n", "john_doe)\n");
+    let lines = format!("{} > shown.txt", lines.trim_end());
+    let shown = folder.path().join("shown.txt");
+    let publish = async || {
+        terminal(&stack, folder.path(), &nats, &README.snippet("notify.sh")).await;
+        fs::read_to_string(&shown).is_ok_and(|shown| shown.contains("payment_completed")).then_some(())
+    };
+    // The first one may be too early for the socket.
+    tokio::select! {
+        output = terminal(&stack, folder.path(), "", &lines) => panic!("wscat has ended: {output}"),
+        () = eventually("a notification", publish) => {}
+    }
+    let page = stack.get("/api/notifications", 456).await;
+    assert!(payments(page["items"].as_array().unwrap()).iter().all(|payment| *payment == 789), "{page}");
 }
 
 #[tokio::test]
 async fn the_commands_of_the_french_guide_work() {
     conversation_and_message(FRENCH, "the commands of docs/guide.fr.md").await;
+}
+
+#[tokio::test]
+async fn the_addresses_and_the_client_of_the_french_guide_work() {
+    let stack = stack().await;
+    assert_eq!(stack.conversation(&[456, 457]).await, 123);
+    for name in ["chat.txt", "notifications.txt", "typing.txt"] {
+        let address = FRENCH.snippet(name).replace("localhost:8000", &stack.host(0));
+        let address = address.trim().replace("{conversation_id}", "123");
+        let mut socket = Socket::open(&format!("{address}?token={}", e2e::token(456))).await;
+        socket.send_raw(Message::Ping("still there?".into())).await;
+        assert!(within("a pong", socket.pong()).await, "{address}");
+    }
+
+    let (node, folder) = match tools::node().await {
+        Ok(found) => found,
+        Err(reason) => return tools::skip("the client in docs/guide.fr.md", &reason),
+    };
+    let folder = tempfile::tempdir_in(folder).unwrap();
+    let scope = folder.path().join("node_modules/@vyzio");
+    fs::create_dir_all(&scope).unwrap();
+    let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients/js").canonicalize().unwrap();
+    std::os::unix::fs::symlink(client, scope.join("realtime")).unwrap();
+    let origin = format!("http://{}", stack.host(0));
+    let snippet = FRENCH.snippet("client.js").replace("https://rt.example.com", &origin);
+    // Adds the functions of the page, and ends once the message is stored.
+    let page = format!(
+        "import WebSocket from 'ws';
+         globalThis.WebSocket ??= WebSocket;
+         const {{ fetch: real }} = globalThis;
+         globalThis.fetch = (url, options) =>
+             url === '/realtime/token' ? new Response('{}') : real(url, options);
+         let shown;
+         const showMessages = (messages) => (shown = messages.map(({{ content }}) => content));
+         {snippet}
+         console.log(JSON.stringify(shown));
+         rt.close();",
+        e2e::token(456)
+    );
+    fs::write(folder.path().join("page.mjs"), page).unwrap();
+    let output = run(Tool::new(node, folder.path()).arg("page.mjs"), &stack, &[]).await;
+    assert_eq!(output.trim(), r#"["Bonjour !"]"#);
+    let page = stack.get("/api/conversations/123/messages", 457).await;
+    assert_eq!(page["items"][0]["content"], "Bonjour !");
 }
 
 #[tokio::test]
@@ -212,10 +276,12 @@ fn the_french_guide_has_the_old_guides_javascript_unchanged() {
 fn every_snippet_of_the_guides_is_run_by_a_test() {
     let getting_started = ["conversation.sh", "notify.sh", "own-token.sh", "page.js", "wscat.sh"];
     assert_eq!(GETTING_STARTED.names(), getting_started);
-    let readme = ["conversation.sh", "notify.sh", "page.js", "token.sh", "wscat.sh"];
+    let readme = ["conversation.sh", "notifications.sh", "notify.sh", "page.js", "token.sh", "wscat.sh"];
     assert_eq!(README.names(), readme);
     let french = [
         "boutique/vues.py", // In the project of migration.rs.
+        "chat.txt",
+        "client.js",
         "compose.override.yml",
         "conversation.sh",
         "guide/auth.js",
@@ -223,11 +289,13 @@ fn every_snippet_of_the_guides_is_run_by_a_test() {
         "guide/notifications.js",
         "guide/typing.js",
         "notification.sh",
+        "notifications.txt",
         "railway.toml",
         "render.yaml",
         "requirements.txt",
         "revoke.sh",
         "settings_extract.py",
+        "typing.txt",
         "wscat.sh",
     ];
     assert_eq!(FRENCH.names(), french);

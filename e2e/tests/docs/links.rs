@@ -7,7 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FOLDERS: [&str; 6] = [".", "docs", "deploy", "examples", "clients/js", "clients/python"];
+const FOLDERS: [&str; 9] = [
+    ".",
+    "docs",
+    "docs/adr",
+    "docs/start",
+    "deploy",
+    "deploy/images",
+    "examples",
+    "clients/js",
+    "clients/python",
+];
 
 /// The anchor that GitHub derives from a heading.
 fn anchor(heading: &str) -> String {

@@ -1,16 +1,24 @@
-//! Tests of the documentation: they run every snippet of `docs/` and every program of `examples/` unchanged against a
-//! real stack. Also tests `cargo xtask deadletters`, and tokens of Django.
+//! Tests of the documentation: they run every snippet of `docs/` and of the READMEs, and every program of `examples/`,
+//! against a real stack. Also tests `cargo xtask deadletters`, and tokens of Django.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../browser/browser.rs"]
+#[expect(dead_code, reason = "shared with the tests of pages in a browser, which use all of it")]
+mod browser;
 mod deadletters;
 mod django;
+#[path = "../browser/engine.rs"]
+#[expect(dead_code, reason = "as above")]
+mod engine;
 mod examples;
 mod frames;
 mod guides;
 mod links;
 mod machines;
 mod migration;
+mod operations;
 mod snippets;
+mod start;
 mod tokens;
 mod tools;
 

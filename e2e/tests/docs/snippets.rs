@@ -2,7 +2,7 @@
 
 use e2e::Stack;
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 /// A page of `docs/`.
 pub struct Page {
@@ -25,10 +25,43 @@ pages! {
     PROTOCOL = "protocol.md",
     DJANGO = "from-django-channels.md",
     FRENCH = "guide.fr.md",
+    OPERATIONS = "operations.md",
+    START_DJANGO = "start/django.md",
+    START_REACT = "start/react.md",
+    START_NODE = "start/node.md",
+    START_PYTHON = "start/python.md",
+    START_TOKEN = "start/token.md",
+    START_CSP = "start/csp.md",
+    TROUBLESHOOTING = "troubleshooting.md",
 }
 
 /// The page in the root folder.
 pub const README: Page = Page { name: "README.md", text: include_str!("../../../README.md") };
+/// The page of the JavaScript client.
+pub const JS_README: Page =
+    Page { name: "clients/js/README.md", text: include_str!("../../../clients/js/README.md") };
+/// The page of the Python client.
+pub const PYTHON_README: Page =
+    Page { name: "clients/python/README.md", text: include_str!("../../../clients/python/README.md") };
+
+/// The pages with snippets. For each, a test compares the names of its snippets with those that tests run.
+const ALL: [&Page; 15] = [
+    &README,
+    &JS_README,
+    &PYTHON_README,
+    &PUBLISHING,
+    &GETTING_STARTED,
+    &DJANGO,
+    &FRENCH,
+    &OPERATIONS,
+    &START_DJANGO,
+    &START_REACT,
+    &START_NODE,
+    &START_PYTHON,
+    &START_TOKEN,
+    &START_CSP,
+    &TROUBLESHOOTING,
+];
 
 /// A fenced block.
 pub struct Block {
@@ -41,6 +74,8 @@ pub struct Block {
 pub enum Kind {
     /// `snippet: NAME`: a test runs it.
     Snippet(String),
+    /// `snippet`, without a name: `clients/js/test/readme.test.js` runs all of these as one program.
+    Unnamed,
     /// `frame: CHANNEL send` (or `receive`): a test checks it against AsyncAPI.
     Frame(String),
     /// `not run: REASON`.
@@ -53,30 +88,7 @@ impl Page {
     /// # Panics
     /// If a block has no comment.
     pub fn blocks(&self) -> Vec<Block> {
-        let mut blocks = Vec::new();
-        let mut before = String::new();
-        let mut events = Parser::new(self.text);
-        while let Some(event) = events.next() {
-            match event {
-                Event::Html(comment) => comment.trim().clone_into(&mut before),
-                Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
-                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
-                    let comment = before.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
-                    let kind = match comment.and_then(|comment| comment.split_once(": ")) {
-                        Some(("snippet", name)) => Kind::Snippet(name.to_owned()),
-                        Some(("frame", channel)) => Kind::Frame(channel.to_owned()),
-                        Some(("not run", reason)) if !reason.is_empty() => Kind::NotRun,
-                        _ => panic!("{}: no comment above a block, but {before:?}", self.name),
-                    };
-                    let text =
-                        |event| if let Event::Text(text) = event { Some(text.into_string()) } else { None };
-                    blocks.push(Block { kind, body: events.by_ref().map_while(text).collect() });
-                    before.clear();
-                }
-                _ => before.clear(),
-            }
-        }
-        blocks
+        blocks(self.name, self.text)
     }
 
     /// Text of the page.
@@ -106,6 +118,38 @@ impl Page {
     }
 }
 
+/// All fenced blocks of a page.
+///
+/// # Panics
+/// If a block has no comment.
+fn blocks(name: &str, text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut before = String::new();
+    let mut events = Parser::new(text);
+    while let Some(event) = events.next() {
+        match event {
+            Event::Html(comment) => comment.trim().clone_into(&mut before),
+            Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
+                let comment = before.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
+                let kind = match comment.and_then(|comment| comment.split_once(": ")) {
+                    Some(("snippet", name)) => Kind::Snippet(name.to_owned()),
+                    Some(("frame", channel)) => Kind::Frame(channel.to_owned()),
+                    Some(("not run", reason)) if !reason.is_empty() => Kind::NotRun,
+                    None if comment == Some("snippet") => Kind::Unnamed,
+                    _ => panic!("{}: no comment above a block, but {before:?}", name),
+                };
+                let text =
+                    |event| if let Event::Text(text) = event { Some(text.into_string()) } else { None };
+                blocks.push(Block { kind, body: events.by_ref().map_while(text).collect() });
+                before.clear();
+            }
+            _ => before.clear(),
+        }
+    }
+    blocks
+}
+
 /// Snippet of `docs/publishing.md` with this name.
 pub fn snippet(name: &str) -> String {
     PUBLISHING.snippet(name)
@@ -126,5 +170,31 @@ pub async fn publish_without_tool(lines: &str, stack: &Stack) {
         let body = body.as_bytes().to_vec();
         let sent = jetstream.publish_with_headers(subject, map, body.into()).await.expect("publish");
         sent.await.expect("an acknowledgement");
+    }
+}
+
+/// Pages, by their paths in the repository.
+fn documents() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut paths = vec![root.join("README.md")];
+    for folder in ["docs", "docs/adr", "docs/start", "clients/js", "clients/python"] {
+        let entries = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        paths.extend(entries.filter(|path| path.extension() == Some("md".as_ref())));
+    }
+    let name = |path: &Path| path.strip_prefix(root).unwrap().display().to_string();
+    paths.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn every_block_has_a_comment_and_every_page_with_snippets_a_test() {
+    for (name, text) in documents() {
+        let has_snippets = blocks(&name, &text).iter().any(|block| matches!(block.kind, Kind::Snippet(_)));
+        let is_unnamed = |block: &Block| block.kind == Kind::Unnamed;
+        assert!(
+            name == JS_README.name || !blocks(&name, &text).iter().any(is_unnamed),
+            "{name}: a snippet has a name"
+        );
+        let is_known = ALL.iter().any(|page| page.name == name);
+        assert!(is_known || !has_snippets, "{name} has snippets, and no test runs them");
     }
 }

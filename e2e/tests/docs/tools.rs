@@ -24,12 +24,16 @@ pub const PIP: [&str; 9] = [
     "check-jsonschema==0.39.0",
     "schemathesis==4.32.5",
 ];
-const NPM: [&str; 5] = [
+const NPM: [&str; 9] = [
     "@nats-io/transport-node@3.4.0",
     "@nats-io/jetstream@3.4.0",
     "ws@8.23.0",
     "wscat@6.1.0",
     "@asyncapi/specs@6.11.1",
+    "jsonwebtoken@9.0.3",
+    "react@19.3.1",
+    "react-test-renderer@19.3.1",
+    "esbuild@0.28.2",
 ];
 const NATS: &str = "github.com/nats-io/natscli/nats@v0.4.0";
 /// Time limit of an installation or a snippet.
