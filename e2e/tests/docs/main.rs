@@ -1,7 +1,8 @@
 //! Tests of the documentation: they run every snippet of `docs/` and of the READMEs, and every program of `examples/`,
-//! against a real stack. Also tests `cargo xtask deadletters`, and tokens of Django.
+//! against a real stack, and build the site of `docs/`. Also tests `cargo xtask deadletters`, and tokens of Django.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod book;
 #[path = "../browser/browser.rs"]
 #[expect(dead_code, reason = "shared with the tests of pages in a browser, which use all of it")]
 mod browser;
