@@ -268,7 +268,7 @@ impl Browser {
         within("the driver", answer.json()).await.expect("an answer in JSON")
     }
 
-    /// Saves a screenshot in the target folder.
+    /// Saves a screenshot in the target folder, as `<name>-<engine>.png`.
     pub async fn screenshot(&self, name: &str) {
         // Ends all animations, so that screenshots are reproducible.
         self.run("document.getAnimations().forEach((one) => { try { one.finish(); } catch {} })", vec![])
@@ -277,7 +277,8 @@ impl Browser {
         let test = env::current_exe().expect("this program");
         let folder = test.ancestors().nth(3).expect("the target folder").join("screenshots");
         fs::create_dir_all(&folder).expect("create a folder");
-        fs::write(folder.join(format!("{name}.png")), picture).expect("write a file");
+        fs::write(folder.join(format!("{name}-{:?}.png", self.engine).to_lowercase()), picture)
+            .expect("write a file");
     }
 }
 

@@ -210,6 +210,9 @@ async fn two_users_chat_see_each_other_type_and_get_notifications() {
     alice.run(HELPERS, vec![]).await;
     assert_eq!(alice.eval("messages()").await, expected);
     assert_eq!(alice.eval("document.documentElement.lang").await, "en");
+    bruno.screenshot("demo-light").await;
+    bruno.set_viewport(1280, 800, "dark").await;
+    bruno.screenshot("demo-dark").await;
     alice.set_viewport(1280, 800, "dark").await;
     alice.screenshot("demo-dark").await;
 }
@@ -258,7 +261,13 @@ async fn a_narrow_page_shows_one_pane_at_a_time_and_pages_the_history() {
     for number in 1..=120 {
         demo.send(demo.bike, if number % 3 == 0 { ALICE } else { BRUNO }, &format!("Message {number}")).await;
     }
-    let Some(page) = demo.page(ALICE, 390).await else { return };
+    for engine in Engine::ALL {
+        narrow_in(engine, &demo).await;
+    }
+}
+
+async fn narrow_in(engine: Engine, demo: &Demo) {
+    let Some(page) = demo.page_in(engine, ALICE, 390).await else { return };
     page.until("part('conversation').hidden && document.querySelector('.side').offsetWidth === 390").await;
     page.screenshot("demo-narrow-list").await;
     page.click("#conversations .row").await;

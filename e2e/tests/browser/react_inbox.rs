@@ -57,5 +57,5 @@ async fn inbox_in(engine: Engine, stack: &Stack, origin: &str) {
         (sessions == 1.0).then_some(())
     })
     .await;
-    page.screenshot(&format!("react-inbox-{engine:?}")).await;
+    page.screenshot("react-inbox").await;
 }
