@@ -4,10 +4,11 @@
 import { createContext, createElement, useContext, useMemo, useSyncExternalStore } from "react";
 
 // src/ids.ts
+var isId = (value) => Number.isSafeInteger(value) && value > 0;
 function idOf(value) {
-  const id = typeof value === "string" && /^\d+$/.test(value) ? Number(value) : value;
-  if (typeof id === "number" && Number.isSafeInteger(id) && id > 0) return id;
-  throw new RangeError(`${String(value)} is not an id: ids are whole numbers from 1 to 2^53 - 1`);
+  const id = /^\d+$/.test(value) ? Number(value) : value;
+  if (isId(id)) return id;
+  throw new RangeError(`${value} is not an id: a whole number up to 2^53 - 1`);
 }
 
 // src/react.ts
@@ -57,7 +58,9 @@ function connectionOf(client) {
     },
     on(_, listener) {
       const stops = [client.on("state", listener), client.on("error", listener)];
-      return () => stops.forEach((stop) => stop());
+      return () => {
+        for (const stop of stops) stop();
+      };
     },
     reconnect: () => client.reconnect()
   };

@@ -1,45 +1,39 @@
 /** One socket for everything, which reconnects by itself. */
 
-import { CLOSED, NO_ANSWER, TEMPORARY, USER_CHANGED } from './constants.js';
-import { type Tokens, monotonic, tokenFailure } from './tokens.js';
-import type { Failure, Logger, Result, State, Timing } from './types.js';
+import { DONE, NO_ANSWER, NO_TOKEN, TEMPORARY, failure, failureOf, refused } from './constants.js';
+import type { Core } from './core.js';
+import { monotonic, tokenFailure } from './tokens.js';
+import type { Failure, Result, State } from './types.js';
 
 /** A subscription on the socket. It is renewed after each reconnect. */
 export interface Channel {
-  name: string;
+  readonly _name: string;
   /** The id after which to resume; without it, the subscription starts with new entries. */
-  after?(): number;
-  onEvent(data: any): void;
-  onJoined?(): void;
+  _after?(): number;
+  _onEvent(data: any): void;
+  _onJoined?(): void;
   /** The subscription is interrupted. */
-  onLost?(): void;
-  /** While the client polls, no event reports read markers: reads them again. */
-  onRefresh?(): void;
+  _onLost?(): void;
   /** The subscription was refused for good. */
-  onRefused?(error: Failure): void;
+  _end?(error: Failure): void;
+  /** The subscription on the current socket, and whether it is in force. Only the connection changes them. */
+  _ref?: number;
+  _joined?: boolean;
 }
 
-/** What the connection needs from the client. */
-export interface ConnectionOptions {
-  /** The address of `/ws/`. */
-  url: string;
-  tokens: Tokens;
-  WebSocket: any;
-  timing: Timing;
-  logger?: Logger;
-  onState(state: State): void;
-  onError(error: Failure): void;
-  /** The server named the user; `corrected`: another one than the token had claimed. */
-  onIdentity(corrected: boolean): void;
-  /** Finds out why the socket is refused while the server may be up. `null`: nothing is known. */
-  diagnose(): Promise<Failure | null>;
-  /** A class that replaces `WebSocket` where WebSockets are blocked. */
-  poll(): Promise<any>;
-}
-
-/** Close codes after which a reconnect would fail as well. */
-const FATAL = new Set([1002, 1003, 1007, 1009, 4400, 4403]);
-const CODES: Record<number, string> = { 4401: 'unauthorized', 4429: 'rate_limited', 1006: 'network', 1011: 'internal' };
+/** What a close code means. After `refused`, a reconnect would fail as well. */
+const CODES: Record<number, string> = {
+  1002: 'refused',
+  1003: 'refused',
+  1006: 'network',
+  1007: 'refused',
+  1009: 'refused',
+  1011: 'internal',
+  4400: 'refused',
+  4401: 'unauthorized',
+  4403: 'refused',
+  4429: 'rate_limited',
+};
 /** Refusals of fresh tokens in a row after which the client gives up. */
 const REFUSALS = 3;
 /** A handshake that fails within this time was refused, rather than lost. */
@@ -51,89 +45,78 @@ export class Connection {
   state: State = 'connecting';
   /** Why it is offline or closed. */
   error: Failure | null = null;
+  /** Whether it will never connect again. */
+  _ended = false;
   /** Callbacks for the next time that the connection is there or closed: the outboxes. */
-  readonly waiting = new Set<() => void>();
-  readonly #options: ConnectionOptions;
-  readonly #channels = new Map<string, Channel>();
-  /** The channels with an active subscription. */
-  readonly #joined = new Set<Channel>();
-  /** The subscription of each channel on the current socket. */
-  readonly #refs = new Map<Channel, number>();
+  readonly _waiting = new Set<() => void>();
+  readonly #core: Core;
+  readonly _channels = new Map<string, Channel>();
   readonly #requests = new Map<number, (answer: any) => void>();
+  /** Why sockets have failed, if that is known: a more helpful reason than `network`. */
+  _diagnosis: Failure | null = null;
   /** What replaces `WebSocket` at the next attempt, if something does. */
-  #Poll: any = null;
-  /** Whether HTTP calls replace the socket now. */
-  #polls = false;
+  _Poll: any = null;
   /** The socket, or a placeholder while the token is requested. */
   #socket: any = null;
   /** Whether the server has sent something on this socket, so it has accepted the token. */
   #accepted = false;
-  #ended = false;
-  #paused = false;
   #ref = 0;
   #attempt = 0;
   #refusals = 0;
   #quickRefusals = 0;
   #tokenFailures = 0;
-  #startedAt = 0;
-  #acceptedAt = 0;
+  /** When the handshake began, or was accepted. */
+  #since = 0;
   #receivedAt = 0;
-  #requestedAt = 0;
-  #patience = 0;
+  /** By this time, something must have arrived. */
+  #deadline = Infinity;
   /** Before this time, not even a page that comes back into view reconnects. */
   #notBefore = 0;
-  #retryTimer: any = 0;
-  #openTimer: any = 0;
-  #tokenTimer: any = 0;
+  /** For the next attempt; with a socket, for the next token. */
+  #timer: any = 0;
   #watch: any = 0;
 
-  constructor(options: ConnectionOptions) {
-    this.#options = options;
+  constructor(core: Core) {
+    this.#core = core;
     this.#connect();
   }
 
-  /** Whether it will never connect again. */
-  get ended() {
-    return this.#ended;
-  }
-
-  /** Half to all of a growing time, so that many clients don't return at once. */
-  backoff(attempt: number): number {
-    const { backoff, backoffMax } = this.#options.timing;
-    return Math.min(backoffMax, backoff * 2 ** attempt) * (0.5 + Math.random() / 2);
+  /** Half to all of a growing time, so that many clients don't return at once; at least a time that the server names. */
+  _backoff(attempt: number, atLeast = 0): number {
+    const { backoff, backoffMax } = this.#core.timing;
+    return Math.max(atLeast, Math.min(backoffMax, backoff * 2 ** attempt) * (0.5 + Math.random() / 2));
   }
 
   async #connect() {
-    const { tokens, url, timing, logger } = this.#options;
-    clearTimeout(this.#retryTimer);
+    const { _options: options, _base: base, _tokens: tokens, timing } = this.#core;
+    const url = `${base.replace('http', 'ws')}/ws/`;
+    clearTimeout(this.#timer);
     const turn = (this.#socket = {}); // A later attempt replaces it and so ends this one.
     this.#become('connecting', this.error);
-    let token, socket: any;
-    try {
-      token = await tokens.get(this.#refusals > 0);
-      this.#tokenFailures = 0;
-    } catch (cause) {
-      if (turn !== this.#socket) return;
-      this.#socket = null;
-      return this.#retry(this.backoff(this.#tokenFailures++), tokenFailure(cause));
-    }
+    const token = await tokens._get(this.#refusals > 0).catch(tokenFailure);
     if (turn !== this.#socket) return;
-    if (!token) return this.#giveUp({ code: 'unauthorized', detail: 'there is no token' });
-    this.#startedAt = monotonic();
+    if (!token) return this.#giveUp(NO_TOKEN);
+    if (typeof token === 'object') {
+      this.#socket = null;
+      return this.#retry(this._backoff(this.#tokenFailures++), token);
+    }
+    this.#tokenFailures = 0;
+    let socket: any;
     try {
       // In the subprotocols, the token stays out of addresses and so out of logs.
-      socket = new (this.#Poll ?? this.#options.WebSocket)(url, ['bearer', token]);
+      socket = new (this._Poll ?? options.WebSocket ?? WebSocket)(url, ['bearer', token]);
     } catch (cause) {
-      return this.#giveUp({ code: 'refused', detail: String(cause) });
+      return this.#giveUp(failure('refused', String(cause)));
     }
-    logger?.debug('connecting to', url);
-    this.#polls = !!this.#Poll;
+    options.logger?.debug('connecting to', url);
     this.#socket = socket;
-    this.#openTimer = setTimeout(() => this.#lost(socket, 1006, 'the handshake timed out'), timing.open);
+    this.#since = monotonic();
+    this.#deadline = this.#since + timing.open;
+    this.#watch = setInterval(() => this.#check(), Math.min(timing.idle, timing.probe) / 4);
     const current = () => socket === this.#socket;
     // The server accepts a socket even if it refuses the token, because a page could not read the reason otherwise.
     // So only its first frame shows that all is well.
-    socket.onopen = () => current() && this.#put({ op: 'ping' });
+    socket.onopen = () => current() && this.#ping();
     socket.onmessage = ({ data }: { data: string }) => current() && this.#receive(data);
     socket.onclose = ({ code, reason }: { code: number; reason: string }) => this.#lost(socket, code, reason);
     socket.onerror = () => {}; // A close follows.
@@ -142,116 +125,96 @@ export class Connection {
   #receive(data: string) {
     const frame = JSON.parse(data);
     this.#receivedAt = monotonic();
-    this.#requestedAt = 0;
+    this.#deadline = Infinity;
     if (!this.#accepted && !this.#accept(frame)) return;
-    if (frame.op === 'event') {
-      const channel = this.#channels.get(frame.channel);
-      // Until a subscription is answered, events belong to an earlier one.
-      if (channel && this.#joined.has(channel)) channel.onEvent(frame.data);
-    } else if (frame.op === 'refresh') {
-      this.#channels.get(frame.channel)?.onRefresh?.();
-    } else {
-      this.#requests.get(frame.ref)?.(frame);
-    }
+    const channel = this._channels.get(frame.channel);
+    // Until a subscription is answered, events belong to an earlier one.
+    if (frame.op === 'event') channel?._joined && channel._onEvent(frame.data);
+    else this.#requests.get(frame.ref)?.(frame);
   }
 
   /** Takes the first frame of a socket. Returns whether the socket may be used. */
   #accept(frame: any): boolean {
-    const { tokens, timing, onIdentity } = this.#options;
+    const { _tokens: tokens, _client: client } = this.#core;
     const socket = this.#socket;
-    clearTimeout(this.#openTimer);
-    if (frame.op === 'hello') {
-      if (!Number.isSafeInteger(frame.user_id)) {
-        this.#giveUp({ code: 'refused', detail: 'the id of the user is above 2^53 - 1' });
-        return false;
-      }
-      try {
-        onIdentity(tokens.confirm(frame));
-      } catch {
-        return false; // Another user: the client has ended.
-      }
+    try {
+      if (frame.op === 'hello' && tokens._confirm(frame)) client._restart();
+    } catch (error) {
+      this.#giveUp(error as Failure);
+      return false;
     }
     this.#accepted = true;
-    this.#acceptedAt = monotonic();
+    this.#since = monotonic();
     this.#quickRefusals = 0;
-    this.#watch = setInterval(() => this.#check(), Math.min(timing.idle, timing.probe) / 4);
-    this.#refreshIn(tokens.dueIn());
-    this.#become('online', this.#polls ? this.error : null);
-    for (const channel of this.#channels.values()) this.#subscribe(channel);
-    for (const wake of [...this.waiting]) wake();
+    this.#renewIn(tokens._dueIn());
+    if (!socket._polls) this._diagnosis = null;
+    this.#become('online', this._diagnosis);
+    for (const channel of this._channels.values()) this.#subscribe(channel);
+    this.#wakeAll();
     return socket === this.#socket;
+  }
+
+  #wakeAll() {
+    for (const wake of [...this._waiting]) wake();
   }
 
   /** Checks that the server still answers. */
   #check() {
     const now = monotonic();
-    const { idle, answer } = this.#options.timing;
-    if (this.#requestedAt && now - this.#requestedAt > this.#patience) this.#lost(this.#socket, 1006, 'no answer');
-    else if (!this.#requestedAt && now - this.#receivedAt > idle) this.#ping(answer);
+    if (now > this.#deadline) this._lose('no answer');
+    else if (this.#deadline === Infinity && now - this.#receivedAt > this.#core.timing.idle) this.#ping();
   }
 
-  #ping(patience: number) {
-    this.request({ op: 'ping' });
-    this.#patience = patience;
+  #ping(patience?: number) {
+    this.#put({ op: 'ping' }, patience);
   }
 
   /** The socket is closed, or counts as closed. */
   #lost(socket: any, code: number, reason = '') {
-    if (socket !== this.#socket) return;
-    const { timing } = this.#options;
+    if (!socket || socket !== this.#socket) return;
+    const { timing } = this.#core;
     const accepted = this.#accepted;
     const now = monotonic();
     this.#drop();
-    if (accepted && now - this.#acceptedAt > timing.stable) this.#attempt = this.#refusals = 0;
-    const detail = `the socket was closed with ${code}${reason && `: ${reason}`}`;
-    const error: Failure = { code: CODES[code] ?? 'unavailable', detail, close_code: code, close_reason: reason };
-    if (FATAL.has(code)) return this.#giveUp({ ...error, code: 'refused' });
-    let wait = this.backoff(this.#attempt++);
-    if (code === 4401) {
-      if (++this.#refusals > REFUSALS) return this.#giveUp({ ...error, detail: 'the server refuses the tokens' });
-      if (this.#refusals === 1) wait = 0;
-    }
-    if (code === 4429) this.#notBefore = now + (wait = Math.max(wait, timing.limited));
+    const age = now - this.#since;
+    if (accepted && age > timing.stable) this.#attempt = this.#refusals = 0;
+    const error: Failure = {
+      code: CODES[code] ?? 'unavailable',
+      detail: `closed with ${code}${reason && `: ${reason}`}`,
+      close_code: code,
+      close_reason: reason,
+    };
+    const refusals = code === 4401 ? ++this.#refusals : 0;
+    if (error.code === 'refused' || refusals > REFUSALS) return this.#giveUp(error);
+    let wait = this._backoff(this.#attempt++, code === 4429 ? timing.limited : 0);
+    if (code === 4429) this.#notBefore = now + wait;
+    if (refusals === 1) wait = 0;
     if (code === 1012 && this.#attempt === 1) wait = Math.random() * timing.spread;
     this.#retry(wait, error);
-    const refused = !accepted && code === 1006 && now - this.#startedAt < QUICK;
+    const quick = !accepted && code === 1006 && age < QUICK;
     // After a time of polling, one refusal shows that WebSockets are still blocked.
-    this.#quickRefusals = this.#polls ? QUICK_REFUSALS - 1 : refused ? this.#quickRefusals + 1 : 0;
-    if (this.#polls) this.#Poll = null;
-    if (this.#quickRefusals >= QUICK_REFUSALS) this.#diagnose();
-  }
-
-  /** Replaces the reason `network` by a more helpful one, if HTTP works, and polls if only WebSockets don't work. */
-  async #diagnose() {
+    this.#quickRefusals = socket._polls ? QUICK_REFUSALS - 1 : quick ? this.#quickRefusals + 1 : 0;
+    if (socket._polls) this._Poll = null;
+    if (this.#quickRefusals < QUICK_REFUSALS) return;
     this.#quickRefusals = -7; // Not at each attempt.
-    const error = await this.#options.diagnose();
-    if (!error || this.state === 'online' || this.state === 'closed') return;
-    const known = this.error?.code === error.code;
-    this.error = error;
-    if (!known) {
-      this.#options.logger?.warn(error.detail);
-      this.#options.onError(error);
-    }
-    if (error.code !== 'no_websocket') return;
+    const core = this.#core;
     // If the module can't be loaded, the client goes on trying WebSockets.
-    this.#Poll = await this.#options.poll().catch(() => null);
-    if (this.state === 'offline' && !this.#socket) this.#connect();
+    core._http._reaches().then(() => import('./poll.js')).then(({ diagnose }) => diagnose(core), () => {});
   }
 
   #retry(wait: number, error: Failure) {
-    this.#retryTimer = setTimeout(() => this.#connect(), wait);
-    this.#options.logger?.debug(`offline, next attempt in ${Math.round(wait)} ms:`, error.detail);
-    const known = this.error?.code === 'no_websocket' || this.error?.code === 'origin_not_allowed';
-    this.#become('offline', known && error.code === 'network' ? this.error : error);
-    this.#options.onError(error);
+    const { _options: options, _client: client } = this.#core;
+    this.#timer = setTimeout(() => this.#connect(), wait);
+    options.logger?.debug(`offline for ${Math.round(wait)} ms:`, error.detail);
+    this.#become('offline', (error.code === 'network' && this._diagnosis) || error);
+    client._emit('error', error);
   }
 
   #giveUp(error: Failure) {
     this.#drop();
-    clearTimeout(this.#retryTimer);
-    this.#options.logger?.warn('closed:', error.detail);
+    this.#core._options.logger?.warn('closed:', error.detail);
     this.#become('closed', error);
-    for (const wake of [...this.waiting]) wake();
+    this.#wakeAll();
   }
 
   /** Lets go of the socket. */
@@ -259,66 +222,65 @@ export class Connection {
     const socket = this.#socket;
     this.#socket = null;
     this.#accepted = false;
-    this.#requestedAt = 0;
-    clearTimeout(this.#openTimer);
-    clearTimeout(this.#tokenTimer);
+    clearTimeout(this.#timer);
     clearInterval(this.#watch);
     try {
       socket?.close?.();
     } catch {
       // It was never open.
     }
+    const lost = [...this._channels.values()].filter((channel) => this.#forget(channel));
     const requests = [...this.#requests.values()];
     this.#requests.clear();
-    this.#refs.clear();
-    for (const answer of requests) answer({ op: 'lost' });
-    const joined = [...this.#joined];
-    this.#joined.clear();
-    for (const channel of joined) channel.onLost?.();
+    for (const answer of requests) answer(NO_ANSWER);
+    for (const channel of lost) channel._onLost?.();
   }
 
-  #become(state: State, error: Failure | null = null) {
-    if (state === this.state && error === this.error) return;
-    const changed = state !== this.state;
+  #become(state: State, error: Failure | null) {
+    const changed = state !== this.state || (state === 'closed' && error !== this.error);
     this.error = error;
     this.state = state;
-    if (changed || state === 'closed') this.#options.onState(state);
+    if (changed) this.#core._client._emit('state', state);
   }
 
   /** Requests a fresh token while the current one is still valid. */
-  #refreshIn(ms: number) {
-    clearTimeout(this.#tokenTimer);
-    this.#tokenTimer = setTimeout(() => this.#refresh(), ms);
+  #renewIn(ms: number) {
+    this.#timer = setTimeout(() => this.#renew(), ms);
   }
 
-  async #refresh() {
-    const { tokens, onError } = this.#options;
+  async #renew() {
+    const { _tokens: tokens, _client: client } = this.#core;
     const socket = this.#socket;
-    const token = await tokens.get(true).catch((cause: unknown) => {
-      if (socket === this.#socket) onError(tokenFailure(cause));
-      return null;
-    });
+    const token = await tokens._get(true).catch(tokenFailure);
     if (socket !== this.#socket) return;
-    // Without a fresh token, the server closes the socket in time, and the next attempt decides.
-    if (!token) return this.#refreshIn(this.backoff(this.#tokenFailures++));
+    if (typeof token !== 'string') {
+      if (token) client._emit('error', token);
+      // Without a fresh token, the server closes the socket in time, and the next attempt decides.
+      return this.#renewIn(this._backoff(this.#tokenFailures++));
+    }
     this.#tokenFailures = 0;
-    const answer = await this.request({ op: 'auth', token });
+    const answer = await this._request({ op: 'auth', token });
     if (socket !== this.#socket) return;
-    if (answer.ok) return this.#refreshIn(tokens.dueIn());
-    this.#lost(socket, 4401, answer.error.detail); // It ended already, or belongs to another user.
+    if (answer.ok) this.#renewIn(tokens._dueIn());
+    else this.#lost(socket, 4401, answer.error.detail); // It ended already, or belongs to another user.
   }
 
   /** Sends a frame and returns the server's answer. */
-  request(frame: object): Promise<Result<null>> {
+  _request(frame: object): Promise<Result<null>> {
     return new Promise((resolve) => {
-      if (!this.#accepted) return resolve({ ok: false, error: NO_ANSWER });
+      const settle = (answer: any) => resolve(answer.op === 'ok' ? DONE : refused(failureOf(answer)));
+      if (!this.#accepted) return settle(NO_ANSWER);
       const ref = this.#put(frame);
       this.#requests.set(ref, (answer) => {
         this.#requests.delete(ref);
-        if (answer.op === 'ok') resolve({ ok: true, data: null });
-        else resolve({ ok: false, error: answer.op === 'lost' ? NO_ANSWER : failureOf(answer) });
+        settle(answer);
       });
     });
+  }
+
+  /** Publishes to a channel and returns the server's answer. */
+  _publish(channel: string, data: object): Promise<Result<null>> {
+    return this._request({ op: 'send', channel, data });
   }
 
   /** Sends a frame that needs no answer. Returns whether there is a connection. */
@@ -327,100 +289,85 @@ export class Connection {
     return this.#accepted;
   }
 
-  #put(frame: object): number {
+  #put(frame: object, patience = this.#core.timing.answer): number {
     const ref = ++this.#ref;
-    this.#patience = this.#options.timing.answer;
-    this.#requestedAt ||= monotonic();
+    if (this.#accepted) this.#deadline = Math.min(this.#deadline, monotonic() + patience); // Before, there is that of the handshake.
     this.#socket.send(JSON.stringify({ ...frame, ref }));
     return ref;
   }
 
   /** Subscribes to a channel, now and after each reconnect. */
-  join(channel: Channel) {
-    this.#channels.set(channel.name, channel);
+  _join(channel: Channel) {
+    this._channels.set(channel._name, channel);
     if (this.#accepted) this.#subscribe(channel);
   }
 
-  leave(channel: Channel) {
-    if (this.#channels.get(channel.name) !== channel) return;
-    this.#channels.delete(channel.name);
+  _leave(channel: Channel) {
+    if (!this.#has(channel)) return;
+    this._channels.delete(channel._name);
     this.#forget(channel);
-    this.send({ op: 'unsubscribe', channel: channel.name });
+    this.send({ op: 'unsubscribe', channel: channel._name });
+  }
+
+  #has(channel: Channel): boolean {
+    return this._channels.get(channel._name) === channel;
   }
 
   /** Ends a subscription on this side. Returns whether it was in force. */
   #forget(channel: Channel): boolean {
-    this.#requests.delete(this.#refs.get(channel)!);
-    this.#refs.delete(channel);
-    return this.#joined.delete(channel);
+    const joined = !!channel._joined;
+    this.#requests.delete(channel._ref!);
+    channel._ref = 0;
+    channel._joined = false;
+    return joined;
   }
 
   #subscribe(channel: Channel, attempt = 0) {
     const socket = this.#socket;
-    const ref = this.#put({ op: 'subscribe', channel: channel.name, after: channel.after?.() });
-    this.#refs.set(channel, ref);
+    const ref = this.#put({ op: 'subscribe', channel: channel._name, after: channel._after?.() });
+    channel._ref = ref;
     // More answers may follow the first one: a subscription in force can fail while its replay is sent.
     this.#requests.set(ref, (answer) => {
-      if (answer.op === 'lost') return;
       if (answer.op === 'ok') {
-        this.#joined.add(channel);
-        return channel.onJoined?.();
+        channel._joined = true;
+        return channel._onJoined?.();
       }
-      if (this.#forget(channel)) channel.onLost?.();
+      if (this.#forget(channel)) channel._onLost?.();
       const error = failureOf(answer);
       if (!TEMPORARY.has(error.code)) {
-        this.#channels.delete(channel.name);
-        return channel.onRefused?.(error);
+        this._channels.delete(channel._name);
+        return channel._end?.(error);
       }
       setTimeout(() => {
-        const here = socket === this.#socket && this.#channels.get(channel.name) === channel;
-        if (here && !this.#refs.has(channel)) this.#subscribe(channel, attempt + 1);
-      }, Math.max(error.retry_after_ms ?? 0, this.backoff(attempt)));
+        if (socket === this.#socket && this.#has(channel) && !channel._ref) this.#subscribe(channel, attempt + 1);
+      }, this._backoff(attempt, error.retry_after_ms));
     });
   }
 
   /** Tries now rather than later, and checks a connection that seems to be there. */
-  wake() {
-    this.#paused = false;
-    if (this.state === 'online') return this.#ping(this.#options.timing.probe);
-    if (this.#ended || this.#socket || monotonic() < this.#notBefore) return;
+  _wake() {
+    if (this.state === 'online') return this.#ping(this.#core.timing.probe);
+    if (this._ended || this.#socket || monotonic() < this.#notBefore) return;
     this.#refusals = 0;
     this.#connect();
   }
 
-  /** The network is gone, so the socket is useless. */
-  offline() {
-    if (this.#socket) this.#lost(this.#socket, 1006, 'this machine is offline');
+  /** The socket is useless. */
+  _lose(reason: string) {
+    this.#lost(this.#socket, 1006, reason);
   }
 
   /** Closes the socket until `wake`: a page with an open socket can't be kept for the back button. */
-  pause() {
+  _pause() {
     if (this.state === 'closed') return;
-    this.#paused = true;
     this.#drop();
-    clearTimeout(this.#retryTimer);
-    this.#become('offline', { code: 'network', detail: 'the page is hidden' });
-  }
-
-  /** Whether `pause` was the last call. */
-  get paused() {
-    return this.#paused;
+    this.#become('offline', failure('network', 'the page is hidden'));
   }
 
   /** Ends for good. */
-  close(error = CLOSED) {
-    if (this.#ended) return;
-    this.#ended = true;
+  close(error: Failure) {
+    if (this._ended) return;
+    this._ended = true;
     this.#giveUp(error);
   }
-
-  /** Ends because the token is another user's. */
-  userChanged() {
-    this.close(USER_CHANGED);
-  }
-}
-
-/** The failure in an answer of the server. */
-export function failureOf({ code, detail, retry_after_ms: wait }: any): Failure {
-  return wait === undefined ? { code, detail } : { code, detail, retry_after_ms: wait };
 }

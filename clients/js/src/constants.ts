@@ -1,4 +1,4 @@
-/** Default times and bounds. */
+/** Default times and bounds, and failures that several modules report. */
 
 import type { Failure, Result, Timing } from './types.js';
 
@@ -28,10 +28,19 @@ export const KEEP = 2_000;
 /** Characters of a message. */
 export const CHARS = 4_000;
 
+export const failure = (code: string, detail: string): Failure => ({ code, detail });
+export const refused = (error: Failure): Result<never> => ({ ok: false, error });
+
 export const DONE: Result<null> = { ok: true, data: null };
-export const NO_ANSWER: Failure = { code: 'network', detail: 'no answer from the server' };
-export const CLOSED: Failure = { code: 'closed', detail: 'the connection was closed by this client' };
-export const USER_CHANGED: Failure = { code: 'user_changed', detail: 'the token belongs to another user' };
+export const NO_ANSWER = failure('network', 'no answer');
+export const NO_TOKEN = failure('unauthorized', 'no token');
+export const CLOSED = failure('closed', 'closed by this client');
+export const USER_CHANGED = failure('user_changed', 'the token is of another user');
 
 /** Codes of errors that a retry may fix. */
 export const TEMPORARY = new Set(['network', 'unavailable', 'rate_limited', 'internal', 'token_failed']);
+
+/** The failure in an answer of the server. */
+export function failureOf({ code, detail, retry_after_ms }: any): Failure {
+  return { code, detail, ...(retry_after_ms && { retry_after_ms }) };
+}

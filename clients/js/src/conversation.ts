@@ -4,7 +4,7 @@ import { CLOSED, DONE } from './constants.js';
 import type { Core } from './core.js';
 import { Feed } from './feed.js';
 import type { Outbox } from './outbox.js';
-import { Pager } from './pager.js';
+import { Log, type Page } from './pager.js';
 import { Typing } from './typing.js';
 import type {
   ConversationInfo, Failure, Message, PartState, Person, Result, SentMessage, StoredMessage, WireMessage,
@@ -42,8 +42,10 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
   readonly id: number;
   /** The server's description, once it is loaded. */
   info: ConversationInfo | null = null;
+  readonly #path: string;
   readonly #typing: Typing;
-  readonly #log: Pager<StoredMessage>;
+  /** @internal */
+  readonly _log: Log<StoredMessage>;
   readonly #outbox: Outbox;
   /** How far each user has read, by `seq`. */
   readonly #markers = new Map<number, number>();
@@ -59,20 +61,21 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   /** @internal */
   constructor(core: Core, id: number) {
-    super(core, `chat/${id}`);
+    super(core, `chat/${id}`, ['id', 'state', 'error', 'info', 'messages', 'typists', 'unread', 'hasOlder']);
     this.id = id;
-    const changed = () => this.changed();
-    this.#log = new Pager({
+    this.#path = `/api/conversations/${id}`;
+    const changed = () => this._changed();
+    this._log = new Log({
       id: ({ seq }) => seq,
       compare: (a, b) => b.seq - a.seq,
       cursor: ({ message_id }) => message_id,
-      load: (before, limit) => this.#loadPage(before, limit),
+      load: (before, limit) => this._loadPage(before, limit),
       onChange: changed,
     });
-    this.#typing = new Typing(core.connection, id, core.timing.typing, changed);
-    this.#outbox = core.outbox(id);
-    this.#outbox.follow(changed);
-    this.start();
+    this.#typing = new Typing(core, id, changed);
+    this.#outbox = core._outbox(id);
+    this.#outbox._follow(changed);
+    this._start();
   }
 
   /** Oldest first; messages that are being sent come last. The same array until it changes. */
@@ -82,11 +85,9 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   #merge(): Message[] {
     // Without `info`, the markers are unknown, so a page would be shown with a wrong unread count.
-    const stored = this.info ? [...this.#log.items].reverse() : [];
-    const unsent = this.#outbox.messages;
-    if (!unsent.length) return stored;
+    const stored = this.info ? [...this._log.items].reverse() : [];
     const keys = new Set(stored.map(({ key }) => key));
-    return [...stored, ...unsent.filter(({ key }) => !keys.has(key))];
+    return [...stored, ...this.#outbox.messages.filter(({ key }) => !keys.has(key))];
   }
 
   /** The other users who are typing. */
@@ -96,12 +97,12 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   /** The number of messages that the user has not read. */
   get unread(): number {
-    return Math.max(0, this.#last.seq - this.#markerOf(this.core.userId));
+    return Math.max(0, this.#last.seq - this.#markerOf(this._core.userId));
   }
 
   /** Whether there are older messages to load. */
   get hasOlder(): boolean {
-    return this.#log.hasOlder;
+    return this._log.hasOlder;
   }
 
   /**
@@ -126,12 +127,12 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   /** The user has read all messages, or those up to `messageId`. */
   read(messageId = this.#last.id) {
-    const upTo = this.#log.items.find((message) => message.message_id <= messageId)?.seq ?? 0;
-    if (upTo <= this.#markerOf(this.core.userId)) return;
-    this.#mark(this.core.userId, upTo);
+    const upTo = this._log.items.find((message) => message.message_id <= messageId)?.seq ?? 0;
+    if (upTo <= this.#markerOf(this._core.userId)) return;
+    this.#mark(this._core.userId, upTo);
     this.#read.id = Math.max(this.#read.id, messageId);
     this.#sendRead();
-    this.changed();
+    this._changed();
   }
 
   /** The user types, or has stopped. Call it on every key: it sends only what is needed, and ends by itself. */
@@ -141,7 +142,7 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   /** Loads a page of older messages. */
   async loadOlder(limit = 50): Promise<Result<null>> {
-    return this.#log.loaded ? this.#log.loadOlder(limit) : DONE;
+    return this._log.loaded ? this._log.loadOlder(limit) : DONE;
   }
 
   /**
@@ -151,132 +152,121 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
   close() {
     if (this.#uses === 0 || --this.#uses > 0) return;
     this.type(false);
-    this.#linger = setTimeout(() => this.end(CLOSED), this.core.timing.linger);
+    this.#linger = setTimeout(() => this._end(CLOSED), this._core.timing.linger);
   }
 
   /** Begins a use. @internal */
-  retain(): this {
+  _retain(): this {
     clearTimeout(this.#linger);
     this.#uses += 1;
     return this;
   }
 
   /** Fails what waits to be sent. With `forget`, nothing is shown any more. @internal */
-  abort(error: Failure, forget: boolean) {
-    this.#outbox.end(error, forget);
-    if (forget) this.forget();
-    this.end(error);
+  _abort(error: Failure, forget: boolean) {
+    this.#outbox._end(error, forget);
+    if (forget) this._forget();
+    this._end(error);
   }
 
   /** @internal */
-  override end(error: Failure) {
+  override _end(error: Failure) {
     if (this.state === 'closed') return;
     clearTimeout(this.#linger);
-    this.#typing.leave();
-    super.end(error);
-    this.#outbox.follow(null);
-    if (this.core.conversations.get(this.id) === this) this.core.conversations.delete(this.id);
+    this.#typing._leave();
+    super._end(error);
+    this.#outbox._follow(null);
+    const { _conversations: open } = this._core;
+    if (open.get(this.id) === this) open.delete(this.id);
   }
 
   /** @internal */
-  protected forget() {
-    this.#log.clear();
+  _forget() {
+    this._log.clear();
     this.#markers.clear();
     this.#readByAll = 0;
     this.#last = { seq: 0, id: 0 };
     this.#read = { id: 0, reported: 0, sending: false };
-    this.late = [];
+    this._late = [];
     this.info = null;
   }
 
   /** @internal */
-  protected last() {
+  _after() {
     return this.#last.id;
   }
 
   /** @internal */
-  protected async load(): Promise<Result<unknown>> {
-    const [info, page] = await Promise.all([
-      this.#loadInfo(),
-      this.#log.loaded ? DONE : this.#log.loadOlder(),
-    ]);
+  protected async _load(): Promise<Result<unknown>> {
+    const [info, page] = await Promise.all([this._loadInfo(), this._log.loaded ? DONE : this._log.loadOlder()]);
     if (!info.ok || !page.ok) return info.ok ? page : info;
-    if (!this.#log.loaded) return this.load(); // It was cleared meanwhile.
+    if (!this._log.loaded) return this._load(); // It was cleared meanwhile.
     this.info = info.data;
-    const [newest] = this.#log.items;
+    const [newest] = this._log.items;
     if (newest) this.#last = { seq: newest.seq, id: newest.message_id };
-    for (const message of this.#log.items) this.#outbox.settle(message);
-    this.#showRead();
-    this.#typing.join();
+    for (const message of this._log.items) this.#outbox._settle(message);
+    this._showRead();
+    this._core._connection._join(this.#typing);
     return info;
   }
 
-  async #loadPage(before: number | null, limit: number) {
-    const cursor = before === null ? '' : `&before=${before}`;
-    const page = await this.core.call('GET', `/api/conversations/${this.id}/messages?limit=${limit}${cursor}`);
+  /** @internal */
+  async _loadPage(before: number | null, limit: number): Promise<Result<Page<StoredMessage>>> {
+    const page: Result<Page<WireMessage>> = await this._core._page(`${this.#path}/messages`, before, limit);
     if (!page.ok) return page;
+    const { items, next } = page.data;
     // Sending moves the sender's marker, and no frame says so.
-    for (const { sender_id: sender, seq } of page.data.items) this.#mark(sender, seq);
-    const items = page.data.items.map((wire: WireMessage) => this.#storedOf(wire));
-    return { ok: true as const, data: { items, next: page.data.next } };
+    for (const { sender_id: sender, seq } of items) this.#mark(sender, seq);
+    return { ok: true, data: { items: items.map((wire) => this.#storedOf(wire)), next } };
   }
 
   /** @internal */
-  protected onEvent(frame: any) {
+  _onEvent(frame: any) {
     if (frame.type === 'message') this.#onMessage(frame);
     else if (frame.type === 'read') {
       this.#mark(frame.user_id, frame.seq);
-      this.#showRead();
+      this._showRead();
     }
-    this.changed();
+    this._changed();
   }
 
   #onMessage(wire: WireMessage) {
+    const { _connection: connection } = this._core;
     const { seq, message_id: id, sender_id: sender } = wire;
     if (seq <= this.#last.seq) return this.#onRepeat(wire);
     if (seq > this.#last.seq + 1 && this.#last.seq > 0) {
       // The server leaves no gap. If it did, a new subscription would close it.
-      this.core.connection.leave(this.channel);
-      return this.core.connection.join(this.channel);
+      connection._leave(this);
+      return connection._join(this);
     }
     const message = this.#storedOf(wire);
     this.#last = { seq, id };
     this.#mark(sender, seq);
-    this.#log.put([message]);
-    this.#showRead();
-    if (message.mine) return this.#outbox.settle(message);
-    this.#typing.ended(sender);
-    if (this.isLate(wire.created_at)) this.late.push(message);
-    else this.emit('message', message);
+    this._log.put([message]);
+    this._showRead();
+    if (message.mine) return this.#outbox._settle(message);
+    this.#typing._stopped(sender);
+    this._arrived(message, () => this._emit('message', message));
   }
 
   /** A message with a known number: a repeated send, or the database was restored to an earlier time. */
   #onRepeat(wire: WireMessage) {
-    const known = this.#log.find(wire.seq);
-    const own = this.#isMine(wire) && this.#outbox.has(wire.client_id);
-    if (known ? known.message_id !== wire.message_id || known.created_at !== wire.created_at : !own) this.restart();
-    else if (own) this.#outbox.settle(known ?? this.#storedOf(wire));
-  }
-
-  #isMine(wire: WireMessage): boolean {
-    return wire.sender_id === this.core.userId;
+    const known = this._log.find(wire.seq);
+    const own = wire.sender_id === this._core.userId && !!this.#outbox._find(wire.client_id);
+    if (known ? known.message_id !== wire.message_id || known.created_at !== wire.created_at : !own) this._restart();
+    else if (own) this.#outbox._settle(known ?? this.#storedOf(wire));
   }
 
   #storedOf(wire: WireMessage): StoredMessage {
-    const { message_id, seq, sender_id, sender_username, content, created_at, client_id } = wire;
-    const mine = this.#isMine(wire);
-    if (mine && wire.is_read) this.#readByAll = Math.max(this.#readByAll, seq);
+    const { message_id, seq, sender_id, sender_username, content, created_at, client_id, is_read: isRead } = wire;
+    const mine = sender_id === this._core.userId;
     return {
-      key: (mine && client_id) || `message-${message_id}`, message_id, seq, sender_id, sender_username, content,
-      created_at, ...(mine && client_id && { client_id }), mine,
-      state: !mine ? 'received' : seq <= this.#readByAll ? 'read' : 'sent',
+      key: (mine && client_id) || `message-${message_id}`,
+      message_id, seq, sender_id, sender_username, content, created_at,
+      ...(mine && client_id && { client_id }),
+      mine,
+      state: !mine ? 'received' : isRead || seq <= this.#readByAll ? 'read' : 'sent',
     };
-  }
-
-  #wireOf({ key: _, mine, state, ...message }: StoredMessage): WireMessage {
-    const others = this.info?.participants.filter((person) => person.user_id !== message.sender_id) ?? [];
-    const isRead = mine ? state === 'read' : others.every((person) => this.#markerOf(person.user_id) >= message.seq);
-    return { conversation_id: this.id, ...message, is_read: isRead };
   }
 
   #markerOf(user: number | null): number {
@@ -288,38 +278,30 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     this.#markers.set(user!, Math.max(seq, this.#markerOf(user)));
   }
 
-  /** Shows as read what every other participant has read. */
-  #showRead() {
-    const others = this.info?.participants.filter((person) => person.user_id !== this.core.userId) ?? [];
-    if (!others.length) return;
-    const read = Math.min(...others.map((person) => this.#markerOf(person.user_id)));
-    if (read <= this.#readByAll) return;
-    this.#readByAll = read;
-    this.#showReadByAll();
+  /** How far all participants but one have read; Infinity: there are no others, or they are not known. @internal */
+  _readByOthers(user: number | null): number {
+    const others = this.info?.participants.filter((person) => person.user_id !== user) ?? [];
+    return Math.min(...others.map((person) => this.#markerOf(person.user_id)));
   }
 
-  #showReadByAll() {
-    this.#log.update((message) =>
-      message.state === 'sent' && message.seq <= this.#readByAll ? { ...message, state: 'read' } : message);
+  /** Shows as read what every other participant has read. @internal */
+  _showRead(upTo = this._readByOthers(this._core.userId)) {
+    if (upTo <= this.#readByAll || upTo === Infinity) return;
+    this.#readByAll = upTo;
+    const sent = this._log.items.filter(({ state, seq }) => state === 'sent' && seq <= upTo);
+    this._log.put(sent.map((message) => ({ ...message, state: 'read' })));
   }
 
-  /** @internal */
-  protected async onRefresh() {
-    const [info, page] = await Promise.all([this.#loadInfo(), this.#loadPage(null, 50)]);
-    if (!info.ok || !page.ok || this.state !== 'live') return;
-    this.#showReadByAll();
-    this.changed();
-  }
-
-  /** Reads the server's description, and the user's marker with it. */
-  async #loadInfo(): Promise<Result<ConversationInfo>> {
-    const info: Result<ConversationInfo> = await this.core.call('GET', `/api/conversations/${this.id}`);
-    if (info.ok) this.#mark(this.core.userId, (info.data.last_message?.seq ?? 0) - info.data.unread_count);
+  /** Reads the server's description, and the user's marker with it. @internal */
+  async _loadInfo(): Promise<Result<ConversationInfo>> {
+    const info: Result<ConversationInfo> = await this._core.get(this.#path);
+    if (info.ok) this.#mark(this._core.userId, (info.data.last_message?.seq ?? 0) - info.data.unread_count);
     return info;
   }
 
   /** @internal */
-  protected onJoined() {
+  override _onJoined() {
+    super._onJoined();
     this.#sendRead();
   }
 
@@ -329,33 +311,23 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     if (read.sending || read.reported >= read.id || this.state !== 'live') return;
     read.sending = true;
     const upTo = read.id;
-    const data = { type: 'read', message_id: upTo };
-    const answer = await this.core.connection.request({ op: 'send', channel: this.channel.name, data });
+    const answer = await this._core._connection._publish(this._name, { type: 'read', message_id: upTo });
     read.sending = false;
     if (answer.ok) read.reported = upTo;
     else if (answer.error.code === 'network') return; // Sent again after the next subscription.
-    else if (!(await this.core.again(answer.error, 1))) read.reported = upTo;
+    else if (!(await this._core._again(answer.error, 1))) read.reported = upTo;
     this.#sendRead();
   }
 
   /** @internal */
-  protected describe(): ConversationSnapshot {
-    const { id, state, error, info, messages, typists, unread, hasOlder } = this;
-    return { id, state, error, info, messages, typists, unread, hasOlder };
-  }
-
-  /** @internal */
-  protected override changed() {
+  override _changed() {
     this.#messages = null;
-    super.changed();
+    super._changed();
   }
 
   /** @internal */
-  protected override beforeChange() {
-    const late = this.late.splice(0);
-    if (late.length) this.emit('missed', Object.freeze(late));
-    if (this.state !== 'live') return;
-    const [last] = this.#log.items;
-    this.core.list?.onChange(this.id, { last_message: last ? this.#wireOf(last) : null, unread_count: this.unread });
+  protected override _beforeChange() {
+    this._emitLate(this._late);
+    if (this.state === 'live') this._core._list?._follow(this);
   }
 }

@@ -1,103 +1,98 @@
 /** What the parts of a client share. */
 
-import type { Connection } from './connection.js';
-import { TEMPORARY } from './constants.js';
+import { Connection } from './connection.js';
+import { NO_ANSWER, TEMPORARY, TIMING, refused } from './constants.js';
 import type { Conversation } from './conversation.js';
-import type { Http } from './http.js';
+import { Http } from './http.js';
+import type { Realtime } from './index.js';
+import type { ConversationList } from './lists.js';
 import { Outbox } from './outbox.js';
-import type { Tokens } from './tokens.js';
-import { Emitter } from './emitter.js';
-import { randomId } from './ids.js';
-import type { ConversationInfo, DraftStore, Failure, KeyValueStorage, Result, State, Timing } from './types.js';
+import type { Kept } from './persist.js';
+import { Tokens } from './tokens.js';
+import type { Failure, Options, Result, Timing } from './types.js';
 
-/** Changes that the list of conversations follows. */
-export interface ListFollower {
-  /** Something happened in a conversation that is not open here. */
-  onMoved(id: number): void;
-  /** An open conversation changed. */
-  onChange(id: number, change: Pick<ConversationInfo, 'last_message' | 'unread_count'>): void;
-  /** Read states may have changed while the connection was lost. */
-  onSettled(): void;
+/** The gateway's address without a slash at the end, for HTTP. Without `URL`, of which React Native has only a part. */
+function baseOf(url: string): string {
+  const absolute = /^\w+:/.test(url) ? url : new URL(url, globalThis.location?.href).href;
+  return absolute.replace(/\/*([?#].*)?$/, '').replace(/^ws/, 'http');
 }
 
-export class Core extends Emitter<{ state: State; error: Failure }> {
+export class Core {
+  readonly _client: Realtime;
+  readonly _options: Options;
   readonly timing: Timing;
-  readonly tokens: Tokens;
-  readonly http: Http;
-  readonly storage: KeyValueStorage | undefined;
-  /** Identifies the server in the storage. */
-  readonly base: string;
-  connection!: Connection;
-  readonly conversations = new Map<number, Conversation>();
+  /** The gateway's address. Identifies the server in the storage. */
+  readonly _base: string;
+  readonly _tokens: Tokens;
+  readonly _http: Http;
+  readonly _connection: Connection;
+  readonly _conversations = new Map<number, Conversation>();
   /** The unsent messages of each conversation that has any. */
-  readonly outboxes = new Map<number, Outbox>();
-  list: ListFollower | null = null;
-  /** Where unsent messages are kept, if they are. */
-  drafts: Promise<DraftStore> | null = null;
-  /** The order of the last message that is kept. */
-  order = Date.now();
-  /** Identifies this client among the tabs of a browser. */
-  readonly tab = randomId();
+  readonly _outboxes = new Map<number, Outbox>();
+  /** The list of conversations, once it is loaded. */
+  _list: ConversationList | null = null;
+  /** Keeps unsent messages, if the client has the option `persist`. */
+  _kept: Promise<Kept> | null = null;
 
-  constructor(base: string, timing: Timing, tokens: Tokens, http: Http, storage: KeyValueStorage | undefined) {
-    super();
-    this.base = base;
-    this.timing = timing;
-    this.tokens = tokens;
-    this.http = http;
-    this.storage = storage;
+  constructor(client: Realtime, options: Options) {
+    this._client = client;
+    this._options = options;
+    this._base = baseOf(options.url);
+    this.timing = { ...TIMING, ...options.timing };
+    this._tokens = new Tokens(this);
+    this._http = new Http(this);
+    this._connection = new Connection(this);
   }
 
   get userId(): number | null {
-    return this.tokens.userId;
+    return this._tokens.userId;
   }
 
   /** The unsent messages of a conversation. */
-  outbox(id: number): Outbox {
-    const outbox = this.outboxes.get(id) ?? new Outbox(this, id);
-    this.outboxes.set(id, outbox);
+  _outbox(id: number): Outbox {
+    const outbox = this._outboxes.get(id) ?? new Outbox(this, id);
+    this._outboxes.set(id, outbox);
     return outbox;
   }
 
-  call(method: string, path: string, body?: object): Promise<Result<any>> {
-    return this.http.call(method, path, body);
+  get(path: string): Promise<Result<any>> {
+    return this._http._call('GET', path);
+  }
+
+  /** A page of a list. */
+  _page(path: string, before: number | null, limit: number): Promise<Result<any>> {
+    return this.get(`${path}?limit=${limit}${before === null ? '' : `&before=${before}`}`);
+  }
+
+  /** The module of the lists. */
+  _lists(): Promise<Result<typeof import('./lists.js')>> {
+    return import('./lists.js').then((data) => ({ ok: true as const, data }), () => refused(NO_ANSWER));
   }
 
   /** Repeats a call while that may help and it is wanted. */
-  async repeat<T>(call: () => Promise<Result<T>>, wanted = () => true): Promise<Result<T>> {
+  async _repeat<T>(call: () => Promise<Result<T>>, wanted = () => true): Promise<Result<T>> {
     for (let attempt = 0; ; attempt += 1) {
       const answer = await call();
-      if (answer.ok || !wanted() || !(await this.again(answer.error, attempt))) return answer;
+      if (answer.ok || !wanted() || !(await this._again(answer.error, attempt))) return answer;
     }
   }
 
   /** Waits until a call may be repeated. Returns false if that is no use. */
-  async again(error: Failure, attempt: number): Promise<boolean> {
-    const { connection } = this;
-    if (connection.ended) return false;
-    if (error.code === 'unauthorized') {
-      // Nobody is signed in. `reconnect()` follows once a user is.
-      await this.#nextState((state) => state === 'online');
-      return !connection.ended;
-    }
-    if (!TEMPORARY.has(error.code)) return false;
-    const wait = Math.max(error.retry_after_ms ?? 0, connection.backoff(attempt));
-    let timer: ReturnType<typeof setTimeout>;
-    const pause = new Promise<void>((resolve) => (timer = setTimeout(resolve, wait)));
-    const woken = error.code === 'network' ? this.#nextState((state) => state === 'online') : this.#nextState(() => false);
-    await Promise.race([pause, woken]);
-    clearTimeout(timer!);
-    return !connection.ended;
-  }
-
-  /** Resolves at the next state that is accepted, and at the end. */
-  #nextState(accept: (state: State) => boolean): Promise<void> {
-    return new Promise((resolve) => {
-      const stop = this.on('state', (state) => {
-        if (!accept(state) && !this.connection.ended) return;
+  async _again({ code, retry_after_ms: wait }: Failure, attempt: number): Promise<boolean> {
+    const connection = this._connection;
+    const signedOut = code === 'unauthorized'; // `reconnect()` follows once a user has signed in.
+    if (connection._ended || !(signedOut || TEMPORARY.has(code))) return false;
+    await new Promise<void>((resolve) => {
+      const done = () => {
         stop();
+        clearTimeout(timer);
         resolve();
+      };
+      const stop = this._client.on('state', (state) => {
+        if (connection._ended || (state === 'online' && (signedOut || code === 'network'))) done();
       });
+      const timer = signedOut ? 0 : setTimeout(done, connection._backoff(attempt, wait));
     });
+    return !connection._ended;
   }
 }

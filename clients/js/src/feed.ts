@@ -1,6 +1,5 @@
-/** What conversations and notifications share: a page, then a subscription from there on. */
+/** What conversations and notifications share: a page, then a subscription (a `Channel`) from there on. */
 
-import type { Channel } from './connection.js';
 import type { Core } from './core.js';
 import { Observable } from './emitter.js';
 import type { Failure, PartState, Result } from './types.js';
@@ -8,91 +7,96 @@ import type { Failure, PartState, Result } from './types.js';
 /** An entry this much older than the subscription is late: clocks of servers differ a little. */
 const LATE = 1_000;
 
-export abstract class Feed<Events extends { change: void }, Snapshot extends object, Item> extends Observable<Events, Snapshot> {
+interface FeedEvents<Item> {
+  change: void;
+  missed: readonly Item[];
+}
+
+export abstract class Feed<Events extends FeedEvents<Item>, Snapshot extends object, Item extends { created_at: string }>
+  extends Observable<Events, Snapshot> {
   /** `loading` until the first items are here, `live`, `waiting` for the connection, or `closed` for good. */
   state: PartState = 'loading';
   /** Why it is closed. */
   error: Failure | null = null;
   /** @internal */
-  protected readonly core: Core;
-  /** @internal */
-  protected readonly channel: Channel;
+  readonly _name: string;
   /** Entries that arrived late, for the event `missed`. @internal */
-  protected late: Item[] = [];
+  protected _late: Item[] = [];
   /** The server's time of the subscription. */
   #joinedAt = 0;
 
   /** @internal */
-  constructor(core: Core, name: string) {
-    super(core.timing.frame);
-    this.core = core;
-    this.channel = {
-      name,
-      after: () => this.last(),
-      onEvent: (frame) => this.onEvent(frame),
-      onJoined: () => {
-        this.#joinedAt = core.tokens.serverTime() ?? 0;
-        this.become('live');
-        this.onJoined();
-      },
-      onRefresh: () => this.state === 'live' && this.onRefresh(),
-      onLost: () => this.state === 'live' && this.become('waiting'),
-      onRefused: (error) => this.end(error),
-    };
+  constructor(core: Core, name: string, fields: readonly (keyof Snapshot)[]) {
+    super(core, fields);
+    this._name = name;
   }
 
-  /** The id after which to resume. @internal */
-  protected abstract last(): number;
   /** @internal */
-  protected abstract onEvent(frame: any): void;
+  abstract _after(): number;
   /** @internal */
-  protected abstract onJoined(): void;
-  /** Reads what events tell, but polls do not. @internal */
-  protected abstract onRefresh(): void;
+  abstract _onEvent(frame: any): void;
   /** Loads what a subscription continues. @internal */
-  protected abstract load(): Promise<Result<unknown>>;
+  protected abstract _load(): Promise<Result<unknown>>;
   /** Shows nothing more. @internal */
-  protected abstract forget(): void;
+  abstract _forget(): void;
+
+  /** @internal */
+  _onJoined() {
+    this.#joinedAt = this._core._tokens._serverTime();
+    this._become('live');
+  }
+
+  /** @internal */
+  _onLost() {
+    if (this.state === 'live') this._become('waiting');
+  }
 
   /** Loads, then subscribes from there on: nothing is lost in between. @internal */
-  protected async start() {
-    const { connection, tokens } = this.core;
-    if (connection.ended) return this.end(connection.error!);
-    await tokens.known(); // It decides which messages are the user's own.
-    const loaded = await this.core.repeat(() => this.load(), () => this.state === 'loading');
+  protected async _start() {
+    const { _connection: connection, _tokens: tokens } = this._core;
+    if (connection._ended) return this._end(connection.error!);
+    await tokens._known; // It decides which messages are the user's own.
+    const loaded = await this._core._repeat(() => this._load(), () => this.state === 'loading');
     if (this.state !== 'loading') return;
-    if (!loaded.ok) return this.end(loaded.error);
-    this.become('waiting');
-    connection.join(this.channel);
+    if (!loaded.ok) return this._end(loaded.error);
+    this._become('waiting');
+    connection._join(this);
   }
 
   /** Loads everything again: the log went back, or the user is another one. @internal */
-  restart() {
+  _restart() {
     const { state } = this;
     if (state === 'closed') return;
-    this.core.connection.leave(this.channel);
-    this.forget();
+    this._core._connection._leave(this);
+    this._forget();
     if (state === 'loading') return;
-    this.become('loading');
-    this.start();
+    this._become('loading');
+    this._start();
   }
 
   /** Ends it. @internal */
-  end(error: Failure) {
+  _end(error: Failure) {
     if (this.state === 'closed') return;
-    this.core.connection.leave(this.channel);
-    this.become('closed', error);
+    this._core._connection._leave(this);
+    this._become('closed', error);
   }
 
-  /** Whether an entry is from before the subscription. @internal */
-  protected isLate(createdAt: string): boolean {
-    return Date.parse(createdAt) < this.#joinedAt - LATE;
+  /** Announces a new entry; one from before the subscription later, together with others. @internal */
+  _arrived(entry: Item, announce: () => void) {
+    if (Date.parse(entry.created_at) < this.#joinedAt - LATE) this._late.push(entry);
+    else announce();
   }
 
   /** @internal */
-  protected become(state: PartState, error: Failure | null = null) {
+  protected _emitLate(entries: Item[]) {
+    this._late = [];
+    if (entries.length) this._emit('missed', Object.freeze(entries) as Events['missed']);
+  }
+
+  /** @internal */
+  protected _become(state: PartState, error: Failure | null = null) {
     this.state = state;
     this.error = error;
-    this.changed();
+    this._changed();
   }
 }

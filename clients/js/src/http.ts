@@ -1,77 +1,51 @@
 /** Calls of the HTTP API. */
 
-import { NO_ANSWER } from './constants.js';
-import { failureOf } from './connection.js';
-import { type Tokens, tokenFailure } from './tokens.js';
-import type { Failure, Result } from './types.js';
+import { NO_ANSWER, NO_TOKEN, failure, failureOf, refused } from './constants.js';
+import type { Core } from './core.js';
+import { tokenFailure, within } from './tokens.js';
+import type { Result } from './types.js';
 
 export class Http {
-  readonly #base: string;
-  readonly #tokens: Tokens;
-  readonly #fetch: typeof fetch;
-  readonly #timeout: number;
+  readonly #core: Core;
 
-  /** `base`: the gateway's address without a slash at the end. */
-  constructor(base: string, tokens: Tokens, fetch: typeof globalThis.fetch, timeout: number) {
-    this.#base = base;
-    this.#tokens = tokens;
-    this.#fetch = fetch;
-    this.#timeout = timeout;
+  constructor(core: Core) {
+    this.#core = core;
   }
 
   /** Calls the API. If the token is refused, it tries once more with a fresh one. */
-  async call(method: string, path: string, body?: object): Promise<Result<any>> {
-    for (let refresh = false; ; refresh = true) {
-      let token;
-      try {
-        token = await this.#tokens.get(refresh);
-      } catch (cause) {
-        return { ok: false, error: tokenFailure(cause) };
-      }
-      if (!token) return { ok: false, error: { code: 'unauthorized', detail: 'there is no token' } };
-      const answer = await this.send(method, path, token, body);
-      if (answer.ok || answer.error.code !== 'unauthorized' || refresh) return answer;
-    }
+  async _call(method: string, path: string, body?: object, refresh = false): Promise<Result<any>> {
+    const token = await this.#core._tokens._get(refresh).catch(tokenFailure);
+    if (typeof token !== 'string') return refused(token ?? NO_TOKEN);
+    const answer = await this.send(method, path, token, body);
+    if (answer.ok || answer.error.code !== 'unauthorized' || refresh) return answer;
+    return this._call(method, path, body, true);
   }
 
   /** Calls the API once, with this token. */
   async send(method: string, path: string, token: string, body?: object): Promise<Result<any>> {
-    const abort = new AbortController(); // React Native has no `AbortSignal.timeout`.
-    const timer = setTimeout(() => abort.abort(), this.#timeout);
     try {
-      const answer = await this.#fetch(this.#base + path, {
-        method,
-        headers: { Authorization: `Bearer ${token}`, ...(body && { 'Content-Type': 'application/json' }) },
-        ...(body && { body: JSON.stringify(body) }),
-        signal: abort.signal,
+      return await within(this.#core.timing.http, async (signal) => {
+        const answer = await this.#fetch(path, {
+          method,
+          headers: { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' },
+          body: body ? JSON.stringify(body) : null,
+          signal,
+        });
+        const data = JSON.parse((await answer.text()) || 'null');
+        return answer.ok ? { ok: true, data } : refused(failureOf({ ...failure('internal', `HTTP ${answer.status}`), ...data }));
       });
-      const text = await answer.text();
-      const data = text ? JSON.parse(text) : null;
-      if (answer.ok) return { ok: true, data };
-      return { ok: false, error: failureOf({ code: 'internal', detail: `HTTP ${answer.status}`, ...data }) };
     } catch {
-      return { ok: false, error: NO_ANSWER }; // No connection, a timeout, or an answer that isn't the API's.
-    } finally {
-      clearTimeout(timer);
+      return refused(NO_ANSWER); // No connection, a timeout, or an answer that isn't the API's.
     }
   }
 
-  /** Why sockets fail, if HTTP works. */
-  async diagnose(): Promise<Failure | null> {
-    const answer = await this.call('GET', '/api/unread');
-    if (answer.ok || answer.error.code !== 'network') {
-      const detail =
-        'HTTP reaches the server and WebSockets do not: a proxy may block them, or ALLOWED_ORIGINS lacks this page';
-      return { code: 'no_websocket', detail };
-    }
-    const origin = globalThis.location?.origin;
-    if (!origin) return null;
-    try {
-      // An opaque answer still shows that the server is up.
-      await this.#fetch(`${this.#base}/healthz`, { mode: 'no-cors', cache: 'no-store' });
-      return { code: 'origin_not_allowed', detail: `the server refuses this page: add ${origin} to ALLOWED_ORIGINS` };
-    } catch {
-      return null;
-    }
+  /** Resolves if the server is up, though it may refuse pages of this origin: an opaque answer still shows it. */
+  _reaches(): Promise<unknown> {
+    return this.#fetch('/healthz', { mode: 'no-cors', cache: 'no-store' });
+  }
+
+  #fetch(path: string, init: RequestInit): Promise<Response> {
+    const { fetch = globalThis.fetch } = this.#core._options;
+    return fetch(this.#core._base + path, init);
   }
 }

@@ -1,20 +1,21 @@
 /** Ids. */
 
+/** Whether it is a whole number from 1 to 2^53 - 1. JavaScript silently rounds greater ones. */
+export const isId = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0;
+
 /**
  * The id as a number. Accepts digits in a string, as pages read them from addresses and attributes.
  *
- * @throws {RangeError} if it is not a whole number from 1 to 2^53 - 1. JavaScript silently rounds greater ones.
+ * @throws {RangeError} if it is not an id
  */
 export function idOf(value: number | string): number {
-  const id = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value;
-  if (typeof id === 'number' && Number.isSafeInteger(id) && id > 0) return id;
-  throw new RangeError(`${String(value)} is not an id: ids are whole numbers from 1 to 2^53 - 1`);
+  const id = /^\d+$/.test(value as string) ? Number(value) : value;
+  if (isId(id)) return id;
+  throw new RangeError(`${value} is not an id: a whole number up to 2^53 - 1`);
 }
 
-/** 128 random bits in hex. `randomUUID` exists only on secure pages, and React Native has no `crypto`. */
+/** An id that no other client has. Only secure pages have `randomUUID`, and React Native has no `crypto`. */
 export function randomId(): string {
-  const parts = new Uint32Array(4);
-  if (globalThis.crypto) crypto.getRandomValues(parts);
-  else parts.forEach((_, at) => (parts[at] = Math.random() * 2 ** 32));
-  return [...parts].map((part) => part.toString(16).padStart(8, '0')).join('');
+  const random = () => Math.random().toString(36).slice(2);
+  return globalThis.crypto?.randomUUID?.() ?? random() + random() + random();
 }

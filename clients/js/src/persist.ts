@@ -1,19 +1,20 @@
 /** Unsent messages that survive the page. Loaded only for clients with the option `persist`. */
 
-import type { DraftStore, Options, StoredDraft } from './types.js';
+import type { Core } from './core.js';
+import { randomId } from './ids.js';
+import type { Draft } from './outbox.js';
+import type { DraftStore, StoredDraft } from './types.js';
 
 /** Pause between two looks for messages of tabs that are gone. */
 const INTERVAL = 5_000;
 
-/** What `persist` needs from the client. */
-export interface Persisted {
-  /** The gateway's address. */
-  base: string;
-  userId: number;
-  /** Sends these messages, or shows those that failed. */
-  restore(drafts: StoredDraft[]): void;
-  /** Resolves when the client ends. */
-  ended: Promise<void>;
+/** What keeps the messages of a client. */
+export interface Kept {
+  /** Keeps a message as it is now. Resolves once it would survive a crash. */
+  save(draft: Draft, conversationId: number): Promise<void>;
+  drop(draft: Draft): Promise<void>;
+  /** Drops all messages of this user. */
+  forget(): Promise<void>;
 }
 
 /** Runs a request of IndexedDB. */
@@ -25,7 +26,7 @@ function done<T>(request: IDBRequest<T>): Promise<T> {
 }
 
 /** The messages in IndexedDB, of all users of this browser. */
-export function indexedDbStore(): DraftStore {
+function indexedDbStore(): DraftStore {
   const opening = indexedDB.open('vyzio-realtime', 1);
   opening.onupgradeneeded = () => opening.result.createObjectStore('drafts', { keyPath: 'client_id' });
   const database = done(opening);
@@ -46,9 +47,29 @@ export function indexedDbStore(): DraftStore {
   };
 }
 
-/** The store of the option. */
-export function storeOf(persist: NonNullable<Options['persist']>): DraftStore {
-  return persist === 'indexeddb' ? indexedDbStore() : persist;
+/** Keeps the messages of a client, and sends those of tabs that are gone. `life` ends with the client. */
+export function keep(core: Core, life: AbortSignal): Kept {
+  const { _base: base, _tokens: tokens } = core;
+  const persist = core._options.persist!;
+  const store = persist === 'indexeddb' ? indexedDbStore() : persist;
+  const tab = randomId();
+  const own = async () => (await store.list()).filter((draft) => draft.base === base && draft.user_id === core.userId);
+  let order = Date.now();
+  const ended = new Promise<void>((resolve) => {
+    life.onabort = () => resolve();
+    if (life.aborted) resolve();
+  });
+  tokens._known.then(() => adopt(core, own, tab, ended));
+  return {
+    async save({ _shown: shown }, conversation_id) {
+      const { key: client_id, content, created_at } = shown;
+      const draft = { client_id, base, conversation_id, content, created_at, order: (order += 1), tab };
+      await tokens._known;
+      await store.put({ ...draft, user_id: tokens.userId!, ...(shown.state === 'failed' && { error: shown.error }) });
+    },
+    drop: ({ _shown: shown }) => store.delete(shown.key),
+    forget: async () => void (await Promise.all((await own()).map((draft) => store.delete(draft.client_id)))),
+  };
 }
 
 /**
@@ -57,24 +78,26 @@ export function storeOf(persist: NonNullable<Options['persist']>): DraftStore {
  * Each tab holds a lock for its life, and the messages name their tab. If two tabs should send one message, the server
  * stores it once, because its `client_id` is the same.
  */
-export async function adopt(store: DraftStore, tab: string, { base, userId, restore, ended }: Persisted) {
+async function adopt(core: Core, own: () => Promise<StoredDraft[]>, tab: string, ended: Promise<void>) {
   const locks = globalThis.navigator?.locks;
   const name = (owner: string) => `vyzio-realtime/tab/${owner}`;
   const seen = new Set<string>();
   const look = async () => {
     const held = new Set((await locks?.query())?.held?.map((lock) => lock.name));
-    const orphans = (await store.list())
-      .filter((draft) => draft.base === base && draft.user_id === userId && draft.tab !== tab)
-      .filter((draft) => !held.has(name(draft.tab)) && !seen.has(draft.client_id));
-    for (const draft of orphans) seen.add(draft.client_id);
-    if (orphans.length) restore(orphans.sort((a, b) => a.order - b.order));
+    const orphans = (await own())
+      .filter((draft) => draft.tab !== tab && !held.has(name(draft.tab)) && !seen.has(draft.client_id))
+      .sort((a, b) => a.order - b.order);
+    for (const draft of orphans) {
+      seen.add(draft.client_id);
+      core._outbox(draft.conversation_id)._restore(draft);
+    }
   };
   if (!locks) return look(); // Not a secure page, or no browser: there is no telling which tabs live.
   await new Promise<void>((resolve) => {
     locks.request(name(tab), () => (resolve(), ended));
   });
   // One tab at a time looks for orphans.
-  await locks.request(`vyzio-realtime/outbox/${base}/${userId}`, async () => {
+  await locks.request(`vyzio-realtime/outbox/${core._base}/${core.userId}`, async () => {
     let over = false;
     void ended.then(() => (over = true));
     while (!over) {

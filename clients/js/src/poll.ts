@@ -1,11 +1,13 @@
 /**
- * Where WebSockets are blocked: an object like one, which carries the protocol of `/ws/` over HTTP calls. Loaded only
- * then. It asks while the page is in view. Nobody is shown as typing.
+ * Where sockets fail while the server is up: finds out why. If WebSockets are blocked, an object like one carries the
+ * protocol of `/ws/` over HTTP calls: it asks while the page is in view, and nobody is shown as typing. Loaded only then.
  */
 
-import { TEMPORARY } from './constants.js';
-import type { Http } from './http.js';
-import type { Failure, Result, Timing } from './types.js';
+import { TEMPORARY, failure } from './constants.js';
+import type { Conversation } from './conversation.js';
+import type { Core } from './core.js';
+import type { Notifications } from './notifications.js';
+import type { Failure, Result } from './types.js';
 
 /** Entries of a page. */
 const LIMIT = 200;
@@ -34,9 +36,47 @@ function callOf(channel: string, data: any): [path: string, body?: object] | nul
   return [pathOf(channel), data];
 }
 
+/** The server is up and refuses sockets: replaces the reason `network` by a more helpful one, and polls if that helps. */
+export async function diagnose(core: Core) {
+  const { _connection: connection, _client: client, _options: options } = core;
+  const error = await reasonOf(core);
+  if (!error || connection.state === 'online' || connection.state === 'closed') return;
+  const known = connection._diagnosis?.code === error.code;
+  connection._diagnosis = connection.error = error;
+  if (!known) {
+    options.logger?.warn(error.detail);
+    client._emit('error', error);
+  }
+  if (error.code !== 'no_websocket') return;
+  connection._Poll = pollSocket(core);
+  if (connection.state === 'offline') connection._wake();
+}
+
+async function reasonOf(core: Core): Promise<Failure | null> {
+  const answer = await core.get('/api/unread');
+  if (answer.ok || answer.error.code !== 'network') {
+    const detail = 'HTTP reaches the server and WebSockets do not: a proxy may block them, or ALLOWED_ORIGINS lacks this page';
+    return failure('no_websocket', detail);
+  }
+  const origin = globalThis.location?.origin;
+  return origin ? failure('origin_not_allowed', `the server refuses this page: add ${origin} to ALLOWED_ORIGINS`) : null;
+}
+
+/** No poll reports read markers: reads those of a conversation again, which its newest messages show. */
+async function refreshMarkers(chat: Conversation) {
+  const [info, page] = await Promise.all([chat._loadInfo(), chat._loadPage(null, 50)]);
+  if (!info.ok || !page.ok || chat.state !== 'live') return;
+  chat._showRead();
+  const read = page.data.items.find(({ state }) => state === 'read');
+  if (read) chat._showRead(read.seq);
+  chat._changed();
+}
+
 /** Creates a class with the constructor of `WebSocket`. */
-export function pollSocket(http: Http, timing: Timing) {
+function pollSocket(core: Core) {
+  const { _http: http, _connection: connection, timing } = core;
   return class PollSocket {
+    readonly _polls = true;
     onopen: (() => void) | undefined;
     onmessage: ((event: { data: string }) => void) | undefined;
     onclose: ((event: { code: number; reason: string }) => void) | undefined;
@@ -121,7 +161,15 @@ export function pollSocket(http: Http, timing: Timing) {
         }
         next = page.data.next;
       }
-      this.#reply({ op: 'refresh', channel });
+      queueMicrotask(() => this.#closed || this.#refresh(channel));
+    }
+
+    /** Reads what events report, and polls do not. */
+    #refresh(name: string) {
+      const channel = connection._channels.get(name);
+      if (!channel?._joined) return;
+      if (name === 'notifications') (channel as Notifications)._refresh();
+      else refreshMarkers(channel as Conversation);
     }
 
     #refuse(channel: string, { ref }: Subscription, error: Failure) {

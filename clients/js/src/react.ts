@@ -99,7 +99,9 @@ function connectionOf(client: Realtime): Source<ConnectionSnapshot> & Pick<Realt
     },
     on(_, listener) {
       const stops = [client.on('state', listener), client.on('error', listener)];
-      return () => stops.forEach((stop) => stop());
+      return () => {
+        for (const stop of stops) stop();
+      };
     },
     reconnect: () => client.reconnect(),
   };

@@ -24,7 +24,9 @@ function app() {
       listeners.add(listener);
       return { remove: () => listeners.delete(listener) };
     },
-    become: (state) => listeners.forEach((listener) => listener(state)),
+    become: (state) => {
+      for (const listener of listeners) listener(state);
+    },
   };
 }
 

@@ -8,9 +8,10 @@ import { client, contents, pair, stored, tokenOf, until } from './stack.js';
 // Node 24 has locks, for which this whole process is one tab that lives.
 Object.defineProperty(globalThis, 'navigator', { value: undefined, configurable: true });
 
-/** Sockets of a page whose network can go down. */
+/** Sockets and calls of a page whose network can go down. */
 function network() {
   const state = { down: false };
+  state.fetch = (url, options) => (state.down ? Promise.reject(new Error('the network is down')) : fetch(url, options));
   state.WebSocket = class extends WebSocket {
     constructor(url, protocols) {
       super(state.down ? 'ws://127.0.0.1:1/' : url, protocols);
@@ -35,7 +36,7 @@ describe('the outbox', { concurrency: true }, () => {
     const { id, ada, ben } = await pair(context);
     const store = memory();
     const wires = network();
-    const dead = await client(context, ada.user, { persist: store, WebSocket: wires.WebSocket });
+    const dead = await client(context, ada.user, { persist: store, ...wires });
     const chat = dead.rt.conversation(id);
     await until('it', () => chat.state === 'live', chat);
     wires.down = true;
@@ -78,9 +79,9 @@ describe('the outbox', { concurrency: true }, () => {
   test('the messages of another user stay until that user is back; signOut() forgets them', async (context) => {
     const { id, ada, ben } = await pair(context);
     const store = memory();
-    let token = await tokenOf(ada.user);
+    const token = await tokenOf(ada.user);
     const wires = network();
-    const page = await client(context, ada.user, { persist: store, token: () => token, WebSocket: wires.WebSocket });
+    const page = await client(context, ada.user, { persist: store, token: () => token, ...wires });
     const chat = page.rt.conversation(id);
     await until('it', () => chat.state === 'live', chat);
     wires.down = true;

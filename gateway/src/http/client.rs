@@ -28,6 +28,7 @@ static MODULE: File = File::new(include_str!("../../../clients/js/dist/realtime.
 static SCRIPT: File = File::new(include_str!("../../../clients/js/dist/realtime.global.js"));
 
 /// Parts of the client that pages load only if they use them.
+static LISTS: File = File::new(include_str!("../../../clients/js/dist/lists.js"));
 static PERSIST: File = File::new(include_str!("../../../clients/js/dist/persist.js"));
 static POLL: File = File::new(include_str!("../../../clients/js/dist/poll.js"));
 
@@ -55,6 +56,7 @@ fn file(name: &str, request: &HeaderMap, caching: &'static str) -> Response {
     let file = match name {
         "realtime.js" => &MODULE,
         "realtime.global.js" => &SCRIPT,
+        "lists.js" => &LISTS,
         "persist.js" => &PERSIST,
         "poll.js" => &POLL,
         _ => return StatusCode::NOT_FOUND.into_response(),

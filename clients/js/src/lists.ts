@@ -1,0 +1,277 @@
+/**
+ * How the notifications and the list of conversations follow the server. Loaded with the first page of one of them, for
+ * pages that have neither.
+ */
+
+import { DONE } from './constants.js';
+import type { Conversation } from './conversation.js';
+import type { Conversations } from './conversations.js';
+import type { Core } from './core.js';
+import type { Notifications } from './notifications.js';
+import { Pager } from './pager.js';
+import type { ConversationInfo, Notification, Result, WireMessage } from './types.js';
+
+/** How often a page is read again because something arrived meanwhile. */
+const REPEATS = 3;
+
+/** The notifications of `rt.notifications()`. */
+export class InboxLog {
+  /** The id after which to resume. */
+  _last = 0;
+  readonly #core: Core;
+  readonly #inbox: Notifications;
+  readonly #log: Pager<Notification>;
+  #items: readonly Notification[] | null = null;
+  /** The announcements so far, one after the other. */
+  #announced = Promise.resolve();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(core: Core, inbox: Notifications) {
+    this.#core = core;
+    this.#inbox = inbox;
+    this.#log = new Pager({
+      id: ({ notification_id }) => notification_id,
+      compare: (a, b) => b.notification_id - a.notification_id,
+      // A notification that was read stays so.
+      merge: (known, fresh) => (known.is_read && !fresh.is_read ? { ...fresh, is_read: true } : fresh),
+      load: (before, limit) => core._page('/api/notifications', before, limit),
+      onChange: () => {
+        this.#items = null;
+        inbox._changed();
+      },
+    });
+    inbox.on('change', () => inbox.state === 'closed' && clearTimeout(this.#timer));
+  }
+
+  get items(): readonly Notification[] {
+    return (this.#items ??= Object.freeze(newestOfEach(this.#log.items)));
+  }
+
+  get hasOlder(): boolean {
+    return this.#log.hasOlder;
+  }
+
+  /** Loads a page of older notifications, or more, if all of a page are hidden behind newer ones. */
+  async loadOlder(limit: number): Promise<Result<null>> {
+    if (!this.#log.loaded) return DONE;
+    const before = this.items.length;
+    for (;;) {
+      const page = await this.#log.loadOlder(limit);
+      if (!page.ok || !this.hasOlder || this.items.length > before) return page;
+    }
+  }
+
+  clear() {
+    this.#log.clear();
+    this._last = 0;
+  }
+
+  async _load(): Promise<Result<null>> {
+    const page = await this.#read();
+    this._last = this.#log.items[0]?.notification_id ?? 0;
+    return page;
+  }
+
+  /** Reads the loaded part, and the number of unread ones with it. */
+  async #read(): Promise<Result<null>> {
+    const page = await this.#log.reload();
+    if (page.ok) this.#inbox.unread = this.#log.items[0]?.unread_count ?? 0;
+    return page;
+  }
+
+  /** A reconnect replays notifications, but not what was read meanwhile: once reads arrive again, lists are read again. */
+  _settle() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this._refresh(), this.#core.timing.settle * (1 + Math.random()));
+  }
+
+  /** Reads the loaded part again, until nothing arrives meanwhile: then the unread count is right. */
+  async _refresh() {
+    const live = () => this.#inbox.state === 'live';
+    if (live()) this.#core._list?.reloadAll();
+    let version = -1;
+    for (let attempt = 0; attempt < REPEATS && live() && version !== this.#log._version; attempt += 1) {
+      version = this.#log._version;
+      const page = await this.#core._repeat(() => this.#read(), live);
+      if (!page.ok) return;
+      this.#inbox._changed();
+    }
+  }
+
+  _onEvent(frame: any) {
+    const { type, notification_id: id } = frame;
+    if (type === 'read') {
+      // The user's marker in a conversation moved, on any device. Its count is the conversation's.
+      if ('conversation_id' in frame) return this.#moved(frame.conversation_id);
+      const read = this.#log.items.filter((item) =>
+        !item.is_read && (item.notification_id === id || (frame.all && item.notification_id <= id)));
+      this.#log.put(read.map((item) => ({ ...item, is_read: true })));
+      for (const item of read) this.#movedBy(item);
+    } else if (id) {
+      const known = this.#log.find(id);
+      // A new notification with an old id: the database was restored to an earlier time.
+      if (known ? known.created_at !== frame.created_at : id <= this._last) return this.#inbox._restart();
+      this._last = Math.max(this._last, id);
+      this.#log.put([frame]);
+      this.#movedBy(frame);
+      if (!frame.is_read && !known) this.#inbox._arrived(frame, () => this.#announce(frame));
+    } else return;
+    this.#inbox.unread = frame.unread_count;
+    this.#inbox._changed();
+  }
+
+  #movedBy({ type, data }: Notification) {
+    if (type === 'message_received') this.#moved(data.conversation_id);
+  }
+
+  #moved(conversationId: number) {
+    if (this.#core._conversations.get(conversationId)?.state !== 'live') this.#core._list?._onMoved(conversationId);
+  }
+
+  /** Emits a new notification in one of the user's tabs. */
+  #announce(item: Notification) {
+    this.#announced = this.#announced.then(async () => {
+      if (await isFirst(this.#core, item)) this.#inbox._emit('notification', item);
+    });
+  }
+
+  /** Those of the late notifications that are still of interest. */
+  _missed(late: Notification[]): Notification[] {
+    return newestOfEach(late.filter((item) => !this.#log.find(item.notification_id)?.is_read).reverse());
+  }
+}
+
+/** Without the notifications of messages that a newer one of the same conversation stands for. */
+function newestOfEach(items: readonly Notification[]): Notification[] {
+  const conversations = new Set();
+  return items.filter(({ type, data }) => {
+    if (type !== 'message_received') return true;
+    const { size } = conversations;
+    return conversations.add(data.conversation_id).size > size;
+  });
+}
+
+/** Time that a hidden tab leaves to a visible one to announce a notification. */
+const HIDDEN = 400;
+
+/** Whether no other tab of this browser has announced this notification or a later one. A visible tab comes first. */
+async function isFirst(core: Core, { notification_id: id, created_at: at }: Notification): Promise<boolean> {
+  const { document } = globalThis;
+  if (!document) return true;
+  try {
+    const storage = core._options.storage ?? localStorage;
+    const key = `vyzio-realtime/${core._base}/${core.userId}`;
+    const take = () => {
+      // With the time, because ids start anew on a new server.
+      const [announced, announcedAt] = JSON.parse(storage.getItem(key) ?? '[0, ""]');
+      if (announced >= id && announcedAt >= at) return false;
+      storage.setItem(key, JSON.stringify([id, at]));
+      return true;
+    };
+    if (document.visibilityState !== 'visible') await new Promise((resolve) => setTimeout(resolve, HIDDEN));
+    return navigator.locks ? await navigator.locks.request(key, take) : take(); // Only secure pages have locks.
+  } catch {
+    return true; // The storage is full or forbidden. Twice is better than never.
+  }
+}
+
+/** If more conversations than this changed at once, the whole list is read again. */
+const MANY = 10;
+
+const at = (item: ConversationInfo) => item.last_message?.created_at ?? item.created_at;
+const lastSeq = (item: ConversationInfo) => item.last_message?.seq ?? 0;
+
+/** Newest activity first. */
+function compare(a: ConversationInfo, b: ConversationInfo): number {
+  return at(a) < at(b) ? 1 : at(a) > at(b) ? -1 : b.conversation_id - a.conversation_id;
+}
+
+/** Answers may overtake each other: the later state has more messages, or fewer unread ones. */
+function later(known: ConversationInfo, fresh: ConversationInfo): ConversationInfo {
+  if (lastSeq(known) !== lastSeq(fresh)) return lastSeq(known) > lastSeq(fresh) ? known : fresh;
+  const unread = Math.min(known.unread_count, fresh.unread_count);
+  const last = fresh.last_message && known.last_message?.is_read ? { ...fresh.last_message, is_read: true } : fresh.last_message;
+  return { ...fresh, unread_count: unread, last_message: last };
+}
+
+/** The list of `rt.conversations()`. */
+export class ConversationList extends Pager<ConversationInfo> {
+  readonly #core: Core;
+  readonly #shown: Conversations;
+  /** Conversations to read again in a moment. */
+  readonly #moved = new Set<number>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #loading: Promise<Result<null>> | null = null;
+
+  constructor(core: Core, shown: Conversations) {
+    super({
+      id: ({ conversation_id }) => conversation_id,
+      compare,
+      merge: later,
+      load: (before, limit) => core._page('/api/conversations', before, limit),
+      onChange: () => shown._changed(),
+    });
+    this.#core = core;
+    this.#shown = shown;
+    core._list = this;
+  }
+
+  /** Reads everything that is shown again. */
+  reloadAll(): Promise<Result<null>> {
+    return (this.#loading ??= this.#core
+      ._repeat(() => this._track(this.reload()))
+      .finally(() => (this.#loading = null)));
+  }
+
+  /** Shows whether a page could be loaded. */
+  async _track(loading: Promise<Result<null>>): Promise<Result<null>> {
+    const page = await loading;
+    this.#shown.error = page.ok ? null : page.error;
+    this.#shown._changed();
+    return page;
+  }
+
+  override clear() {
+    clearTimeout(this.#timer);
+    this.#moved.clear();
+    super.clear();
+  }
+
+  /** Something happened in a conversation that is not open here. */
+  _onMoved(id: number) {
+    this.#moved.add(id);
+    this.#timer ??= setTimeout(() => this.#refresh(), 200 + Math.random() * 200);
+  }
+
+  /** An open conversation changed. */
+  _follow(chat: Conversation) {
+    const item = this.find(chat.id);
+    if (!item) return void (this.loaded && this._onMoved(chat.id));
+    const change = { last_message: lastOf(chat), unread_count: chat.unread };
+    const text = ({ unread_count: unread, last_message: last }: typeof change) => [unread, last?.message_id, last?.is_read].join();
+    if (text(item) !== text(change)) this.put([{ ...item, ...change }]);
+  }
+
+  /** Reads the conversations in which something happened. */
+  #refresh() {
+    this.#timer = undefined;
+    const ids = [...this.#moved];
+    this.#moved.clear();
+    if (ids.length > MANY) return void this.reloadAll();
+    for (const id of ids) this.#read(id);
+  }
+
+  async #read(id: number) {
+    const info = await this.#core._repeat(() => this.#core.get(`/api/conversations/${id}`), () => !this.#moved.has(id));
+    if (info.ok) this.put([info.data]);
+  }
+}
+
+/** The last message of a conversation, as the server describes it. */
+function lastOf(chat: Conversation): WireMessage | null {
+  const [last] = chat._log.items;
+  if (!last) return null;
+  const { key: _, mine, state, ...message } = last;
+  const isRead = mine ? state === 'read' : message.seq <= chat._readByOthers(message.sender_id);
+  return { conversation_id: chat.id, ...message, is_read: isRead };
+}
