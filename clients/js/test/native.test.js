@@ -1,13 +1,27 @@
 /** React Native: the adapters, without the parts of a browser and of Node that it lacks. */
 
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import WebSocket from 'ws';
 
-// Hermes, the engine of React Native 0.74 and later, has none of these.
+// Hermes, the engine of React Native 0.74 and later, has none of these, and no `ReadableStream`, which Node's `fetch` needs.
 const LACKING = [
-  'document', 'window', 'location', 'localStorage', 'sessionStorage', 'indexedDB', 'navigator', 'BroadcastChannel', 'crypto',
-  'TextDecoder', 'TextEncoder', 'structuredClone', 'ReadableStream', 'MessageChannel', 'Event', 'EventTarget',
+  'document',
+  'window',
+  'location',
+  'localStorage',
+  'sessionStorage',
+  'indexedDB',
+  'navigator',
+  'BroadcastChannel',
+  'crypto',
+  'TextDecoder',
+  'TextEncoder',
+  'structuredClone',
+  'MessageChannel',
+  'Event',
+  'EventTarget',
 ];
 
 /** What the tests themselves need is imported before anything is removed. */
@@ -59,9 +73,14 @@ function hide(context) {
 
 test('an app sends, is ended by the system, and sends the rest when it is back', async (context) => {
   const { id, ada, ben } = await pair(context);
+  // Node loads its `fetch` with the first call.
+  await until('both', () => ada.chat.state === 'live' && ben.chat.state === 'live', ada.chat, ben.chat);
   hide(context);
   const storage = asyncStorage();
-  const { rt, line } = await client(context, ada.user, { persist: draftsIn(storage), timing: { ...HASTE, backoff: 60_000, backoffMax: 60_000 } });
+  const { rt, line } = await client(context, ada.user, {
+    persist: draftsIn(storage),
+    timing: { ...HASTE, backoff: 60_000, backoffMax: 60_000 },
+  });
   const chat = rt.conversation(id);
   await until('it to be live', () => chat.state === 'live', chat);
   assert.equal((await chat.send('from the app')).state, 'sent');
@@ -85,9 +104,11 @@ test('an app sends, is ended by the system, and sends the rest when it is back',
   await until('the loss', () => rt.state === 'offline');
   chat.send('after a restart');
   await until('it to be kept', () => storage.kept.size === 2);
-  await client(context, ada.user, { persist: draftsIn(storage) });
+  line.refusal = '';
+  await client(context, ada.user, { persist: draftsIn(storage), url: line.url });
   await until('all', () => contents(ben.chat).length === 3, ben.chat);
   assert.equal((await stored(ben.rt, id)).length, 3);
+  await until('nothing to be kept', () => storage.kept.size === 1);
 
   stop();
   assert.equal(state.listeners.size, 0);
@@ -95,6 +116,7 @@ test('an app sends, is ended by the system, and sends the rest when it is back',
 });
 
 test('the classes of the client name nothing that is missing', async (context) => {
+  assert.doesNotMatch(await readFile(new URL('../dist/index.js', import.meta.url), 'utf8'), /ReadableStream/);
   hide(context);
   const { connect } = await import('@vyzio/realtime');
   const rt = connect({ url: 'http://127.0.0.1:1', token: 'none', WebSocket, timing: HASTE });
