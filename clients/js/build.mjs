@@ -74,7 +74,14 @@ async function bundle(outfile, options) {
 /** Minifies a file once more: without the borders of modules, its names get shorter. */
 function shorten(outfile) {
   const text = readFileSync(`dist/${outfile}`, 'utf8');
-  const { code, map } = transformSync(text, { minify: true, target: 'es2022', charset: 'utf8', sourcemap: 'external', sourcefile: outfile, banner: BANNER });
+  const { code, map } = transformSync(text, {
+    minify: true,
+    target: 'es2022',
+    charset: 'utf8',
+    sourcemap: 'external',
+    sourcefile: outfile,
+    banner: BANNER,
+  });
   writeFileSync(`dist/${outfile}`, code);
   writeFileSync(`dist/${outfile}.map`, map);
 }

@@ -9,12 +9,12 @@ const rt = connect({ url: URL, token: () => TOKEN, WebSocket });
 const chat = rt.conversation(CONVERSATION);
 
 async function answer(message) {
-    await chat.send(`Vous avez dit : ${message.content}`);
-    chat.read();
+  await chat.send(`Vous avez dit : ${message.content}`);
+  chat.read();
 }
 chat.on('message', answer);
 chat.on('missed', (messages) => messages.forEach(answer));
 rt.on('state', (state) => {
-    console.log(state, rt.error?.detail ?? '');
-    if (state === 'closed') process.exitCode = 1; // It does not reconnect any more.
+  console.log(state, rt.error?.detail ?? '');
+  if (state === 'closed') process.exitCode = 1; // It does not reconnect any more.
 });

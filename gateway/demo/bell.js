@@ -7,7 +7,10 @@ const ICONS = { message_received: 'chat', payment_completed: 'card', listing_pub
 const TOAST_MS = 7_000;
 
 export class Bell {
-  #rows = new Rows(() => this.#make(), (row, item) => this.#update(row, item));
+  #rows = new Rows(
+    () => this.#make(),
+    (row, item) => this.#update(row, item),
+  );
 
   /** `isSeen(item)`: what it is about is on the screen; `onOpen(item)`: it was chosen. */
   constructor(rt, { isSeen, onOpen, nats }) {
@@ -55,7 +58,10 @@ export class Bell {
     toast.addEventListener('click', () => this.#open(item, toast.remove()));
     parts.toasts.prepend(toast);
     // Not one that someone is about to press.
-    [...parts.toasts.children].slice(2).find((old) => !old.matches(':hover, :focus'))?.remove();
+    [...parts.toasts.children]
+      .slice(2)
+      .find((old) => !old.matches(':hover, :focus'))
+      ?.remove();
     const end = () => (toast.matches(':hover, :focus') ? setTimeout(end, TOAST_MS / 2) : toast.remove());
     setTimeout(end, TOAST_MS);
   }

@@ -56,7 +56,11 @@ const HUES = 6;
 
 /** Shows a person by initials, in a colour of their own. */
 export function showAvatar(node, { user_id: id, username }) {
-  node.textContent = username.split(/[\s._-]+/, 2).map((part) => [...part][0] ?? '').join('').toUpperCase();
+  node.textContent = username
+    .split(/[\s._-]+/, 2)
+    .map((part) => [...part][0] ?? '')
+    .join('')
+    .toUpperCase();
   node.dataset.hue = id % HUES;
 }
 

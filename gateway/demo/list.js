@@ -4,7 +4,10 @@ import { Rows, arrange, element, icon, nameText, parts, showAvatar } from './dom
 import { listErrorText, t, whenText } from './words.js';
 
 export class List {
-  #rows = new Rows(() => this.#make(), (row, item) => this.#update(row, item));
+  #rows = new Rows(
+    () => this.#make(),
+    (row, item) => this.#update(row, item),
+  );
 
   /** `onOpen(id)`: one was chosen. */
   constructor(rt, { onOpen }) {
@@ -42,8 +45,16 @@ export class List {
 
   #make() {
     const [node, button, texts] = [element('li'), element('button', 'row'), element('span', 'row-texts')];
-    const row = { node, button, avatar: element('span', 'avatar'), name: element('strong'), time: element('time'),
-      title: element('span', 'row-title'), last: element('span', 'row-last'), badge: element('span', 'badge') };
+    const row = {
+      node,
+      button,
+      avatar: element('span', 'avatar'),
+      name: element('strong'),
+      time: element('time'),
+      title: element('span', 'row-title'),
+      last: element('span', 'row-last'),
+      badge: element('span', 'badge'),
+    };
     row.avatar.ariaHidden = 'true';
     const [first, second] = [element('span', 'row-line'), element('span', 'row-line')];
     first.append(row.name, row.time);
@@ -71,8 +82,10 @@ export class List {
     row.time.dateTime = at.toISOString();
     row.last.replaceChildren(...this.#lastOf(last));
     row.badge.hidden = item.unread_count === 0;
-    row.badge.replaceChildren(String(Math.min(item.unread_count, 99)),
-      element('span', 'visually-hidden', ` ${t('unread_messages', { n: item.unread_count })}`));
+    row.badge.replaceChildren(
+      String(Math.min(item.unread_count, 99)),
+      element('span', 'visually-hidden', ` ${t('unread_messages', { n: item.unread_count })}`),
+    );
   }
 
   #lastOf(last) {

@@ -11,7 +11,10 @@ const CHARS = 4_000; // Of a message.
 const COUNT = 100; // From this many characters before the end, the rest is counted.
 
 export class Thread {
-  #rows = new Rows((item) => (item.day ? { node: element('li', 'day') } : this.#make(item)), (row, item) => this.#update(row, item));
+  #rows = new Rows(
+    (item) => (item.day ? { node: element('li', 'day') } : this.#make(item)),
+    (row, item) => this.#update(row, item),
+  );
   #stops = [];
   #atEnd = true;
   #top = 0;
@@ -93,8 +96,8 @@ export class Thread {
     const { error, state } = this.chat;
     const info = this.chat.info ?? this.describe(this.chat.id);
     const others = info?.participants.filter((person) => person.user_id !== this.rt.userId) ?? [];
-    parts['peer-name'].textContent = others.map(({ username }) => nameText(username)).join(', ')
-      || (state === 'closed' ? reasonText(error) : '…');
+    parts['peer-name'].textContent =
+      others.map(({ username }) => nameText(username)).join(', ') || (state === 'closed' ? reasonText(error) : '…');
     parts['peer-avatar'].hidden = !others.length;
     if (others.length) showAvatar(parts['peer-avatar'], others[0]);
     parts.listing.textContent = info?.title ?? '';
@@ -112,8 +115,11 @@ export class Thread {
   /** The element of a message. */
   #make({ message }) {
     const row = {
-      node: element('li', `message ${message.mine ? 'mine' : 'theirs'}`), author: element('span', 'visually-hidden'),
-      time: element('time'), tick: element('span', 'tick'), failure: element('p', 'failure'),
+      node: element('li', `message ${message.mine ? 'mine' : 'theirs'}`),
+      author: element('span', 'visually-hidden'),
+      time: element('time'),
+      tick: element('span', 'tick'),
+      failure: element('p', 'failure'),
     };
     const [bubble, meta, text] = [element('div', 'bubble'), element('span', 'meta'), element('span', 'text', message.content)];
     text.dir = 'auto';
@@ -218,7 +224,8 @@ function entriesOf(messages) {
   for (const message of messages) {
     const at = new Date(message.created_at);
     if (!above || !sameDay(above.at, at)) entries.push([at.toDateString(), { day: at }]);
-    const follows = above?.mine === message.mine && above.sender === message.sender_id && sameDay(above.at, at) && at - above.at < GROUP_MS;
+    const follows =
+      above?.mine === message.mine && above.sender === message.sender_id && sameDay(above.at, at) && at - above.at < GROUP_MS;
     entries.push([message.key, { message, follows }]);
     above = { at, mine: message.mine, sender: message.sender_id };
   }

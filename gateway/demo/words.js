@@ -34,8 +34,10 @@ const WORDS = {
   error_rate_limited: ['Trop de messages à la fois. Patientez un peu.', 'Too many messages at once. Give it a moment.'],
   error_queue_full: ['Trop de messages attendent déjà.', 'Too many messages wait already.'],
   error_unavailable: ['Service indisponible pour le moment.', 'Unavailable for the moment.'],
-  error_forbidden: ['Cette conversation n’existe pas, ou vous n’y participez pas.',
-    'This conversation does not exist, or you are not part of it.'],
+  error_forbidden: [
+    'Cette conversation n’existe pas, ou vous n’y participez pas.',
+    'This conversation does not exist, or you are not part of it.',
+  ],
   error_list: ['La liste n’a pas pu être chargée.', 'The list could not be loaded.'],
   block: ['Bloquer {name}', 'Block {name}'],
   unblock: ['Débloquer {name}', 'Unblock {name}'],
@@ -44,13 +46,19 @@ const WORDS = {
   report: ['Signaler {name}', 'Report {name}'],
   reported: ['Merci, le signalement est transmis.', 'Thank you, the report has been passed on.'],
   error_action: ['Cela n’a pas fonctionné. Réessayez.', 'That did not work. Try again.'],
-  lost_no_websocket: ['Le serveur répond, mais pas aux WebSockets\u00a0: un proxy les bloque peut-être.',
-    'The server answers, but not to WebSockets: a proxy may block them.'],
-  lost_origin_not_allowed: ['Le serveur n’accepte pas cette page\u00a0: ajoutez son origine à ALLOWED_ORIGINS. Nouvel essai…',
-    'The server does not accept this page: add its origin to ALLOWED_ORIGINS. Trying again…'],
+  lost_no_websocket: [
+    'Le serveur répond, mais pas aux WebSockets\u00a0: un proxy les bloque peut-être.',
+    'The server answers, but not to WebSockets: a proxy may block them.',
+  ],
+  lost_origin_not_allowed: [
+    'Le serveur n’accepte pas cette page\u00a0: ajoutez son origine à ALLOWED_ORIGINS. Nouvel essai…',
+    'The server does not accept this page: add its origin to ALLOWED_ORIGINS. Trying again…',
+  ],
   closed_user_changed: ['Une autre personne s’est connectée. Rechargez la page.', 'Another user has signed in. Reload the page.'],
-  closed_unauthorized: ['Cet accès a expiré. Ouvrez la nouvelle adresse que donne «\u202fcargo xtask up\u202f».',
-    'This access has expired. Open the new address that “cargo xtask up” prints.'],
+  closed_unauthorized: [
+    'Cet accès a expiré. Ouvrez la nouvelle adresse que donne «\u202fcargo xtask up\u202f».',
+    'This access has expired. Open the new address that “cargo xtask up” prints.',
+  ],
   closed_refused: ['Le serveur a refusé ce que cette page envoie.', 'The server refused what this page sends.'],
 };
 
@@ -83,7 +91,8 @@ export function t(key, values = {}) {
 /** The text for why something failed. */
 export const reasonText = (error) => t(`error_${error?.code}` in WORDS ? `error_${error?.code}` : 'error');
 /** The text for why an action failed. */
-export const actionErrorText = (error) => t(error.code !== 'forbidden' && `error_${error.code}` in WORDS ? `error_${error.code}` : 'error_action');
+export const actionErrorText = (error) =>
+  t(error.code !== 'forbidden' && `error_${error.code}` in WORDS ? `error_${error.code}` : 'error_action');
 /** The text for why the list is not there. */
 export const listErrorText = (error) => t(`error_${error.code}` in WORDS ? `error_${error.code}` : 'error_list');
 /** The text for why the connection is lost. */

@@ -254,7 +254,10 @@ var Feed = class extends Observable {
     const { e: connection, a: tokens } = this.t;
     if (connection.h) return this.r(connection.error);
     await tokens.Z;
-    const loaded = await this.t.st(() => this.S(), () => this.state === "loading");
+    const loaded = await this.t.st(
+      () => this.S(),
+      () => this.state === "loading"
+    );
     if (this.state !== "loading") return;
     if (!loaded.ok) return this.r(loaded.error);
     this.w("waiting");
@@ -678,7 +681,8 @@ var Conversation = class extends Feed {
     const answer = await this.t.e.R(this.n, { type: "read", message_id: upTo });
     read.sending = false;
     if (answer.ok) read.reported = upTo;
-    else if (answer.error.code === "network") return;
+    else if (answer.error.code === "network")
+      return;
     else if (!await this.t.$(answer.error, 1)) read.reported = upTo;
     this.#sendRead();
   }
@@ -894,8 +898,11 @@ var Connection = class {
     if (this.#quickRefusals < QUICK_REFUSALS) return;
     this.#quickRefusals = -7;
     const core = this.#core;
-    core.E.xt().then(() => import("./poll.js")).then(({ diagnose }) => diagnose(core), () => {
-    });
+    core.E.xt().then(() => import("./poll.js")).then(
+      ({ diagnose }) => diagnose(core),
+      () => {
+      }
+    );
   }
   #retry(wait, error) {
     const { s: options, d: client } = this.#core;
@@ -1016,9 +1023,12 @@ var Connection = class {
         this.m.delete(channel.n);
         return channel.r?.(error);
       }
-      setTimeout(() => {
-        if (socket === this.#socket && this.#has(channel) && !channel.G) this.#subscribe(channel, attempt + 1);
-      }, this.I(attempt, error.retry_after_ms));
+      setTimeout(
+        () => {
+          if (socket === this.#socket && this.#has(channel) && !channel.G) this.#subscribe(channel, attempt + 1);
+        },
+        this.I(attempt, error.retry_after_ms)
+      );
     });
   }
   /** Tries now rather than later, and checks a connection that seems to be there. */
@@ -1295,7 +1305,10 @@ var Core = class {
   }
   /** The module of the lists. */
   z() {
-    return import("./lists.js").then((data) => ({ ok: true, data }), () => refused(NO_ANSWER));
+    return import("./lists.js").then(
+      (data) => ({ ok: true, data }),
+      () => refused(NO_ANSWER)
+    );
   }
   /** Repeats a call while that may help and it is wanted. */
   async st(call, wanted = () => true) {

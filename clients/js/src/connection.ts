@@ -199,7 +199,13 @@ export class Connection {
     this.#quickRefusals = -7; // Not at each attempt.
     const core = this.#core;
     // If the module can't be loaded, the client goes on trying WebSockets.
-    core._http._reaches().then(() => import('./poll.js')).then(({ diagnose }) => diagnose(core), () => {});
+    core._http
+      ._reaches()
+      .then(() => import('./poll.js'))
+      .then(
+        ({ diagnose }) => diagnose(core),
+        () => {},
+      );
   }
 
   #retry(wait: number, error: Failure) {
@@ -338,9 +344,12 @@ export class Connection {
         this._channels.delete(channel._name);
         return channel._end?.(error);
       }
-      setTimeout(() => {
-        if (socket === this.#socket && this.#has(channel) && !channel._ref) this.#subscribe(channel, attempt + 1);
-      }, this._backoff(attempt, error.retry_after_ms));
+      setTimeout(
+        () => {
+          if (socket === this.#socket && this.#has(channel) && !channel._ref) this.#subscribe(channel, attempt + 1);
+        },
+        this._backoff(attempt, error.retry_after_ms),
+      );
     });
   }
 

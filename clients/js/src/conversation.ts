@@ -7,7 +7,15 @@ import type { Outbox } from './outbox.js';
 import { Log, type Page } from './pager.js';
 import { Typing } from './typing.js';
 import type {
-  ConversationInfo, Failure, Message, PartState, Person, Result, SentMessage, StoredMessage, WireMessage,
+  ConversationInfo,
+  Failure,
+  Message,
+  PartState,
+  Person,
+  Result,
+  SentMessage,
+  StoredMessage,
+  WireMessage,
 } from './types.js';
 
 /** The state of a conversation at one moment. */
@@ -262,7 +270,12 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     const mine = sender_id === this._core.userId;
     return {
       key: (mine && client_id) || `message-${message_id}`,
-      message_id, seq, sender_id, sender_username, content, created_at,
+      message_id,
+      seq,
+      sender_id,
+      sender_username,
+      content,
+      created_at,
       ...(mine && client_id && { client_id }),
       mine,
       state: !mine ? 'received' : isRead || seq <= this.#readByAll ? 'read' : 'sent',
@@ -314,7 +327,8 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     const answer = await this._core._connection._publish(this._name, { type: 'read', message_id: upTo });
     read.sending = false;
     if (answer.ok) read.reported = upTo;
-    else if (answer.error.code === 'network') return; // Sent again after the next subscription.
+    else if (answer.error.code === 'network')
+      return; // Sent again after the next subscription.
     else if (!(await this._core._again(answer.error, 1))) read.reported = upTo;
     this.#sendRead();
   }

@@ -66,7 +66,10 @@ export class Core {
 
   /** The module of the lists. */
   _lists(): Promise<Result<typeof import('./lists.js')>> {
-    return import('./lists.js').then((data) => ({ ok: true as const, data }), () => refused(NO_ANSWER));
+    return import('./lists.js').then(
+      (data) => ({ ok: true as const, data }),
+      () => refused(NO_ANSWER),
+    );
   }
 
   /** Repeats a call while that may help and it is wanted. */

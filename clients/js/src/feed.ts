@@ -12,8 +12,11 @@ interface FeedEvents<Item> {
   missed: readonly Item[];
 }
 
-export abstract class Feed<Events extends FeedEvents<Item>, Snapshot extends object, Item extends { created_at: string }>
-  extends Observable<Events, Snapshot> {
+export abstract class Feed<
+  Events extends FeedEvents<Item>,
+  Snapshot extends object,
+  Item extends { created_at: string },
+> extends Observable<Events, Snapshot> {
   /** `loading` until the first items are here, `live`, `waiting` for the connection, or `closed` for good. */
   state: PartState = 'loading';
   /** Why it is closed. */
@@ -56,7 +59,10 @@ export abstract class Feed<Events extends FeedEvents<Item>, Snapshot extends obj
     const { _connection: connection, _tokens: tokens } = this._core;
     if (connection._ended) return this._end(connection.error!);
     await tokens._known; // It decides which messages are the user's own.
-    const loaded = await this._core._repeat(() => this._load(), () => this.state === 'loading');
+    const loaded = await this._core._repeat(
+      () => this._load(),
+      () => this.state === 'loading',
+    );
     if (this.state !== 'loading') return;
     if (!loaded.ok) return this._end(loaded.error);
     this._become('waiting');

@@ -103,8 +103,9 @@ export class InboxLog {
     if (type === 'read') {
       // The user's marker in a conversation moved, on any device. Its count is the conversation's.
       if ('conversation_id' in frame) return this.#moved(frame.conversation_id);
-      const read = this.#log.items.filter((item) =>
-        !item.is_read && (item.notification_id === id || (frame.all && item.notification_id <= id)));
+      const read = this.#log.items.filter(
+        (item) => !item.is_read && (item.notification_id === id || (frame.all && item.notification_id <= id)),
+      );
       this.#log.put(read.map((item) => ({ ...item, is_read: true })));
       for (const item of read) this.#movedBy(item);
     } else if (id) {
@@ -218,9 +219,7 @@ export class ConversationList extends Pager<ConversationInfo> {
 
   /** Reads everything that is shown again. */
   reloadAll(): Promise<Result<null>> {
-    return (this.#loading ??= this.#core
-      ._repeat(() => this._track(this.reload()))
-      .finally(() => (this.#loading = null)));
+    return (this.#loading ??= this.#core._repeat(() => this._track(this.reload())).finally(() => (this.#loading = null)));
   }
 
   /** Shows whether a page could be loaded. */
@@ -248,7 +247,8 @@ export class ConversationList extends Pager<ConversationInfo> {
     const item = this.find(chat.id);
     if (!item) return void (this.loaded && this._onMoved(chat.id));
     const change = { last_message: lastOf(chat), unread_count: chat.unread };
-    const text = ({ unread_count: unread, last_message: last }: typeof change) => [unread, last?.message_id, last?.is_read].join();
+    const text = ({ unread_count: unread, last_message: last }: typeof change) =>
+      [unread, last?.message_id, last?.is_read].join();
     if (text(item) !== text(change)) this.put([{ ...item, ...change }]);
   }
 
@@ -262,7 +262,10 @@ export class ConversationList extends Pager<ConversationInfo> {
   }
 
   async #read(id: number) {
-    const info = await this.#core._repeat(() => this.#core.get(`/api/conversations/${id}`), () => !this.#moved.has(id));
+    const info = await this.#core._repeat(
+      () => this.#core.get(`/api/conversations/${id}`),
+      () => !this.#moved.has(id),
+    );
     if (info.ok) this.put([info.data]);
   }
 }

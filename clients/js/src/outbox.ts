@@ -66,11 +66,23 @@ export class Outbox {
     if (!this._find(draft.client_id)) this.#add(draft, draft.error, true);
   }
 
-  #add({ client_id, content, created_at }: Pick<StoredDraft, 'client_id' | 'content' | 'created_at'>, error: Failure | undefined, save: boolean): Promise<SentMessage> {
+  #add(
+    { client_id, content, created_at }: Pick<StoredDraft, 'client_id' | 'content' | 'created_at'>,
+    error: Failure | undefined,
+    save: boolean,
+  ): Promise<SentMessage> {
     return new Promise((settle) => {
       const shown: PendingMessage = {
-        key: client_id, message_id: null, seq: null, sender_id: this.#core.userId ?? 0, sender_username: '', content,
-        created_at, client_id, mine: true, state: 'sending',
+        key: client_id,
+        message_id: null,
+        seq: null,
+        sender_id: this.#core.userId ?? 0,
+        sender_username: '',
+        content,
+        created_at,
+        client_id,
+        mine: true,
+        state: 'sending',
       };
       const draft: Draft = { _shown: shown, _tries: 0, _stored: false, _saved: undefined, _settle: settle };
       this.#drafts.push(draft);

@@ -58,6 +58,7 @@ function usePart<Snapshot extends object, Part extends Source<Snapshot>, Name ex
   key?: unknown,
 ): Readonly<Snapshot> & Actions<Part, Name> {
   const client = useContext(Context);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `key` stands for `access` and `empty`, which are new at each call.
   const store = useMemo(() => {
     let mounted: Part | null = null;
     const act = (name: Name, values: unknown[]) => {

@@ -8,12 +8,17 @@ const tokenFor = (user) => tokenOf(user, 3600, { user_id: undefined, sub: String
 
 test('the client learns its user from the server', async (context) => {
   const [ada, ben] = [someone(), someone()];
-  const [a, b] = await Promise.all([ada, ben].map(async (user) => {
-    const token = await tokenFor(user);
-    return client(context, user, { token: () => token });
-  }));
+  const [a, b] = await Promise.all(
+    [ada, ben].map(async (user) => {
+      const token = await tokenFor(user);
+      return client(context, user, { token: () => token });
+    }),
+  );
   assert.equal(a.rt.userId, null);
-  const [made] = await ask('call', { subject: 'chat.conversations.create', payloads: [{ participants: [{ user_id: ada }, { user_id: ben }] }] });
+  const [made] = await ask('call', {
+    subject: 'chat.conversations.create',
+    payloads: [{ participants: [{ user_id: ada }, { user_id: ben }] }],
+  });
   const [chat, other] = [a, b].map(({ rt }) => rt.conversation(made.conversation_id));
   const sent = await chat.send('hello');
   assert.deepEqual([sent.state, sent.mine, sent.sender_id, a.rt.userId], ['sent', true, ada, ada]);

@@ -91,14 +91,18 @@ describe('the connection', { concurrency: true }, () => {
 
   test('it asks for a sign of life with a ping, and for nothing else', async (context) => {
     const ops = [];
-    const { rt } = await server(context, (socket) => {
-      greet(socket);
-      socket.on('message', (data) => {
-        const { op, ref } = JSON.parse(data);
-        ops.push(op);
-        socket.send(JSON.stringify({ op: 'ok', ref }));
-      });
-    }, { timing: { ...HASTE, idle: 50 } });
+    const { rt } = await server(
+      context,
+      (socket) => {
+        greet(socket);
+        socket.on('message', (data) => {
+          const { op, ref } = JSON.parse(data);
+          ops.push(op);
+          socket.send(JSON.stringify({ op: 'ok', ref }));
+        });
+      },
+      { timing: { ...HASTE, idle: 50 } },
+    );
     await until('five', () => ops.length >= 5);
     assert.deepEqual([...new Set(ops)], ['ping']);
     assert.equal(rt.userId, 1);
@@ -109,7 +113,8 @@ describe('the connection', { concurrency: true }, () => {
     const logger = { debug: (...words) => lines.push(words), warn: (...words) => lines.push(words) };
     const urls = [];
     const { rt, line } = await client(context, someone(), {
-      logger, fetch: (url, options) => (urls.push(url), fetch(url, options)),
+      logger,
+      fetch: (url, options) => (urls.push(url), fetch(url, options)),
     });
     await until('it', () => rt.state === 'online');
     assert.ok((await rt.call('GET', '/api/unread')).ok);

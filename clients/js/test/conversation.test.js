@@ -65,7 +65,11 @@ describe('conversations', { concurrency: true }, () => {
     ben.line.refusal = REFUSED;
     ben.line.cut();
     await until('the loss', () => ben.rt.state === 'offline');
-    await messages(id, ada.user, Array.from({ length: 300 }, (_, at) => `${at}`));
+    await messages(
+      id,
+      ada.user,
+      Array.from({ length: 300 }, (_, at) => `${at}`),
+    );
     let changes = 0;
     ben.chat.on('change', () => (changes += 1));
     ben.line.refusal = '';
@@ -95,12 +99,16 @@ describe('conversations', { concurrency: true }, () => {
     await messages(id, ada.user, ['one', 'two', 'three']);
     await ask('publish', { subject: 'events.payment_completed', payload: { user_id: ben.user, data: {} } });
     // Made older, as if the connection had been lost for long.
-    await ask('query', { sql: `update chat.messages set created_at = created_at - interval '1 minute' where conversation_id = ${id}` });
+    await ask('query', {
+      sql: `update chat.messages set created_at = created_at - interval '1 minute' where conversation_id = ${id}`,
+    });
     const elsewhere = await client(context, ben.user);
     // The last of the three messages supersedes the notification of the first one a second later.
     const unread = async () => (await elsewhere.rt.call('GET', '/api/notifications?unread=true')).data.items;
     for (let items = []; items.length < 2 || !items.some(({ data }) => data.count === 3); items = await unread());
-    await ask('query', { sql: `update notify.notifications set created_at = created_at - interval '1 minute' where user_id = ${ben.user}` });
+    await ask('query', {
+      sql: `update notify.notifications set created_at = created_at - interval '1 minute' where user_id = ${ben.user}`,
+    });
     ben.line.refusal = '';
     await until('all', () => ben.chat.messages.length === 4 && inbox.unread === 2 && heard.flat().length >= 5, ben.chat, inbox);
     assert.ok(heard.every(Array.isArray), `${JSON.stringify(heard)}`);
@@ -115,7 +123,9 @@ describe('conversations', { concurrency: true }, () => {
     const { ada } = await pair(context);
     await live(ada.chat);
     const error = new Error('a bug of the page');
-    ada.chat.on('change', () => { throw error; });
+    ada.chat.on('change', () => {
+      throw error;
+    });
     let changes = 0;
     ada.chat.on('change', () => (changes += 1));
     assert.equal((await ada.chat.send('hello')).state, 'sent');
@@ -128,7 +138,13 @@ describe('conversations', { concurrency: true }, () => {
 test('after a restore of the database to an earlier time, new messages are shown', async (context) => {
   const { id, ada, ben } = await pair(context);
   const inbox = ben.rt.notifications();
-  await until('all', () => ada.chat.state === 'live' && ben.chat.state === 'live' && inbox.state === 'live', ada.chat, ben.chat, inbox);
+  await until(
+    'all',
+    () => ada.chat.state === 'live' && ben.chat.state === 'live' && inbox.state === 'live',
+    ada.chat,
+    ben.chat,
+    inbox,
+  );
   for (const text of ['one', 'two', 'three', 'four']) await ada.chat.send(text);
   await until('all', () => ben.chat.messages.length === 4, ben.chat);
   for (const { line } of [ada, ben]) {
@@ -138,19 +154,31 @@ test('after a restore of the database to an earlier time, new messages are shown
   await ask('kill', { part: 'gateway', index: 0 });
   await ask('kill', { part: 'gateway', index: 1 });
   await ask('kill', { part: 'chat-service', index: 0 });
-  await ask('query', { sql: `
+  await ask('query', {
+    sql: `
     delete from chat.messages where conversation_id = ${id} and seq > 1;
     update chat.participants set read_seq = least(read_seq, 1), read_message_id = least(read_message_id,
       (select message_id from chat.messages where conversation_id = ${id}));
     update chat.conversations set last_seq = 1, last_message_id =
-      (select message_id from chat.messages where conversation_id = ${id}) where conversation_id = ${id}` });
-  for (const [part, index] of [['gateway', 0], ['gateway', 1], ['chat-service', 0]]) await ask('restart', { part, index });
+      (select message_id from chat.messages where conversation_id = ${id}) where conversation_id = ${id}`,
+  });
+  for (const [part, index] of [
+    ['gateway', 0],
+    ['gateway', 1],
+    ['chat-service', 0],
+  ])
+    await ask('restart', { part, index });
   await messages(id, ada.user, ['after the restore', 'and another one']);
   for (const { line } of [ada, ben]) line.refusal = '';
   await ada.rt.call('POST', `/api/conversations/${id}/messages`, { message: 'and a third' });
   const log = (await stored(ada.rt, id)).map(({ content }) => content);
   assert.deepEqual(log, ['one', 'after the restore', 'and another one', 'and a third']);
-  await until('what the server has', () => [ada, ben].every(({ chat }) => contents(chat).join() === log.join()), ada.chat, ben.chat);
+  await until(
+    'what the server has',
+    () => [ada, ben].every(({ chat }) => contents(chat).join() === log.join()),
+    ada.chat,
+    ben.chat,
+  );
   await ada.chat.send('and again');
   await until('it', () => contents(ben.chat).at(-1) === 'and again', ben.chat);
 });

@@ -21,7 +21,10 @@ test('a gateway that is killed takes nothing with it', async (context) => {
   ben.line.gateway = 1;
   await ask('restart', { part: 'gateway', index: 0 });
   const sent = await Promise.all(sends);
-  assert.ok(sent.every(({ state }) => state !== 'failed'), JSON.stringify(sent));
+  assert.ok(
+    sent.every(({ state }) => state !== 'failed'),
+    JSON.stringify(sent),
+  );
   await until('all', () => [ada, ben].every(({ chat }) => chat.messages.length === 30), ada.chat, ben.chat);
   const log = (await stored(ada.rt, id)).map(({ content }) => content);
   assert.deepEqual([contents(ada.chat), contents(ben.chat)], [log, log]);
@@ -152,15 +155,25 @@ test('whatever the lines do, each sees the log: all of it, once, in order', { ti
     line.cut(); // What was dropped while it was frozen has torn the streams.
   }
   const sent = await Promise.all(sends);
-  assert.ok(sent.every(({ state }) => state !== 'failed'), JSON.stringify(sent.filter(({ error }) => error)));
+  assert.ok(
+    sent.every(({ state }) => state !== 'failed'),
+    JSON.stringify(sent.filter(({ error }) => error)),
+  );
   await until('all', () => people.every(({ chat }) => chat.messages.length === sends.length), ada.chat, ben.chat);
   const log = await stored(ada.rt, id);
   assert.equal(log.length, sends.length, 'stored once each');
   assert.equal(new Set(log.map(({ content }) => content)).size, sends.length);
   for (const { chat, user } of people) {
-    assert.deepEqual(chat.messages.map(({ message_id: at }) => at), log.map(({ message_id: at }) => at));
+    assert.deepEqual(
+      chat.messages.map(({ message_id: at }) => at),
+      log.map(({ message_id: at }) => at),
+    );
     const own = log.filter(({ sender_id: sender }) => sender === user).map(({ content }) => Number(content));
-    assert.deepEqual(own, [...own].sort((a, b) => a - b), 'each sender’s in the order sent');
+    assert.deepEqual(
+      own,
+      [...own].sort((a, b) => a - b),
+      'each sender’s in the order sent',
+    );
   }
   assert.deepEqual(broken, []);
 });

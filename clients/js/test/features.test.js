@@ -37,7 +37,10 @@ describe('features', { concurrency: true }, () => {
     const { ada, ben } = await pair(context);
     const said = Array.from({ length: 30 }, (_, at) => `${at}`);
     const sent = await Promise.all(said.map((text) => ada.chat.send(text)));
-    assert.deepEqual(sent.map(({ seq }) => seq), said.map((_, at) => at + 1));
+    assert.deepEqual(
+      sent.map(({ seq }) => seq),
+      said.map((_, at) => at + 1),
+    );
     await until('all', () => ben.chat.messages.length === said.length, ben.chat);
     assert.deepEqual(contents(ben.chat), said);
   });
@@ -55,7 +58,10 @@ describe('features', { concurrency: true }, () => {
     assert.ok(once.ok && twice.ok);
     assert.deepEqual([chat.messages.length, chat.messages[0].seq], [90, 31], 'asked twice, loaded once');
     while (chat.hasOlder) await chat.loadOlder();
-    assert.deepEqual(contents(chat), Array.from({ length: 120 }, (_, at) => `${at + 1}`));
+    assert.deepEqual(
+      contents(chat),
+      Array.from({ length: 120 }, (_, at) => `${at + 1}`),
+    );
     assert.deepEqual(await chat.loadOlder(), { ok: true, data: null });
   });
 
@@ -112,7 +118,10 @@ describe('features', { concurrency: true }, () => {
     inbox.on('notification', ({ data }) => told.push(data));
     await publish('listing_published', { listing_id: 2 });
     await until('the second', () => inbox.unread === 2 && told.length, inbox);
-    assert.deepEqual(inbox.items.map(({ type }) => type), ['listing_published', 'payment_completed']);
+    assert.deepEqual(
+      inbox.items.map(({ type }) => type),
+      ['listing_published', 'payment_completed'],
+    );
     assert.deepEqual(told, [{ listing_id: 2 }], 'not what was there before');
 
     const other = await client(context, user);
@@ -120,7 +129,10 @@ describe('features', { concurrency: true }, () => {
     await until('the same elsewhere', () => elsewhere.unread === 2, elsewhere);
     assert.ok((await inbox.read(inbox.items[0].notification_id)).ok);
     await until('one less', () => inbox.unread === 1 && elsewhere.unread === 1, inbox, elsewhere);
-    assert.deepEqual(elsewhere.items.map((item) => item.is_read), [true, false]);
+    assert.deepEqual(
+      elsewhere.items.map((item) => item.is_read),
+      [true, false],
+    );
     assert.ok((await elsewhere.readAll()).ok);
     await until('none', () => inbox.unread === 0 && inbox.items.every((item) => item.is_read), inbox);
     assert.equal((await inbox.read(2 ** 50)).error.code, 'not_found');
@@ -132,7 +144,10 @@ describe('features', { concurrency: true }, () => {
     ben.chat.close();
     const list = ben.rt.conversations();
     await until('the list', () => list.items.length === 2, list);
-    assert.deepEqual(list.items.map((item) => item.conversation_id), [third, id]);
+    assert.deepEqual(
+      list.items.map((item) => item.conversation_id),
+      [third, id],
+    );
     await ada.chat.send('one');
     await until('the badge', () => list.items[0].unread_count === 1 && list.items[0].conversation_id === id, list);
     assert.equal(list.items[0].last_message.content, 'one');
@@ -208,7 +223,10 @@ describe('features', { concurrency: true }, () => {
     const errors = [];
     rt.on('error', (error) => errors.push(error));
     await until('it to be online', () => rt.state === 'online');
-    assert.deepEqual(errors.map(({ code }) => code), ['token_failed', 'token_failed']);
+    assert.deepEqual(
+      errors.map(({ code }) => code),
+      ['token_failed', 'token_failed'],
+    );
     assert.match(errors[0].detail, /no session service/);
 
     const nobody = await client(context, user, { token: () => null });
@@ -227,8 +245,14 @@ describe('features', { concurrency: true }, () => {
     assert.equal((await sends[100]).error.code, 'queue_full');
     ada.line.refusal = '';
     const sent = await Promise.all(sends.slice(0, 100));
-    assert.deepEqual(sent.map(({ seq }) => seq), sent.map((_, at) => at + 1));
-    assert.deepEqual((await stored(ada.rt, id)).map(({ content }) => content), sent.map((_, at) => `${at}`));
+    assert.deepEqual(
+      sent.map(({ seq }) => seq),
+      sent.map((_, at) => at + 1),
+    );
+    assert.deepEqual(
+      (await stored(ada.rt, id)).map(({ content }) => content),
+      sent.map((_, at) => `${at}`),
+    );
   });
 
   test('close ends it; what waits fails, and nothing throws', async (context) => {
@@ -248,7 +272,10 @@ describe('features', { concurrency: true }, () => {
     const { ada, ben } = await pair(context);
     const sends = ['one', 'two', 'three'].map((text) => ada.chat.send(text));
     ada.chat.close();
-    assert.deepEqual((await Promise.all(sends)).map(({ state }) => state), ['sent', 'sent', 'sent']);
+    assert.deepEqual(
+      (await Promise.all(sends)).map(({ state }) => state),
+      ['sent', 'sent', 'sent'],
+    );
     await until('them', () => ben.chat.messages.length === 3, ben.chat);
     assert.deepEqual(contents(ben.chat), ['one', 'two', 'three']);
   });

@@ -34,7 +34,10 @@ describe('identity', { concurrency: true }, () => {
     assert.equal((await chat.send('too late')).error.code, 'user_changed');
     assert.equal((await rt.call('GET', '/api/unread')).error.code, 'user_changed');
     const other = await client(context, ben);
-    assert.deepEqual((await stored(other.rt, id)).map(({ content }) => content), ['before']);
+    assert.deepEqual(
+      (await stored(other.rt, id)).map(({ content }) => content),
+      ['before'],
+    );
     rt.reconnect();
     assert.equal(rt.state, 'closed');
   });
@@ -120,7 +123,9 @@ describe('identity', { concurrency: true }, () => {
   test('a user whose id JavaScript would round is refused', async (context) => {
     const server = new WebSocketServer({ host: '127.0.0.1', port: 0 });
     server.on('connection', (socket) => {
-      socket.send('{"op":"hello","user_id":9007199254740993,"server_time":"2026-01-01T00:00:00Z","expires_at":"2026-01-01T01:00:00Z"}');
+      socket.send(
+        '{"op":"hello","user_id":9007199254740993,"server_time":"2026-01-01T00:00:00Z","expires_at":"2026-01-01T01:00:00Z"}',
+      );
     });
     await once(server, 'listening');
     const rt = connect({ url: `ws://127.0.0.1:${server.address().port}`, token: 'x', WebSocket, timing: HASTE });

@@ -7,7 +7,7 @@ import { ask, client, conversations, messages, pair, someone, until } from './st
 /** All pages of a list, as the server has them. */
 async function pages(rt, path) {
   const all = [];
-  for (let next = ''; next !== null;) {
+  for (let next = ''; next !== null; ) {
     const { data } = await rt.call('GET', `${path}?limit=50${next && `&before=${next}`}`);
     all.push(...data.items);
     next = data.next;
@@ -20,7 +20,8 @@ describe('lists', { concurrency: true }, () => {
     const [ada, ben] = [someone(), someone()];
     const ids = await conversations([ada, ben], [ada, ben, someone()], [ada, ben, someone()]);
     const { rt } = await client(context, ada);
-    const paid = (at) => ask('publish', { subject: 'events.payment_completed', payload: { user_id: ada, data: { payment_id: at } } });
+    const paid = (at) =>
+      ask('publish', { subject: 'events.payment_completed', payload: { user_id: ada, data: { payment_id: at } } });
     for (let at = 0; at < 5; at += 1) await paid(at);
     const unread = async () => (await rt.call('GET', '/api/notifications/unread_count')).data.unread_count;
     while ((await unread()) < 5);

@@ -21,7 +21,7 @@ function random(seed) {
 /** The first `count` items of a list, as the server has them. */
 async function pages(rt, path, count) {
   const all = [];
-  for (let next = ''; next !== null && all.length < count;) {
+  for (let next = ''; next !== null && all.length < count; ) {
     const { data } = await rt.call('GET', `${path}?limit=${Math.min(200, count - all.length)}${next && `&before=${next}`}`);
     all.push(...data.items);
     next = data.next;
@@ -36,13 +36,20 @@ async function both(tab) {
     list: list.items,
     inbox: inbox.items.map(({ notification_id: id, is_read: isRead }) => [id, isRead]),
     unread: inbox.unread,
-    chats: chats.map((chat) => [chat.messages.map((message) => [message.message_id, message.content, message.mine]), chat.unread]),
-    markers: chats.map((chat) => chat.messages.filter(({ mine }) => mine).map(({ message_id: id, state }) => [id, state === 'read'])),
+    chats: chats.map((chat) => [
+      chat.messages.map((message) => [message.message_id, message.content, message.mine]),
+      chat.unread,
+    ]),
+    markers: chats.map((chat) =>
+      chat.messages.filter(({ mine }) => mine).map(({ message_id: id, state }) => [id, state === 'read']),
+    ),
   };
   const server = { list: await pages(rt, '/api/conversations', list.items.length) };
   const items = await pages(rt, '/api/notifications', Infinity);
   const seen = new Set();
-  const visible = items.filter(({ type, data }) => type !== 'message_received' || (!seen.has(data.conversation_id) && seen.add(data.conversation_id)));
+  const visible = items.filter(
+    ({ type, data }) => type !== 'message_received' || (!seen.has(data.conversation_id) && seen.add(data.conversation_id)),
+  );
   server.inbox = visible.map(({ notification_id: id, is_read: isRead }) => [id, isRead]);
   shown.inbox = shown.inbox.slice(0, server.inbox.length);
   server.inbox = server.inbox.slice(0, shown.inbox.length);
@@ -50,10 +57,15 @@ async function both(tab) {
   const logs = await Promise.all(chats.map(({ id }) => stored(rt, id)));
   const infos = await Promise.all(chats.map(({ id }) => rt.call('GET', `/api/conversations/${id}`)));
   const part = (log, at) => log.slice(log.length - chats[at].messages.length);
-  server.chats = logs.map((log, at) =>
-    [part(log, at).map((wire) => [wire.message_id, wire.content, wire.sender_id === tab.user]), infos[at].data.unread_count]);
+  server.chats = logs.map((log, at) => [
+    part(log, at).map((wire) => [wire.message_id, wire.content, wire.sender_id === tab.user]),
+    infos[at].data.unread_count,
+  ]);
   server.markers = logs.map((log, at) =>
-    part(log, at).filter((wire) => wire.sender_id === tab.user).map((wire) => [wire.message_id, wire.is_read]));
+    part(log, at)
+      .filter((wire) => wire.sender_id === tab.user)
+      .map((wire) => [wire.message_id, wire.is_read]),
+  );
   return [shown, server];
 }
 
@@ -63,7 +75,13 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
   const next = random(seed);
   const users = [someone(), someone(), someone()];
   const [ada, ben, eve] = users;
-  const ids = await conversations([ada, ben], [ada, eve], [ben, eve], [ada, ben, eve], ...Array.from({ length: 60 }, () => [ada, someone()]));
+  const ids = await conversations(
+    [ada, ben],
+    [ada, eve],
+    [ben, eve],
+    [ada, ben, eve],
+    ...Array.from({ length: 60 }, () => [ada, someone()]),
+  );
   const tabs = [];
   const timing = { ...HASTE, idle: 500, answer: 1_500, linger: 100, poll: 1_000, blocked: 5_000 };
   // The last tab polls, because WebSockets do not reach the server.
@@ -108,10 +126,16 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
     line.cut(); // What was dropped while it was frozen has torn the streams.
   }
   const sent = await Promise.all(sends);
-  assert.deepEqual(sent.filter(({ state }) => state === 'failed'), []);
+  assert.deepEqual(
+    sent.filter(({ state }) => state === 'failed'),
+    [],
+  );
   context.diagnostic(`${round} actions, ${sent.length} messages`);
   for (const [at, tab] of tabs.entries()) {
-    await until('all to be live', () => tab.rt.state === 'online' && tab.inbox.state === 'live' && tab.chats.every(({ state }) => state === 'live'));
+    await until(
+      'all to be live',
+      () => tab.rt.state === 'online' && tab.inbox.state === 'live' && tab.chats.every(({ state }) => state === 'live'),
+    );
     let last;
     const deadline = performance.now() + 20_000;
     for (;;) {
@@ -128,7 +152,11 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
       await new Promise((done) => setTimeout(done, 50));
     }
   }
-  const logs = await Promise.all(ids.slice(0, 4).map((id, at) => stored(tabs.find(({ user }) => [[ada, ben], [ada, eve], [ben, eve], users][at].includes(user)).rt, id)));
+  const logs = await Promise.all(
+    ids
+      .slice(0, 4)
+      .map((id, at) => stored(tabs.find(({ user }) => [[ada, ben], [ada, eve], [ben, eve], users][at].includes(user)).rt, id)),
+  );
   const texts = logs.flat().map(({ content }) => content);
   assert.equal(texts.length, sends.length, 'each stored once');
 });

@@ -4,7 +4,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { build } from 'esbuild';
 
-const { outputFiles: [{ text }] } = await build({ entryPoints: ['src/pager.ts'], bundle: true, format: 'esm', write: false });
+const {
+  outputFiles: [{ text }],
+} = await build({ entryPoints: ['src/pager.ts'], bundle: true, format: 'esm', write: false });
 const { Pager } = await import(`data:text/javascript,${encodeURIComponent(text)}`);
 
 /** A server with the items `count` to 1. */

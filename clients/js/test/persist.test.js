@@ -53,7 +53,14 @@ describe('the outbox', { concurrency: true }, () => {
     // The first page was not dead after all: nothing is stored twice.
     wires.down = false;
     const sent = await Promise.all(sends);
-    assert.deepEqual(sent.map(({ state, seq }) => [state, seq]), [['sent', 1], ['sent', 2], ['sent', 3]]);
+    assert.deepEqual(
+      sent.map(({ state, seq }) => [state, seq]),
+      [
+        ['sent', 1],
+        ['sent', 2],
+        ['sent', 3],
+      ],
+    );
     assert.equal((await stored(ada.rt, id)).length, 3);
   });
 
@@ -92,10 +99,16 @@ describe('the outbox', { concurrency: true }, () => {
     const other = await client(context, ben.user, { persist: store, url: page.line.url });
     assert.equal((await other.rt.conversation(id).send('of Ben')).state, 'sent');
     await other.rt.signOut();
-    assert.deepEqual([...store.kept.values()].map(({ content }) => content), ['of Ada']);
+    assert.deepEqual(
+      [...store.kept.values()].map(({ content }) => content),
+      ['of Ada'],
+    );
     await page.rt.signOut();
     assert.deepEqual([store.kept.size, page.rt.state, chat.messages], [0, 'closed', []]);
-    assert.deepEqual((await stored(ben.rt, id)).map(({ content }) => content), ['of Ben']);
+    assert.deepEqual(
+      (await stored(ben.rt, id)).map(({ content }) => content),
+      ['of Ben'],
+    );
   });
 
   test('a store that fails loses nothing but the memory of it', async (context) => {

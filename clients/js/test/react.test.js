@@ -61,7 +61,13 @@ test('components share one socket and one channel, in StrictMode too (K1, K2)', 
     return h('ul', null, ...chat.messages.map(({ key, content }) => h('li', { key }, content)));
   };
   const Status = () => ((shown.status = useConnection()), shown.status.state);
-  const page = await render(context, rt, h(Status, { key: 's' }), h(Thread, { key: 1, name: 'first' }), h(Thread, { key: 2, name: 'second' }));
+  const page = await render(
+    context,
+    rt,
+    h(Status, { key: 's' }),
+    h(Thread, { key: 1, name: 'first' }),
+    h(Thread, { key: 2, name: 'second' }),
+  );
   await until('both', () => shown.first.state === 'live' && shown.second.state === 'live' && shown.status.state === 'online');
   assert.deepEqual([shown.status.userId, shown.status.error], [ben.user, null]);
   assert.equal((await shown.first.send('hello')).state, 'sent');
@@ -84,7 +90,9 @@ test('components share one socket and one channel, in StrictMode too (K1, K2)', 
   assert.equal(seen.subscriptions(`chat/${id}`), 1);
 
   await page.unmount();
-  await until('the channel to close', () => seen.frames.some((frame) => frame.op === 'unsubscribe' && frame.channel === `chat/${id}`));
+  await until('the channel to close', () =>
+    seen.frames.some((frame) => frame.op === 'unsubscribe' && frame.channel === `chat/${id}`),
+  );
   const calls = errors.mock.callCount();
   await ada.chat.send('to nobody');
   assert.equal(errors.mock.callCount(), calls);

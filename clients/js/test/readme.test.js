@@ -15,8 +15,17 @@ test('the snippets of README.md run', async (context) => {
   // What the snippets expect of a page.
   const shown = {};
   const show = (name) => (globalThis[name] = (...values) => (shown[name] = values));
-  ['showConnection', 'showMessages', 'showTypists', 'showUnread', 'showBell', 'showList', 'showError', 'ring',
-    'openConversation'].forEach(show);
+  [
+    'showConnection',
+    'showMessages',
+    'showTypists',
+    'showUnread',
+    'showBell',
+    'showList',
+    'showError',
+    'ring',
+    'openConversation',
+  ].forEach(show);
   globalThis.bell = new EventTarget();
   globalThis.WebSocket = WebSocket;
   const { fetch } = globalThis;
@@ -38,7 +47,11 @@ test('the snippets of README.md run', async (context) => {
   await until('the page to show it', () => shown.showTypists?.[0][0] === `name-${other}` || void chat.type(), ran.chat);
   await chat.send('Salut');
   await until('the answer', () => shown.showMessages?.[0].length === 2 && shown.showUnread[0] === 1, ran.chat);
-  await until('the bell', () => shown.ring && shown.showBell[0] === 1 && shown.showList?.[0][0].conversation_id === id, ran.inbox);
+  await until(
+    'the bell',
+    () => shown.ring && shown.showBell[0] === 1 && shown.showList?.[0][0].conversation_id === id,
+    ran.inbox,
+  );
   assert.equal(shown.ring[0], 'Nouveau message');
   assert.deepEqual(shown.showConnection, ['online', null]);
   globalThis.bell.dispatchEvent(new Event('click'));

@@ -12,7 +12,17 @@ import { connect } from '@vyzio/realtime';
 const { gateways, control } = JSON.parse(process.env.STACK ?? 'null') ?? {};
 
 /** Pauses of a client that is in a hurry. */
-export const HASTE = { backoff: 30, backoffMax: 300, spread: 100, limited: 300, stable: 1_000, settle: 200, linger: 50, poll: 100, blocked: 400 };
+export const HASTE = {
+  backoff: 30,
+  backoffMax: 300,
+  spread: 100,
+  limited: 300,
+  stable: 1_000,
+  settle: 200,
+  linger: 50,
+  poll: 100,
+  blocked: 400,
+};
 
 const line = net.connect(control, '127.0.0.1');
 const answers = createInterface({ input: line })[Symbol.asyncIterator]();
@@ -21,15 +31,17 @@ let turn = Promise.resolve();
 
 /** Asks the stack's keeper for something: see `Ask` in e2e/tests/client/control.rs. */
 export function ask(what, values = {}) {
-  turn = turn.catch(() => {}).then(async () => {
-    line.ref();
-    line.write(`${JSON.stringify({ ask: what, ...values })}\n`);
-    const { value } = await answers.next();
-    line.unref();
-    const answer = JSON.parse(value);
-    if (answer?.error) throw new Error(answer.error);
-    return answer;
-  });
+  turn = turn
+    .catch(() => {})
+    .then(async () => {
+      line.ref();
+      line.write(`${JSON.stringify({ ask: what, ...values })}\n`);
+      const { value } = await answers.next();
+      line.unref();
+      const answer = JSON.parse(value);
+      if (answer?.error) throw new Error(answer.error);
+      return answer;
+    });
   return turn;
 }
 
@@ -96,7 +108,10 @@ export class Line {
 
   static async open() {
     const opened = new Line();
-    opened.#server = net.createServer((socket) => opened.#accept(socket)).listen(0, '127.0.0.1').unref();
+    opened.#server = net
+      .createServer((socket) => opened.#accept(socket))
+      .listen(0, '127.0.0.1')
+      .unref();
     await once(opened.#server, 'listening');
     return opened;
   }
@@ -113,7 +128,10 @@ export class Line {
     const far = net.connect(Number(port), host);
     const pair = [near, far];
     this.#pairs.add(pair);
-    for (const [from, to] of [[near, far], [far, near]]) {
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ]) {
       from.on('data', (data) => this.frozen || to.write(data));
       from.on('error', () => {});
       from.on('close', () => {
@@ -162,7 +180,7 @@ export async function pair(context, options = {}) {
 /** What the server has stored of a conversation, oldest first. */
 export async function stored(rt, id) {
   const all = [];
-  for (let after = 0; ;) {
+  for (let after = 0; ; ) {
     const page = await rt.call('GET', `/api/conversations/${id}/messages?after=${after}&limit=200`);
     if (!page.ok) throw new Error(JSON.stringify(page.error));
     all.push(...page.data.items);

@@ -8,18 +8,27 @@ export function Inbox() {
   const [open, setOpen] = useState(null);
   return (
     <main>
-      <p id="status">{state}, {unread} unread</p>
+      <p id="status">
+        {state}, {unread} unread
+      </p>
       <ul id="conversations">
         {items.map(({ conversation_id: id, participants, last_message: last, unread_count: count }) => (
           <li key={id}>
-            <button data-conversation={id} onClick={() => setOpen(id)}>
-              {participants.filter((person) => person.user_id !== userId).map((person) => person.username).join(', ')}
+            <button type="button" data-conversation={id} onClick={() => setOpen(id)}>
+              {participants
+                .filter((person) => person.user_id !== userId)
+                .map((person) => person.username)
+                .join(', ')}
               {count > 0 && <b> {count}</b>}: {last?.content}
             </button>
           </li>
         ))}
       </ul>
-      {hasOlder && <button onClick={() => loadOlder()}>Older</button>}
+      {hasOlder && (
+        <button type="button" onClick={() => loadOlder()}>
+          Older
+        </button>
+      )}
       {open && <Thread key={open} id={open} />}
     </main>
   );
@@ -28,7 +37,7 @@ export function Inbox() {
 function Thread({ id }) {
   const { messages, typists, unread, hasOlder, send, type, read, retry, loadOlder } = useConversation(id);
   const [text, setText] = useState('');
-  useEffect(() => void (unread && read()), [unread]);
+  useEffect(() => void (unread && read()), [unread, read]);
   const submit = (event) => {
     event.preventDefault();
     if (text.trim()) send(text);
@@ -36,11 +45,20 @@ function Thread({ id }) {
   };
   return (
     <section id="thread">
-      {hasOlder && <button onClick={() => loadOlder()}>Older</button>}
+      {hasOlder && (
+        <button type="button" onClick={() => loadOlder()}>
+          Older
+        </button>
+      )}
       <ol>
         {messages.map(({ key, content, state }) => (
           <li key={key} data-state={state}>
-            {content} {state === 'failed' && <button onClick={() => retry(key)}>Try again</button>}
+            {content}{' '}
+            {state === 'failed' && (
+              <button type="button" onClick={() => retry(key)}>
+                Try again
+              </button>
+            )}
           </li>
         ))}
       </ol>
