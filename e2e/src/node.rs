@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients/js");
 /// Time limit of npm, and of all tests of the client together.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(1_200);
 
 /// Node and npm in a copy of the client's folder.
 pub struct Tools {

@@ -1,6 +1,6 @@
 /**
- * How the notifications and the list of conversations follow the server. Loaded with the first page of one of them, for
- * pages that have neither.
+ * How the notifications and the list of conversations follow the server. Loaded when a page first asks for one of them, so
+ * that a page with neither does not download it.
  */
 
 import { DONE } from './constants.js';

@@ -10,7 +10,11 @@ use fantoccini::{
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use std::{env, fs, sync::Arc, time::Duration};
+use std::{
+    env, fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
 use testkit::{Child, Output, Signal, free_port};
 
@@ -130,8 +134,15 @@ impl Browser {
             }};
             check();"
         );
-        let waited = self.client.execute_async(&script, vec![]);
-        waited.await.unwrap_or_else(|error| panic!("wait for {expression}: {error}"))
+        let end = Instant::now() + Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+        loop {
+            match self.client.execute_async(&script, vec![]).await {
+                Ok(value) => return value,
+                // A page that goes away ends the scripts in it.
+                Err(error) if Instant::now() > end => panic!("wait for {expression}: {error}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
     }
 
     /// First element that matches a selector.

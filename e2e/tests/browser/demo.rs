@@ -268,7 +268,8 @@ async fn a_narrow_page_shows_one_pane_at_a_time_and_pages_the_history() {
 
 async fn narrow_in(engine: Engine, demo: &Demo) {
     let Some(page) = demo.page_in(engine, ALICE, 390).await else { return };
-    page.until("part('conversation').hidden && document.querySelector('.side').offsetWidth === 390").await;
+    page.until("part('conversation').hidden && document.querySelector('.side').offsetWidth === innerWidth")
+        .await;
     page.screenshot("demo-narrow-list").await;
     page.click("#conversations .row").await;
     page.until("document.querySelector('.side').offsetWidth === 0 && messages().length === 50").await;

@@ -28,14 +28,15 @@ const TESTS: [&str; 13] = [
     "test/readme.test.js",
 ];
 
-/// Runs test files on a stack with these variables.
-async fn run_tests(tools: &Tools, files: &[&str], env: Vec<(&'static str, String)>) {
+/// Runs test files on a stack with these variables. `seconds` is the duration of the model test.
+async fn run_tests(tools: &Tools, files: &[&str], env: Vec<(&'static str, String)>, seconds: &str) {
     let stack = Stack::with(Options { counts: [2, 1, 1, 1], env, ..Options::default() }).await;
     let gateways = [stack.host(0), stack.host(1)];
     let control = control::serve(stack).await;
     let env = json!({ "gateways": gateways, "control": control }).to_string();
     let arguments = ["--expose-gc", "--test", "--test-concurrency=1", "--test-reporter=spec"];
-    let output = tools.node(&[&arguments[..], files].concat(), &[("STACK", &env)]).await;
+    let output =
+        tools.node(&[&arguments[..], files].concat(), &[("STACK", &env), ("MODEL_SECONDS", seconds)]).await;
     println!("{output}");
 }
 
@@ -45,7 +46,15 @@ async fn the_clients_tests_pass() {
         Ok(tools) => tools,
         Err(reason) => return node::skip("the tests of clients/js", &reason),
     };
-    run_tests(&tools, &TESTS, Vec::new()).await;
+    run_tests(&tools, &TESTS, Vec::new(), "10").await;
+}
+
+/// `cargo test -p e2e --test client -- --ignored`
+#[tokio::test]
+#[ignore = "takes ten minutes"]
+async fn the_model_test_passes_for_ten_minutes() {
+    let tools = node::tools().await.expect("Node and npm");
+    run_tests(&tools, &["test/model.test.js"], Vec::new(), "600").await;
 }
 
 #[tokio::test]
@@ -54,5 +63,5 @@ async fn the_client_needs_no_user_id_in_the_token() {
         Ok(tools) => tools,
         Err(reason) => return node::skip("the client without a claim user_id", &reason),
     };
-    run_tests(&tools, &["test/claims.test.js"], vec![("USER_ID_CLAIM", "sub".to_owned())]).await;
+    run_tests(&tools, &["test/claims.test.js"], vec![("USER_ID_CLAIM", "sub".to_owned())], "10").await;
 }
