@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use syn::{
-    Attribute, Item, ItemMod, ItemUse, UseTree, Visibility,
+    Attribute, Expr, Item, ItemMod, ItemUse, Lit, Meta, MetaNameValue, UseTree, Visibility,
     visit::{self, Visit},
 };
 
@@ -39,6 +39,8 @@ struct Source {
     /// Names that the module hands on: `pub use path as name`.
     reexports: BTreeMap<String, Vec<String>>,
     modules: Vec<String>,
+    /// The files of modules that name theirs with `#[path]`.
+    places: BTreeMap<String, String>,
 }
 
 impl Crate {
@@ -55,11 +57,13 @@ impl Crate {
         let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let mut reader = Reader { module: module.0.clone(), source: Source::default() };
         reader.visit_file(&syntax);
-        let children = reader.source.modules.clone();
+        let (children, places) = (reader.source.modules.clone(), reader.source.places.clone());
         self.files.insert(module.clone(), reader.source);
         for name in children {
             let below = folder.join(&name);
-            let candidates: [PathBuf; 2] = [folder.join(format!("{name}.rs")), below.join("mod.rs")];
+            let named = places.get(&name).map(|place| folder.join(place));
+            let usual = [folder.join(format!("{name}.rs")), below.join("mod.rs")];
+            let candidates: Vec<PathBuf> = named.into_iter().chain(usual).collect();
             let file = candidates.iter().find(|file| file.exists());
             let file = file.unwrap_or_else(|| panic!("no file of module {name} in {}", folder.display()));
             let path = module.0.iter().chain([&name]).cloned().collect();
@@ -149,6 +153,19 @@ impl Reader {
     }
 }
 
+/// The file in `#[path = "…"]`.
+fn place(attributes: &[Attribute]) -> Option<String> {
+    attributes.iter().find_map(|attribute| {
+        let Meta::NameValue(MetaNameValue { path, value: Expr::Lit(value), .. }) = &attribute.meta else {
+            return None;
+        };
+        match &value.lit {
+            Lit::Str(file) if path.is_ident("path") => Some(file.value()),
+            _ => None,
+        }
+    })
+}
+
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
@@ -164,6 +181,7 @@ impl Visit<'_> for Reader {
                 && !is_test(attrs)
             {
                 self.source.modules.push(ident.to_string());
+                self.source.places.extend(place(attrs).map(|place| (ident.to_string(), place)));
             }
         }
         visit::visit_file(self, file);
