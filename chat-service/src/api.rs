@@ -2,6 +2,7 @@
 
 use crate::{
     SERVICE,
+    changes::Changes,
     config::ConversationsBy,
     error::{encoding_failed, invalid, timed_out},
     joins::Joins,
@@ -11,10 +12,11 @@ use crate::{
     store::{self, DisplayName, MarkOutcome, Members},
 };
 use contract::chat::{
-    Conversation, ConversationHead, CountUnread, CreateConversation, GetConversation, Heads, Invitee,
-    JoinBatch, JoinReply, ListBlocks, ListConversations, MakeReport, MarkRead, Marker, Message, MessagePage,
-    OpenConversation, Opened, PageMessages, Participant, Reported, Send, SendBatch, SendOne, Sent, SetBlock,
-    Unread,
+    ChangeMessage, ChangePage, Conversation, ConversationHead, CountUnread, CreateConversation,
+    GetConversation, GetMessage, Heads, Invitee, JoinBatch, JoinReply, ListBlocks, ListConversations,
+    ListMessages, ListedMessage, MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation,
+    Opened, PageChanges, PageMessages, Participant, RemoveMessage, Reported, Send, SendBatch, SendOne, Sent,
+    SetBlock, Unread, UpdateMessage,
 };
 use contract::{
     Code, ConversationId, Page, Refusal, Request, UserId, frames, limits,
@@ -51,6 +53,7 @@ pub struct Api {
     lanes: Lanes,
     joins: Joins,
     outbox: Outbox,
+    changes: Changes,
     conversations_by: ConversationsBy,
 }
 
@@ -84,6 +87,12 @@ pub async fn serve(
     serve!(JoinBatch, REQUESTS, join_batch);
     serve!(PageMessages, REQUESTS, page);
     serve!(MarkRead, REQUESTS, mark_read);
+    serve!(ChangeMessage, REQUESTS, change);
+    serve!(UpdateMessage, REQUESTS, update);
+    serve!(RemoveMessage, REQUESTS, remove);
+    serve!(GetMessage, REQUESTS, message);
+    serve!(ListMessages, REQUESTS, list_messages);
+    serve!(PageChanges, REQUESTS, page_changes);
     serve!(Heads, REQUESTS, heads);
     serve!(CreateConversation, REQUESTS, create);
     serve!(OpenConversation, REQUESTS, open);
@@ -103,9 +112,10 @@ impl Api {
         lanes: Lanes,
         joins: Joins,
         outbox: Outbox,
+        changes: Changes,
         conversations_by: ConversationsBy,
     ) -> Self {
-        Self { bus, pool, lanes, joins, outbox, conversations_by }
+        Self { bus, pool, lanes, joins, outbox, changes, conversations_by }
     }
 
     async fn send_batch(&self, batch: SendBatch) -> Result<Vec<Sent>, Refusal> {
@@ -122,12 +132,40 @@ impl Api {
             let stored = timeout(BATCH_PATIENCE, self.lanes.store(send, span, deadline)).await;
             stored.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
         });
-        let sent = join_all(sent).await.into_iter();
+        let mut sent = join_all(sent).await;
+        self.as_now(&mut sent).await;
         let brief = |sent| match sent {
             Sent::Stored(message) if batch.receipts => Sent::Placed(message.into()),
             sent => sent,
         };
-        Ok(sent.map(brief).collect())
+        Ok(sent.into_iter().map(brief).collect())
+    }
+
+    /// Adds the fields of changes to repeated messages. The query that stores messages leaves them out, because few
+    /// messages are repeated and fewer have changed.
+    async fn as_now(&self, sent: &mut [Sent]) {
+        let repeated = sent.iter().filter_map(|sent| match sent {
+            Sent::Repeated(message) => Some((message.conversation_id.get(), message.message_id.get())),
+            _ => None,
+        });
+        let (conversations, messages): (Vec<_>, Vec<_>) = repeated.unzip();
+        if messages.is_empty() {
+            return;
+        }
+        let read = store::messages(&self.pool, &conversations, &messages).await;
+        let read = read.map_err(|error| refusal("read repeated messages", &error));
+        for sent in sent {
+            let Sent::Repeated(message) = sent else { continue };
+            match &read {
+                Ok(now) => {
+                    if let Some(now) = now.iter().find(|now| now.message_id == message.message_id) {
+                        let (is_read, client_id) = (message.is_read, message.client_id.take());
+                        *message = Message { is_read, client_id, ..now.clone() };
+                    }
+                }
+                Err(refusal) => *sent = Sent::Refused(refusal.clone()),
+            }
+        }
     }
 
     async fn send(&self, SendOne(send): SendOne) -> Result<Message, Refusal> {
@@ -141,12 +179,39 @@ impl Api {
             ..send
         };
         let span = Span::under(trace::current(), "store", Kind::Internal);
-        match self.lanes.store(send, span, deadline()).await {
+        let mut sent = [self.lanes.store(send, span, deadline()).await];
+        self.as_now(&mut sent).await;
+        let [sent] = sent;
+        match sent {
             Sent::Stored(message) | Sent::Repeated(message) => Ok(message),
             Sent::Refused(refusal) => Err(refusal),
             // Only replies to batches have receipts.
             Sent::Placed(_) => Err(Refusal::internal()),
         }
+    }
+
+    async fn change(&self, request: ChangeMessage) -> Result<Message, Refusal> {
+        self.changes.by_sender(request).await
+    }
+
+    async fn update(&self, request: UpdateMessage) -> Result<Message, Refusal> {
+        self.changes.update(request).await
+    }
+
+    async fn remove(&self, request: RemoveMessage) -> Result<Message, Refusal> {
+        self.changes.remove(request).await
+    }
+
+    async fn message(&self, request: GetMessage) -> Result<Message, Refusal> {
+        self.changes.message(request.conversation_id, request.message_id, request.user_id).await
+    }
+
+    async fn list_messages(&self, request: ListMessages) -> Result<Page<ListedMessage>, Refusal> {
+        self.changes.list(request).await
+    }
+
+    async fn page_changes(&self, request: PageChanges) -> Result<ChangePage, Refusal> {
+        self.changes.page(request).await
     }
 
     async fn join_batch(&self, JoinBatch { mut entries }: JoinBatch) -> Result<Vec<JoinReply>, Refusal> {
@@ -189,6 +254,7 @@ impl Api {
             more,
             head: members.head(),
             markers: members.markers(request.conversation_id),
+            changes: members.changes(),
         })
     }
 

@@ -26,6 +26,18 @@ pub struct Config {
     /// Who may start conversations: anyone with a token, or only backends over NATS
     #[arg(long, env = "CONVERSATIONS_BY", value_enum, default_value_t = ConversationsBy::Anyone)]
     pub conversations_by: ConversationsBy,
+    /// Time in seconds in which senders may edit a message; 0: never
+    #[arg(long, env = "EDIT_SECONDS", default_value = "900")]
+    pub edit_seconds: u32,
+    /// Time in seconds in which senders may delete a message; 0: never
+    #[arg(long, env = "DELETE_SECONDS", default_value = "86400")]
+    pub delete_seconds: u32,
+    /// Time in days for which moderators can read the former text of an edited or deleted message
+    #[arg(long, env = "VERSION_DAYS", default_value = "90")]
+    pub version_days: u32,
+    /// Optional events for backends on the stream EVENTS_OUT, separated by commas
+    #[arg(long, env = "TELL", value_enum, value_delimiter = ',')]
+    pub tell: Vec<Told>,
     /// Number of message batches written at the same time, each over its own connection
     #[arg(long, env = "CHAT_LANES", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub lanes: u8,
@@ -35,6 +47,13 @@ impl AsRef<Telemetry> for Config {
     fn as_ref(&self) -> &Telemetry {
         &self.telemetry
     }
+}
+
+/// An optional event for backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Told {
+    /// `chat.changed`: a message was edited or deleted.
+    Changed,
 }
 
 /// Who may start conversations.

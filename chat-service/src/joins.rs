@@ -97,5 +97,6 @@ fn join_reply(entry: &JoinRequest, members: &Members) -> JoinReply {
         markers: members.markers(entry.conversation_id),
         username: name.map_or_else(|| format!("user-{}", entry.user_id), str::to_owned),
         blocks: members.is_other_blocked(),
+        changes: members.changes(),
     })
 }

@@ -4,6 +4,7 @@
 //! batch, and `outbox` publishes it to the gateways and notify-service. Only then the sender gets its reply.
 
 mod api;
+mod changes;
 mod config;
 mod error;
 mod joins;
@@ -16,7 +17,9 @@ mod telemetry;
 pub use config::{Config, ConversationsBy};
 
 use api::Api;
-use service::{Admin, Bus, admin::Checks, postgres};
+use changes::{Changes, Times};
+use config::Told;
+use service::{Admin, Bus, admin::Checks, postgres, streams::StreamsHealth};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -60,14 +63,32 @@ impl ChatService {
         }
 
         let tasks = TaskTracker::new();
-        tasks.spawn(service::streams::maintain(bus.clone(), streams, shutdown.clone()));
-        let outbox = outbox::start(bus.clone(), pool.clone(), &tasks, shutdown.clone());
+        let streams_health = StreamsHealth::default();
+        tasks.spawn(service::streams::maintain(
+            bus.clone(),
+            streams,
+            streams_health.clone(),
+            shutdown.clone(),
+        ));
+        let tells_changes = config.tell.contains(&Told::Changed);
+        let outbox = outbox::start(bus.clone(), pool.clone(), tells_changes, &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);
         let outbox_health = outbox.health();
         let queues = queue_depths(&lanes, &outbox);
-        let api =
-            Arc::new(Api::new(bus.clone(), pool.clone(), lanes, joins, outbox, config.conversations_by));
+        let Config { edit_seconds, delete_seconds, version_days, .. } = config;
+        let times = Times { edit_seconds, delete_seconds, version_days };
+        let changes = Changes::new(pool.clone(), outbox.clone(), times);
+        tasks.spawn(changes::clean(pool.clone(), shutdown.clone()));
+        let api = Arc::new(Api::new(
+            bus.clone(),
+            pool.clone(),
+            lanes,
+            joins,
+            outbox,
+            changes,
+            config.conversations_by,
+        ));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
@@ -77,6 +98,7 @@ impl ChatService {
                 .nats(&bus)
                 .postgres(&pool)
                 .with("outbox", move || std::future::ready(outbox_health.check()))
+                .with("streams", move || std::future::ready(streams_health.check()))
                 .with("endpoints", move || {
                     let health = endpoints_health.clone();
                     async move { health.check().await }

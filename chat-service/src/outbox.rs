@@ -12,7 +12,7 @@ use crate::{
 use anyhow::Context;
 use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
-use contract::chat::{ChatEvent, LogEntry, Marker, Message, Stored};
+use contract::chat::{ChatEvent, LogEntry, Marker, Message, MessageChanged, Stored};
 use contract::{ConversationId, Event, UserId};
 use futures_util::future::join_all;
 use service::{
@@ -52,6 +52,8 @@ const STALE_BATCH: i64 = 64;
 pub struct Outbox {
     bus: Bus,
     pending: mpsc::Sender<Pending>,
+    /// Whether backends are told of changes.
+    tells_changes: bool,
     /// Unix seconds of the last successful sweep.
     swept_at: Arc<AtomicI64>,
 }
@@ -70,11 +72,13 @@ pub struct Commit {
 /// An event, and the span of its publication.
 type TracedEvent = (ChatEvent, Span);
 
-/// Rows of the outbox whose events are published to the gateways, and their common entry for JetStream.
+/// Rows of the outbox whose events are published to the gateways, and their entry for JetStream.
 #[derive(Debug)]
 struct Pending {
     outbox_ids: Vec<i64>,
     entry: LogEntry,
+    /// The event for backends, if they are told of changes.
+    told: Option<Box<MessageChanged>>,
 }
 
 impl Commit {
@@ -105,38 +109,57 @@ impl Commit {
 }
 
 /// Starts the tasks that publish to JetStream and sweep the outbox table.
-pub fn start(bus: Bus, pool: Pool, tasks: &TaskTracker, shutdown: CancellationToken) -> Outbox {
+pub fn start(
+    bus: Bus,
+    pool: Pool,
+    tells_changes: bool,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Outbox {
     let (pending, receiver) = mpsc::channel(WAITING);
     let swept_at = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
     tasks.spawn(publish_log(bus.clone(), receiver, pool.clone()));
-    tasks.spawn(sweep_repeatedly(bus.clone(), pool, swept_at.clone(), shutdown));
-    Outbox { bus, pending, swept_at }
+    tasks.spawn(sweep_repeatedly(bus.clone(), pool, tells_changes, swept_at.clone(), shutdown));
+    Outbox { bus, pending, tells_changes, swept_at }
 }
 
 impl Outbox {
     /// Publishes stored messages.
     pub async fn publish(&self, outbox_id: i64, commit: Commit) {
         let Commit { events, log, .. } = commit;
-        self.publish_commit(outbox_id, &events, LogEntry::Stored { messages: log }).await;
+        let entry = LogEntry::Stored { messages: log };
+        self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, told: None }).await;
     }
 
     /// Publishes a marker that moved.
     pub async fn publish_read(&self, outbox_id: i64, marker: Marker) {
         let publish = Span::under(trace::current(), "publish", Kind::Producer);
-        self.publish_commit(outbox_id, &[(read_event(marker), publish)], read_entry(marker)).await;
+        let pending = Pending { outbox_ids: vec![outbox_id], entry: read_entry(marker), told: None };
+        self.publish_commit(&[(read_event(marker), publish)], pending).await;
     }
 
-    async fn publish_commit(&self, outbox_id: i64, events: &[TracedEvent], entry: LogEntry) {
+    /// Publishes the change with this number, and the markers that moved past the message. The message may have changed
+    /// again since then; a later state is as good.
+    pub async fn publish_change(&self, outbox_id: i64, number: i64, message: Message, moved: Vec<Marker>) {
+        let publish = || Span::under(trace::current(), "publish", Kind::Producer);
+        let told = self.tells_changes.then(|| tell(&message, number));
+        let (events, entry) = change_events(number, message, moved);
+        let events: Vec<_> = events.into_iter().map(|event| (event, publish())).collect();
+        self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, told }).await;
+    }
+
+    async fn publish_commit(&self, events: &[TracedEvent], pending: Pending) {
         if !self.bus.is_connected() {
             return; // The row stays in the outbox and is published once NATS is back.
         }
         if let Err(error) = publish_events(&self.bus, events).await {
-            tracing::warn!(error = format!("{error:#}"), outbox_id, "publish a commit; will be retried");
+            let outbox_ids = &pending.outbox_ids;
+            tracing::warn!(error = format!("{error:#}"), ?outbox_ids, "publish a commit; will be retried");
             return;
         }
         // If the channel is full, JetStream is slow, which must not slow down the chat. The row stays in the outbox and
         // is published again later.
-        if self.pending.try_send(Pending { outbox_ids: vec![outbox_id], entry }).is_err() {
+        if self.pending.try_send(pending).is_err() {
             metrics::counter!("chat_outbox_full_total").increment(1);
         }
     }
@@ -176,6 +199,20 @@ const fn read_entry(marker: Marker) -> LogEntry {
     LogEntry::Read { user_id, conversation_id, message_id, marker: Some(marker) }
 }
 
+/// The events of a change for the conversation's sockets, and the log entry.
+fn change_events(change: i64, message: Message, moved: Vec<Marker>) -> (Vec<ChatEvent>, LogEntry) {
+    let (conversation_id, message_id) = (message.conversation_id, message.message_id);
+    let deleted = message.deleted_at.is_some();
+    let changed = ChatEvent::Changed { conversation_id, change, message };
+    let events = [changed].into_iter().chain(moved.iter().copied().map(read_event)).collect();
+    (events, LogEntry::Changed { conversation_id, message_id, deleted, markers: moved })
+}
+
+/// The event for backends of a change with this number.
+fn tell(message: &Message, change: i64) -> Box<MessageChanged> {
+    Box::new(MessageChanged::new(change, message))
+}
+
 async fn publish_events(bus: &Bus, events: &[TracedEvent]) -> anyhow::Result<()> {
     for (event, span) in events {
         let payload = serde_json::to_vec(event).context("encode an event")?;
@@ -203,7 +240,14 @@ async fn publish_log(bus: Bus, mut receiver: mpsc::Receiver<Pending>, pool: Pool
         let mut published = Vec::new();
         for pending in merge(batch.drain(..)) {
             let ack = publish_entry(&bus, &pending).await;
-            let ack = async { ack?.await.map(drop).context("no acknowledgement from JetStream") };
+            let (bus, told) = (&bus, pending.told);
+            let ack = async move {
+                ack?.await.map(drop).context("no acknowledgement from JetStream")?;
+                match told {
+                    Some(told) => bus.store(&*told, &told.event_id).await,
+                    None => Ok(()),
+                }
+            };
             published.push((pending.outbox_ids, ack));
         }
         let done = acknowledged(published).await;
@@ -246,8 +290,8 @@ fn merge(pending: impl IntoIterator<Item = Pending>) -> Vec<Pending> {
         let size = next.bytes();
         match (all.last_mut(), &mut next) {
             (
-                Some(Pending { outbox_ids, entry: LogEntry::Stored { messages } }),
-                Pending { outbox_ids: more_ids, entry: LogEntry::Stored { messages: more } },
+                Some(Pending { outbox_ids, entry: LogEntry::Stored { messages }, .. }),
+                Pending { outbox_ids: more_ids, entry: LogEntry::Stored { messages: more }, .. },
             ) if size <= room => {
                 outbox_ids.append(more_ids);
                 messages.append(more);
@@ -281,19 +325,26 @@ impl Pending {
         match &self.entry {
             LogEntry::Stored { messages } => messages.iter().map(stored).sum(),
             LogEntry::Read { .. } => 512,
+            LogEntry::Changed { markers, .. } => 512 + 320 * markers.len(),
         }
     }
 }
 
 /// Sweeps the outbox and the reports until the token is cancelled.
-async fn sweep_repeatedly(bus: Bus, pool: Pool, swept_at: Arc<AtomicI64>, shutdown: CancellationToken) {
+async fn sweep_repeatedly(
+    bus: Bus,
+    pool: Pool,
+    tells_changes: bool,
+    swept_at: Arc<AtomicI64>,
+    shutdown: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(SWEEP_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
             () = shutdown.cancelled() => return,
         }
         let sweep = async {
-            sweep(&bus, &pool).await?;
+            sweep(&bus, &pool, tells_changes).await?;
             reports::publish_stale(&bus, &pool).await
         };
         let swept = tokio::time::timeout(SWEEP_TIMEOUT, sweep).await.context("the sweep timed out");
@@ -305,7 +356,7 @@ async fn sweep_repeatedly(bus: Bus, pool: Pool, swept_at: Arc<AtomicI64>, shutdo
 }
 
 /// Publishes stale rows of the outbox.
-async fn sweep(bus: &Bus, pool: &Pool) -> anyhow::Result<()> {
+async fn sweep(bus: &Bus, pool: &Pool, tells_changes: bool) -> anyhow::Result<()> {
     metrics::gauge!("chat_outbox_age_seconds").set(store::outbox_age(pool).await?);
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
@@ -317,8 +368,17 @@ async fn sweep(bus: &Bus, pool: &Pool) -> anyhow::Result<()> {
         for row in &stale {
             let (events, entry) = rebuild(pool, row).await?;
             publish_events(bus, &events).await?;
-            let pending = Pending { outbox_ids: vec![row.outbox_id], entry };
+            let told = match events.first() {
+                Some((ChatEvent::Changed { change, message, .. }, _)) if tells_changes => {
+                    Some(tell(message, *change))
+                }
+                _ => None,
+            };
+            let pending = Pending { outbox_ids: vec![row.outbox_id], entry, told };
             publish_entry(bus, &pending).await?.await.context("no acknowledgement from JetStream")?;
+            if let Some(told) = &pending.told {
+                bus.store(&**told, &told.event_id).await?;
+            }
             done.push(row.outbox_id);
         }
         store::delete_outbox(&mut *transaction, &done).await?;
@@ -344,6 +404,9 @@ async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEven
         let marker = Marker { unread_count: Some(members.head().seq - marker.seq), ..marker };
         return Ok((vec![(read_event(marker), Span::none())], read_entry(marker)));
     }
+    if let Some(change) = row.change {
+        return rebuild_change(pool, row, change).await;
+    }
     let mut participants = store::participants(pool, &row.conversations).await?;
     let mut commit = Commit::default();
     for message in store::messages(pool, &row.conversations, &row.messages).await? {
@@ -351,6 +414,28 @@ async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEven
         commit.add(&message, participants, &Span::none());
     }
     Ok((commit.events, LogEntry::Stored { messages: commit.log }))
+}
+
+/// Reads the events of a change, as [`Outbox::publish_change`] would publish them now.
+async fn rebuild_change(
+    pool: &Pool,
+    row: &OutboxRow,
+    change: i64,
+) -> anyhow::Result<(Vec<TracedEvent>, LogEntry)> {
+    let conversation =
+        row.conversations.first().copied().context("the outbox row of a change has no message")?;
+    let conversation = ConversationId::new(conversation)?;
+    let members = store::members(pool, conversation, None).await?;
+    let mut messages = store::messages(pool, &row.conversations, &row.messages).await?;
+    let mut message = messages.pop().context("the changed message does not exist")?;
+    message.is_read = members.is_read(&message);
+    let head = members.head().seq;
+    // Which markers moved is not stored. The others are repeats, which gateways and notify-service ignore.
+    let is_past = |marker: &Marker| message.deleted_at.is_some() && marker.seq >= message.seq;
+    let moved = members.markers(conversation).into_iter().filter(is_past);
+    let moved = moved.map(|marker| Marker { unread_count: Some(head - marker.seq), ..marker }).collect();
+    let (events, entry) = change_events(change, message, moved);
+    Ok((events.into_iter().map(|event| (event, Span::none())).collect(), entry))
 }
 
 #[cfg(test)]
@@ -375,6 +460,7 @@ mod tests {
                 (ConversationId::new(i64::MAX).unwrap(), UserId::new(i64::MAX).unwrap());
             let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Pending {
                 outbox_ids: vec![outbox_id],
+                told: None,
                 entry: match recipients {
                     None => {
                         LogEntry::Read { user_id: user, conversation_id, message_id: next_id(), marker: None }
@@ -405,7 +491,7 @@ mod tests {
     fn flat(all: &[Pending]) -> (Vec<i64>, Vec<MessageId>) {
         let messages = |pending: &Pending| match &pending.entry {
             LogEntry::Stored { messages } => messages.iter().map(|stored| stored.message_id).collect(),
-            LogEntry::Read { message_id, .. } => vec![*message_id],
+            LogEntry::Read { message_id, .. } | LogEntry::Changed { message_id, .. } => vec![*message_id],
         };
         (
             all.iter().flat_map(|pending| pending.outbox_ids.clone()).collect(),
@@ -431,8 +517,11 @@ mod tests {
 
     #[test]
     fn small_commits_are_merged() {
-        let stored =
-            |outbox_id| Pending { outbox_ids: vec![outbox_id], entry: LogEntry::Stored { messages: vec![] } };
+        let stored = |outbox_id| Pending {
+            outbox_ids: vec![outbox_id],
+            entry: LogEntry::Stored { messages: vec![] },
+            told: None,
+        };
         let all = merge((1..=50).map(stored));
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].message_id(), "outbox-1-50");

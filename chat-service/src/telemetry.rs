@@ -5,6 +5,7 @@ use service::metrics::Metric;
 /// All metrics with their descriptions.
 pub const METRICS: &[Metric] = &[
     Metric::counter("chat_messages_total", "Messages stored."),
+    Metric::counter("chat_changes_total", "Changes of messages, by kind: edit or delete."),
     Metric::histogram("chat_batch_messages", "Messages per batch. Each batch is one commit."),
     Metric::counter(
         "chat_batches_failed_total",

@@ -6,6 +6,7 @@ use crate::{
     admission::tokens::Verifier,
     channel::{
         encode::{self, Event},
+        entry::Position,
         ordering::Log,
         view::View,
     },
@@ -21,7 +22,6 @@ use contract::{
     chat::{ChatEvent, Message, Send, SendBatch, Sent},
     frames::ChatFrame,
     limits,
-    log::Head,
 };
 use jsonwebtoken::{EncodingKey, Header};
 use std::{hint::black_box, sync::Arc};
@@ -67,6 +67,10 @@ fn message(seq: i64) -> Message {
         created_at: Timestamp::now(),
         is_read: false,
         client_id: Some("3f6c1a9e-5f0d-4a52-9f5e-0d8b6a7c1e42".to_owned()),
+        change: None,
+        edited_at: None,
+        deleted_at: None,
+        deleted_by: None,
     }
 }
 
@@ -98,7 +102,7 @@ fn fan_out() -> Box<dyn FnMut()> {
     let outboxes: Vec<Arc<Outbox>> = (1..=SOCKETS).map(|_| Arc::new(Outbox::new(1024, 1 << 20))).collect();
     for (id, outbox) in (1..).zip(&outboxes) {
         let view = View { user_id: user(id), outbox: outbox.clone(), envelope: None };
-        log.attach(view, Head::default(), Vec::new(), false);
+        log.attach(view, Position::default(), Vec::new(), false);
     }
     let payload = serde_json::to_vec(&ChatEvent::Message(message(1))).expect("an event");
     let Ok(Event::Entry(mut entry, _)) = encode::chat_event(&payload) else { panic!("an entry") };

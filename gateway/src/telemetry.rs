@@ -115,6 +115,7 @@ pub const METRICS: &[Metric] = &[
         "gateway_events_full_total",
         "The gateway's own NATS connections closed because too many commands waited to be written.",
     ),
+    Metric::counter("gateway_changes_repaired_total", "Reads of missed changes from chat-service."),
     Metric::gauge("gateway_channels_repairing", "Channels whose missed entries or markers are being read.")
         .formerly("gateway_channels_mending"),
     Metric::counter(

@@ -18,8 +18,8 @@ pub enum Start {
     Live,
     /// With the next entry, for a client that understands extensions.
     Latest,
-    /// After the entry with this id.
-    After(i64),
+    /// After the entry with this id; of earlier entries, with the changes after this number.
+    After(i64, Option<i64>),
 }
 
 /// A log.

@@ -395,6 +395,20 @@ pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
             let moved = Moved { conversation: conversation_id, message: message_id, seq, marker };
             (vec![Op { user: user_id, kind: OpKind::Read(moved), cause: None }], vec![])
         }
+        // A deleted message has no badge for users who have nothing else to read.
+        LogEntry::Changed { markers, .. } => {
+            let moved = markers.into_iter().map(|marker| Op {
+                user: marker.user_id,
+                kind: OpKind::Read(Moved {
+                    conversation: marker.conversation_id,
+                    message: marker.message_id,
+                    seq: Some(marker.seq),
+                    marker: Some(Box::new(marker)),
+                }),
+                cause: None,
+            });
+            (moved.collect(), vec![])
+        }
         LogEntry::Stored { messages } => {
             let mut spans = Vec::new();
             let ops = messages.into_iter().flat_map(|message| {

@@ -32,7 +32,7 @@ use catalogue::Catalogue;
 use consumer::Consumer;
 use consumer_health::ConsumerHealth;
 use inboxes::Inboxes;
-use service::{Admin, Bus, Endpoints, admin::Checks, postgres};
+use service::{Admin, Bus, Endpoints, admin::Checks, postgres, streams::StreamsHealth};
 use sqlx::migrate::Migrator;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use streams::Source;
@@ -90,9 +90,16 @@ impl NotifyService {
             service::streams::ensure(&bus, stream.clone(), &shutdown).await;
         }
         let tasks = TaskTracker::new();
-        tasks.spawn(service::streams::maintain(bus.clone(), streams, shutdown.clone()));
+        let streams_health = StreamsHealth::default();
+        tasks.spawn(service::streams::maintain(
+            bus.clone(),
+            streams,
+            streams_health.clone(),
+            shutdown.clone(),
+        ));
         let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
-        let mut checks = Checks::default().nats(&bus).postgres(&pool);
+        let streams_health = move || std::future::ready(streams_health.check());
+        let mut checks = Checks::default().nats(&bus).postgres(&pool).with("streams", streams_health);
         for source in [Source::Events, Source::Chat] {
             let health = consume(source, &bus, &inboxes, &tasks, &shutdown);
             checks = checks.with(source.name(), move || std::future::ready(health.check()));

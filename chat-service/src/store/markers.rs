@@ -49,7 +49,7 @@ pub async fn mark_read(
 /// Heads and marker sums of conversations.
 pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Result<Vec<ConversationHead>> {
     let rows = postgres::query(
-        "select c.conversation_id, c.last_seq,
+        "select c.conversation_id, c.last_seq, c.last_change,
                 (select coalesce(sum(p.read_seq), 0)::bigint from participants p
                  where p.conversation_id = c.conversation_id) as read_sum
          from conversations c where c.conversation_id = any ($1)",
@@ -62,6 +62,7 @@ pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Resu
             conversation_id: id(row.try_get("conversation_id")?)?,
             seq: row.try_get("last_seq")?,
             read_sum: row.try_get("read_sum")?,
+            changes: Some(row.try_get("last_change")?),
         })
     };
     rows.iter().map(head).collect()

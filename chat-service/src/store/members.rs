@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 #[derive(Default)]
 pub struct Members {
     head: Head,
+    changes: i64,
     members: Vec<Member>,
 }
 
@@ -32,6 +33,7 @@ struct Member {
 impl Members {
     fn add(&mut self, row: &PgRow) -> sqlx::Result<()> {
         self.head = Head { seq: row.try_get("last_seq")?, id: row.try_get("last_message_id")? };
+        self.changes = row.try_get("last_change")?;
         self.members.push(Member {
             user_id: id(row.try_get("user_id")?)?,
             username: row.try_get("username")?,
@@ -48,6 +50,11 @@ impl Members {
     /// The last message.
     pub const fn head(&self) -> Head {
         self.head
+    }
+
+    /// Number of changes.
+    pub const fn changes(&self) -> i64 {
+        self.changes
     }
 
     /// Whether the user is a participant.
@@ -113,7 +120,7 @@ pub async fn members(
     viewer: Option<UserId>,
 ) -> sqlx::Result<Members> {
     let rows = postgres::query(
-        "select c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
+        "select c.last_seq, c.last_message_id, c.last_change, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending,
                 exists (select from blocks b where b.user_id = $2 and b.blocked_id = p.user_id) as is_blocked
          from conversations c
@@ -137,7 +144,7 @@ pub async fn members_of_each(
     entries: &[&JoinRequest],
 ) -> sqlx::Result<Vec<Members>> {
     let rows = postgres::query(
-        "select e.ord, c.last_seq, c.last_message_id, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
+        "select e.ord, c.last_seq, c.last_message_id, c.last_change, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
                 p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending, b.user_id is not null as is_blocked
          from unnest($1::bigint[], $2::bigint[]) with ordinality as e (conversation_id, user_id, ord)

@@ -1,7 +1,7 @@
 //! Messages: storing batches and reading pages.
 
-use super::{id, timestamp};
-use contract::{ConversationId, Deadline, UserId};
+use super::{changes::deleter, id, timestamp};
+use contract::{ConversationId, Deadline, Timestamp, UserId};
 use contract::{
     chat::{Message, Send},
     log::Range,
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 pub enum Outcome {
     /// The message is stored. The first message of each conversation in a batch comes with the participants.
     Stored(Message, Option<Vec<UserId>>),
-    /// The message was already stored, in this form.
+    /// The message was already stored, in this form; the fields of its changes are missing.
     Repeated(Message),
     /// The sender isn't a participant, or the conversation doesn't exist.
     Forbidden,
@@ -110,6 +110,10 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
         created_at: timestamp(row, "created_at")?,
         is_read: row.try_get("is_read")?,
         client_id: send.client_id.clone().and_then(Send::public_key),
+        change: None,
+        edited_at: None,
+        deleted_at: None,
+        deleted_by: None,
     };
     if kind == "repeated" {
         return Ok(Outcome::Repeated(message));
@@ -166,6 +170,10 @@ pub async fn messages(
     rows.iter().map(message).collect()
 }
 
+fn time_of(row: &PgRow, column: &str) -> sqlx::Result<Option<Timestamp>> {
+    Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
+}
+
 pub fn message(row: &PgRow) -> sqlx::Result<Message> {
     Ok(Message {
         conversation_id: id(row.try_get("conversation_id")?)?,
@@ -177,6 +185,10 @@ pub fn message(row: &PgRow) -> sqlx::Result<Message> {
         created_at: timestamp(row, "created_at")?,
         is_read: false,
         client_id: Send::public_key(row.try_get("client_id")?),
+        change: Some(row.try_get("change")?).filter(|change| *change > 0),
+        edited_at: time_of(row, "edited_at")?,
+        deleted_at: time_of(row, "deleted_at")?,
+        deleted_by: deleter(row)?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! All queries of the chat tables.
 
 mod blocks;
+mod changes;
 mod conversations;
 mod markers;
 mod members;
@@ -9,10 +10,11 @@ mod outbox;
 pub mod reports;
 
 pub use blocks::{block, blocks, conversations_of_two, is_blocked_by_any, unblock};
+pub use changes::{Change, Changed, Kind, change_message, changes, delete_old_versions, versions};
 pub use conversations::{conversations, list, open_conversation};
 pub use markers::{MarkOutcome, heads, mark_read, unread};
 pub use members::{DisplayName, Members, members, members_of_each, participants, save_usernames};
-pub use messages::{Batch, Outcome, messages, page, store_messages};
+pub use messages::{Batch, Outcome, message, messages, page, store_messages};
 pub use outbox::{OutboxRow, delete_outbox, lock_stale, outbox_age};
 
 use contract::Timestamp;
@@ -30,6 +32,8 @@ fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
     row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
 }
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod plans;
 #[cfg(test)]

@@ -9,8 +9,10 @@ pub struct OutboxRow {
     /// The conversation of each message.
     pub conversations: Vec<i64>,
     pub messages: Vec<i64>,
-    /// The user whose marker moved to the only message; `None` if the row is of stored messages.
+    /// The user whose marker moved to the only message; `None` if the row is of stored messages or a change.
     pub reader: Option<i64>,
+    /// Number of the only message's change, if the row is of a change.
+    pub change: Option<i64>,
 }
 
 /// Locks up to `limit` rows that are older than this and that no other replica is publishing.
@@ -20,7 +22,7 @@ pub async fn lock_stale(
     limit: i64,
 ) -> sqlx::Result<Vec<OutboxRow>> {
     let rows = postgres::query(
-        "select id, conversation_ids, message_ids, reader from outbox
+        "select id, conversation_ids, message_ids, reader, change from outbox
          where created_at < clock_timestamp() - make_interval(secs => $1)
          order by id limit $2 for update skip locked",
     )
@@ -34,6 +36,7 @@ pub async fn lock_stale(
             conversations: row.try_get("conversation_ids")?,
             messages: row.try_get("message_ids")?,
             reader: row.try_get("reader")?,
+            change: row.try_get("change")?,
         })
     };
     rows.iter().map(outbox_row).collect()

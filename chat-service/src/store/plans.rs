@@ -3,12 +3,12 @@
 use super::*;
 use contract::{
     ConversationId, Deadline, MessageId, UserId,
-    chat::{CreateConversation, JoinRequest, Send},
+    chat::{CreateConversation, DeletedBy, JoinRequest, Send},
     log::Range,
 };
 use service::postgres;
 use sqlx::PgPool;
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 use testkit::{Reads, reads_at_most};
 
 /// Enough rows for the planner to prefer an index if one helps.
@@ -25,12 +25,16 @@ const SEED: &[&str] = &[
     "update conversations c set last_seq = m.seq, last_message_id = m.id, activity = m.id
      from (select conversation_id, max(seq) as seq, max(message_id) as id from messages group by 1) m
      where m.conversation_id = c.conversation_id",
+    // Many changed messages elsewhere.
+    "update messages set change = seq where conversation_id > 10",
+    "insert into versions select conversation_id, message_id, change, 'old', null, now() from messages where change > 0",
     "insert into blocks select u, u + b from generate_series(1, 2000) u, generate_series(1, 10) b",
     "vacuum analyze users",
     "vacuum analyze conversations",
     "vacuum analyze participants",
     "vacuum analyze blocks",
     "vacuum analyze messages",
+    "vacuum analyze versions",
 ];
 
 /// Arguments of the queries.
@@ -126,9 +130,23 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 20, reports::report(pool, one, other, None, "spam"));
     // One range of the table's pages, regardless of the table's size.
     reads_at_most!(reads, 20_000, reports::message_seen_by(pool, MessageId::new(middle).unwrap(), one));
-    let read = std::cell::Cell::new(0);
+    let read = Cell::new(0);
     let next = || MessageId::new(some[read.replace(read.get() + 1)]).unwrap();
     reads_at_most!(reads, 20, mark_read(pool, longest, one, next()));
+    reads_at_most!(reads, 60, changes(pool, longest, 0, 51));
+    reads_at_most!(reads, 60, versions(pool, longest, &some));
+    reads_at_most!(reads, 60, delete_old_versions(pool, 50));
+    let kind = Cell::new(Kind::Edit("new"));
+    let change = || Change {
+        conversation_id: longest,
+        message_id: next(),
+        user: Some((one, 3_600)),
+        kind: kind.get(),
+        if_change: None,
+    };
+    reads_at_most!(reads, 20, async { change_message(pool, &change(), 90).await });
+    kind.set(Kind::Delete(DeletedBy::Sender, None));
+    reads_at_most!(reads, 40, async { change_message(pool, &change(), 90).await });
     let request = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
     reads_at_most!(reads, 20, open_conversation(&pool.clone().into(), &people, &[None, None], &request));

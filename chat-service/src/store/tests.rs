@@ -15,12 +15,12 @@ use sqlx::{ConnectOptions, PgExecutor, postgres::PgConnectOptions, postgres::PgP
 use std::{str::FromStr, time::Duration};
 use testkit::TestDatabase;
 
-struct Database {
-    pool: Pool,
+pub(super) struct Database {
+    pub(super) pool: Pool,
     _database: TestDatabase,
 }
 
-async fn database() -> Database {
+pub(super) async fn database() -> Database {
     let database = TestDatabase::create().await.unwrap();
     let options = PgConnectOptions::from_str(&database.url()).unwrap().options([("search_path", "chat")]);
     let mut connection = options.connect().await.unwrap();
@@ -30,17 +30,17 @@ async fn database() -> Database {
     Database { pool: pool.into(), _database: database }
 }
 
-async fn conversation(pool: &Pool, users: &[i64]) -> ConversationId {
+pub(super) async fn conversation(pool: &Pool, users: &[i64]) -> ConversationId {
     let listing_id = Some(fastrand::i64(1..));
     let request = CreateConversation { participants: Vec::new(), listing_id, title: None };
     open_conversation(pool, users, &vec![None; users.len()], &request).await.unwrap().0
 }
 
-fn user(id: i64) -> UserId {
+pub(super) fn user(id: i64) -> UserId {
     UserId::new(id).unwrap()
 }
 
-fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
+pub(super) fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
     Send {
         conversation_id,
         sender_id: user(sender),
@@ -52,7 +52,7 @@ fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
 }
 
 /// The sends, each with a deadline that doesn't pass.
-fn in_time(sends: &[Send]) -> Vec<(&Send, Deadline)> {
+pub(super) fn in_time(sends: &[Send]) -> Vec<(&Send, Deadline)> {
     sends.iter().map(|send| (send, Deadline::after(Duration::from_secs(3_600)))).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Encodes the frames for clients. Each frame is encoded once and shared by all sockets.
 
 use crate::{
-    channel::entry::{Entry, Note},
+    channel::entry::{Change, Entry, Note},
     websocket::Frame,
 };
 use contract::{
@@ -18,7 +18,9 @@ use serde::Serialize;
 pub enum Event {
     /// A new entry, with the time of its commit if that is known.
     Entry(Entry, Option<Timestamp>),
-    /// A change to earlier entries.
+    /// A change of an earlier entry.
+    Change(Change),
+    /// News of earlier entries.
     Note(Note),
 }
 
@@ -34,6 +36,9 @@ pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
         ChatEvent::Message(message) => {
             let committed = Some(message.created_at);
             Event::Entry(entry(message, Some(Frame::text(text))), committed)
+        }
+        ChatEvent::Changed { change: number, message, .. } => {
+            Event::Change(changed(number, message, Some(Frame::text(text))))
         }
     })
 }
@@ -57,6 +62,26 @@ fn entry(mut message: Message, full: Option<Frame>) -> Entry {
     }
     message.client_id = None;
     Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full), unread: None }
+}
+
+/// Encodes a changed message of a page.
+pub fn change(message: Message) -> Change {
+    changed(message.change.unwrap_or_default(), message, None)
+}
+
+fn changed(number: i64, mut message: Message, full: Option<Frame>) -> Change {
+    let conversation_id = message.conversation_id;
+    let event = |message: &Message| {
+        encode(&ChatEvent::Changed { conversation_id, change: number, message: message.clone() })
+    };
+    let at = Head { seq: message.seq, id: message.message_id.get() };
+    let owner = message.sender_id;
+    let full = full.unwrap_or_else(|| event(&message));
+    let (public, private) = match message.client_id.take() {
+        None => (full, None),
+        Some(_) => (event(&message), Some(full)),
+    };
+    Change { number, entry: Entry { at, owner, public, private, unread: None } }
 }
 
 /// Parses an event of a user's inbox. A read gets `place`, its position from the event's header.

@@ -23,7 +23,31 @@ pub struct Entry {
     pub unread: Option<i64>,
 }
 
-/// A change to earlier entries. A note has no `seq`.
+/// A change of an entry that was delivered before.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Number of the change in its conversation.
+    pub number: i64,
+    /// The frames of the change, and the position of the entry.
+    pub entry: Entry,
+}
+
+/// How much of a log a socket has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// The last entry.
+    pub head: Head,
+    /// Number of the last change.
+    pub changes: i64,
+}
+
+impl From<Head> for Position {
+    fn from(head: Head) -> Self {
+        Self { head, changes: 0 }
+    }
+}
+
+/// News of earlier entries. A note has no `seq`.
 #[derive(Debug, Clone)]
 pub enum Note {
     /// A marker of a conversation moved.

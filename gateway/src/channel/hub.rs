@@ -2,7 +2,7 @@
 
 use crate::{
     channel::{
-        log_channel::LogChannel,
+        log_channel::{Delivered, LogChannel},
         maintenance::Maintenance,
         probe::Probe,
         registry::{Registry, SHARDS},
@@ -14,7 +14,7 @@ use crate::{
     },
     topic::{LogKey, Subscriber, Topic},
 };
-use contract::{ConversationId, Refusal, Seq, UserId, chat::Heads, limits, notify::InboxHeads};
+use contract::{ConversationId, Refusal, UserId, chat::Heads, limits, notify::InboxHeads};
 use service::{Bus, RequestError};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
@@ -38,11 +38,11 @@ pub struct Hub {
     shutdown: CancellationToken,
 }
 
-/// Log channels with the last `seq` that each delivered before its service is asked.
+/// Log channels, each with how much it delivered before its service is asked.
 #[derive(Default)]
-struct Delivered {
-    conversations: Vec<(ConversationId, Seq, Arc<LogChannel>)>,
-    inboxes: Vec<(UserId, Seq, Arc<LogChannel>)>,
+struct Channels {
+    conversations: Vec<(ConversationId, Delivered, Arc<LogChannel>)>,
+    inboxes: Vec<(UserId, Delivered, Arc<LogChannel>)>,
 }
 
 impl Hub {
@@ -158,7 +158,7 @@ impl Hub {
     }
 
     async fn compare_all(&self) -> Result<(), RequestError> {
-        let Delivered { conversations, inboxes } = self.delivered();
+        let Channels { conversations, inboxes } = self.channels();
         for chunk in conversations.chunks(limits::HEADS_MAX) {
             self.compare_conversations(chunk).await?;
         }
@@ -168,44 +168,51 @@ impl Hub {
         Ok(())
     }
 
-    fn delivered(&self) -> Delivered {
-        let mut delivered = Delivered::default();
+    fn channels(&self) -> Channels {
+        let mut channels = Channels::default();
         for channel in self.logs.all() {
-            let Some(seq) = channel.last_seq() else { continue };
+            let Some(delivered) = channel.delivered() else { continue };
             match channel.key() {
                 LogKey::Conversation(conversation) => {
-                    delivered.conversations.push((conversation, seq, channel));
+                    channels.conversations.push((conversation, delivered, channel));
                 }
-                LogKey::Inbox(user) => delivered.inboxes.push((user, seq, channel)),
+                LogKey::Inbox(user) => channels.inboxes.push((user, delivered, channel)),
             }
         }
-        delivered
+        channels
     }
 
     async fn compare_conversations(
         &self,
-        chunk: &[(ConversationId, Seq, Arc<LogChannel>)],
+        chunk: &[(ConversationId, Delivered, Arc<LogChannel>)],
     ) -> Result<(), RequestError> {
         let request = Heads { conversations: chunk.iter().map(|(conversation, ..)| *conversation).collect() };
         let heads = self.bus().request_until(&request, ANSWER).await?;
         let heads: HashMap<_, _> = heads.into_iter().map(|head| (head.conversation_id, head)).collect();
         for (conversation, delivered, channel) in chunk {
             let head = heads.get(conversation);
-            channel.check_end(head.map_or(0, |head| head.seq), *delivered);
+            channel.check_end(
+                head.map_or(0, |head| head.seq),
+                head.and_then(|head| head.changes),
+                *delivered,
+            );
             if let Some(head) = head {
-                channel.head(head.seq, Some(head.read_sum));
+                channel.conversation_head(head);
             }
         }
         Ok(())
     }
 
-    async fn compare_inboxes(&self, chunk: &[(UserId, Seq, Arc<LogChannel>)]) -> Result<(), RequestError> {
+    async fn compare_inboxes(
+        &self,
+        chunk: &[(UserId, Delivered, Arc<LogChannel>)],
+    ) -> Result<(), RequestError> {
         let request = InboxHeads { users: chunk.iter().map(|(user, ..)| *user).collect() };
         let heads = self.bus().request_until(&request, ANSWER).await?;
         let heads: HashMap<_, _> = heads.into_iter().map(|head| (head.user_id, head)).collect();
         for (user, delivered, channel) in chunk {
             let head = heads.get(user);
-            channel.check_end(head.map_or(0, |head| head.seq), *delivered);
+            channel.check_end(head.map_or(0, |head| head.seq), None, *delivered);
             if let Some(head) = head {
                 channel.inbox_head(head);
             }

@@ -4,7 +4,7 @@ use crate::{
     channel::{
         delivery,
         encode::{self, Event},
-        entry::{Entry, InboxState},
+        entry::{Entry, InboxState, Position},
         lifecycle::{ChannelState, Lifecycle, Tracked},
         maintenance::Maintenance,
         ordering::{Attached, Gap, Log, MemberId},
@@ -16,8 +16,7 @@ use crate::{
 };
 use contract::{
     Seq,
-    chat::Marker,
-    log::Head,
+    chat::{ConversationHead, Marker},
     notify::{INBOX_PLACE_HEADER, InboxHead, ReadPlace},
 };
 use service::{
@@ -49,6 +48,15 @@ enum RepairError {
 pub struct LogChannel {
     key: LogKey,
     lifecycle: Lifecycle<Log>,
+}
+
+/// How much a channel has delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivered {
+    /// The last `seq`.
+    pub seq: Seq,
+    /// The number of the last change.
+    pub changes: i64,
 }
 
 /// The state of a log besides its entries, read from its service.
@@ -107,7 +115,7 @@ impl LogChannel {
     pub fn attach(
         self: &Arc<Self>,
         view: View,
-        at: Head,
+        at: Position,
         Snapshot { markers, inbox }: Snapshot,
         resumes: bool,
     ) -> (LogMembership, Attached) {
@@ -133,24 +141,28 @@ impl LogChannel {
         self.changed(log);
     }
 
-    /// Takes the end of the log, and the sum of its markers, from its service.
-    pub fn head(self: &Arc<Self>, seq: Seq, read_sum: Option<i64>) {
+    /// Takes the end of a conversation from its service.
+    pub fn conversation_head(self: &Arc<Self>, head: &ConversationHead) {
         let mut log = self.lifecycle.lock();
-        log.head(seq, read_sum);
+        log.head(head.seq, Some(head.read_sum));
+        log.change_exists(head.changes.unwrap_or_default());
         self.changed(log);
     }
 
-    /// Compares the end of the log, from its service, with the last `seq` delivered before the service was asked. A log
-    /// that went back closes its sockets.
-    pub fn check_end(&self, seq: Seq, delivered: Seq) {
-        if seq < delivered {
+    /// Compares the end of the log, from its service, with the position delivered before the service was asked. A log
+    /// that went back closes its sockets. An earlier release of the service does not count changes.
+    pub fn check_end(&self, seq: Seq, changes: Option<i64>, delivered: Delivered) {
+        if seq < delivered.seq || changes.is_some_and(|changes| changes < delivered.changes) {
             let mut log = self.lifecycle.lock();
             // Another comparison may have restarted the log already.
-            if log.last_seq().is_some_and(|last| last >= delivered) {
+            let is_same = log.last_seq().is_some_and(|last| last >= delivered.seq)
+                && log.last_change() >= delivered.changes;
+            if is_same {
                 tracing::warn!(
                     channel = self.key.name(),
                     seq,
-                    delivered,
+                    changes,
+                    ?delivered,
                     "a log went back; closing its sockets"
                 );
                 log.restart();
@@ -158,9 +170,10 @@ impl LogChannel {
         }
     }
 
-    /// The last delivered `seq`, once the channel has had a member.
-    pub fn last_seq(&self) -> Option<Seq> {
-        self.lifecycle.lock().last_seq()
+    /// How much the channel has delivered, once it has had a member.
+    pub fn delivered(&self) -> Option<Delivered> {
+        let log = self.lifecycle.lock();
+        Some(Delivered { seq: log.last_seq()?, changes: log.last_change() })
     }
 
     /// Takes an event that NATS delivered.
@@ -172,6 +185,11 @@ impl LogChannel {
                 let entry = delivery::until_written(entry, committed, span.clone());
                 let mut log = self.lifecycle.lock();
                 log.entry(entry);
+                self.changed(log);
+            }
+            Ok(Event::Change(change)) => {
+                let mut log = self.lifecycle.lock();
+                log.change(change);
                 self.changed(log);
             }
             Ok(Event::Note(note)) => {
@@ -225,6 +243,10 @@ impl LogChannel {
             let after = match gap {
                 Gap::None => return Ok(()),
                 Gap::Entries(after) => Some(after),
+                Gap::Changes(after) => {
+                    self.read_changes(bus, after).await?;
+                    continue;
+                }
                 Gap::Markers => None,
             };
             metrics::counter!("gateway_repairs_total").increment(1);
@@ -235,9 +257,28 @@ impl LogChannel {
                 log.entry(entry);
             }
             log.markers_read(page.markers);
+            log.change_exists(page.changes);
             // The entry was committed before its event was published, so a later read finds it.
             if is_last && matches!(log.gap(), Gap::Entries(_)) {
                 return Err(RepairError::LogBehindEvents);
+            }
+        }
+    }
+
+    /// Reads missed changes after a number, page by page.
+    async fn read_changes(&self, bus: &Bus, mut after: i64) -> Result<(), RepairError> {
+        let LogKey::Conversation(conversation) = self.key else { return Ok(()) };
+        loop {
+            metrics::counter!("gateway_changes_repaired_total").increment(1);
+            let page = page::read_changes(conversation, bus, after).await?;
+            let next = page.changes.last().map(|change| change.number).filter(|_| page.more);
+            let mut log = self.lifecycle.lock();
+            log.changes_read(page.changes, page.number, next.is_none());
+            match log.gap() {
+                // The change was committed before its event was published, so a later read finds it.
+                Gap::Changes(_) if next.is_none() => return Err(RepairError::LogBehindEvents),
+                Gap::Changes(last) => after = last,
+                _ => return Ok(()),
             }
         }
     }
@@ -258,12 +299,21 @@ impl LogMembership {
 
     /// The last `seq` that the channel delivered.
     pub fn last_seq(&self) -> Seq {
-        self.channel.last_seq().unwrap_or_default()
+        self.channel.delivered().map_or(0, |delivered| delivered.seq)
     }
 
     /// Takes the `seq` of a message that the service has stored.
     pub fn stored(&self, seq: Seq) {
-        self.channel.head(seq, None);
+        let mut log = self.channel.lifecycle.lock();
+        log.head(seq, None);
+        self.channel.changed(log);
+    }
+
+    /// Takes the number of a change that the service has made.
+    pub fn change_made(&self, number: i64) {
+        let mut log = self.channel.lifecycle.lock();
+        log.change_exists(number);
+        self.channel.changed(log);
     }
 }
 

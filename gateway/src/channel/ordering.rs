@@ -1,18 +1,20 @@
 //! The state of a log channel on one gateway. Events arrive in any order, repeatedly or not at all; each entry goes to
 //! each socket once, in `seq` order, without a gap. Pure: no I/O and no clock.
 
+mod changes;
 mod markers;
 mod members;
 
 pub use self::members::MemberId;
 use self::{
+    changes::Changes,
     markers::{MarkerFrames, Markers, Reached},
     members::{Joining, Member, Members},
 };
 use crate::{
     channel::{
         encode,
-        entry::{Entry, InboxState, Note},
+        entry::{Change, Entry, InboxState, Note, Position},
         view::View,
     },
     websocket::Frame,
@@ -33,8 +35,8 @@ const PENDING: usize = 1024;
 pub enum Attached {
     /// The member receives live events.
     Live(MemberId),
-    /// The member's replay ended before the channel's position: it must read up to this `seq`, and then be released.
-    Behind(MemberId, Seq),
+    /// The member's replay ended before the channel's position: it must read up to this one, and then be released.
+    Behind(MemberId, Position),
 }
 
 /// The part of a log that a channel has missed.
@@ -44,6 +46,8 @@ pub enum Gap {
     None,
     /// Entries after this id.
     Entries(i64),
+    /// No entry, but changes after this number.
+    Changes(i64),
     /// Only markers.
     Markers,
 }
@@ -57,6 +61,7 @@ pub struct Log {
     known: Seq,
     /// Entries behind a gap.
     pending: BTreeMap<Seq, Entry>,
+    changes: Changes,
     markers: Markers,
     /// Markers beyond `last`, at most one for each user; delivered once their entries are.
     early: Vec<Marker>,
@@ -100,6 +105,51 @@ impl Log {
                 self.pending.insert(entry.at.seq, entry);
             }
             _ => metrics::counter!("gateway_pending_full_total").increment(1),
+        }
+    }
+
+    /// Takes a change, from an event.
+    pub fn change(&mut self, change: Change) {
+        self.known = self.known.max(change.entry.at.seq);
+        self.changes.hold(change);
+        self.deliver_changes();
+    }
+
+    /// Takes changes from a page. `number` is the number of changes when the page was read; with `is_last`, no message
+    /// has a later change.
+    pub fn changes_read(&mut self, changes: Vec<Change>, number: i64, is_last: bool) {
+        for change in changes {
+            self.known = self.known.max(change.entry.at.seq);
+            if self.last.is_none_or(|last| last.seq < change.entry.at.seq) {
+                return; // Read again once the entry is delivered.
+            }
+            if change.number > self.changes.last() {
+                self.deliver_change(&change);
+                self.changes.advance(change.number);
+            }
+        }
+        if is_last {
+            self.changes.advance(number);
+        }
+        self.deliver_changes();
+    }
+
+    fn deliver_changes(&mut self) {
+        let Some(last) = self.last else { return };
+        while let Some(change) = self.changes.next_due(last.seq) {
+            self.deliver_change(&change);
+        }
+    }
+
+    fn deliver_change(&mut self, change: &Change) {
+        for member in self.members.iter_mut() {
+            // A socket that has resumed past the channel has the change already.
+            let has = member.joining.as_ref().and_then(|joining| joining.changes);
+            if has.is_none_or(|has| has < change.number) {
+                let frame = member.view.visible(&change.entry);
+                member.push(frame);
+            }
+            member.changes_overtaken(change.number);
         }
     }
 
@@ -251,6 +301,7 @@ impl Log {
     pub fn gap(&self) -> Gap {
         match self.last {
             Some(last) if self.known > last.seq => Gap::Entries(last.id),
+            Some(_) if self.changes.is_missing() => Gap::Changes(self.changes.last()),
             Some(_) if self.has_missed_markers => Gap::Markers,
             _ => Gap::None,
         }
@@ -266,29 +317,39 @@ impl Log {
 
     /// Adds a socket that has received everything up to `at` (or starts there), with the markers of that time. A socket
     /// that resumes also receives every user's marker, because markers may have moved while it was away.
-    pub fn attach(&mut self, view: View, at: Head, markers: Vec<Marker>, resumes: bool) -> Attached {
+    pub fn attach(
+        &mut self,
+        view: View,
+        position: Position,
+        markers: Vec<Marker>,
+        resumes: bool,
+    ) -> Attached {
+        let Position { head: at, changes } = position;
         if self.last.is_none() {
             self.last = Some(at);
+            self.changes.advance(changes);
             for marker in markers {
                 *self.markers.entry(marker.user_id) = Reached::by(marker);
             }
             self.deliver_pending();
         } else {
             self.known = self.known.max(at.seq);
+            self.changes.know(changes);
             for marker in markers {
                 self.marker(marker);
             }
         }
         let last = self.last.map_or(at.seq, |last| last.seq);
-        let behind = at.seq < last;
+        let behind = at.seq < last || changes < self.changes.last();
         let readers = if resumes { self.markers.users().collect() } else { HashSet::new() };
-        let joining = Joining { held: behind.then(VecDeque::new), ahead: Some(readers) };
+        let changes = (changes > self.changes.last()).then_some(changes);
+        let joining = Joining { held: behind.then(VecDeque::new), ahead: Some(readers), changes };
         let mut member = Member { view, delivered: at.seq.max(last), joining: Some(Box::new(joining)) };
         if at.seq <= last {
             member.overtaken(&self.markers, last);
         }
         let id = self.members.add(member);
-        if behind { Attached::Behind(id, last) } else { Attached::Live(id) }
+        if behind { Attached::Behind(id, self.position()) } else { Attached::Live(id) }
     }
 
     /// Ends the replay of a member: the frames that arrived during it follow.
@@ -306,6 +367,20 @@ impl Log {
     /// Whether the channel has no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    fn position(&self) -> Position {
+        Position { head: self.last.unwrap_or_default(), changes: self.changes.last() }
+    }
+
+    /// Number of the last delivered change.
+    pub const fn last_change(&self) -> i64 {
+        self.changes.last()
+    }
+
+    /// Takes the number of a change that exists.
+    pub fn change_exists(&mut self, number: i64) {
+        self.changes.know(number);
     }
 
     /// The last delivered `seq`, once the channel has had a member.
@@ -339,6 +414,7 @@ impl Log {
 
     fn deliver_early(&mut self) {
         let Some(last) = self.last else { return };
+        self.deliver_changes();
         let due: Vec<Marker> = self.early.extract_if(.., |marker| marker.seq <= last.seq).collect();
         for marker in due {
             self.marker(marker);
@@ -382,5 +458,7 @@ impl Log {
     }
 }
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,13 @@
 use crate::{
     channel::{
         encode,
-        entry::{Entry, InboxState},
+        entry::{Change, Entry, InboxState, Position},
     },
     topic::LogKey,
 };
 use contract::{
     ConversationId, UserId,
-    chat::{Marker, PageMessages},
+    chat::{Marker, PageChanges, PageMessages},
     limits,
     log::{Head, Range},
     notify::PageNotifications,
@@ -30,8 +30,27 @@ pub struct Page {
     pub head: Head,
     /// The markers of a conversation at that time.
     pub markers: Vec<Marker>,
+    /// The number of changes of a conversation at that time.
+    pub changes: i64,
     /// The state of an inbox at that time.
     pub inbox: Option<Box<InboxState>>,
+}
+
+/// Changed messages of a conversation, in the order of their last change.
+pub struct ChangedPage {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// Whether messages with a later change exist.
+    pub more: bool,
+    /// The number of changes when the page was read.
+    pub number: i64,
+}
+
+impl Page {
+    /// The end of the log when the page was read.
+    pub const fn position(&self) -> Position {
+        Position { head: self.head, changes: self.changes }
+    }
 }
 
 /// Reads the entries after an id. With `None`, reads no entry, only the end of the log.
@@ -57,7 +76,29 @@ async fn read_conversation(
         PageMessages { conversation_id, user_id: None, username: None, named_at: None, range, limit };
     let page = bus.request_until(&request, ANSWER).await?;
     let entries = page.items.into_iter().map(encode::message).collect();
-    Ok(Page { entries, more: page.more, head: page.head, markers: page.markers, inbox: None })
+    Ok(Page {
+        entries,
+        more: page.more,
+        head: page.head,
+        markers: page.markers,
+        changes: page.changes,
+        inbox: None,
+    })
+}
+
+/// Reads the messages of a conversation whose last change has a greater number.
+///
+/// # Errors
+/// If the service refuses the request or does not answer in time.
+pub async fn read_changes(
+    conversation_id: ConversationId,
+    bus: &Bus,
+    after: i64,
+) -> Result<ChangedPage, RequestError> {
+    let request = PageChanges { conversation_id, user_id: None, after, limit: limits::PAGE_MAX };
+    let page = bus.request_until(&request, ANSWER).await?;
+    let changes = page.items.into_iter().map(encode::change).collect();
+    Ok(ChangedPage { changes, more: page.more, number: page.changes })
 }
 
 async fn read_inbox(bus: &Bus, user_id: UserId, range: Range, limit: u16) -> Result<Page, RequestError> {
@@ -73,5 +114,5 @@ async fn read_inbox(bus: &Bus, user_id: UserId, range: Range, limit: u16) -> Res
         last_moved: page.last_moved,
     };
     let more = page.page.next.is_some();
-    Ok(Page { entries, more, head: page.head, markers: Vec::new(), inbox: Some(Box::new(inbox)) })
+    Ok(Page { entries, more, head: page.head, markers: Vec::new(), changes: 0, inbox: Some(Box::new(inbox)) })
 }

@@ -1,6 +1,6 @@
 //! The HTTP API. Most calls are one request to a service, in the caller's name.
 
-use super::extract::{Body, Caller, Cursor, CursorQuery, Id, MovingCursor, MovingCursorQuery};
+use super::extract::{Body, Caller, Cursor, CursorQuery, Id, Ids, MovingCursor, MovingCursorQuery};
 use crate::{
     http::{
         measured::measured,
@@ -18,9 +18,9 @@ use contract::notify::{MarkNotification, Notification, NotificationPage, PageNot
 use contract::{ConversationId, MessageId, NotificationId, Page, Request, UserId};
 use contract::{
     chat::{
-        Conversation, CountUnread, CreateConversation, GetConversation, Invitee, ListBlocks,
-        ListConversations, MakeReport, MarkRead, Message, OpenConversation, PageMessages, Participant,
-        Reported, Send, Sent, SetBlock,
+        Action, ChangeMessage, Conversation, CountUnread, CreateConversation, GetConversation, GetMessage,
+        Invitee, ListBlocks, ListConversations, MakeReport, MarkRead, Message, OpenConversation, PageChanges,
+        PageMessages, Participant, Reported, Send, Sent, SetBlock,
     },
     log::Range,
 };
@@ -39,6 +39,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .routes(routes!(open_conversation, list_conversations))
         .routes(routes!(get_conversation))
         .routes(routes!(page_messages, send_message))
+        .routes(routes!(get_message, edit_message, delete_message))
         .routes(routes!(read_message))
         .routes(routes!(unread))
         .routes(routes!(page_notifications))
@@ -129,21 +130,134 @@ async fn get_conversation(
 /// List the messages of a conversation
 ///
 /// Newest first; oldest first with `after`. `before` and `after` are ids of messages. Only the caller's own messages
-/// contain their `client_id`.
+/// contain their `client_id`. With `changed_after`, the page has the messages that changed after this change, in the
+/// order of their last change; `next` is the number for the next page.
 #[utoipa::path(get, path = "/api/conversations/{conversation_id}/messages", tag = "Messages",
-    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation"), CursorQuery),
-    responses((status = 200, description = "A page of messages", body = Page<Message>)))]
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation"), CursorQuery, ChangedQuery),
+    responses((status = 200, description = "A page of messages", body = MessagesPage)))]
 async fn page_messages(
     State(shared): App,
     Caller(caller): Caller,
     Id(conversation_id): Id<ConversationId>,
     Cursor { range, limit }: Cursor,
-) -> Result<Json<Page<Message>>, Problem> {
-    let (user_id, username, named_at) = (Some(caller.user_id), caller.username, caller.stamp.issued_at);
+    changed: Result<Query<ChangedQuery>, QueryRejection>,
+) -> Result<Json<MessagesPage>, Problem> {
+    let invalid = || Problem::invalid("\"changed_after\" must be the number of a change, or 0");
+    let Query(ChangedQuery { changed_after }) = changed.map_err(|_| invalid())?;
+    let user_id = Some(caller.user_id);
+    if let Some(after) = changed_after {
+        if after < 0 {
+            return Err(invalid());
+        }
+        if range != Range::Newest {
+            let detail = "\"changed_after\" cannot be combined with \"before\" or \"after\"";
+            return Err(Problem::invalid(detail));
+        }
+        let page = request(&shared, PageChanges { conversation_id, user_id, after, limit }).await?;
+        let next = page.items.last().filter(|_| page.more).and_then(|last| last.change);
+        return Ok(Json(MessagesPage { next, items: page.items, changes: page.changes }));
+    }
+    let (username, named_at) = (caller.username, caller.stamp.issued_at);
     let page = PageMessages { conversation_id, user_id, username, named_at, range, limit };
     let page = request(&shared, page).await?;
     let next = page.items.last().filter(|_| page.more).map(|last| last.message_id.get());
-    Ok(Json(Page { items: page.items, next }))
+    Ok(Json(MessagesPage { next, items: page.items, changes: page.changes }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ChangedQuery {
+    /// Returns only messages with a later change, in the order of their last change. Cannot be combined with `before`
+    /// or `after`.
+    #[param(minimum = 0)]
+    changed_after: Option<i64>,
+}
+
+/// A page of messages.
+#[derive(Serialize, ToSchema)]
+struct MessagesPage {
+    /// Cursor of the next page; `null` on the last page.
+    next: Option<i64>,
+    /// The messages.
+    items: Vec<Message>,
+    /// Number of changes in the conversation when the page was read.
+    changes: i64,
+}
+
+/// Get one message
+#[utoipa::path(get, path = "/api/conversations/{conversation_id}/messages/{message_id}", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("message_id" = MessageId, Path, description = "Id of the message"),
+    ),
+    responses((status = 200, description = "The message", body = Message)))]
+async fn get_message(
+    State(shared): App,
+    Caller(caller): Caller,
+    Ids(conversation_id, message_id): Ids<ConversationId, MessageId>,
+) -> Result<Json<Message>, Problem> {
+    request(&shared, GetMessage { conversation_id, message_id, user_id: caller.user_id }).await.map(Json)
+}
+
+/// The new text of a message.
+#[derive(Deserialize, ToSchema)]
+struct NewText {
+    /// The text, 1 to 4000 characters after trimming.
+    #[schema(min_length = 1)]
+    message: String,
+}
+
+/// Edit an own message
+///
+/// Possible for 15 minutes after it was sent, unless the operator has set another time; later, the error is `too_late`.
+/// A repeated call changes nothing.
+#[utoipa::path(patch, path = "/api/conversations/{conversation_id}/messages/{message_id}", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("message_id" = MessageId, Path, description = "Id of the message"),
+    ),
+    request_body = NewText, responses(
+        (status = 200, description = "The message after the change", body = Message),
+        (status = 409, description = "`too_late`: the message is too old for this change", body = ProblemDetails,
+            content_type = "application/problem+json"),
+        (status = 422, description = "`message_too_long`: the text has more than 4000 characters",
+            body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
+async fn edit_message(
+    State(shared): App,
+    Caller(caller): Caller,
+    Ids(conversation_id, message_id): Ids<ConversationId, MessageId>,
+    Body(NewText { message }): Body<NewText>,
+) -> Result<Json<Message>, Problem> {
+    let action = Action::Edit(frames::message_text(&message)?);
+    shared.limits.send(caller.user_id, conversation_id)?;
+    let change = ChangeMessage { conversation_id, message_id, user_id: caller.user_id, action };
+    request(&shared, change).await.map(Json)
+}
+
+/// Delete an own message
+///
+/// Possible for 24 hours after it was sent, unless the operator has set another time; later, the error is `too_late`.
+/// The message stays in its place without its text. A repeated call changes nothing.
+#[utoipa::path(delete, path = "/api/conversations/{conversation_id}/messages/{message_id}", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("message_id" = MessageId, Path, description = "Id of the message"),
+    ),
+    responses(
+        (status = 204, description = "The message is deleted"),
+        (status = 409, description = "`too_late`: the message is too old for this change", body = ProblemDetails,
+            content_type = "application/problem+json"),
+    ))]
+async fn delete_message(
+    State(shared): App,
+    Caller(caller): Caller,
+    Ids(conversation_id, message_id): Ids<ConversationId, MessageId>,
+) -> Result<StatusCode, Problem> {
+    shared.limits.send(caller.user_id, conversation_id)?;
+    let action = Action::Delete;
+    request(&shared, ChangeMessage { conversation_id, message_id, user_id: caller.user_id, action }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A message to send.

@@ -55,6 +55,19 @@ impl<T: FromStr> FromRequestParts<Arc<Shared>> for Id<T> {
     }
 }
 
+/// The two ids in a path. If one is not a valid id, the path does not exist.
+pub struct Ids<S, T>(pub S, pub T);
+
+impl<S: FromStr, T: FromStr> FromRequestParts<Arc<Shared>> for Ids<S, T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, shared).await;
+        let ids = path.ok().and_then(|Path((one, other))| Some(Self(one.parse().ok()?, other.parse().ok()?)));
+        ids.ok_or_else(Problem::no_path)
+    }
+}
+
 /// The requested part of a list.
 pub struct Cursor {
     pub range: Range,

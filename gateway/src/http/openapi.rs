@@ -79,8 +79,9 @@ pub fn frame() -> Document {
 /// The document, and the page that shows it.
 pub fn router(mut document: Document) -> Router<Arc<Shared>> {
     for item in document.paths.paths.values_mut() {
-        for operation in
-            [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten()
+        for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+            .into_iter()
+            .flatten()
         {
             add_problems(operation);
         }

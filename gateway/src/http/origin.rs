@@ -33,7 +33,7 @@ pub async fn check_origin(State(shared): State<Arc<Shared>>, request: Request, n
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if preflight {
-        let methods = HeaderValue::from_static("GET, POST, PUT, DELETE");
+        let methods = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
         let allowed = HeaderValue::from_static("authorization, content-type");
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);

@@ -71,7 +71,7 @@ pub fn target(path: &str) -> Option<Target> {
     }
 }
 
-/// The position at which a socket starts, from the `after` in its query.
+/// The position at which a socket starts, from `after` and `changes` in its query.
 ///
 /// # Errors
 /// The close code, because a browser cannot read an HTTP status.
@@ -82,9 +82,15 @@ pub fn start(query: Option<&str>, target: Target) -> Result<Start, Close> {
     if after == "latest" && target == Target::Socket(Dialect::Notifications) {
         return Ok(Start::Latest);
     }
-    let digits = !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit());
-    let after = digits.then(|| after.parse().ok()).flatten();
-    after.map(Start::After).ok_or(Close::BadAddress)
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten()
+    };
+    let changes = match query.and_then(|query| tokens::parameter(query, "changes")) {
+        None => None,
+        Some(changes) => Some(number(&changes).ok_or(Close::BadAddress)?),
+    };
+    number(&after).map(|after| Start::After(after, changes)).ok_or(Close::BadAddress)
 }
 
 /// Accepts a WebSocket. The session has subscribed before the client's socket opens, so the client misses nothing after

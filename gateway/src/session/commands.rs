@@ -2,7 +2,7 @@
 
 use super::{
     Session, expiry,
-    outcome::{Outcome, Reply},
+    outcome::{Effect, Outcome, Reply},
 };
 use crate::{
     admission::tokens::{Identity, Rejected},
@@ -16,7 +16,7 @@ use crate::{
 };
 use contract::{
     Close, Code, ConversationId, Refusal,
-    chat::{MarkRead, Message, Receipt, Send, Sent},
+    chat::{Action, ChangeMessage, MarkRead, Message, Receipt, Send, Sent},
     frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame, client_id_of},
     limits,
     notify::MarkNotification,
@@ -126,11 +126,7 @@ impl Session {
         match frame {
             ChatFrame::Message { message, client_id } => {
                 let reply = Reply { reference, client_id: client_id.clone() };
-                let limited = self.shared.limits.send(user_id, conversation_id);
-                if is_far_over(&mut self.refused_sends, limited.is_err()) {
-                    self.outbox.close(Close::RateLimited);
-                }
-                if let Err(refusal) = limited {
+                if let Err(refusal) = self.limit_send(conversation_id) {
                     return self.answer(&reply, Err(refusal));
                 }
                 let (sender_username, sender_named_at) =
@@ -141,9 +137,19 @@ impl Session {
                 let (sends, deadline) = (self.shared.sends.clone(), Instant::now() + limits::SEND_DEADLINE);
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());
-                let sent =
-                    async move { Outcome::Service(reply, topic, Ok(Some(sends.send(send, deadline).await))) };
+                let sent = async move {
+                    let sent = Effect::Sent(sends.send(send, deadline).await);
+                    Outcome::Service(reply, topic, Ok(sent))
+                };
                 self.pending.push(span.within(sent).boxed());
+            }
+            ChatFrame::Edit { message_id, message } => {
+                let action = Action::Edit(message);
+                self.change(ChangeMessage { conversation_id, message_id, user_id, action }, reference);
+            }
+            ChatFrame::Delete(message_id) => {
+                let action = Action::Delete;
+                self.change(ChangeMessage { conversation_id, message_id, user_id, action }, reference);
             }
             ChatFrame::Read(message_id) => {
                 let request = MarkRead { conversation_id, user_id, message_id };
@@ -164,6 +170,25 @@ impl Session {
         self.mark_read(topic, reference, MarkNotification { user_id, notification_id });
     }
 
+    /// Counts a send or a change. A client far over its rate is closed.
+    fn limit_send(&mut self, conversation: ConversationId) -> Result<(), Refusal> {
+        let limited = self.shared.limits.send(self.identity.user_id, conversation);
+        if is_far_over(&mut self.refused_sends, limited.is_err()) {
+            self.outbox.close(Close::RateLimited);
+        }
+        limited
+    }
+
+    /// Requests chat-service to change a message.
+    fn change(&mut self, request: ChangeMessage, reference: Option<multiplex::Reference>) {
+        let reply = Reply { reference, client_id: None };
+        if let Err(refusal) = self.limit_send(request.conversation_id) {
+            return self.answer(&reply, Err(refusal));
+        }
+        let topic = Topic::Log(LogKey::Conversation(request.conversation_id));
+        self.request(reply, topic, request, |message| Effect::Changed(message.change.unwrap_or_default()));
+    }
+
     /// Requests a service to move a marker.
     fn mark_read<R: contract::Request>(
         &mut self,
@@ -175,12 +200,23 @@ impl Session {
         if let Err(refusal) = self.shared.limits.read(self.identity.user_id) {
             return self.answer(&reply, Err(refusal));
         }
+        self.request(reply, topic, request, |_| Effect::Moved);
+    }
+
+    /// Requests something from a service, after the commands before.
+    fn request<R: contract::Request>(
+        &mut self,
+        reply: Reply,
+        topic: Topic,
+        request: R,
+        effect: impl FnOnce(R::Reply) -> Effect + std::marker::Send + 'static,
+    ) {
         let (shared, deadline) = (self.shared.clone(), Instant::now() + limits::SEND_DEADLINE);
         self.pending.push(
             async move {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let answer = shared.hub.bus().request_until(&request, left).await;
-                Outcome::Service(reply, topic, answer.map(|_| None).map_err(RequestError::into_refusal))
+                Outcome::Service(reply, topic, answer.map(effect).map_err(RequestError::into_refusal))
             }
             .boxed(),
         );
@@ -231,7 +267,7 @@ impl Session {
             _ => None,
         };
         let answer = match answer {
-            Ok(Some(Sent::Repeated(message))) if message.client_id.is_some() => {
+            Ok(Effect::Sent(Sent::Repeated(message))) if message.client_id.is_some() => {
                 let entry = encode::message(message);
                 match membership {
                     Some(membership) => membership.repeat(&entry),
@@ -240,7 +276,7 @@ impl Session {
                 Ok(())
             }
             // A send without a `client_id` was sent once by the client: the gateway repeated the request.
-            Ok(Some(
+            Ok(Effect::Sent(
                 Sent::Stored(Message { seq, .. })
                 | Sent::Repeated(Message { seq, .. })
                 | Sent::Placed(Receipt { seq, .. }),
@@ -252,8 +288,15 @@ impl Session {
                 }
                 Ok(())
             }
-            Ok(Some(Sent::Refused(refusal))) | Err(refusal) => Err(refusal),
-            Ok(None) => Ok(()),
+            Ok(Effect::Changed(number)) => {
+                // As with a stored message: if the event was lost, the number shows it.
+                if let Some(membership) = membership {
+                    membership.change_made(number);
+                }
+                Ok(())
+            }
+            Ok(Effect::Sent(Sent::Refused(refusal))) | Err(refusal) => Err(refusal),
+            Ok(Effect::Moved) => Ok(()),
         };
         self.answer(&reply, answer);
     }

@@ -116,8 +116,9 @@ pub async fn admit(shared: &Shared, identity: &Identity, topic: Topic) -> Result
         Topic::Log(key) => Ok(match key {
             LogKey::Conversation(conversation) => {
                 let channel = shared.hub.log(key);
-                let Admitted { head, markers, .. } = admit_to(shared, identity, conversation).await?;
-                let head = Page { entries: Vec::new(), more: false, head, markers, inbox: None };
+                let Admitted { head, markers, changes, .. } =
+                    admit_to(shared, identity, conversation).await?;
+                let head = Page { entries: Vec::new(), more: false, head, markers, changes, inbox: None };
                 Admission::Log(channel, head)
             }
             LogKey::Inbox(_) => {
@@ -156,7 +157,7 @@ pub async fn join_topic(
     match admission {
         Admission::Log(channel, head) => {
             let after = match start {
-                Start::After(id) => Some(id),
+                Start::After(id, changes) => Some((id, changes)),
                 Start::Live | Start::Latest => None,
             };
             replay::join(&channel, shared.hub.bus(), view, head, after).await.map(Subscription::Log)

@@ -338,7 +338,12 @@ impl Session {
         if let Some(Subscription::Joining(join)) = self.subscriptions.get_mut(&topic) {
             join.is_admitted = true;
             if let Some(reference) = &join.reference {
-                self.outbox.push(multiplex::ok(reference));
+                self.outbox.push(match (join.start, &admission) {
+                    (Start::After(_, Some(_)), join::Admission::Log(_, head)) => {
+                        multiplex::subscribed(reference, head.changes)
+                    }
+                    _ => multiplex::ok(reference),
+                });
             }
             let start = join.start;
             let joined = async move { join_topic(&shared, view, admission, start).await };

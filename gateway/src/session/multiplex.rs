@@ -73,6 +73,7 @@ impl Op {
             op: String,
             channel: Option<String>,
             after: Option<i64>,
+            changes: Option<i64>,
             #[serde(borrow)]
             data: Option<&'a RawValue>,
             token: Option<String>,
@@ -83,7 +84,7 @@ impl Op {
         let op = || {
             let topic = || topic(raw.channel.as_deref(), user);
             match raw.op.as_str() {
-                "subscribe" => Ok(Self::Subscribe(topic()?, start(raw.after)?)),
+                "subscribe" => Ok(Self::Subscribe(topic()?, start(raw.after, raw.changes)?)),
                 "unsubscribe" => Ok(Self::Unsubscribe(topic()?)),
                 "ping" => Ok(Self::Ping),
                 "auth" => Ok(Self::Auth(raw.token.ok_or_else(|| invalid("\"token\" is missing"))?)),
@@ -133,6 +134,18 @@ pub fn ok(reference: &Reference) -> Frame {
     encode(&Answer { op: "ok", r#ref: reference })
 }
 
+/// The reply to a subscription that resumes with changes: their number.
+pub fn subscribed(reference: &Reference, changes: i64) -> Frame {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        op: &'static str,
+        changes: i64,
+        #[serde(skip_serializing_if = "is_none")]
+        r#ref: &'a Reference,
+    }
+    encode(&Answer { op: "ok", changes, r#ref: reference })
+}
+
 /// The reply to a refused operation.
 pub fn error(refusal: &Refusal, reference: Option<&Reference>, client_id: Option<&str>) -> Frame {
     #[derive(Serialize)]
@@ -167,11 +180,13 @@ pub fn topic(name: Option<&str>, user: UserId) -> Result<Topic, Refusal> {
     }
 }
 
-fn start(after: Option<i64>) -> Result<Start, Refusal> {
-    match after {
-        None => Ok(Start::Latest),
-        Some(after @ 0..) => Ok(Start::After(after)),
-        Some(_) => Err(invalid("\"after\" must be an id, or 0 to read from the start")),
+fn start(after: Option<i64>, changes: Option<i64>) -> Result<Start, Refusal> {
+    match (after, changes) {
+        (None, None) => Ok(Start::Latest),
+        (None, Some(_)) => Err(invalid("\"changes\" needs \"after\"")),
+        (Some(after @ 0..), None | Some(0..)) => Ok(Start::After(after, changes)),
+        (Some(0..), Some(_)) => Err(invalid("\"changes\" must be the number of a change, or 0")),
+        (Some(_), _) => Err(invalid("\"after\" must be an id, or 0 to read from the start")),
     }
 }
 
@@ -221,7 +236,7 @@ mod tests {
         let parse = |text: &str| Op::parse(text, user);
         let (op, reference) =
             parse(r#"{"op":"subscribe","channel":"chat/123","after":987,"ref":1}"#).unwrap();
-        assert!(matches!(op, Op::Subscribe(Topic::Log(LogKey::Conversation(_)), Start::After(987))));
+        assert!(matches!(op, Op::Subscribe(Topic::Log(LogKey::Conversation(_)), Start::After(987, None))));
         assert_eq!(ok(&reference).payload(), br#"{"op":"ok","ref":1}"#);
         let (op, _) =
             parse(r#"{"op":"send","channel":"chat/123","data":{"message":"hi"},"ref":"a"}"#).unwrap();

@@ -15,10 +15,20 @@ pub struct Reply {
     pub client_id: Option<String>,
 }
 
+/// The effect of a command on its log.
+pub enum Effect {
+    /// A message was sent.
+    Sent(Sent),
+    /// A message has this number of its last change.
+    Changed(i64),
+    /// A marker moved.
+    Moved,
+}
+
 /// The outcome of a command.
 pub enum Outcome {
     /// The answer of a service.
-    Service(Reply, Topic, Result<Option<Sent>, Refusal>),
+    Service(Reply, Topic, Result<Effect, Refusal>),
     /// The check of a fresh token, for which a key had to be fetched.
     Token(Reply, Result<Identity, Rejected>),
 }

@@ -1,10 +1,15 @@
 //! Conversations: the requests that chat-service answers, and the events that it publishes.
 
+mod changes;
 mod conversations;
 mod joins;
 mod messages;
 mod moderation;
 
+pub use changes::{
+    Action, ChangeMessage, ChangePage, DeletedBy, GetMessage, ListMessages, ListedMessage, MessageChanged,
+    PageChanges, RemoveMessage, UpdateMessage, Version,
+};
 pub use conversations::{
     Conversation, CreateConversation, GetConversation, Invitee, ListConversations, OpenConversation, Opened,
     Participant,
@@ -44,6 +49,22 @@ pub struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub client_id: Option<String>,
+    /// Number of the message's last change, among all changes of the conversation; absent if it never changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1)]
+    pub change: Option<i64>,
+    /// Time of the last edit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub edited_at: Option<Timestamp>,
+    /// Time of the deletion. The content of a deleted message is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub deleted_at: Option<Timestamp>,
+    /// Who deleted the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub deleted_by: Option<DeletedBy>,
 }
 
 /// Read marker: how far a user has read a conversation. Moves forward only.
@@ -79,6 +100,15 @@ pub enum ChatEvent {
     Message(Message),
     /// A marker moved for a reason other than sending.
     Read(Marker),
+    /// A message was edited or deleted.
+    Changed {
+        /// Conversation of the message.
+        conversation_id: ConversationId,
+        /// Number of the change.
+        change: i64,
+        /// The whole message as it is now.
+        message: Message,
+    },
 }
 
 impl ChatEvent {
@@ -87,6 +117,7 @@ impl ChatEvent {
         match self {
             Self::Message(message) => message.conversation_id,
             Self::Read(marker) => marker.conversation_id,
+            Self::Changed { conversation_id, .. } => *conversation_id,
         }
     }
 
@@ -124,6 +155,17 @@ pub enum LogEntry {
         /// The whole marker with the user's `unread_count`, for the user's own sockets. Earlier releases omit it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         marker: Option<Marker>,
+    },
+    /// A message was edited or deleted.
+    Changed {
+        /// Conversation of the message.
+        conversation_id: ConversationId,
+        /// The message.
+        message_id: MessageId,
+        /// Whether it is deleted.
+        deleted: bool,
+        /// Markers that moved past it, each with its user's `unread_count`.
+        markers: Vec<Marker>,
     },
 }
 

@@ -15,6 +15,15 @@ pub enum ChatFrame {
     },
     /// The user has read up to this message.
     Read(MessageId),
+    /// Replaces the text of an own message.
+    Edit {
+        /// The message.
+        message_id: MessageId,
+        /// The new text, as in [`ChatFrame::Message`].
+        message: String,
+    },
+    /// Deletes an own message.
+    Delete(MessageId),
     /// A new token.
     Auth(String),
 }
@@ -64,18 +73,26 @@ impl ChatFrame {
         }
         let read = || {
             let raw: Raw = from_json(text)?;
+            let message = |message: Option<String>| {
+                message_text(&message.ok_or_else(|| invalid_message("\"message\" is missing"))?)
+            };
             match raw.r#type.as_deref() {
                 None | Some("message") => Ok(Self::Message {
-                    message: message_text(
-                        &raw.message.ok_or_else(|| invalid_message("\"message\" is missing"))?,
-                    )?,
+                    message: message(raw.message)?,
                     client_id: raw.client_id.map(client_id).transpose()?,
                 }),
                 Some("read") => Ok(Self::Read(positive(raw.message_id, "message_id", MessageId::new)?)),
+                Some("edit") => Ok(Self::Edit {
+                    message_id: positive(raw.message_id, "message_id", MessageId::new)?,
+                    message: message(raw.message)?,
+                }),
+                Some("delete") => Ok(Self::Delete(positive(raw.message_id, "message_id", MessageId::new)?)),
                 Some("auth") => {
                     Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?))
                 }
-                Some(_) => Err(invalid_message("unknown \"type\"; expected message, read or auth")),
+                Some(_) => {
+                    Err(invalid_message("unknown \"type\"; expected message, edit, delete, read or auth"))
+                }
             }
         };
         read().map_err(|refusal| BadFrame { refusal, client_id: client_id_of(text) })

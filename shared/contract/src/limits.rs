@@ -26,6 +26,8 @@ pub const EVENT_USERS_MAX: usize = 1_000;
 pub const PAGE_DEFAULT: u16 = 50;
 /// Maximum number of items of a page.
 pub const PAGE_MAX: u16 = 200;
+/// Maximum number of changes of one message; a deletion is always possible.
+pub const CHANGES_MAX: i64 = 50;
 /// Maximum number of sends in one batch from a gateway to chat-service.
 pub const BATCH_SENDS: usize = 256;
 /// Maximum bytes of message text in such a batch. The whole payload stays below NATS' 1 MiB.

@@ -23,6 +23,10 @@ pub enum Code {
     NotFound,
     /// The user has no permission.
     Forbidden,
+    /// The time in which the user may do this has passed.
+    TooLate,
+    /// The resource is not in the state that the request expects.
+    Conflict,
     /// The token is missing, invalid or expired.
     Unauthorized,
     /// A temporary failure; repeating the request is safe.
@@ -33,7 +37,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::MessageTooLong,
@@ -42,6 +46,8 @@ impl Code {
         Self::Blocked,
         Self::NotFound,
         Self::Forbidden,
+        Self::TooLate,
+        Self::Conflict,
         Self::Unauthorized,
         Self::Unavailable,
         Self::Internal,
@@ -58,6 +64,8 @@ impl Code {
             Self::Blocked => "blocked",
             Self::NotFound => "not_found",
             Self::Forbidden => "forbidden",
+            Self::TooLate => "too_late",
+            Self::Conflict => "conflict",
             Self::Unauthorized => "unauthorized",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
@@ -72,6 +80,7 @@ impl Code {
             Self::RateLimited => 429,
             Self::Blocked | Self::Forbidden => 403,
             Self::NotFound => 404,
+            Self::TooLate | Self::Conflict => 409,
             Self::Unauthorized => 401,
             Self::Unavailable => 503,
             Self::Internal => 500,

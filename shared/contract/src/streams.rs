@@ -16,5 +16,9 @@ pub const DEADLETTERS_SUBJECTS: &str = "deadletters.>";
 pub const DEADLETTERS_PREFIX: &str = "deadletters.";
 /// Stream of the events that we publish for other backends.
 pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
-/// Subject of [`EVENTS_OUT_STREAM`].
-pub const EVENTS_OUT_SUBJECTS: &str = "chat.reported";
+/// Subjects of [`EVENTS_OUT_STREAM`].
+pub const EVENTS_OUT_SUBJECTS: [&str; 2] = [REPORTED_SUBJECT, CHANGED_SUBJECT];
+/// Subject of reports.
+pub const REPORTED_SUBJECT: &str = "chat.reported";
+/// Subject of changes of messages.
+pub const CHANGED_SUBJECT: &str = "chat.changed";

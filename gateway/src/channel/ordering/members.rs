@@ -28,6 +28,8 @@ pub struct Joining {
     /// Users whose read markers are held back for a socket that resumed past this channel's position; sent once the
     /// channel catches up. Sent earlier, their unread counts would not include entries that the socket has.
     pub ahead: Option<HashSet<UserId>>,
+    /// Number of the last change that the socket has, if the channel has not delivered it yet.
+    pub changes: Option<i64>,
 }
 
 impl Member {
@@ -41,6 +43,14 @@ impl Member {
         self.end_joining();
     }
 
+    /// Notes that the channel has delivered the change with this number.
+    pub fn changes_overtaken(&mut self, number: i64) {
+        if let Some(joining) = &mut self.joining {
+            joining.changes.take_if(|has| *has <= number);
+            self.end_joining();
+        }
+    }
+
     /// Sends the frames that arrived during the replay.
     pub fn release(&mut self) {
         let held = self.joining.as_mut().and_then(|joining| joining.held.take());
@@ -51,7 +61,9 @@ impl Member {
     }
 
     fn end_joining(&mut self) {
-        self.joining.take_if(|joining| joining.held.is_none() && joining.ahead.is_none());
+        self.joining.take_if(|joining| {
+            joining.held.is_none() && joining.ahead.is_none() && joining.changes.is_none()
+        });
     }
 
     /// Sends a frame in the socket's dialect.

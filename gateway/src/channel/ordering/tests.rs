@@ -6,11 +6,11 @@ use contract::UserId;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-fn user(id: i64) -> UserId {
+pub(super) fn user(id: i64) -> UserId {
     UserId::new(id).unwrap()
 }
 
-fn entry(seq: Seq) -> Entry {
+pub(super) fn entry(seq: Seq) -> Entry {
     Entry {
         at: Head { seq, id: seq * 10 },
         owner: user(1),
@@ -20,7 +20,7 @@ fn entry(seq: Seq) -> Entry {
     }
 }
 
-fn view() -> (View, Arc<Outbox>) {
+pub(super) fn view() -> (View, Arc<Outbox>) {
     let outbox = Arc::new(Outbox::new(100_000, 10_000_000));
     (View { user_id: user(2), outbox: outbox.clone(), envelope: None }, outbox)
 }
@@ -29,7 +29,7 @@ fn text(frame: &Frame) -> String {
     String::from_utf8(frame.payload().to_vec()).unwrap()
 }
 
-fn texts(outbox: &Outbox) -> Vec<String> {
+pub(super) fn texts(outbox: &Outbox) -> Vec<String> {
     outbox.take().iter().map(text).collect()
 }
 
@@ -87,8 +87,8 @@ proptest! {
                 Step::Joins(at) => {
                     let (view, outbox) = view();
                     sockets.push((at, outbox.clone()));
-                    if let Attached::Behind(id, until) = log.attach(view, Head { seq: at, id: at * 10 }, Vec::new(), false) {
-                        replays.push_back((id, outbox, at, until));
+                    if let Attached::Behind(id, until) = log.attach(view, Head { seq: at, id: at * 10 }.into(), Vec::new(), false) {
+                        replays.push_back((id, outbox, at, until.head.seq));
                     }
                 }
                 Step::Released => {
@@ -116,7 +116,7 @@ proptest! {
 fn a_gap_is_found_and_later_entries_wait() {
     let (view, outbox) = view();
     let mut log = Log::default();
-    log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
+    log.attach(view, Head { seq: 5, id: 50 }.into(), Vec::new(), false);
     log.entry(entry(7));
     assert_eq!((seqs(&outbox), log.gap()), (vec![], Gap::Entries(50)));
     log.entry(entry(6));
@@ -141,7 +141,7 @@ fn marker(seq: Seq) -> Marker {
 fn a_marker_is_delivered_once_and_after_its_entry() {
     let (view, outbox) = view();
     let mut log = Log::default();
-    log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
+    log.attach(view, Head { seq: 5, id: 50 }.into(), Vec::new(), false);
     log.note(Note::Marker(marker(6)));
     assert!(outbox.take().is_empty());
     log.entry(entry(6));
@@ -161,7 +161,7 @@ fn a_marker_is_delivered_once_and_after_its_entry() {
 fn of_two_waiting_markers_only_the_later_one_is_delivered() {
     let (view, outbox) = view();
     let mut log = Log::default();
-    log.attach(view, Head { seq: 5, id: 50 }, Vec::new(), false);
+    log.attach(view, Head { seq: 5, id: 50 }.into(), Vec::new(), false);
     log.note(Note::Marker(marker(7)));
     log.note(Note::Marker(marker(6)));
     log.entry(entry(6));
@@ -175,10 +175,13 @@ fn of_two_waiting_markers_only_the_later_one_is_delivered() {
 fn markers_wait_for_a_socket_ahead_of_its_channel_and_count_all_that_it_has_read() {
     let (first, _keep) = view();
     let mut log = Log::default();
-    log.attach(first, Head { seq: 5, id: 50 }, vec![marker(3)], false);
+    log.attach(first, Head { seq: 5, id: 50 }.into(), vec![marker(3)], false);
     // The second socket has read up to 8 from the service, while events after 5 have not arrived yet.
     let (second, outbox) = view();
-    assert!(matches!(log.attach(second, Head { seq: 8, id: 80 }, vec![marker(4)], true), Attached::Live(_)));
+    assert!(matches!(
+        log.attach(second, Head { seq: 8, id: 80 }.into(), vec![marker(4)], true),
+        Attached::Live(_)
+    ));
     log.entry(entry(6));
     log.note(Note::Marker(marker(5)));
     log.entry(entry(7));
@@ -213,7 +216,7 @@ fn a_read_in_an_inbox_is_delivered_once_and_counts_only_delivered_notifications(
     outbox.set_understands_extensions();
     let mut log = Log::default();
     log.inbox(&inbox_state(3, 1, 2));
-    log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
+    log.attach(first, Head { seq: 3, id: 30 }.into(), Vec::new(), false);
     log.inbox(&inbox_state(3, 1, 2));
     assert!(texts(&outbox).is_empty(), "the read happened before the socket joined");
     log.inbox(&inbox_state(3, 2, 1));
@@ -233,7 +236,7 @@ fn a_read_in_an_inbox_is_delivered_once_and_counts_only_delivered_notifications(
     late.set_understands_extensions();
     log.inbox(&inbox_state(5, 3, 2));
     let (Attached::Live(id) | Attached::Behind(id, _)) =
-        log.attach(second, Head { seq: 5, id: 50 }, Vec::new(), true);
+        log.attach(second, Head { seq: 5, id: 50 }.into(), Vec::new(), true);
     log.remind(id, &inbox_state(5, 3, 2));
     assert_eq!((texts(&late).len(), texts(&outbox).len()), (1, 0));
 }
@@ -245,7 +248,7 @@ fn a_changed_count_is_delivered_even_without_a_new_read() {
     let mut log = Log::default();
     let state = |unread| InboxState { reads: Some(4), ..inbox_state(3, 1, unread) };
     log.inbox(&state(2));
-    log.attach(first, Head { seq: 3, id: 30 }, Vec::new(), false);
+    log.attach(first, Head { seq: 3, id: 30 }.into(), Vec::new(), false);
     log.inbox(&state(2));
     assert!(texts(&outbox).is_empty());
     // For example because retention removed an unread notification.
@@ -305,7 +308,7 @@ proptest! {
         outbox.set_understands_extensions();
         let mut log = Log::default();
         log.inbox(&InboxState { reads: Some(0), last_read: None, ..inbox_state(0, 1, 0) });
-        log.attach(socket, Head::default(), Vec::new(), false);
+        log.attach(socket, Position::default(), Vec::new(), false);
         // Changes arrive in any order, and some reads are lost.
         let mut waiting = changes;
         let mut order = order.iter();
@@ -338,7 +341,7 @@ fn a_missed_marker_of_the_user_is_delivered_once() {
     let state =
         |moves, seq| InboxState { moves: Some(moves), last_moved: Some(marker(seq)), ..inbox_state(3, 1, 2) };
     log.inbox(&state(1, 10));
-    log.attach(socket, Head { seq: 3, id: 30 }, Vec::new(), false);
+    log.attach(socket, Head { seq: 3, id: 30 }.into(), Vec::new(), false);
     log.note(Note::OwnMarker(marker(11), 2));
     log.inbox(&state(2, 11));
     log.inbox(&state(1, 10));
@@ -355,7 +358,7 @@ fn a_read_that_overtakes_its_notifications_waits_for_them() {
     let (socket, outbox) = view();
     outbox.set_understands_extensions();
     let mut log = Log::default();
-    log.attach(socket, Head::default(), Vec::new(), false);
+    log.attach(socket, Position::default(), Vec::new(), false);
     log.note(Note::Inbox(inbox_read(2, 0), Some(ReadPlace { seq: 2, reads: 1 })));
     assert_eq!((texts(&outbox).len(), log.gap()), (0, Gap::Entries(0)));
     log.entry(entry(1));
@@ -373,8 +376,8 @@ fn only_the_reader_receives_the_unread_count_and_only_the_sender_the_client_id()
     let (other, theirs) = view();
     let other = View { user_id: user(3), ..other };
     let mut log = Log::default();
-    log.attach(own, Head::default(), Vec::new(), false);
-    log.attach(other, Head::default(), Vec::new(), false);
+    log.attach(own, Position::default(), Vec::new(), false);
+    log.attach(other, Position::default(), Vec::new(), false);
     log.entry(Entry { owner: user(2), private: Some(Frame::text("private")), ..entry(1) });
     log.entry(entry(2));
     log.note(Note::Marker(marker(2)));

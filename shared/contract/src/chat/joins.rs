@@ -54,4 +54,7 @@ pub struct Admitted {
     pub username: String,
     /// In a conversation of two: true if the user blocks the other participant.
     pub blocks: bool,
+    /// Number of changes in the conversation. Earlier releases omit it.
+    #[serde(default)]
+    pub changes: i64,
 }

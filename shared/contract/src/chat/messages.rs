@@ -112,6 +112,10 @@ impl Receipt {
             created_at,
             is_read,
             client_id,
+            change: None,
+            edited_at: None,
+            deleted_at: None,
+            deleted_by: None,
         }
     }
 }
@@ -175,6 +179,9 @@ pub struct MessagePage {
     pub head: Head,
     /// Marker of each participant who has read anything.
     pub markers: Vec<Marker>,
+    /// Number of changes in the conversation. Earlier releases omit it.
+    #[serde(default)]
+    pub changes: i64,
 }
 
 /// gateway → chat-service: requests the heads of conversations.
@@ -198,6 +205,9 @@ pub struct ConversationHead {
     pub seq: Seq,
     /// Sum of all markers' `seq`. It grows whenever a marker moves, so equal sums mean equal markers.
     pub read_sum: i64,
+    /// Number of changes. Earlier releases omit it.
+    #[serde(default)]
+    pub changes: Option<i64>,
 }
 
 /// gateway → chat-service: moves a marker to a message.

@@ -2,7 +2,7 @@
 
 use super::{Message, Participant};
 use crate::log::Range;
-use crate::streams::EVENTS_OUT_SUBJECTS;
+use crate::streams::REPORTED_SUBJECT;
 use crate::{Event, MessageId, Page, Request, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -78,7 +78,7 @@ pub struct Reported {
 }
 
 impl Event for Reported {
-    const PATTERN: &'static str = EVENTS_OUT_SUBJECTS;
+    const PATTERN: &'static str = REPORTED_SUBJECT;
 
     fn subject(&self) -> String {
         Self::PATTERN.to_owned()

@@ -1,0 +1,245 @@
+//! Changes of messages: by their senders, by backends, and reading them.
+
+use crate::{
+    error::{encoding_failed, invalid},
+    outbox::Outbox,
+    store::{self, Change, Changed, Kind, Members},
+};
+use contract::{
+    Code, ConversationId, MessageId, Page, Refusal, UserId,
+    chat::{
+        Action, ChangeMessage, ChangePage, DeletedBy, ListMessages, ListedMessage, Marker, Message,
+        PageChanges, RemoveMessage, UpdateMessage,
+    },
+    frames, limits,
+    log::Range,
+};
+use service::{
+    bus::truncate_page,
+    postgres::{Pool, refusal},
+};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Average time between two deletions of old former texts.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(600);
+/// Maximum number of former texts deleted in one transaction.
+const CLEAN_BATCH: i64 = 1_000;
+
+/// Times that an operator sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Seconds in which senders may edit a message.
+    pub edit_seconds: u32,
+    /// Seconds in which senders may delete a message.
+    pub delete_seconds: u32,
+    /// Days for which former texts are kept.
+    pub version_days: u32,
+}
+
+/// Makes and reads changes.
+pub struct Changes {
+    pool: Pool,
+    outbox: Outbox,
+    times: Times,
+}
+
+impl Changes {
+    pub const fn new(pool: Pool, outbox: Outbox, times: Times) -> Self {
+        Self { pool, outbox, times }
+    }
+
+    /// A sender changes an own message.
+    pub async fn by_sender(&self, request: ChangeMessage) -> Result<Message, Refusal> {
+        let ChangeMessage { conversation_id, message_id, user_id, action } = request;
+        let text = match action {
+            Action::Edit(text) => Some(frames::message_text(&text)?),
+            Action::Delete => None,
+        };
+        let (kind, seconds) = match &text {
+            Some(text) => (Kind::Edit(text), self.times.edit_seconds),
+            None => (Kind::Delete(DeletedBy::Sender, None), self.times.delete_seconds),
+        };
+        let user = Some((user_id, seconds));
+        let message = self.make(Change { conversation_id, message_id, user, kind, if_change: None }).await?;
+        Ok(for_viewer(message, Some(user_id)))
+    }
+
+    /// A backend replaces the text of a message.
+    pub async fn update(&self, request: UpdateMessage) -> Result<Message, Refusal> {
+        let UpdateMessage { conversation_id, message_id, message, if_change } = request;
+        let text = frames::message_text(&message)?;
+        let kind = Kind::Edit(&text);
+        let message = self.make(Change { conversation_id, message_id, user: None, kind, if_change }).await?;
+        Ok(for_viewer(message, None))
+    }
+
+    /// A backend deletes a message.
+    pub async fn remove(&self, request: RemoveMessage) -> Result<Message, Refusal> {
+        let RemoveMessage { conversation_id, message_id, reason } = request;
+        let reason = reason.trim();
+        if reason.is_empty() || reason.chars().count() > limits::REASON_CHARS || reason.contains('\0') {
+            let max = limits::REASON_CHARS;
+            return Err(invalid(format!("\"reason\" must have 1 to {max} characters, without NUL")));
+        }
+        let kind = Kind::Delete(DeletedBy::Moderation, Some(reason));
+        let change = Change { conversation_id, message_id, user: None, kind, if_change: None };
+        Ok(for_viewer(self.make(change).await?, None))
+    }
+
+    /// Makes a change, publishes it, and returns the message as it is then.
+    async fn make(&self, change: Change<'_>) -> Result<Message, Refusal> {
+        let changed = store::change_message(&self.pool, &change, self.times.version_days)
+            .await
+            .map_err(|error| refusal("change a message", &error))?;
+        let refused = |code, detail: &str| Err(Refusal::new(code, detail));
+        let (made, moved) = match changed {
+            Changed::Changed { number, outbox_id, moved } => (Some((number, outbox_id)), moved),
+            Changed::Unchanged => (None, Vec::new()),
+            Changed::Forbidden if change.user.is_some() => return Err(Refusal::forbidden()),
+            Changed::Forbidden | Changed::NotFound => {
+                return refused(Code::NotFound, "no such message in this conversation, or it is deleted");
+            }
+            Changed::NotOwn => return refused(Code::Forbidden, "only senders may change their messages"),
+            Changed::TooLate => return refused(Code::TooLate, "the message is too old for this change"),
+            Changed::Blocked => return refused(Code::Blocked, "this user doesn't accept your messages"),
+            Changed::Conflict => return refused(Code::Conflict, "the message has changed"),
+            Changed::TooMany => {
+                let detail = format!("a message can be changed {} times", limits::CHANGES_MAX);
+                return refused(Code::InvalidRequest, &detail);
+            }
+        };
+        let (message, members) = self.read(change.conversation_id, change.message_id).await?;
+        if let Some((number, outbox_id)) = made {
+            let kind = if message.deleted_at.is_some() { "delete" } else { "edit" };
+            metrics::counter!("chat_changes_total", "kind" => kind).increment(1);
+            let head = members.head().seq;
+            let markers = members.markers(change.conversation_id).into_iter();
+            let markers = markers
+                .filter(|marker| moved.contains(&marker.user_id))
+                .map(|marker| Marker { unread_count: Some((head - marker.seq).max(0)), ..marker });
+            self.outbox.publish_change(outbox_id, number, message.clone(), markers.collect()).await;
+        }
+        Ok(message)
+    }
+
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+    ) -> Result<(Message, Members), Refusal> {
+        let read = async {
+            let members = store::members(&self.pool, conversation, None).await?;
+            let mut found = store::messages(&self.pool, &[conversation.get()], &[message.get()]).await?;
+            sqlx::Result::Ok((found.pop(), members))
+        };
+        let (found, members) = read.await.map_err(|error| refusal("read a message", &error))?;
+        let mut message =
+            found.ok_or_else(|| Refusal::new(Code::NotFound, "no such message in this conversation"))?;
+        message.is_read = members.is_read(&message);
+        Ok((message, members))
+    }
+
+    /// One message, as a participant sees it.
+    pub async fn message(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+        viewer: UserId,
+    ) -> Result<Message, Refusal> {
+        let (message, members) = self.read(conversation, message).await?;
+        if !members.contains(viewer) {
+            return Err(Refusal::forbidden());
+        }
+        Ok(for_viewer(message, Some(viewer)))
+    }
+
+    /// Messages by their last change.
+    pub async fn page(&self, request: PageChanges) -> Result<ChangePage, Refusal> {
+        let PageChanges { conversation_id, user_id, after, limit } = request;
+        // Read before the items: they are at least as new.
+        let members = store::members(&self.pool, conversation_id, user_id)
+            .await
+            .map_err(|error| refusal("read a conversation's head", &error))?;
+        if user_id.is_some_and(|user| !members.contains(user)) {
+            return Err(Refusal::forbidden());
+        }
+        let limit = limit.clamp(1, limits::PAGE_MAX);
+        let mut items = store::changes(&self.pool, conversation_id, after, i64::from(limit) + 1)
+            .await
+            .map_err(|error| refusal("read changes", &error))?;
+        let mut more = items.len() > usize::from(limit);
+        items.truncate(limit.into());
+        for message in &mut items {
+            message.is_read = members.is_read(message);
+            if user_id.is_some_and(|user| user != message.sender_id) {
+                message.client_id = None;
+            }
+        }
+        more |= truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
+        Ok(ChangePage {
+            items,
+            more,
+            changes: members.changes(),
+            head: members.head(),
+            markers: members.markers(conversation_id),
+        })
+    }
+
+    /// Messages with their former texts, for moderators.
+    pub async fn list(&self, request: ListMessages) -> Result<Page<ListedMessage>, Refusal> {
+        let ListMessages { conversation_id, before, limit } = request;
+        let limit = limit.unwrap_or(limits::PAGE_DEFAULT).clamp(1, limits::PAGE_MAX);
+        let range = before.map_or(Range::Newest, |before| Range::Before(before.get()));
+        let read = async {
+            let members = store::members(&self.pool, conversation_id, None).await?;
+            let items = store::page(&self.pool, conversation_id, range, i64::from(limit) + 1).await?;
+            let changed: Vec<i64> = items
+                .iter()
+                .filter(|message| message.change.is_some())
+                .map(|message| message.message_id.get())
+                .collect();
+            let versions = store::versions(&self.pool, conversation_id, &changed).await?;
+            sqlx::Result::Ok((members, items, versions))
+        };
+        let (members, items, mut versions) = read.await.map_err(|error| refusal("list messages", &error))?;
+        let page = Page::of(items, usize::from(limit), |message| message.message_id.get());
+        let listed = |mut message: Message| {
+            message.is_read = members.is_read(&message);
+            message.client_id = None;
+            ListedMessage { versions: versions.remove(&message.message_id).unwrap_or_default(), message }
+        };
+        let mut page =
+            Page { items: page.items.into_iter().map(listed).collect::<Vec<_>>(), next: page.next };
+        if truncate_page(&mut page.items).map_err(|error| encoding_failed("measure a page", &error))? {
+            page.next = page.items.last().map(|last| last.message.message_id.get());
+        }
+        Ok(page)
+    }
+}
+
+/// The message as this user sees it; `None` is a backend.
+fn for_viewer(message: Message, viewer: Option<UserId>) -> Message {
+    let client_id = message.client_id.filter(|_| viewer == Some(message.sender_id));
+    Message { client_id, ..message }
+}
+
+/// Deletes former texts whose time has passed, until the token is cancelled.
+pub async fn clean(pool: Pool, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CLEAN_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
+            () = shutdown.cancelled() => return,
+        }
+        loop {
+            match store::delete_old_versions(&pool, CLEAN_BATCH).await {
+                Ok(deleted) if deleted == CLEAN_BATCH.unsigned_abs() => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(error = service::bus::chain(&error), "delete old former texts");
+                    break;
+                }
+            }
+        }
+    }
+}

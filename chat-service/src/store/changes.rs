@@ -1,0 +1,181 @@
+//! Changes of messages: edits, deletions, and reading them.
+
+use super::{id, message, timestamp};
+use contract::{
+    ConversationId, MessageId, UserId,
+    chat::{DeletedBy, Message, Version},
+    limits,
+};
+use service::postgres;
+use sqlx::{PgExecutor, Row, postgres::PgRow};
+use std::collections::HashMap;
+
+/// A change to make.
+pub struct Change<'a> {
+    pub conversation_id: ConversationId,
+    pub message_id: MessageId,
+    /// The sender who makes the change, with the number of seconds since the message in which that is possible. `None`
+    /// for a backend.
+    pub user: Option<(UserId, u32)>,
+    pub kind: Kind<'a>,
+    /// Number of the message's last change that a backend expects.
+    pub if_change: Option<i64>,
+}
+
+/// A kind of change.
+#[derive(Clone, Copy)]
+pub enum Kind<'a> {
+    /// Replaces the text.
+    Edit(&'a str),
+    /// Deletes the message, for a reason if a backend does.
+    Delete(DeletedBy, Option<&'a str>),
+}
+
+/// Outcome of [`change_message`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// The message is changed. Markers directly before it moved past it.
+    Changed {
+        /// Number of the change.
+        number: i64,
+        /// Id of the outbox row.
+        outbox_id: i64,
+        /// The users whose markers moved.
+        moved: Vec<UserId>,
+    },
+    /// There was nothing to do.
+    Unchanged,
+    /// The user isn't a participant, or the conversation doesn't exist.
+    Forbidden,
+    /// Another user sent the message.
+    NotOwn,
+    /// The conversation has no such message, or it is deleted.
+    NotFound,
+    /// The time in which the user may do this has passed.
+    TooLate,
+    /// In a conversation of two, the other participant blocks the sender.
+    Blocked,
+    /// The message's last change has another number.
+    Conflict,
+    /// The message was changed too often.
+    TooMany,
+}
+
+/// Changes a message, and keeps its former text for so many days. Repeating it is harmless.
+pub async fn change_message(
+    db: impl PgExecutor<'_>,
+    change: &Change<'_>,
+    version_days: u32,
+) -> sqlx::Result<Changed> {
+    let (content, deleted_by, reason) = match change.kind {
+        Kind::Edit(text) => (Some(text), None, None),
+        Kind::Delete(by, reason) => (None, Some(deleter_to_text(by)), reason),
+    };
+    let row = postgres::query("select * from change_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+        .bind(change.conversation_id.get())
+        .bind(change.message_id.get())
+        .bind(change.user.map(|(user, _)| user.get()))
+        .bind(content)
+        .bind(deleted_by)
+        .bind(reason)
+        .bind(change.if_change)
+        .bind(change.user.map(|(_, seconds)| i64::from(seconds)))
+        .bind(limits::CHANGES_MAX)
+        .bind(i32::try_from(version_days).unwrap_or(i32::MAX))
+        .fetch_one(db)
+        .await?;
+    let moved: Option<Vec<i64>> = row.try_get("moved")?;
+    Ok(match row.try_get("outcome")? {
+        "changed" => Changed::Changed {
+            number: row.try_get("number")?,
+            outbox_id: row.try_get("outbox_id")?,
+            moved: moved.unwrap_or_default().into_iter().map(id).collect::<sqlx::Result<_>>()?,
+        },
+        "unchanged" => Changed::Unchanged,
+        "forbidden" => Changed::Forbidden,
+        "not_own" => Changed::NotOwn,
+        "not_found" => Changed::NotFound,
+        "too_late" => Changed::TooLate,
+        "blocked" => Changed::Blocked,
+        "conflict" => Changed::Conflict,
+        "too_many" => Changed::TooMany,
+        other => return Err(sqlx::Error::Protocol(format!("the outcome {other:?}"))),
+    })
+}
+
+/// Messages of a conversation by their last change. The caller sets `is_read` with
+/// [`Members::is_read`](super::Members::is_read).
+pub async fn changes(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    after: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<Message>> {
+    let rows = postgres::query(
+        "select * from messages where conversation_id = $1 and change > $2 and change > 0 order by change limit $3",
+    )
+    .bind(conversation.get())
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(message).collect()
+}
+
+/// Former texts of messages of a conversation, oldest first.
+pub async fn versions(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    messages: &[i64],
+) -> sqlx::Result<HashMap<MessageId, Vec<Version>>> {
+    let rows = postgres::query(
+        "select * from versions where conversation_id = $1 and message_id = any ($2) order by message_id, change",
+    )
+    .bind(conversation.get())
+    .bind(messages)
+    .fetch_all(db)
+    .await?;
+    let mut versions: HashMap<MessageId, Vec<Version>> = HashMap::new();
+    for row in &rows {
+        versions.entry(id(row.try_get("message_id")?)?).or_default().push(Version {
+            change: row.try_get("change")?,
+            content: row.try_get("content")?,
+            reason: row.try_get("reason")?,
+            until: timestamp(row, "until")?,
+        });
+    }
+    Ok(versions)
+}
+
+/// Deletes up to `limit` former texts whose time has passed. Returns their number.
+pub async fn delete_old_versions(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<u64> {
+    let deleted = postgres::query(
+        "delete from versions where ctid = any (array(
+             select ctid from versions where until < clock_timestamp() order by until limit $1
+         ))",
+    )
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// Parses the column `deleted_by`.
+pub fn deleter(row: &PgRow) -> sqlx::Result<Option<DeletedBy>> {
+    let text: Option<&str> = row.try_get("deleted_by")?;
+    let deleter = |text| {
+        [DeletedBy::Sender, DeletedBy::Moderation, DeletedBy::Erasure]
+            .into_iter()
+            .find(|deleter| deleter_to_text(*deleter) == text)
+            .ok_or_else(|| sqlx::Error::Protocol(format!("the deleter {text:?}")))
+    };
+    text.map(deleter).transpose()
+}
+
+const fn deleter_to_text(deleter: DeletedBy) -> &'static str {
+    match deleter {
+        DeletedBy::Sender => "sender",
+        DeletedBy::Moderation => "moderation",
+        DeletedBy::Erasure => "erasure",
+    }
+}
