@@ -11,11 +11,8 @@ var TIMING = {
   idle: 2e4,
   answer: 1e4,
   probe: 6e3,
-  settle: 1e3,
   typing: 2e3,
   http: 1e4,
-  poll: 5e3,
-  blocked: 6e5,
   linger: 5e3,
   frame: 16
 };
@@ -27,8 +24,8 @@ var refused = (error) => ({ ok: false, error });
 var DONE = { ok: true, data: null };
 var NO_ANSWER = failure("network", "no answer");
 var NO_TOKEN = failure("unauthorized", "no token");
-var CLOSED = failure("closed", "closed by this client");
-var USER_CHANGED = failure("user_changed", "the token is of another user");
+var CLOSED = failure("closed", "closed");
+var USER_CHANGED = failure("user_changed", "another user");
 var TEMPORARY = /* @__PURE__ */ new Set(["network", "unavailable", "rate_limited", "internal", "token_failed"]);
 function failureOf({ code, detail, retry_after_ms }) {
   return { code, detail, ...retry_after_ms && { retry_after_ms } };
@@ -39,7 +36,7 @@ var isId = (value) => Number.isSafeInteger(value) && value > 0;
 function idOf(value) {
   const id = /^\d+$/.test(value) ? Number(value) : value;
   if (isId(id)) return id;
-  throw new RangeError(`${value} is not an id: a whole number up to 2^53 - 1`);
+  throw new RangeError(`${value} is not an id up to 2^53`);
 }
 function randomId() {
   const random = () => Math.random().toString(36).slice(2);
@@ -50,9 +47,12 @@ function randomId() {
 var monotonic = () => performance.now();
 async function within(ms, request) {
   const abort = new AbortController();
-  const timer = setTimeout(() => abort.abort(), ms);
+  let timer;
   const late = new Promise((_, reject) => {
-    abort.signal.onabort = () => reject(new Error("no answer"));
+    timer = setTimeout(() => {
+      reject(new Error("no answer"));
+      abort.abort();
+    }, ms);
   });
   return Promise.race([request(abort.signal), late]).finally(() => clearTimeout(timer));
 }
@@ -66,7 +66,7 @@ function claimsOf(token) {
 async function tokenIn(answer) {
   if (typeof answer !== "object" || !answer) return answer || null;
   if ([401, 403].includes(answer.status)) return null;
-  if (!answer.ok) throw new Error(`the token request: HTTP ${answer.status}`);
+  if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   const text = (await answer.text()).trim();
   const body = /^[{"]/.test(text) ? JSON.parse(text) : text;
   const token = body.token ?? body.access ?? body;
@@ -140,7 +140,7 @@ var Tokens = class {
    * @throws {Failure} `user_changed`, or `refused` if JavaScript would round the id
    */
   mt({ user_id: userId, server_time: serverTime, expires_at: expiresAt }) {
-    if (!isId(userId)) throw failure("refused", "the user id is above 2^53 - 1");
+    if (!isId(userId)) throw failure("refused", "not an id up to 2^53");
     const time = Date.parse(serverTime);
     this.#offset = time - monotonic();
     this.#lives(Date.parse(expiresAt) - time);
@@ -311,7 +311,8 @@ var Log = class {
   /** The last item of the last page, as it was in that page. */
   #end = null;
   #keep = KEEP;
-  #older = null;
+  /** The request for a page, if one is on its way. */
+  Mt = null;
   constructor(options) {
     this.s = options;
   }
@@ -358,7 +359,7 @@ var Log = class {
   /** Loads the next page. Calls at the same time load it once. */
   loadOlder(limit = 50) {
     if (this.loaded && !this.hasOlder) return Promise.resolve(DONE);
-    return this.#older ??= this.A(limit).finally(() => this.#older = null);
+    return this.Mt ??= this.A(limit).finally(() => this.Mt = null);
   }
   async A(limit) {
     const [before, epoch] = [this.v, this.c];
@@ -442,6 +443,8 @@ var Conversation = class extends Feed {
   #typing;
   /** @internal */
   i;
+  /** The number of the last change: that of the first page, and then of the frames. @internal */
+  Et;
   #outbox;
   /** How far each user has read, by `seq`. */
   #markers = /* @__PURE__ */ new Map();
@@ -509,6 +512,25 @@ var Conversation = class extends Feed {
   /** Removes a message that failed. */
   discard(key) {
     this.#outbox.discard(key);
+  }
+  /**
+   * Replaces the text of one of the user's messages. It is shown at once; without a connection, it is sent once there is
+   * one. If it fails, for example with `too_late`, the message is shown as before.
+   */
+  edit(key, text) {
+    return this.#change(key, { content: text.trim(), edited: true });
+  }
+  /** Deletes one of the user's messages, like `edit`: it keeps its place, without its text. A failed one is discarded. */
+  delete(key) {
+    return this.#change(key, { content: "", deleted: true });
+  }
+  async #change(key, patch) {
+    const known = this.i.items.find((message) => message.key === key);
+    if (known?.mine && !known.deleted) this.i.put([{ ...known, ...patch }]);
+    const edits = await this.t.S(() => import("./edits.js"));
+    if (edits.ok) return edits.data.carry(this, key, known, patch);
+    if (known) this.i.put([known]);
+    return edits;
   }
   /** The user has read all messages, or those up to `messageId`. */
   read(messageId = this.#last.id) {
@@ -587,11 +609,19 @@ var Conversation = class extends Feed {
   }
   /** @internal */
   async gt(before, limit) {
-    const page = await this.t.kt(`${this.#path}/messages`, before, limit);
+    const page = await this.t.kt(
+      `${this.#path}/messages`,
+      before,
+      limit
+    );
     if (!page.ok) return page;
-    const { items, next } = page.data;
-    for (const { sender_id: sender, seq } of items) this.#mark(sender, seq);
-    return { ok: true, data: { items: items.map((wire) => this.#storedOf(wire)), next } };
+    const { items, next, changes } = page.data;
+    if (!this.i.loaded) this.Et = changes;
+    const stored = items.map((wire) => {
+      this.#mark(wire.sender_id, wire.seq);
+      return this.#storedOf(wire);
+    });
+    return { ok: true, data: { items: stored, next } };
   }
   /** @internal */
   C(frame) {
@@ -599,17 +629,17 @@ var Conversation = class extends Feed {
     else if (frame.type === "read") {
       this.#mark(frame.user_id, frame.seq);
       this.L();
+    } else if (frame.type === "changed") {
+      const { change, message } = frame;
+      this.Et = change;
+      if (this.i.Mt || this.i.find(message.seq)) this.i.put([this.#storedOf(message)]);
     }
     this.p();
   }
   #onMessage(wire) {
-    const { e: connection } = this.t;
     const { seq, message_id: id, sender_id: sender } = wire;
     if (seq <= this.#last.seq) return this.#onRepeat(wire);
-    if (seq > this.#last.seq + 1 && this.#last.seq > 0) {
-      connection.b(this);
-      return connection.D(this);
-    }
+    if (seq > this.#last.seq + 1 && this.#last.seq > 0) return this.k();
     const message = this.#storedOf(wire);
     this.#last = { seq, id };
     this.#mark(sender, seq);
@@ -617,7 +647,7 @@ var Conversation = class extends Feed {
     this.L();
     if (message.mine) return this.#outbox.u(message);
     this.#typing.nt(sender);
-    this.ft(message, () => this.f("message", message));
+    if (!message.deleted) this.ft(message, () => this.f("message", message));
   }
   /** A message with a known number: a repeated send, or the database was restored to an earlier time. */
   #onRepeat(wire) {
@@ -626,20 +656,20 @@ var Conversation = class extends Feed {
     if (known ? known.message_id !== wire.message_id || known.created_at !== wire.created_at : !own) this.k();
     else if (own) this.#outbox.u(known ?? this.#storedOf(wire));
   }
+  /** The message as it is now: that of the server, unless a later change of it is known. */
   #storedOf(wire) {
-    const { message_id, seq, sender_id, sender_username, content, created_at, client_id, is_read: isRead } = wire;
-    const mine = sender_id === this.t.userId;
+    const { type: _, is_read: isRead, client_id, ...message } = wire;
+    const mine = message.sender_id === this.t.userId;
+    const known = this.i.find(message.seq);
     return {
-      key: mine && client_id || `message-${message_id}`,
-      message_id,
-      seq,
-      sender_id,
-      sender_username,
-      content,
-      created_at,
+      key: mine && client_id || `message-${message.message_id}`,
+      ...message,
       ...mine && client_id && { client_id },
       mine,
-      state: !mine ? "received" : isRead || seq <= this.#readByAll ? "read" : "sent"
+      edited: !!message.edited_at,
+      deleted: !!message.deleted_at,
+      ...(known?.change ?? 0) > (message.change ?? 0) && known,
+      state: !mine ? "received" : isRead || message.seq <= this.#readByAll ? "read" : "sent"
     };
   }
   #markerOf(user) {
@@ -680,10 +710,8 @@ var Conversation = class extends Feed {
     const upTo = read.id;
     const answer = await this.t.e.R(this.n, { type: "read", message_id: upTo });
     read.sending = false;
-    if (answer.ok) read.reported = upTo;
-    else if (answer.error.code === "network")
-      return;
-    else if (!await this.t.$(answer.error, 1)) read.reported = upTo;
+    if (!answer.ok && answer.error.code === "network") return;
+    if (answer.ok || !await this.t.$(answer.error, 1)) read.reported = upTo;
     this.#sendRead();
   }
   /** @internal */
@@ -727,7 +755,7 @@ var Conversations = class extends Observable {
   }
   /** Reads everything that is shown again. */
   async reload() {
-    const lists = await this.t.st(() => this.t.z());
+    const lists = await this.t.z();
     if (!lists.ok) return lists;
     this.#list ??= new lists.data.ConversationList(this.t, this);
     return this.#list.reloadAll();
@@ -897,12 +925,8 @@ var Connection = class {
     if (socket.lt) this.ht = null;
     if (this.#quickRefusals < QUICK_REFUSALS) return;
     this.#quickRefusals = -7;
-    const core = this.#core;
-    core.E.xt().then(() => import("./poll.js")).then(
-      ({ diagnose }) => diagnose(core),
-      () => {
-      }
-    );
+    import("./poll.js").then(({ diagnose }) => diagnose(this.#core)).catch(() => {
+    });
   }
   #retry(wait, error) {
     const { s: options, d: client } = this.#core;
@@ -1010,7 +1034,7 @@ var Connection = class {
   }
   #subscribe(channel, attempt = 0) {
     const socket = this.#socket;
-    const ref = this.#put({ op: "subscribe", channel: channel.n, after: channel.ot?.() });
+    const ref = this.#put({ op: "subscribe", channel: channel.n, after: channel.ot?.(), changes: channel.Et });
     channel.G = ref;
     this.#requests.set(ref, (answer) => {
       if (answer.op === "ok") {
@@ -1046,7 +1070,7 @@ var Connection = class {
   It() {
     if (this.state === "closed") return;
     this.#drop();
-    this.#become("offline", failure("network", "the page is hidden"));
+    this.#become("offline", failure("network", "hidden"));
   }
   /** Ends for good. */
   close(error) {
@@ -1074,10 +1098,10 @@ var Http = class {
   async send(method, path, token, body) {
     try {
       return await within(this.#core.timing.http, async (signal) => {
-        const answer = await this.#fetch(path, {
+        const answer = await this.jt(path, {
           method,
           headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
-          body: body ? JSON.stringify(body) : null,
+          body: JSON.stringify(body),
           signal
         });
         const data = JSON.parse(await answer.text() || "null");
@@ -1087,11 +1111,7 @@ var Http = class {
       return refused(NO_ANSWER);
     }
   }
-  /** Resolves if the server is up, though it may refuse pages of this origin: an opaque answer still shows it. */
-  xt() {
-    return this.#fetch("/healthz", { mode: "no-cors", cache: "no-store" });
-  }
-  #fetch(path, init) {
+  jt(path, init) {
     const { fetch = globalThis.fetch } = this.#core.s;
     return fetch(this.#core.H + path, init);
   }
@@ -1127,16 +1147,13 @@ var Outbox = class {
   send(text) {
     const content = text.trim();
     let error;
-    if (!content) error = failure("invalid_message", "the message is empty");
+    if (!content) error = failure("invalid_message", "empty");
     else if ([...content].length > CHARS) error = failure("message_too_long", `at most ${CHARS} characters`);
     else if (this.#drafts.filter(waits).length >= QUEUE) error = failure("queue_full", `${QUEUE} messages wait`);
-    return this.#add({ client_id: randomId(), content, created_at: (/* @__PURE__ */ new Date()).toISOString() }, error, !error);
+    return this.rt({ client_id: randomId(), content, created_at: (/* @__PURE__ */ new Date()).toISOString() }, error, !error);
   }
-  /** Takes over a message of a tab that is gone. */
-  Ot(draft) {
-    if (!this.x(draft.client_id)) this.#add(draft, draft.error, true);
-  }
-  #add({ client_id, content, created_at }, error, save) {
+  /** Takes over a message: with `save`, one that is to be kept. With `error`, it has failed. */
+  rt({ client_id, content, created_at }, error, save) {
     return new Promise((settle) => {
       const shown = {
         key: client_id,
@@ -1148,6 +1165,8 @@ var Outbox = class {
         created_at,
         client_id,
         mine: true,
+        edited: false,
+        deleted: false,
         state: "sending"
       };
       const draft = { o: shown, M: 0, B: false, Y: void 0, u: settle };
@@ -1303,12 +1322,18 @@ var Core = class {
   kt(path, before, limit) {
     return this.get(`${path}?limit=${limit}${before === null ? "" : `&before=${before}`}`);
   }
+  /** A module that is loaded when it is needed. */
+  S(load) {
+    return this.st(
+      () => load().then(
+        (data) => ({ ok: true, data }),
+        () => refused(NO_ANSWER)
+      )
+    );
+  }
   /** The module of the lists. */
   z() {
-    return import("./lists.js").then(
-      (data) => ({ ok: true, data }),
-      () => refused(NO_ANSWER)
-    );
+    return this.S(() => import("./lists.js"));
   }
   /** Repeats a call while that may help and it is wanted. */
   async st(call, wanted = () => true) {
@@ -1418,7 +1443,7 @@ var Realtime = class extends Emitter {
   /** @internal */
   constructor(options) {
     super();
-    if (!(options.WebSocket ?? globalThis.WebSocket)) throw new TypeError("no WebSocket: pass one as an option");
+    if (!(options.WebSocket ?? globalThis.WebSocket)) throw new TypeError("no option WebSocket");
     const core = this.#core = new Core(this, options);
     if (options.persist) core.V = import("./persist.js").then(({ keep }) => keep(core, this.#life.signal));
     this.#watchPage();

@@ -8,7 +8,7 @@ var isId = (value) => Number.isSafeInteger(value) && value > 0;
 function idOf(value) {
   const id = /^\d+$/.test(value) ? Number(value) : value;
   if (isId(id)) return id;
-  throw new RangeError(`${value} is not an id: a whole number up to 2^53 - 1`);
+  throw new RangeError(`${value} is not an id up to 2^53`);
 }
 
 // src/react.ts
@@ -87,7 +87,7 @@ function useConversation(id) {
     open: (client) => client.conversation(key),
     close: (chat) => chat.close()
   };
-  return usePart(access, empty, ["send", "retry", "discard", "read", "type", "loadOlder"], key);
+  return usePart(access, empty, ["send", "retry", "discard", "edit", "delete", "read", "type", "loadOlder"], key);
 }
 var LIST = { items: [], loaded: false, error: null, hasOlder: false };
 function useConversations() {

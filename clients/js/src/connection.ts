@@ -10,6 +10,8 @@ export interface Channel {
   readonly _name: string;
   /** The id after which to resume; without it, the subscription starts with new entries. */
   _after?(): number;
+  /** The number of the last change that is known here, after which to resume. */
+  _changes?: number | undefined;
   _onEvent(data: any): void;
   _onJoined?(): void;
   /** The subscription is interrupted. */
@@ -197,15 +199,8 @@ export class Connection {
     if (socket._polls) this._Poll = null;
     if (this.#quickRefusals < QUICK_REFUSALS) return;
     this.#quickRefusals = -7; // Not at each attempt.
-    const core = this.#core;
-    // If the module can't be loaded, the client goes on trying WebSockets.
-    core._http
-      ._reaches()
-      .then(() => import('./poll.js'))
-      .then(
-        ({ diagnose }) => diagnose(core),
-        () => {},
-      );
+    // If the module can't be loaded, or the server is down, the client goes on trying WebSockets.
+    import('./poll.js').then(({ diagnose }) => diagnose(this.#core)).catch(() => {});
   }
 
   #retry(wait: number, error: Failure) {
@@ -330,7 +325,7 @@ export class Connection {
 
   #subscribe(channel: Channel, attempt = 0) {
     const socket = this.#socket;
-    const ref = this.#put({ op: 'subscribe', channel: channel._name, after: channel._after?.() });
+    const ref = this.#put({ op: 'subscribe', channel: channel._name, after: channel._after?.(), changes: channel._changes });
     channel._ref = ref;
     // More answers may follow the first one: a subscription in force can fail while its replay is sent.
     this.#requests.set(ref, (answer) => {
@@ -370,7 +365,7 @@ export class Connection {
   _pause() {
     if (this.state === 'closed') return;
     this.#drop();
-    this.#become('offline', failure('network', 'the page is hidden'));
+    this.#become('offline', failure('network', 'hidden'));
   }
 
   /** Ends for good. */

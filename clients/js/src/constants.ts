@@ -1,8 +1,8 @@
-/** Default times and bounds, and failures that several modules report. */
+/** Default times and bounds, and failures that several modules report. Modules that are loaded later have times of their own. */
 
-import type { Failure, Result, Timing } from './types.js';
+import type { Failure, Result } from './types.js';
 
-export const TIMING: Timing = {
+export const TIMING = {
   backoff: 500,
   backoffMax: 30_000,
   stable: 10_000,
@@ -12,11 +12,8 @@ export const TIMING: Timing = {
   idle: 20_000,
   answer: 10_000,
   probe: 6_000,
-  settle: 1_000,
   typing: 2_000,
   http: 10_000,
-  poll: 5_000,
-  blocked: 600_000,
   linger: 5_000,
   frame: 16,
 };
@@ -34,8 +31,8 @@ export const refused = (error: Failure): Result<never> => ({ ok: false, error })
 export const DONE: Result<null> = { ok: true, data: null };
 export const NO_ANSWER = failure('network', 'no answer');
 export const NO_TOKEN = failure('unauthorized', 'no token');
-export const CLOSED = failure('closed', 'closed by this client');
-export const USER_CHANGED = failure('user_changed', 'the token is of another user');
+export const CLOSED = failure('closed', 'closed');
+export const USER_CHANGED = failure('user_changed', 'another user');
 
 /** Codes of errors that a retry may fix. */
 export const TEMPORARY = new Set(['network', 'unavailable', 'rate_limited', 'internal', 'token_failed']);

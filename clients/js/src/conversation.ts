@@ -2,6 +2,7 @@
 
 import { CLOSED, DONE } from './constants.js';
 import type { Core } from './core.js';
+import type { Patch } from './edits.js';
 import { Feed } from './feed.js';
 import type { Outbox } from './outbox.js';
 import { Log, type Page } from './pager.js';
@@ -54,6 +55,8 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
   readonly #typing: Typing;
   /** @internal */
   readonly _log: Log<StoredMessage>;
+  /** The number of the last change: that of the first page, and then of the frames. @internal */
+  _changes: number | undefined;
   readonly #outbox: Outbox;
   /** How far each user has read, by `seq`. */
   readonly #markers = new Map<number, number>();
@@ -131,6 +134,28 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
   /** Removes a message that failed. */
   discard(key: string) {
     this.#outbox.discard(key);
+  }
+
+  /**
+   * Replaces the text of one of the user's messages. It is shown at once; without a connection, it is sent once there is
+   * one. If it fails, for example with `too_late`, the message is shown as before.
+   */
+  edit(key: string, text: string): Promise<Result<null>> {
+    return this.#change(key, { content: text.trim(), edited: true });
+  }
+
+  /** Deletes one of the user's messages, like `edit`: it keeps its place, without its text. A failed one is discarded. */
+  delete(key: string): Promise<Result<null>> {
+    return this.#change(key, { content: '', deleted: true });
+  }
+
+  async #change(key: string, patch: Patch): Promise<Result<null>> {
+    const known = this._log.items.find((message) => message.key === key);
+    if (known?.mine && !known.deleted) this._log.put([{ ...known, ...patch }]);
+    const edits = await this._core._load(() => import('./edits.js'));
+    if (edits.ok) return edits.data.carry(this, key, known, patch);
+    if (known) this._log.put([known]);
+    return edits;
   }
 
   /** The user has read all messages, or those up to `messageId`. */
@@ -220,12 +245,19 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   /** @internal */
   async _loadPage(before: number | null, limit: number): Promise<Result<Page<StoredMessage>>> {
-    const page: Result<Page<WireMessage>> = await this._core._page(`${this.#path}/messages`, before, limit);
+    const page: Result<Page<WireMessage> & { changes?: number }> = await this._core._page(
+      `${this.#path}/messages`,
+      before,
+      limit,
+    );
     if (!page.ok) return page;
-    const { items, next } = page.data;
-    // Sending moves the sender's marker, and no frame says so.
-    for (const { sender_id: sender, seq } of items) this.#mark(sender, seq);
-    return { ok: true, data: { items: items.map((wire) => this.#storedOf(wire)), next } };
+    const { items, next, changes } = page.data;
+    if (!this._log.loaded) this._changes = changes;
+    const stored = items.map((wire) => {
+      this.#mark(wire.sender_id, wire.seq); // Sending moves the sender's marker, and no frame says so.
+      return this.#storedOf(wire);
+    });
+    return { ok: true, data: { items: stored, next } };
   }
 
   /** @internal */
@@ -234,19 +266,20 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     else if (frame.type === 'read') {
       this.#mark(frame.user_id, frame.seq);
       this._showRead();
+    } else if (frame.type === 'changed') {
+      const { change, message } = frame;
+      this._changes = change;
+      // One that is not here comes with its page, which may be on its way from before the change.
+      if (this._log._older || this._log.find(message.seq)) this._log.put([this.#storedOf(message)]);
     }
     this._changed();
   }
 
   #onMessage(wire: WireMessage) {
-    const { _connection: connection } = this._core;
     const { seq, message_id: id, sender_id: sender } = wire;
     if (seq <= this.#last.seq) return this.#onRepeat(wire);
-    if (seq > this.#last.seq + 1 && this.#last.seq > 0) {
-      // The server leaves no gap. If it did, a new subscription would close it.
-      connection._leave(this);
-      return connection._join(this);
-    }
+    // The server leaves no gap, but messages may have become too old to be kept while the client was away.
+    if (seq > this.#last.seq + 1 && this.#last.seq > 0) return this._restart();
     const message = this.#storedOf(wire);
     this.#last = { seq, id };
     this.#mark(sender, seq);
@@ -254,7 +287,7 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     this._showRead();
     if (message.mine) return this.#outbox._settle(message);
     this.#typing._stopped(sender);
-    this._arrived(message, () => this._emit('message', message));
+    if (!message.deleted) this._arrived(message, () => this._emit('message', message));
   }
 
   /** A message with a known number: a repeated send, or the database was restored to an earlier time. */
@@ -265,20 +298,20 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     else if (own) this.#outbox._settle(known ?? this.#storedOf(wire));
   }
 
-  #storedOf(wire: WireMessage): StoredMessage {
-    const { message_id, seq, sender_id, sender_username, content, created_at, client_id, is_read: isRead } = wire;
-    const mine = sender_id === this._core.userId;
+  /** The message as it is now: that of the server, unless a later change of it is known. */
+  #storedOf(wire: WireMessage & { type?: string }): StoredMessage {
+    const { type: _, is_read: isRead, client_id, ...message } = wire;
+    const mine = message.sender_id === this._core.userId;
+    const known = this._log.find(message.seq);
     return {
-      key: (mine && client_id) || `message-${message_id}`,
-      message_id,
-      seq,
-      sender_id,
-      sender_username,
-      content,
-      created_at,
+      key: (mine && client_id) || `message-${message.message_id}`,
+      ...message,
       ...(mine && client_id && { client_id }),
       mine,
-      state: !mine ? 'received' : isRead || seq <= this.#readByAll ? 'read' : 'sent',
+      edited: !!message.edited_at,
+      deleted: !!message.deleted_at,
+      ...((known?.change ?? 0) > (message.change ?? 0) && known),
+      state: !mine ? 'received' : isRead || message.seq <= this.#readByAll ? 'read' : 'sent',
     };
   }
 
@@ -326,10 +359,8 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
     const upTo = read.id;
     const answer = await this._core._connection._publish(this._name, { type: 'read', message_id: upTo });
     read.sending = false;
-    if (answer.ok) read.reported = upTo;
-    else if (answer.error.code === 'network')
-      return; // Sent again after the next subscription.
-    else if (!(await this._core._again(answer.error, 1))) read.reported = upTo;
+    if (!answer.ok && answer.error.code === 'network') return; // Sent again after the next subscription.
+    if (answer.ok || !(await this._core._again(answer.error, 1))) read.reported = upTo;
     this.#sendRead();
   }
 

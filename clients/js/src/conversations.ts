@@ -53,7 +53,7 @@ export class Conversations extends Observable<{ change: void }, ConversationsSna
 
   /** Reads everything that is shown again. */
   async reload(): Promise<Result<null>> {
-    const lists = await this._core._repeat(() => this._core._lists());
+    const lists = await this._core._lists();
     if (!lists.ok) return lists;
     this.#list ??= new lists.data.ConversationList(this._core, this);
     return this.#list.reloadAll();

@@ -20,7 +20,7 @@ function baseOf(url: string): string {
 export class Core {
   readonly _client: Realtime;
   readonly _options: Options;
-  readonly timing: Timing;
+  readonly timing: typeof TIMING & Partial<Timing>;
   /** The gateway's address. Identifies the server in the storage. */
   readonly _base: string;
   readonly _tokens: Tokens;
@@ -64,12 +64,19 @@ export class Core {
     return this.get(`${path}?limit=${limit}${before === null ? '' : `&before=${before}`}`);
   }
 
-  /** The module of the lists. */
-  _lists(): Promise<Result<typeof import('./lists.js')>> {
-    return import('./lists.js').then(
-      (data) => ({ ok: true as const, data }),
-      () => refused(NO_ANSWER),
+  /** A module that is loaded when it is needed. */
+  _load<Module>(load: () => Promise<Module>): Promise<Result<Module>> {
+    return this._repeat<Module>(() =>
+      load().then(
+        (data) => ({ ok: true, data }),
+        () => refused(NO_ANSWER),
+      ),
     );
+  }
+
+  /** The module of the lists. */
+  _lists() {
+    return this._load(() => import('./lists.js'));
   }
 
   /** Repeats a call while that may help and it is wanted. */

@@ -25,10 +25,10 @@ export class Http {
   async send(method: string, path: string, token: string, body?: object): Promise<Result<any>> {
     try {
       return await within(this.#core.timing.http, async (signal) => {
-        const answer = await this.#fetch(path, {
+        const answer = await this._fetch(path, {
           method,
           headers: { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' },
-          body: body ? JSON.stringify(body) : null,
+          body: JSON.stringify(body),
           signal,
         });
         const data = JSON.parse((await answer.text()) || 'null');
@@ -39,12 +39,7 @@ export class Http {
     }
   }
 
-  /** Resolves if the server is up, though it may refuse pages of this origin: an opaque answer still shows it. */
-  _reaches(): Promise<unknown> {
-    return this.#fetch('/healthz', { mode: 'no-cors', cache: 'no-store' });
-  }
-
-  #fetch(path: string, init: RequestInit): Promise<Response> {
+  _fetch(path: string, init: RequestInit): Promise<Response> {
     const { fetch = globalThis.fetch } = this.#core._options;
     return fetch(this.#core._base + path, init);
   }

@@ -11,7 +11,7 @@ export const isId = (value: unknown): value is number => Number.isSafeInteger(va
 export function idOf(value: number | string): number {
   const id = /^\d+$/.test(value as string) ? Number(value) : value;
   if (isId(id)) return id;
-  throw new RangeError(`${value} is not an id: a whole number up to 2^53 - 1`);
+  throw new RangeError(`${value} is not an id up to 2^53`);
 }
 
 /** An id that no other client has. Only secure pages have `randomUUID`, and React Native has no `crypto`. */

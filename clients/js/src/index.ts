@@ -24,7 +24,7 @@ export class Realtime extends Emitter<{ state: State; error: Failure }> {
   /** @internal */
   constructor(options: Options) {
     super();
-    if (!(options.WebSocket ?? globalThis.WebSocket)) throw new TypeError('no WebSocket: pass one as an option');
+    if (!(options.WebSocket ?? globalThis.WebSocket)) throw new TypeError('no option WebSocket');
     const core = (this.#core = new Core(this, options));
     if (options.persist) core._kept = import('./persist.js').then(({ keep }) => keep(core, this.#life.signal));
     this.#watchPage();

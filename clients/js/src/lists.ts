@@ -11,6 +11,8 @@ import type { Notifications } from './notifications.js';
 import { Pager } from './pager.js';
 import type { ConversationInfo, Notification, Result, WireMessage } from './types.js';
 
+/** `timing.settle`, if the page does not set it. */
+const SETTLE = 1_000;
 /** How often a page is read again because something arrived meanwhile. */
 const REPEATS = 3;
 
@@ -82,7 +84,8 @@ export class InboxLog {
   /** A reconnect replays notifications, but not what was read meanwhile: once reads arrive again, lists are read again. */
   _settle() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this._refresh(), this.#core.timing.settle * (1 + Math.random()));
+    const { settle = SETTLE } = this.#core.timing;
+    this.#timer = setTimeout(() => this._refresh(), settle * (1 + Math.random()));
   }
 
   /** Reads the loaded part again, until nothing arrives meanwhile: then the unread count is right. */
@@ -181,18 +184,20 @@ const MANY = 10;
 
 const at = (item: ConversationInfo) => item.last_message?.created_at ?? item.created_at;
 const lastSeq = (item: ConversationInfo) => item.last_message?.seq ?? 0;
+const changeOf = (item: ConversationInfo) => item.last_message?.change ?? 0;
 
 /** Newest activity first. */
 function compare(a: ConversationInfo, b: ConversationInfo): number {
   return at(a) < at(b) ? 1 : at(a) > at(b) ? -1 : b.conversation_id - a.conversation_id;
 }
 
-/** Answers may overtake each other: the later state has more messages, or fewer unread ones. */
+/** Answers may overtake each other: the later state has more messages, a later change, or fewer unread ones. */
 function later(known: ConversationInfo, fresh: ConversationInfo): ConversationInfo {
   if (lastSeq(known) !== lastSeq(fresh)) return lastSeq(known) > lastSeq(fresh) ? known : fresh;
   const unread = Math.min(known.unread_count, fresh.unread_count);
-  const last = fresh.last_message && known.last_message?.is_read ? { ...fresh.last_message, is_read: true } : fresh.last_message;
-  return { ...fresh, unread_count: unread, last_message: last };
+  const last = changeOf(known) > changeOf(fresh) ? known.last_message : fresh.last_message;
+  const isRead = known.last_message?.is_read || fresh.last_message?.is_read;
+  return { ...fresh, unread_count: unread, last_message: last && isRead ? { ...last, is_read: true } : last };
 }
 
 /** The list of `rt.conversations()`. */
@@ -248,7 +253,7 @@ export class ConversationList extends Pager<ConversationInfo> {
     if (!item) return void (this.loaded && this._onMoved(chat.id));
     const change = { last_message: lastOf(chat), unread_count: chat.unread };
     const text = ({ unread_count: unread, last_message: last }: typeof change) =>
-      [unread, last?.message_id, last?.is_read].join();
+      [unread, last?.message_id, last?.is_read, last?.change, last?.content].join();
     if (text(item) !== text(change)) this.put([{ ...item, ...change }]);
   }
 
@@ -274,7 +279,7 @@ export class ConversationList extends Pager<ConversationInfo> {
 function lastOf(chat: Conversation): WireMessage | null {
   const [last] = chat._log.items;
   if (!last) return null;
-  const { key: _, mine, state, ...message } = last;
+  const { key: _, mine, state, edited: __, deleted: ___, ...message } = last;
   const isRead = mine ? state === 'read' : message.seq <= chat._readByOthers(message.sender_id);
-  return { conversation_id: chat.id, ...message, is_read: isRead };
+  return { ...message, is_read: isRead };
 }

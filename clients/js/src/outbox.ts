@@ -55,18 +55,14 @@ export class Outbox {
   send(text: string): Promise<SentMessage> {
     const content = text.trim();
     let error: Failure | undefined;
-    if (!content) error = failure('invalid_message', 'the message is empty');
+    if (!content) error = failure('invalid_message', 'empty');
     else if ([...content].length > CHARS) error = failure('message_too_long', `at most ${CHARS} characters`);
     else if (this.#drafts.filter(waits).length >= QUEUE) error = failure('queue_full', `${QUEUE} messages wait`);
-    return this.#add({ client_id: randomId(), content, created_at: new Date().toISOString() }, error, !error);
+    return this._add({ client_id: randomId(), content, created_at: new Date().toISOString() }, error, !error);
   }
 
-  /** Takes over a message of a tab that is gone. */
-  _restore(draft: StoredDraft) {
-    if (!this._find(draft.client_id)) this.#add(draft, draft.error, true);
-  }
-
-  #add(
+  /** Takes over a message: with `save`, one that is to be kept. With `error`, it has failed. */
+  _add(
     { client_id, content, created_at }: Pick<StoredDraft, 'client_id' | 'content' | 'created_at'>,
     error: Failure | undefined,
     save: boolean,
@@ -82,6 +78,8 @@ export class Outbox {
         created_at,
         client_id,
         mine: true,
+        edited: false,
+        deleted: false,
         state: 'sending',
       };
       const draft: Draft = { _shown: shown, _tries: 0, _stored: false, _saved: undefined, _settle: settle };

@@ -45,7 +45,8 @@ export class Log<Item> {
   /** The last item of the last page, as it was in that page. */
   #end: Item | null = null;
   #keep = KEEP;
-  #older: Promise<Result<null>> | null = null;
+  /** The request for a page, if one is on its way. */
+  _older: Promise<Result<null>> | null = null;
 
   constructor(options: LogOptions<Item>) {
     this._options = options;
@@ -101,7 +102,7 @@ export class Log<Item> {
   /** Loads the next page. Calls at the same time load it once. */
   loadOlder(limit = 50): Promise<Result<null>> {
     if (this.loaded && !this.hasOlder) return Promise.resolve(DONE);
-    return (this.#older ??= this._loadOlder(limit).finally(() => (this.#older = null)));
+    return (this._older ??= this._loadOlder(limit).finally(() => (this._older = null)));
   }
 
   protected async _loadOlder(limit: number): Promise<Result<null>> {

@@ -89,7 +89,8 @@ async function adopt(core: Core, own: () => Promise<StoredDraft[]>, tab: string,
       .sort((a, b) => a.order - b.order);
     for (const draft of orphans) {
       seen.add(draft.client_id);
-      core._outbox(draft.conversation_id)._restore(draft);
+      const outbox = core._outbox(draft.conversation_id);
+      if (!outbox._find(draft.client_id)) outbox._add(draft, draft.error, true);
     }
   };
   if (!locks) return look(); // Not a secure page, or no browser: there is no telling which tabs live.

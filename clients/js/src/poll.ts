@@ -9,6 +9,9 @@ import type { Core } from './core.js';
 import type { Notifications } from './notifications.js';
 import type { Failure, Result } from './types.js';
 
+/** `timing.poll` and `timing.blocked`, if the page does not set them. */
+const POLL = 5_000;
+const BLOCKED = 600_000;
 /** Entries of a page. */
 const LIMIT = 200;
 /** Calls without an answer in a row after which the connection counts as lost. */
@@ -17,6 +20,8 @@ const FAILURES = 2;
 interface Subscription {
   ref: number;
   after: number;
+  /** The number of the last change that was read; of notifications, undefined. */
+  changes: number | undefined;
   /** Whether a poll is in progress, and whether another one is to follow it. */
   busy: boolean;
   again: boolean;
@@ -28,17 +33,22 @@ function pathOf(channel: string): string {
 }
 
 /** The call that does what a frame asks for; `null`: there is none, and none is needed. */
-function callOf(channel: string, data: any): [path: string, body?: object] | null {
+function callOf(channel: string, data: any): [method: string, path: string, body?: object] | null {
+  const { type, message_id, message, notification_id } = data;
+  const path = pathOf(channel);
   if (channel.startsWith('typing/')) return null;
-  if (data.type === 'read_all') return ['/api/notifications/read_all'];
-  if (data.type === 'read' && channel === 'notifications') return [`/api/notifications/${data.notification_id}/read`];
-  if (data.type === 'read') return [pathOf(channel).replace(/messages$/, 'read'), { message_id: data.message_id }];
-  return [pathOf(channel), data];
+  if (type === 'read_all') return ['POST', `${path}/read_all`];
+  if (type === 'read' && notification_id) return ['POST', `${path}/${notification_id}/read`];
+  if (type === 'read') return ['POST', path.replace(/messages$/, 'read'), { message_id }];
+  if (type === 'edit') return ['PATCH', `${path}/${message_id}`, { message }];
+  if (type === 'delete') return ['DELETE', `${path}/${message_id}`];
+  return ['POST', path, data];
 }
 
 /** The server is up and refuses sockets: replaces the reason `network` by a more helpful one, and polls if that helps. */
 export async function diagnose(core: Core) {
   const { _connection: connection, _client: client, _options: options } = core;
+  await core._http._fetch('/healthz', { mode: 'no-cors', cache: 'no-store' }); // It throws if the server is down.
   const error = await reasonOf(core);
   if (!error || connection.state === 'online' || connection.state === 'closed') return;
   const known = connection._diagnosis?.code === error.code;
@@ -74,7 +84,8 @@ async function refreshMarkers(chat: Conversation) {
 
 /** Creates a class with the constructor of `WebSocket`. */
 function pollSocket(core: Core) {
-  const { _http: http, _connection: connection, timing } = core;
+  const { _http: http, _connection: connection } = core;
+  const { poll = POLL, blocked = BLOCKED } = core.timing;
   return class PollSocket {
     readonly _polls = true;
     onopen: (() => void) | undefined;
@@ -97,8 +108,8 @@ function pollSocket(core: Core) {
       const answer = await this.#call('GET', '/api/unread');
       if (this.#closed) return;
       if (!answer.ok) return this.#lose(1006);
-      this.#tick = setInterval(() => globalThis.document?.visibilityState !== 'hidden' && this.#pollAll(), timing.poll);
-      this.#end = setTimeout(() => this.#lose(1006), timing.blocked); // Then a WebSocket is tried again.
+      this.#tick = setInterval(() => globalThis.document?.visibilityState !== 'hidden' && this.#pollAll(), poll);
+      this.#end = setTimeout(() => this.#lose(1006), blocked); // Then a WebSocket is tried again.
       this.onopen?.();
     }
 
@@ -111,7 +122,7 @@ function pollSocket(core: Core) {
       this.#reply({ op: 'ok', ref });
       if (op === 'ping') this.#pollAll(); // The page is in view again.
       if (op !== 'subscribe' || channel.startsWith('typing/')) return;
-      this.#subscriptions.set(channel, { ref, after: frame.after ?? 0, busy: false, again: false });
+      this.#subscriptions.set(channel, { ref, after: frame.after ?? 0, changes: frame.changes, busy: false, again: false });
       this.#poll(channel);
     }
 
@@ -124,7 +135,7 @@ function pollSocket(core: Core) {
 
     async #post({ ref, channel, data }: { ref: number; channel: string; data: any }) {
       const call = callOf(channel, data);
-      const answer = call ? await this.#call('POST', ...call) : { ok: true };
+      const answer = call ? await this.#call(...call) : { ok: true };
       if (this.#closed) return;
       this.#reply(answer.ok ? { op: 'ok', ref } : { op: 'error', ref, ...(answer as { error: Failure }).error });
       if (call) this.#poll(channel);
@@ -148,20 +159,44 @@ function pollSocket(core: Core) {
       subscription.busy = false;
     }
 
-    /** Reads what is new, page by page. */
+    /** Reads what is new, and then what has changed. */
     async #read(channel: string, subscription: Subscription) {
-      for (let next: unknown = 0; next !== null; ) {
-        if (this.#subscriptions.get(channel) !== subscription) return;
-        const page = await this.#call('GET', `${pathOf(channel)}?limit=${LIMIT}&after=${subscription.after}`);
-        if (this.#subscriptions.get(channel) !== subscription) return;
-        if (!page.ok) return this.#refuse(channel, subscription, page.error);
-        for (const item of page.data.items) {
+      const last = await this.#pages(
+        channel,
+        subscription,
+        () => `after=${subscription.after}`,
+        (item) => {
           subscription.after = item.notification_id ?? item.message_id;
           this.#event(channel, channel === 'notifications' ? item : { ...item, type: 'message' });
-        }
-        next = page.data.next;
+        },
+      );
+      const all =
+        last?.changes > subscription.changes!
+          ? await this.#pages(
+              channel,
+              subscription,
+              () => `changed_after=${subscription.changes}`,
+              (item) => {
+                const { change, message_id: id } = item;
+                subscription.changes = change;
+                // A later message comes with the next poll, as it is then.
+                if (id <= subscription.after) this.#event(channel, { type: 'changed', change, message: item });
+              },
+            )
+          : last;
+      if (all) queueMicrotask(() => this.#closed || this.#refresh(channel));
+    }
+
+    /** Reads page by page. Returns the last one; `null`: the subscription ended, or the server did not answer. */
+    async #pages(channel: string, subscription: Subscription, from: () => string, take: (item: any) => void): Promise<any> {
+      for (;;) {
+        if (this.#subscriptions.get(channel) !== subscription) return null;
+        const page = await this.#call('GET', `${pathOf(channel)}?limit=${LIMIT}&${from()}`);
+        if (this.#subscriptions.get(channel) !== subscription) return null;
+        if (!page.ok) return this.#refuse(channel, subscription, page.error);
+        page.data.items.forEach(take);
+        if (page.data.next === null) return page.data;
       }
-      queueMicrotask(() => this.#closed || this.#refresh(channel));
     }
 
     /** Reads what events report, and polls do not. */
@@ -172,10 +207,11 @@ function pollSocket(core: Core) {
       else refreshMarkers(channel as Conversation);
     }
 
-    #refuse(channel: string, { ref }: Subscription, error: Failure) {
-      if (TEMPORARY.has(error.code)) return; // The next poll repeats it.
+    #refuse(channel: string, { ref }: Subscription, error: Failure): null {
+      if (TEMPORARY.has(error.code)) return null; // The next poll repeats it.
       this.#subscriptions.delete(channel);
       this.#reply({ op: 'error', ref, ...error });
+      return null;
     }
 
     /** Calls the API, and ends the connection if the token is refused or nothing is answered. */

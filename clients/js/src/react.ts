@@ -22,7 +22,7 @@ type Actions<Part, Name extends keyof Part> = { readonly [Key in Name]: Part[Key
 export type UseConnection = Readonly<ConnectionSnapshot> & Actions<Realtime, 'reconnect'>;
 /** What `useConversation` returns. */
 export type UseConversation = Readonly<ConversationSnapshot> &
-  Actions<Conversation, 'send' | 'retry' | 'discard' | 'read' | 'type' | 'loadOlder'>;
+  Actions<Conversation, 'send' | 'retry' | 'discard' | 'edit' | 'delete' | 'read' | 'type' | 'loadOlder'>;
 /** What `useConversations` returns. */
 export type UseConversations = Readonly<ConversationsSnapshot> & Actions<Conversations, 'reload' | 'loadOlder'>;
 /** What `useInbox` returns. */
@@ -133,7 +133,7 @@ export function useConversation(id: number | string): UseConversation {
     open: (client) => client.conversation(key),
     close: (chat) => chat.close(),
   };
-  return usePart(access, empty, ['send', 'retry', 'discard', 'read', 'type', 'loadOlder'], key);
+  return usePart(access, empty, ['send', 'retry', 'discard', 'edit', 'delete', 'read', 'type', 'loadOlder'], key);
 }
 
 const LIST: ConversationsSnapshot = { items: [], loaded: false, error: null, hasOlder: false };

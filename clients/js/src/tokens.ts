@@ -18,9 +18,12 @@ export interface Hello {
 /** Waits for an answer at most this long, and then aborts the request. Without `AbortSignal.timeout`, which React Native lacks. */
 export async function within<T>(ms: number, request: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const abort = new AbortController();
-  const timer = setTimeout(() => abort.abort(), ms);
+  let timer: ReturnType<typeof setTimeout>;
   const late = new Promise<never>((_, reject) => {
-    abort.signal.onabort = () => reject(new Error('no answer'));
+    timer = setTimeout(() => {
+      reject(new Error('no answer'));
+      abort.abort();
+    }, ms);
   });
   return Promise.race([request(abort.signal), late]).finally(() => clearTimeout(timer));
 }
@@ -38,7 +41,7 @@ function claimsOf(token: string): { exp?: number; iat?: number; user_id?: unknow
 async function tokenIn(answer: TokenAnswer): Promise<string | null> {
   if (typeof answer !== 'object' || !answer) return answer || null;
   if ([401, 403].includes(answer.status)) return null;
-  if (!answer.ok) throw new Error(`the token request: HTTP ${answer.status}`);
+  if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   const text = (await answer.text()).trim();
   const body = /^[{"]/.test(text) ? JSON.parse(text) : text;
   const token = body.token ?? body.access ?? body;
@@ -124,7 +127,7 @@ export class Tokens {
    * @throws {Failure} `user_changed`, or `refused` if JavaScript would round the id
    */
   _confirm({ user_id: userId, server_time: serverTime, expires_at: expiresAt }: Hello): boolean {
-    if (!isId(userId)) throw failure('refused', 'the user id is above 2^53 - 1');
+    if (!isId(userId)) throw failure('refused', 'not an id up to 2^53');
     const time = Date.parse(serverTime);
     this.#offset = time - monotonic();
     this.#lives(Date.parse(expiresAt) - time);

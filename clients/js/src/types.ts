@@ -9,6 +9,7 @@
  * - `origin_not_allowed`: the server answers, but not to pages of this origin (`ALLOWED_ORIGINS`)
  * - `token_failed`: the token callback failed
  * - `queue_full`: too many messages wait to be sent
+ * - `not_sent`: a message can't be edited or deleted before it is stored
  * - `refused`: the server ended the connection for good
  * - `user_changed`: the token callback gave a token of another user
  * - `closed`: the page called `close()`
@@ -39,6 +40,7 @@ interface MessageBase {
   key: string;
   sender_id: number;
   sender_username: string;
+  /** Empty if the message is deleted. */
   content: string;
   /** RFC 3339; until the message is stored, by this machine's clock. */
   created_at: string;
@@ -46,11 +48,28 @@ interface MessageBase {
   client_id?: string;
   /** Whether the user sent it. */
   mine: boolean;
+  /** Whether it was edited. `edited_at` has the time of the last edit. */
+  edited: boolean;
+  /** Whether it was deleted. It keeps its place, without its text. */
+  deleted: boolean;
+}
+
+/** How a message was changed. A message that never changed has none of these. */
+export interface MessageChange {
+  /** The number of its last change in the conversation. */
+  change?: number;
+  /** RFC 3339. */
+  edited_at?: string;
+  /** RFC 3339. */
+  deleted_at?: string;
+  /** `sender`, `moderation` or `erasure`. */
+  deleted_by?: string;
 }
 
 /** A message that is stored: `received` from another user, `sent`, or `read` by every other participant. */
-export interface StoredMessage extends MessageBase {
+export interface StoredMessage extends MessageBase, MessageChange {
   state: 'received' | 'sent' | 'read';
+  conversation_id: number;
   message_id: number;
   /** Its number in the conversation, from 1. */
   seq: number;
@@ -78,7 +97,7 @@ export type Message = StoredMessage | PendingMessage | FailedMessage;
 export type SentMessage = StoredMessage | FailedMessage | (MessageBase & { state: 'sent'; message_id: null; seq: null });
 
 /** A message as the server sends it. */
-export interface WireMessage {
+export interface WireMessage extends MessageChange {
   conversation_id: number;
   message_id: number;
   seq: number;

@@ -5,9 +5,12 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { HASTE, ask, client, conversations, someone, stored, tokenOf, until } from './stack.js';
+import { HASTE, ask, client, conversations, messages, someone, stored, tokenOf, until } from './stack.js';
 
 const SECONDS = Number(process.env.MODEL_SECONDS ?? 10);
+
+/** Messages that are there at the start. */
+const OLD = 80;
 
 /** Numbers that look random, the same for the same seed. */
 function random(seed) {
@@ -37,7 +40,7 @@ async function both(tab) {
     inbox: inbox.items.map(({ notification_id: id, is_read: isRead }) => [id, isRead]),
     unread: inbox.unread,
     chats: chats.map((chat) => [
-      chat.messages.map((message) => [message.message_id, message.content, message.mine]),
+      chat.messages.map((message) => [message.message_id, message.content, message.mine, message.edited, message.deleted]),
       chat.unread,
     ]),
     markers: chats.map((chat) =>
@@ -58,7 +61,13 @@ async function both(tab) {
   const infos = await Promise.all(chats.map(({ id }) => rt.call('GET', `/api/conversations/${id}`)));
   const part = (log, at) => log.slice(log.length - chats[at].messages.length);
   server.chats = logs.map((log, at) => [
-    part(log, at).map((wire) => [wire.message_id, wire.content, wire.sender_id === tab.user]),
+    part(log, at).map((wire) => [
+      wire.message_id,
+      wire.content,
+      wire.sender_id === tab.user,
+      !!wire.edited_at,
+      !!wire.deleted_at,
+    ]),
     infos[at].data.unread_count,
   ]);
   server.markers = logs.map((log, at) =>
@@ -82,6 +91,12 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
     [ada, ben, eve],
     ...Array.from({ length: 60 }, () => [ada, someone()]),
   );
+  // More than a page, so that messages change that some tabs have not loaded.
+  const old = await messages(
+    ids[0],
+    ada,
+    Array.from({ length: OLD }, (_, at) => `old ${at}`),
+  );
   const tabs = [];
   const timing = { ...HASTE, idle: 500, answer: 1_500, linger: 100, poll: 1_000, blocked: 5_000 };
   // The last tab polls, because WebSockets do not reach the server.
@@ -90,8 +105,29 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
     tabs.push({ user, rt, line, list: rt.conversations(), inbox: rt.notifications(), chats: [] });
   }
   const own = (tab) => ids.slice(0, 4).filter((_, at) => [[ada, ben], [ada, eve], [ben, eve], users][at].includes(tab.user));
+  let round = 0;
   const sends = [];
+  const changes = [];
+  const backend = [];
+  /** One of the user's messages that a tab shows: often one of the last ones. */
+  const mine = (chat) => {
+    const all = chat.messages.filter((message) => message.mine && message.seq !== null);
+    return all.at(-1 - next(next(3) ? Math.min(5, all.length) : all.length));
+  };
+  const change = (tab, make) => {
+    const chat = tab.chats[next(tab.chats.length)];
+    const message = chat && mine(chat);
+    if (message) changes.push(make(chat, message));
+  };
   const actions = [
+    (tab) => change(tab, (chat, { key }) => chat.edit(key, `edit ${changes.length}`)),
+    (tab) => change(tab, (chat, { key }) => chat.edit(key, `edit ${changes.length}`)),
+    (tab) => change(tab, (chat, { key }) => chat.delete(key)),
+    () => {
+      const { conversation_id, message_id } = old[next(OLD)];
+      const payloads = [{ conversation_id, message_id, message: `by a backend ${round}` }];
+      backend.push(ask('call', { subject: 'chat.messages.update', payloads }));
+    },
     (tab) => tab.chats.length && sends.push(tab.chats[next(tab.chats.length)].send(`${sends.length}`)),
     (tab) => tab.chats.length && sends.push(tab.chats[next(tab.chats.length)].send(`${sends.length}`)),
     (tab) => tab.chats[0]?.read(),
@@ -116,7 +152,6 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
     (tab) => tab.chats[0]?.type(),
   ];
   const end = performance.now() + SECONDS * 1_000;
-  let round = 0;
   for (; performance.now() < end; round += 1) {
     actions[next(actions.length)](tabs[next(tabs.length)]);
     await new Promise((done) => setTimeout(done, next(30)));
@@ -130,7 +165,18 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
     sent.filter(({ state }) => state === 'failed'),
     [],
   );
-  context.diagnostic(`${round} actions, ${sent.length} messages`);
+  const changed = await Promise.all(changes);
+  await Promise.all(backend);
+  const failed = changed.filter(({ ok }) => !ok);
+  const codes = new Set(failed.map(({ error }) => error.code));
+  // Another tab had deleted the message.
+  assert.deepEqual(
+    [...codes].filter((code) => code !== 'not_found'),
+    [],
+  );
+  context.diagnostic(`${round} actions, ${sent.length} messages, ${changed.length} changes, of which ${failed.length} failed`);
+  // A change in a conversation that is not open notifies nobody.
+  for (const { list } of tabs) await list.reload();
   for (const [at, tab] of tabs.entries()) {
     await until(
       'all to be live',
@@ -158,5 +204,5 @@ test('every tab ends with what the server has', { timeout: (SECONDS + 120) * 100
       .map((id, at) => stored(tabs.find(({ user }) => [[ada, ben], [ada, eve], [ben, eve], users][at].includes(user)).rt, id)),
   );
   const texts = logs.flat().map(({ content }) => content);
-  assert.equal(texts.length, sends.length, 'each stored once');
+  assert.equal(texts.length, OLD + sends.length, 'each stored once');
 });

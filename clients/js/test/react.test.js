@@ -77,6 +77,11 @@ test('components share one socket and one channel, in StrictMode too (K1, K2)', 
   await until('it', () => shown.first.messages.length === 2 && shown.first.unread === 1);
   shown.second.read();
   await until('the badge', () => shown.first.unread === 0);
+  const { key } = shown.first.messages[0];
+  assert.ok((await shown.first.edit(key, 'hello!')).ok);
+  await until('the edit', () => shown.second.messages[0].content === 'hello!');
+  assert.ok((await shown.second.delete(key)).ok);
+  await until('the deletion', () => shown.first.messages[0].deleted && ada.chat.messages[0].deleted);
   assert.deepEqual([seen.sockets, seen.subscriptions(`chat/${id}`)], [1, 1]);
 
   await page.update(h(Status, { key: 's' }), h(Thread, { key: 2, name: 'second' }));

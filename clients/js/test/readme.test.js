@@ -42,7 +42,7 @@ test('the snippets of README.md run', async (context) => {
 
   assert.deepEqual(shown.showError, undefined);
   assert.equal(Number.isInteger(shown.openConversation[0]), true);
-  await until('the message', () => chat.messages[0]?.content === 'Bonjour !', chat);
+  await until('the message', () => chat.messages[0]?.content === 'Bonjour ! 45 €' && chat.messages[0].edited, chat);
   chat.type();
   await until('the page to show it', () => shown.showTypists?.[0][0] === `name-${other}` || void chat.type(), ran.chat);
   await chat.send('Salut');

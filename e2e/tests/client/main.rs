@@ -12,12 +12,13 @@ use e2e::{
 use serde_json::json;
 
 /// Test files. They run one after the other, because some kill services that others need.
-const TESTS: [&str; 13] = [
+const TESTS: [&str; 14] = [
     "test/pager.test.js",
     "test/features.test.js",
     "test/identity.test.js",
     "test/lists.test.js",
     "test/conversation.test.js",
+    "test/changes.test.js",
     "test/react.test.js",
     "test/native.test.js",
     "test/persist.test.js",

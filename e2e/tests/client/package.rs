@@ -4,11 +4,12 @@ use e2e::node;
 use std::fs;
 
 /// JavaScript that `clients/js/build.mjs` builds and that is committed.
-const BUILT: [&str; 9] = [
+const BUILT: [&str; 10] = [
     "index.js",
     "index.cjs",
     "react.js",
     "react.cjs",
+    "edits.js",
     "lists.js",
     "persist.js",
     "poll.js",

@@ -28,6 +28,7 @@ static MODULE: File = File::new(include_str!("../../../clients/js/dist/realtime.
 static SCRIPT: File = File::new(include_str!("../../../clients/js/dist/realtime.global.js"));
 
 /// Parts of the client that pages load only if they use them.
+static EDITS: File = File::new(include_str!("../../../clients/js/dist/edits.js"));
 static LISTS: File = File::new(include_str!("../../../clients/js/dist/lists.js"));
 static PERSIST: File = File::new(include_str!("../../../clients/js/dist/persist.js"));
 static POLL: File = File::new(include_str!("../../../clients/js/dist/poll.js"));
@@ -56,6 +57,7 @@ fn file(name: &str, request: &HeaderMap, caching: &'static str) -> Response {
     let file = match name {
         "realtime.js" => &MODULE,
         "realtime.global.js" => &SCRIPT,
+        "edits.js" => &EDITS,
         "lists.js" => &LISTS,
         "persist.js" => &PERSIST,
         "poll.js" => &POLL,
