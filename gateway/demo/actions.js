@@ -1,13 +1,20 @@
-/** Actions towards other people: opening a conversation, blocking, reporting. */
+/** Actions: towards other people (opening a conversation, blocking, reporting), and the menu of one's own messages. */
 
-import { nameText, parts } from './dom.js';
+import { element, icon, nameText, parts } from './dom.js';
 import { actionErrorText, t } from './words.js';
+
+/** A dialog that closes with its cancel button, and with a click beside it. */
+function closable(name) {
+  const dialog = parts[`${name}-dialog`];
+  parts[`${name}-cancel`].addEventListener('click', () => dialog.close());
+  dialog.addEventListener('click', (event) => event.target === dialog && dialog.close());
+  return dialog;
+}
 
 /** Prepares a dialog. Its form calls `act(value)`; if that succeeds, the dialog closes and calls `done(data)`. */
 function dialogOf(name, act, done) {
-  const [dialog, form, field, error] = ['dialog', 'form', 'field', 'error'].map((part) => parts[`${name}-${part}`]);
-  parts[`${name}-cancel`].addEventListener('click', () => dialog.close());
-  dialog.addEventListener('click', (event) => event.target === dialog && dialog.close());
+  const dialog = closable(name);
+  const [form, field, error] = ['form', 'field', 'error'].map((part) => parts[`${name}-${part}`]);
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     const value = field.value.trim();
@@ -88,5 +95,131 @@ export class Actions {
   /** Says in the conversation what was done. */
   #say(text) {
     parts['action-said'].textContent = text;
+  }
+}
+
+/** Pixels that the menu needs below its button. */
+const MENU_HEIGHT = 110;
+
+/**
+ * The menu of one's own messages. One of their buttons is in the order of the tab key: the one that was used last, or that
+ * of the last message. The arrow keys go from one to the next.
+ */
+export class MessageMenu {
+  #menu = element('div', 'menu');
+  /** The message whose menu is open, and its button. */
+  #open = null;
+  /** The message in the dialog. */
+  #doomed = null;
+
+  /** `onEdit(message)` and `onDelete(message)`: one was chosen. */
+  constructor({ onEdit, onDelete }) {
+    const edit = this.#item('edit', onEdit);
+    const remove = this.#item('delete', (message) => {
+      this.#doomed = message;
+      parts['delete-dialog'].showModal();
+    });
+    this.items = [edit, remove];
+    this.#menu.append(...this.items);
+    this.#menu.role = 'menu';
+    this.#menu.addEventListener('keydown', (event) => this.#onKey(event));
+    const dialog = closable('delete');
+    parts['delete-form'].addEventListener('submit', (event) => {
+      event.preventDefault();
+      dialog.close();
+      onDelete(this.#doomed);
+    });
+    document.addEventListener('pointerdown', ({ target }) => {
+      if (!this.#open?.button.parentNode.contains(target)) this.close();
+    });
+    parts.messages.addEventListener('keydown', (event) => this.#walk(event));
+    parts.messages.addEventListener('focusin', ({ target }) => target.matches('.more-actions') && this.#reach(target));
+  }
+
+  #item(name, act) {
+    const item = element('button', name);
+    item.role = 'menuitem';
+    item.tabIndex = -1;
+    item.dataset.action = name;
+    item.addEventListener('click', () => {
+      const { message } = this.#open;
+      this.close();
+      act(message);
+    });
+    return item;
+  }
+
+  /** A button that opens the menu of what `message()` returns then. */
+  button(message) {
+    const button = element('button', 'more-actions');
+    button.append(icon('more'));
+    button.ariaHasPopup = 'menu';
+    button.ariaExpanded = 'false';
+    button.tabIndex = -1;
+    button.addEventListener('click', () => {
+      const isOpen = this.#open?.button === button;
+      this.close();
+      if (!isOpen) this.#show(button, message());
+    });
+    return button;
+  }
+
+  /** Everything that has words in it, and the one button that the tab key reaches. */
+  render() {
+    for (const item of this.items) item.textContent = t(item.dataset.action);
+    this.#menu.ariaLabel = t('actions');
+    const buttons = this.#buttons();
+    if (!buttons.some((button) => button.tabIndex === 0) && buttons.length) this.#reach(buttons.at(-1));
+    if (this.#open && !buttons.includes(this.#open.button)) this.close(false);
+  }
+
+  /** Closes the menu; `back`: the focus returns to the button if it was in the menu. */
+  close(back = true) {
+    if (!this.#open) return;
+    const { button } = this.#open;
+    const hadFocus = this.#menu.contains(document.activeElement);
+    this.#open = null;
+    this.#menu.remove();
+    button.ariaExpanded = 'false';
+    if (back && hadFocus) button.focus();
+  }
+
+  #show(button, message) {
+    this.#open = { button, message };
+    button.ariaExpanded = 'true';
+    const room = parts.thread.getBoundingClientRect().bottom - button.getBoundingClientRect().bottom;
+    this.#menu.classList.toggle('up', room < MENU_HEIGHT);
+    button.after(this.#menu);
+    this.items[0].focus();
+  }
+
+  #buttons() {
+    return [...parts.messages.querySelectorAll('.more-actions:not([hidden])')];
+  }
+
+  /** Puts one button, and no other, into the order of the tab key. */
+  #reach(button) {
+    for (const other of parts.messages.querySelectorAll('.more-actions[tabindex="0"]')) other.tabIndex = -1;
+    button.tabIndex = 0;
+  }
+
+  /** From the button of one message to that of the next. */
+  #walk(event) {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (!step || !event.target.matches('.more-actions')) return;
+    event.preventDefault();
+    const buttons = this.#buttons();
+    buttons[buttons.indexOf(event.target) + step]?.focus();
+  }
+
+  #onKey(event) {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const { items } = this;
+    if (event.key === 'Escape' || event.key === 'Tab') this.close();
+    else if (step) items.at((items.indexOf(document.activeElement) + step) % items.length).focus();
+    else if (event.key === 'Home' || event.key === 'End') items.at(event.key === 'Home' ? 0 : -1).focus();
+    else return;
+    event.stopPropagation(); // Escape closes only this.
+    if (event.key !== 'Tab') event.preventDefault();
   }
 }

@@ -90,6 +90,7 @@ export class List {
 
   #lastOf(last) {
     if (!last) return [t('nothing_said')];
+    if (!last.content) return [element('em', '', t('deleted'))];
     if (last.sender_id !== this.rt.userId) return [last.content];
     const state = last.is_read ? 'read' : 'sent';
     return [icon(state), element('span', 'visually-hidden', `${t('you')}: `), last.content];

@@ -1,7 +1,8 @@
 /** One conversation: its messages, who types, and the field to write in. */
 
+import { MessageMenu } from './actions.js';
 import { Rows, arrange, element, icon, nameText, parts, showAvatar } from './dom.js';
-import { dayText, language, numberText, reasonText, sameDay, t, timeText } from './words.js';
+import { changeErrorText, dayText, language, numberText, reasonText, sameDay, t, timeText } from './words.js';
 
 const GROUP_MS = 5 * 60_000; // One sender's messages closer than this stand together.
 const NEAR_END = 40; // Pixels.
@@ -18,6 +19,9 @@ export class Thread {
   #stops = [];
   #atEnd = true;
   #top = 0;
+  #menu = new MessageMenu({ onEdit: (message) => this.#edit(message), onDelete: (message) => this.#delete(message) });
+  /** The message that is being edited, by its key, and what was in the field before. */
+  #editing = null;
 
   /** `describe(id)`: what is known of a conversation that has not been loaded yet. `onPeople(people)`: the others in it. */
   constructor(rt, { describe, onPeople }) {
@@ -64,6 +68,7 @@ export class Thread {
   /** It stays open, with what is on its way or has failed; of many, the one that was left first is closed. */
   #leave(chat) {
     chat.type(false);
+    this.#endEdit();
     this.drafts.delete(chat.id);
     this.drafts.set(chat.id, parts.text.value);
     if (this.drafts.size <= OPEN) return;
@@ -83,6 +88,7 @@ export class Thread {
     const nodes = this.#rows.show(entriesOf(chat.messages));
     const grewAbove = first?.isConnected && nodes.includes(first) && nodes.indexOf(first) > 1;
     arrange(parts.messages, nodes);
+    this.#menu.render();
     if (grewAbove && !this.#atEnd) parts.thread.scrollTop = scrollTop + parts.thread.scrollHeight - scrollHeight;
     if (this.#atEnd) this.#toEnd();
     parts['no-messages'].hidden = chat.state === 'loading' || chat.state === 'closed' || chat.messages.length > 0;
@@ -118,13 +124,16 @@ export class Thread {
       node: element('li', `message ${message.mine ? 'mine' : 'theirs'}`),
       author: element('span', 'visually-hidden'),
       time: element('time'),
+      text: element('span', 'text'),
+      edited: element('span', 'edited'),
       tick: element('span', 'tick'),
       failure: element('p', 'failure'),
     };
-    const [bubble, meta, text] = [element('div', 'bubble'), element('span', 'meta'), element('span', 'text', message.content)];
-    text.dir = 'auto';
-    meta.append(row.time, row.tick);
-    bubble.append(row.author, text, meta);
+    const [bubble, meta] = [element('div', 'bubble'), element('span', 'meta')];
+    row.text.dir = 'auto';
+    meta.append(row.edited, row.time, row.tick);
+    bubble.append(row.author, row.text, meta);
+    if (message.mine) bubble.append((row.more = this.#menu.button(() => row.shown)));
     row.node.append(bubble);
     return row;
   }
@@ -138,11 +147,17 @@ export class Thread {
     row.author.textContent = `${message.mine ? t('you') : nameText(message.sender_username)}: `;
     row.time.textContent = timeText(at);
     row.time.dateTime = at.toISOString();
+    row.node.classList.toggle('deleted', message.deleted);
+    row.text.textContent = message.deleted ? t('deleted') : message.content;
+    row.edited.textContent = message.edited && !message.deleted ? t('edited') : '';
     if (message.mine) this.#showState(row, message);
   }
 
-  #showState(row, { key, state, error }) {
+  #showState(row, { key, state, error, deleted, seq }) {
     row.node.dataset.state = state;
+    row.more.hidden = deleted || seq === null;
+    row.more.title = row.more.ariaLabel = t('actions');
+    row.tick.hidden = deleted;
     row.tick.title = t(state);
     row.tick.replaceChildren(icon(state), element('span', 'visually-hidden', t(state)));
     row.failure.remove();
@@ -180,14 +195,16 @@ export class Thread {
 
   /* ---------- Writing ---------- */
 
-  /** Enter sends, Shift+Enter is a new line. */
+  /** Enter sends, Shift+Enter is a new line, Escape ends an edit. */
   #listenToComposer() {
+    parts['editing-cancel'].addEventListener('click', () => this.#stopEdit());
     parts.text.addEventListener('input', () => {
       this.#renderComposer();
-      this.chat?.type(parts.text.value.trim() !== '');
+      this.chat?.type(!this.#editing && parts.text.value.trim() !== '');
     });
     parts.text.addEventListener('blur', () => this.chat?.type(false));
     parts.text.addEventListener('keydown', (event) => {
+      if (event.key === 'Escape' && !event.isComposing) this.#stopEdit();
       // 229: in Safari, the key that ends the composition of an input method comes after it.
       if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) return;
       event.preventDefault();
@@ -197,11 +214,53 @@ export class Thread {
       event.preventDefault();
       const text = parts.text.value;
       if (parts.send.disabled) return;
+      if (this.#editing) {
+        this.#change('edit', this.#editing.key, text);
+        return this.#stopEdit();
+      }
       parts.text.value = '';
       this.#atEnd = true;
       this.chat.send(text);
       parts.text.focus();
     });
+  }
+
+  /** Takes a message into the field. */
+  #edit({ key, content }) {
+    this.#endEdit();
+    this.#editing = { key, draft: parts.text.value };
+    this.chat.type(false);
+    parts.text.value = content;
+    this.#renderComposer();
+    parts.text.focus();
+    parts.text.setSelectionRange(content.length, content.length);
+  }
+
+  /** Puts what was written before back into the field. */
+  #endEdit() {
+    if (!this.#editing) return;
+    parts.text.value = this.#editing.draft;
+    this.#editing = null;
+  }
+
+  #stopEdit() {
+    this.#endEdit();
+    this.#renderComposer();
+    parts.text.focus();
+  }
+
+  #delete({ key }) {
+    if (this.#editing?.key === key) this.#endEdit();
+    this.#change('delete', key);
+    parts.thread.focus({ preventScroll: true }); // The button is gone.
+  }
+
+  /** Edits or deletes a message, which shows it at once, and says why that failed. */
+  async #change(action, key, text) {
+    const { chat } = this;
+    parts['action-said'].textContent = '';
+    const { error } = await chat[action](key, text);
+    if (error && chat === this.chat) parts['action-said'].textContent = changeErrorText(action, error);
   }
 
   #renderComposer() {
@@ -211,6 +270,8 @@ export class Thread {
     parts.count.textContent = parts.count.hidden ? '' : numberText(CHARS - length);
     parts.count.classList.toggle('over', length > CHARS);
     parts.text.ariaInvalid = length > CHARS;
+    parts.editing.hidden = !this.#editing;
+    parts.send.ariaLabel = t(this.#editing ? 'save' : 'send');
     parts.send.disabled = parts.text.disabled || length === 0 || length > CHARS;
     parts.text.style.height = 'auto';
     parts.text.style.height = `${parts.text.scrollHeight + 2}px`;

@@ -16,6 +16,13 @@ const WORDS = {
   failed: ['Non envoyé', 'Not sent'],
   retry: ['Réessayer', 'Try again'],
   discard: ['Supprimer', 'Delete'],
+  actions: ['Actions sur ce message', 'Actions for this message'],
+  edit: ['Modifier', 'Edit'],
+  delete: ['Supprimer', 'Delete'],
+  edited: ['modifié', 'edited'],
+  deleted: ['Message supprimé', 'Message deleted'],
+  send: ['Envoyer', 'Send'],
+  save: ['Enregistrer', 'Save'],
   online: ['Connecté', 'Connected'],
   connecting: ['Connexion…', 'Connecting…'],
   offline: ['Hors ligne', 'Offline'],
@@ -38,6 +45,10 @@ const WORDS = {
     'Cette conversation n’existe pas, ou vous n’y participez pas.',
     'This conversation does not exist, or you are not part of it.',
   ],
+  error_edit: ['Le message n’a pas pu être modifié.', 'The message could not be edited.'],
+  error_edit_too_late: ['Il est trop tard pour modifier ce message.', 'It is too late to edit this message.'],
+  error_delete: ['Le message n’a pas pu être supprimé.', 'The message could not be deleted.'],
+  error_delete_too_late: ['Il est trop tard pour supprimer ce message.', 'It is too late to delete this message.'],
   error_list: ['La liste n’a pas pu être chargée.', 'The list could not be loaded.'],
   block: ['Bloquer {name}', 'Block {name}'],
   unblock: ['Débloquer {name}', 'Unblock {name}'],
@@ -93,6 +104,11 @@ export const reasonText = (error) => t(`error_${error?.code}` in WORDS ? `error_
 /** The text for why an action failed. */
 export const actionErrorText = (error) =>
   t(error.code !== 'forbidden' && `error_${error.code}` in WORDS ? `error_${error.code}` : 'error_action');
+/** The text for why a message could not be changed; `action`: `edit` or `delete`. */
+export const changeErrorText = (action, error) => {
+  const known = [`error_${action}_${error.code}`, error.code !== 'forbidden' && `error_${error.code}`];
+  return t(known.find((key) => key in WORDS) ?? `error_${action}`);
+};
 /** The text for why the list is not there. */
 export const listErrorText = (error) => t(`error_${error.code}` in WORDS ? `error_${error.code}` : 'error_list');
 /** The text for why the connection is lost. */

@@ -1,7 +1,7 @@
 //! The demo page with two users, Alice and Bruno, in separate browsers.
 
 use crate::{browser::Browser, engine::Engine};
-use e2e::{Kind, Stack, TIMEOUT, eventually, token_with, within};
+use e2e::{Kind, Options, Stack, TIMEOUT, eventually, token_with, within};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -13,6 +13,7 @@ const CHLOE: i64 = 3;
 const BACKSPACE: char = '\u{e003}';
 const TAB: char = '\u{e004}';
 const ESCAPE: char = '\u{e00c}';
+const DOWN: char = '\u{e015}';
 
 /// Functions with which the tests read the state of a page.
 const HELPERS: &str = r#"
@@ -49,7 +50,11 @@ fn token(user: i64) -> String {
 
 impl Demo {
     async fn start() -> Self {
-        let stack = Stack::start().await;
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
+        let stack = Stack::with(options).await;
         let nats = stack.backend().await;
         let mut demo = Self { stack, nats, bike: 0 };
         demo.bike = demo.conversation(&[ALICE, BRUNO], 1, "Vélo de ville, 120 €").await;
@@ -255,6 +260,125 @@ async fn a_user_opens_a_conversation_blocks_and_reports() {
     alice.screenshot("demo-new").await;
 }
 
+/// The button for the menu of a message on the page, from 1.
+fn menu_of(message: usize) -> String {
+    format!("#messages .message:nth-child({}) .more-actions", message + 1) // The day is above.
+}
+
+/// Sends keys to the focused element.
+async fn press(browser: &Browser, keys: &str) {
+    browser.keys(":focus", keys).await;
+}
+
+#[tokio::test]
+async fn a_sender_edits_and_deletes_messages_with_the_pointer_and_with_the_keyboard() {
+    let demo = Demo::start().await;
+    let Some([alice, bruno]) = demo.both().await else { return };
+    for text in ["Le vélo est à 40 €", "Il est rouge", "Oups"] {
+        send_and_wait(&alice, &[&bruno], text).await;
+    }
+    send_and_wait(&bruno, &[&alice], "D’accord").await;
+    assert_eq!(alice.eval("document.querySelectorAll('.more-actions').length").await, 3, "own messages only");
+
+    // With the pointer. What is being written stays.
+    type_text(&alice, "Un brouillon").await;
+    alice.click(&menu_of(1)).await;
+    alice.until("texts('.menu button').join() === 'Modifier,Supprimer'").await;
+    assert_eq!(alice.eval("document.querySelector('.more-actions').ariaExpanded").await, "true");
+    alice.screenshot("demo-menu").await;
+    alice.click(".menu .edit").await;
+    alice.until("!part('editing').hidden && part('text').value === 'Le vélo est à 40 €'").await;
+    assert_eq!(alice.eval("part('send').ariaLabel").await, "Enregistrer");
+    press(&alice, &BACKSPACE.to_string().repeat(4)).await;
+    press(&alice, "45 €").await;
+    alice.screenshot("demo-editing").await;
+    press(&alice, "\n").await;
+    let edited = "messages()[0] === 'Le vélo est à 45 €' && texts('.edited')[0].startsWith('modifié')";
+    bruno.until(edited).await;
+    alice.until(edited).await;
+    let composer =
+        "[part('text').value, part('editing').hidden, document.activeElement.id, part('send').ariaLabel]";
+    assert_eq!(alice.eval(composer).await, json!(["Un brouillon", true, "text", "Envoyer"]));
+
+    // An edit that is given up changes nothing.
+    alice.click(&menu_of(2)).await;
+    alice.click(".menu .edit").await;
+    press(&alice, &format!(" vif{ESCAPE}")).await;
+    assert_eq!(alice.eval(composer).await, json!(["Un brouillon", true, "text", "Envoyer"]));
+    assert_eq!(alice.eval("messages()[1]").await, "Il est rouge");
+
+    // With the keyboard: one button of all messages is reached by the tab key, the others by arrow keys.
+    alice.keys("#thread", &TAB.to_string()).await;
+    alice.until(&format!("document.activeElement === document.querySelector({})", json!(menu_of(2)))).await;
+    press(&alice, &DOWN.to_string()).await;
+    alice.until(&format!("document.activeElement === document.querySelector({})", json!(menu_of(3)))).await;
+    press(&alice, "\n").await;
+    alice.until("document.activeElement.dataset.action === 'edit'").await;
+    press(&alice, &ESCAPE.to_string()).await;
+    let closed = "!document.querySelector('.menu') && document.activeElement.matches('.more-actions')";
+    alice.until(closed).await;
+    press(&alice, "\n").await;
+    press(&alice, &DOWN.to_string()).await;
+    alice.until("document.activeElement.dataset.action === 'delete'").await;
+    press(&alice, "\n").await;
+    alice.until("part('delete-dialog').open").await;
+    alice.screenshot("demo-delete").await;
+    press(&alice, &ESCAPE.to_string()).await;
+    alice.until(&format!("!part('delete-dialog').open && {closed}")).await;
+    press(&alice, "\n").await;
+    press(&alice, &DOWN.to_string()).await;
+    press(&alice, "\n").await;
+    alice.until("part('delete-dialog').open").await;
+    alice.keys("#delete-form [type=submit]", "\n").await;
+    let deleted = "messages()[2] === 'Message supprimé'";
+    bruno.until(deleted).await;
+    alice.until(&format!("{deleted} && document.activeElement.id === 'thread'")).await;
+    assert_eq!(alice.eval("document.querySelectorAll('.more-actions:not([hidden])').length").await, 2);
+    assert_eq!(
+        alice.eval("document.querySelectorAll('.more-actions[tabindex=\"0\"]:not([hidden])').length").await,
+        1
+    );
+
+    // What is deleted last is so in the list, too.
+    alice.run("part('text').value = ''", vec![]).await;
+    send_and_wait(&alice, &[&bruno], "Encore une").await;
+    alice.click(&menu_of(5)).await;
+    alice.click(".menu .delete").await;
+    alice.click("#delete-form [type=submit]").await;
+    for page in [&alice, &bruno] {
+        page.until("messages()[4] === 'Message supprimé' && texts('.row-last')[0] === 'Message supprimé'")
+            .await;
+    }
+    bruno.click("[data-lang=en]").await;
+    bruno.until("messages()[4] === 'Message deleted' && texts('.edited')[0].startsWith('edited')").await;
+    assert_eq!(bruno.eval("texts('.row-last')[0]").await, "Message deleted");
+    bruno.screenshot("demo-changed").await;
+    bruno.set_viewport(390, 800, "dark").await;
+    bruno.screenshot("demo-changed-narrow-dark").await;
+    alice.set_viewport(390, 800, "dark").await;
+    alice.click(&menu_of(2)).await;
+    alice.until("document.querySelector('.menu').getBoundingClientRect().left >= 0").await;
+    assert_eq!(alice.eval("document.documentElement.scrollWidth <= 390").await, true);
+    alice.screenshot("demo-menu-narrow-dark").await;
+}
+
+#[tokio::test]
+async fn a_change_that_comes_too_late_is_undone_and_explained() {
+    let env = vec![("EDIT_SECONDS", "0".to_owned())];
+    let demo = Demo::with(Options { env, ..Options::default() }).await;
+    let Some(page) = demo.page(ALICE, 390).await else { return };
+    page.click("#conversations .row").await;
+    type_text(&page, "Le vélo est à 40 €\n").await;
+    page.until("states().join() === 'sent'").await;
+    page.click(&menu_of(1)).await;
+    page.click(".menu .edit").await;
+    press(&page, " ferme\n").await;
+    page.until("part('action-said').innerText === 'Il est trop tard pour modifier ce message.'").await;
+    assert_eq!(page.eval("messages()").await, json!(["Le vélo est à 40 €"]));
+    assert_eq!(page.eval("texts('.edited').join('')").await, "");
+    page.screenshot("demo-too-late").await;
+}
+
 #[tokio::test]
 async fn a_narrow_page_shows_one_pane_at_a_time_and_pages_the_history() {
     let demo = Demo::start().await;
@@ -299,8 +423,8 @@ async fn narrow_in(engine: Engine, demo: &Demo) {
     page.keys(".row", "\n").await;
     // The conversation keeps all loaded messages.
     page.until("!part('conversation').hidden && messages().length === 120").await;
-    // Past the buttons for reports and blocks, and the messages.
-    page.keys("#peer-name", &format!("{TAB}{TAB}{TAB}{TAB}")).await;
+    // Past the buttons for reports and blocks, the messages, and the menu of one of them.
+    page.keys("#peer-name", &format!("{TAB}{TAB}{TAB}{TAB}{TAB}")).await;
     page.until("document.activeElement.id === 'text'").await;
     page.run("history.back()", vec![]).await;
     page.until("part('conversation').hidden").await;

@@ -83,6 +83,10 @@ async fn chat_in(engine: Engine) {
     assert_eq!(browser.eval(dates).await, true);
 
     // The page receives frames that the guide doesn't mention, and ignores them.
+    mary.send(json!({"type": "edit", "message_id": shown[1]["message_id"], "message": "Bonsoir John"})).await;
+    mary.next_of("changed").await;
+    mary.send(json!({"type": "delete", "message_id": shown[1]["message_id"]})).await;
+    mary.next_of("changed").await;
     mary.send(json!({"type": "read", "message_id": shown[0]["message_id"]})).await;
     browser.eval("chatSocket.send('this is not JSON')").await;
     mary.say("Tu es là ?").await;
