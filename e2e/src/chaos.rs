@@ -3,10 +3,11 @@
 //!
 //! As far as a real system allows, a seed determines the whole run: the conversations, the behaviour of the clients, and
 //! the faults. The frames of a socket are checked one by one ([`watch`]) and compared with those of other sockets
-//! ([`ledger`]). [`judge`] and [`inbox`] check the stored data at the end. These modules are pure, so that tests can
-//! prove that they detect errors.
+//! ([`ledger`]). [`judge`], [`changes`] and [`inbox`] check the stored data at the end. These modules are pure, so that
+//! tests can prove that they detect errors.
 
 mod backend;
+pub mod changes;
 mod connection;
 pub mod faults;
 mod final_state;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod rules;
 mod settle;
 pub mod stored;
+pub mod view;
 pub mod watch;
 pub mod world;
 
@@ -125,7 +127,7 @@ impl Chaos {
             }
         }
         let state = final_state::read(&stack, &people.users, &conversations).await?;
-        let found = judge::judge(&world.ledger(), &world.deliveries(), &state);
+        let found = judge::judge(&world.ledger(), &world.deliveries(), &world.views(), &state);
         found.into_iter().for_each(|fault| world.violation(fault));
         stop(&mut stack, &world).await;
         Ok(Report {

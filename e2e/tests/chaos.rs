@@ -4,16 +4,20 @@
 use e2e::chaos::{Chaos, Counters, Part};
 use std::{path::Path, sync::Arc, time::Duration};
 
-// A fixed seed, so that a failure can be repeated.
+// A fixed seed, so that a failure can be repeated; `CHAOS_SEED` sets another one.
 const SEED: u64 = 20_251_209;
 
 /// Makes the tests run one after the other.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+fn number(key: &str) -> Option<u64> {
+    std::env::var(key).ok()?.parse().ok()
+}
+
 async fn run(name: &str, length: u64, chaos: Chaos) {
     let _machine = MACHINE.lock().await;
     let chaos = Chaos {
-        seed: SEED,
+        seed: number("CHAOS_SEED").unwrap_or(SEED),
         length: Duration::from_secs(length),
         logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)),
         ..chaos
@@ -25,8 +29,7 @@ async fn run(name: &str, length: u64, chaos: Chaos) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_duplicated_or_reordered_during_faults() {
-    let seconds = std::env::var("CHAOS_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(60);
-    run("chaos", seconds, Chaos::default()).await;
+    run("chaos", number("CHAOS_SECONDS").unwrap_or(60), Chaos::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,10 +60,11 @@ impl Backend {
             sleep(Duration::from_millis(self.rng.u64(50..700))).await;
             self.published += 1;
             let event = format!("{}.{}", self.name, self.published);
-            match self.rng.u8(..20) {
+            match self.rng.u8(..22) {
                 0..12 => self.notify(&event).await,
                 12..15 => self.publish_without_ack(&event).await,
                 15 => self.publish_unusable(&event).await,
+                16 | 17 => self.change_message(&event).await,
                 _ => self.send_message(&event).await,
             }
         }
@@ -159,6 +160,62 @@ impl Backend {
                 Err(None) => sleep(Duration::from_millis(300)).await,
             }
         }
+    }
+
+    /// Edits or removes one of the latest messages, of any sender, until there is a final reply.
+    async fn change_message(&mut self, name: &str) {
+        let Some((conversation, _)) = self.rng.choice(&self.conversations).cloned() else { return };
+        let latest = self.world.deliveries().latest(conversation, 12);
+        let Some(message) = self.rng.choice(latest) else { return };
+        let id = message.message_id.get();
+        let text = (self.rng.u8(..3) > 0).then(|| format!("{} modifié par {name}.", message.content));
+        let if_change = Some(0).filter(|_| text.is_some() && self.rng.u8(..4) == 0);
+        let mut body = json!({"conversation_id": conversation, "message_id": id});
+        let subject = match &text {
+            Some(text) => {
+                body["message"] = text.as_str().into();
+                if let Some(if_change) = if_change {
+                    body["if_change"] = if_change.into();
+                }
+                self.world.ledger().edits(conversation, id, text, if_change);
+                "chat.messages.update"
+            }
+            None => {
+                body["reason"] = "spam".into();
+                self.world.ledger().deletes(conversation, id);
+                "chat.messages.remove"
+            }
+        };
+        Counters::increment(&self.world.counters.changes);
+        self.world.ledger().open_changes += 1;
+        while self.world.phase() != Phase::Over {
+            match self.request(subject, &body).await {
+                Ok(changed) => {
+                    let noted = self.world.deliveries().message(&changed);
+                    self.world.check(noted);
+                    if changed.message_id.get() != id {
+                        let what = format!("the reply to {subject} of message {id} holds another message");
+                        self.world.violation(Fault::new(Rule::Same, what));
+                    }
+                    Counters::increment(&self.world.counters.changed);
+                    self.world.ledger().changed(id, text.as_deref(), "a reply");
+                    break;
+                }
+                Err(Some(refusal)) => {
+                    let is_deleted = self.world.ledger().is_deletion_requested(id);
+                    let is_permitted = text.is_some()
+                        && (refusal.starts_with("not_found:") && is_deleted
+                            || refusal.starts_with("conflict:") && if_change.is_some());
+                    if !is_permitted {
+                        let what = format!("{subject} was refused: {refusal}");
+                        self.world.violation(Fault::new(Rule::Refused, what));
+                    }
+                    break;
+                }
+                Err(None) => sleep(Duration::from_millis(300)).await,
+            }
+        }
+        self.world.ledger().open_changes -= 1;
     }
 
     /// Returns the reply, or a final refusal; the error is `None` if the request should be repeated.

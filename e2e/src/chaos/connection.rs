@@ -2,12 +2,14 @@
 
 use super::{
     frame::Channel,
+    ledger::short,
     watch::{ChatWatch, InboxWatch},
     world::World,
 };
 use crate::Answer;
 use contract::{chat::Message, log::Head};
 use futures_util::{SinkExt, StreamExt};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -34,6 +36,10 @@ const REPLAY: Duration = Duration::from_secs(10);
 pub enum Command {
     /// Stores the message with this text.
     Send(String),
+    /// Edits or deletes a message.
+    Change(Target),
+    /// Reads a page of a conversation, in a state of the page with this number.
+    Load(i64, u64),
     /// Moves the marker of a conversation to a message.
     Read(i64, i64),
     /// Marks a notification as read; `None` for all.
@@ -42,6 +48,15 @@ pub enum Command {
     Subscribe(Channel),
     /// Sends a typing state.
     Typing,
+}
+
+/// A change of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub conversation: i64,
+    pub message: i64,
+    /// The new text; `None` deletes the message.
+    pub text: Option<String>,
 }
 
 struct PendingCommand {
@@ -62,6 +77,8 @@ pub struct Connection {
     pub chats: HashMap<i64, ChatWatch>,
     /// Check of the inbox, if it is joined.
     pub inbox: Option<InboxWatch>,
+    /// Changes requested on a single-channel socket, where errors don't name the command.
+    pub changes: Vec<Target>,
     pending: Vec<PendingCommand>,
     /// Joined channels, by the `ref` of the subscribe command.
     joined: HashMap<i64, Channel>,
@@ -105,6 +122,7 @@ impl Connection {
             gateway,
             chats: HashMap::new(),
             inbox: None,
+            changes: Vec::new(),
             pending: Vec::new(),
             joined: HashMap::new(),
             busy_until,
@@ -112,11 +130,11 @@ impl Connection {
         })
     }
 
-    /// Starts the check of a channel, after this entry.
-    pub fn watch(&mut self, channel: Channel, user: i64, after: Option<Head>) {
+    /// Starts the check of a channel, after this entry and this change.
+    pub fn watch(&mut self, channel: Channel, user: i64, after: Option<Head>, changes: i64) {
         match channel {
             Channel::Chat(id) => {
-                let watch = ChatWatch::new(user, after);
+                let watch = ChatWatch::new(user, after, changes);
                 let watch = match self.chats.remove(&id) {
                     Some(before) => watch.after(before),
                     None => watch,
@@ -129,11 +147,14 @@ impl Connection {
     }
 
     /// Subscribes to a channel of the multiplexed socket.
-    pub async fn subscribe(&mut self, channel: Channel, user: i64, after: Option<Head>) {
-        self.watch(channel, user, after);
+    pub async fn subscribe(&mut self, channel: Channel, user: i64, after: Option<Head>, changes: i64) {
+        self.watch(channel, user, after, changes);
         let mut op = json!({"op": "subscribe", "channel": channel.name()});
         if let Some(after) = after {
             op["after"] = after.id.into();
+            if matches!(channel, Channel::Chat(_)) {
+                op["changes"] = changes.into();
+            }
         }
         self.command(Command::Subscribe(channel), op, false).await;
     }
@@ -159,6 +180,9 @@ impl Connection {
         if in_turn {
             due = self.busy_until.max(since) + COMMAND_LIMIT;
             self.busy_until = due;
+        }
+        if let (Some(_), Command::Change(target)) = (self.own, &command) {
+            self.changes.push(target.clone());
         }
         // On a single-channel socket, only sends always get a reply.
         if self.own.is_none() || matches!(command, Command::Send(_)) {
@@ -210,12 +234,12 @@ impl Connection {
         self.joined.remove(&reference).map(Command::Subscribe)
     }
 
-    /// Removes the pending send of the message with this text. Returns whether there was one.
-    pub fn complete_send(&mut self, content: &str) -> bool {
-        let before = self.pending.len();
-        self.pending.retain(|command| !matches!(&command.command, Command::Send(text) if text == content));
+    /// Removes the pending send of the message with the name of this text.
+    pub fn complete_send(&mut self, content: &str) {
+        let name = short(content);
+        self.pending
+            .retain(|command| !matches!(&command.command, Command::Send(text) if short(text) == name));
         self.update_busy();
-        self.pending.len() < before
     }
 
     /// Text of the oldest pending send.
@@ -282,18 +306,30 @@ impl Called {
     }
 }
 
+impl Called {
+    /// The messages of the page in the reply, and the number of changes.
+    pub fn page(&self) -> Option<(Vec<Message>, i64)> {
+        let answer = self.answer.as_ref().filter(|answer| answer.status == 200)?;
+        let items = serde_json::from_value(answer.body["items"].clone()).ok()?;
+        Some((items, answer.body["changes"].as_i64()?))
+    }
+}
+
 /// Sends a command over HTTP.
 pub async fn call(
     world: Arc<World>,
     gateway: usize,
-    path: String,
+    (method, path): (Method, String),
     token: String,
     body: Value,
     command: Command,
 ) -> Called {
     let since = Instant::now();
     let url = format!("http://{}{path}", world.hosts[gateway]);
-    let request = world.http.post(url).bearer_auth(token).json(&body);
+    let mut request = world.http.request(method, url).bearer_auth(token);
+    if !body.is_null() {
+        request = request.json(&body);
+    }
     let answer = Answer::try_of(request).await.ok();
     let now = Instant::now();
     let took = (now - since).saturating_sub(world.paused_for(gateway, since, now));

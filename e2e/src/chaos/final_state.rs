@@ -4,7 +4,7 @@ use super::stored::{Counts, FinalState, NoticeRow, Row};
 use crate::Stack;
 use anyhow::Context;
 use async_nats::jetstream;
-use contract::log::Head;
+use contract::{chat::Message, log::Head};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, Row as _};
@@ -17,6 +17,8 @@ pub struct Ends {
     pub conversations: BTreeMap<i64, Head>,
     /// Heads of inboxes.
     pub inboxes: BTreeMap<i64, Head>,
+    /// Number of the last change of each changed message, by conversation and `seq`.
+    pub changes: BTreeMap<(i64, i64), i64>,
     /// Pending work: entries of the outbox, messages of streams.
     pub pending: BTreeMap<&'static str, u64>,
 }
@@ -31,6 +33,11 @@ pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
     let rows = sqlx::query("select user_id, last_seq, last_id from notify.inboxes").fetch_all(&mut database);
     for row in rows.await? {
         ends.inboxes.insert(row.try_get(0)?, Head { seq: row.try_get(1)?, id: row.try_get(2)? });
+    }
+    let rows = sqlx::query("select conversation_id, seq, change from chat.messages where change > 0")
+        .fetch_all(&mut database);
+    for row in rows.await? {
+        ends.changes.insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
     }
     let outbox: i64 = sqlx::query_scalar("select count(*) from chat.outbox").fetch_one(&mut database).await?;
     ends.pending.insert("outbox", outbox.unsigned_abs());
@@ -66,6 +73,7 @@ pub async fn read(
     for (conversation, people) in conversations {
         let path = format!("/api/conversations/{conversation}/messages");
         state.histories.insert(*conversation, pages(stack, &path, people[0], "message_id").await?);
+        state.changed.insert(*conversation, changed(stack, &path, people[0]).await?);
     }
     for user in users {
         let unread = stack.get("/api/unread", *user).await;
@@ -81,8 +89,13 @@ pub async fn read(
                 .collect(),
         };
         state.counts.insert(*user, counts);
+        state.texts.extend(listed.iter().map(Value::to_string));
         state.pages.insert(*user, pages(stack, "/api/notifications", *user, "notification_id").await?);
     }
+    let pages = state.pages.values().flatten().map(serde_json::to_string);
+    let shown = state.histories.values().chain(state.changed.values()).flatten().map(serde_json::to_string);
+    let texts: Vec<String> = pages.chain(shown).collect::<Result<_, _>>()?;
+    state.texts.extend(texts);
     state.deadletters = deadletters(stack).await?;
     Ok(state)
 }
@@ -107,14 +120,31 @@ async fn pages<T: DeserializeOwned>(
     }
 }
 
+/// All changed messages of a conversation, read page by page.
+async fn changed(stack: &Stack, path: &str, user: i64) -> anyhow::Result<Vec<Message>> {
+    let mut items: Vec<Message> = Vec::new();
+    loop {
+        let after = items.last().and_then(|last| last.change).unwrap_or_default();
+        let mut page = stack.get(&format!("{path}?limit=200&changed_after={after}"), user).await;
+        let found: Vec<Message> =
+            serde_json::from_value(page["items"].take()).context("read changed messages")?;
+        if found.is_empty() {
+            return Ok(items);
+        }
+        items.extend(found);
+    }
+}
+
 async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
     let mut database = PgConnection::connect(&stack.database.url()).await.context("connect to Postgres")?;
     let mut state = FinalState { heads: heads(&mut database).await?, ..FinalState::default() };
     let rows = sqlx::query(
-        "select conversation_id, seq, message_id, sender_id, content, client_id from chat.messages
-         order by conversation_id, seq",
+        "select conversation_id, seq, message_id, sender_id, content, client_id, change,
+                case when deleted_at is not null then deleted_by end
+         from chat.messages order by conversation_id, seq",
     );
     for row in rows.fetch_all(&mut database).await? {
+        let deleted_by: Option<String> = row.try_get(7)?;
         state.messages.push(Row {
             conversation: row.try_get(0)?,
             seq: row.try_get(1)?,
@@ -122,8 +152,12 @@ async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
             sender: row.try_get(3)?,
             content: row.try_get(4)?,
             client_id: row.try_get(5)?,
+            change: row.try_get(6)?,
+            deleted_by: deleted_by.map(|by| serde_json::from_value(by.into())).transpose()?,
+            former: Vec::new(),
         });
     }
+    former_texts(&mut database, &mut state).await?;
     let rows =
         sqlx::query("select conversation_id, user_id, read_seq, read_message_id from chat.participants");
     for row in rows.fetch_all(&mut database).await? {
@@ -134,6 +168,24 @@ async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
     state.outbox = sqlx::query_scalar(left).fetch_all(&mut database).await?;
     notifications(&mut database, &mut state).await?;
     Ok(state)
+}
+
+async fn former_texts(database: &mut PgConnection, state: &mut FinalState) -> anyhow::Result<()> {
+    let rows =
+        sqlx::query("select message_id, change, content from chat.versions order by message_id, change");
+    let mut former: BTreeMap<i64, Vec<(i64, String)>> = BTreeMap::new();
+    for row in rows.fetch_all(&mut *database).await? {
+        former.entry(row.try_get(0)?).or_default().push((row.try_get(1)?, row.try_get(2)?));
+    }
+    for row in &mut state.messages {
+        row.former = former.remove(&row.message_id).unwrap_or_default();
+    }
+    anyhow::ensure!(former.is_empty(), "former texts of unknown messages: {former:?}");
+    let rows = sqlx::query("select conversation_id, last_change from chat.conversations").fetch_all(database);
+    for row in rows.await? {
+        state.changes.insert(row.try_get(0)?, row.try_get(1)?);
+    }
+    Ok(())
 }
 
 async fn notifications(database: &mut PgConnection, state: &mut FinalState) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use contract::{
     chat::{Marker, Message},
     notify::{InboxRead, Notification},
 };
+use serde::Deserialize;
 use serde_json::Value;
 
 /// A channel of a socket.
@@ -41,6 +42,8 @@ impl Channel {
 #[derive(Debug)]
 pub enum Frame {
     Message(Message),
+    /// A message was edited or deleted.
+    Changed(Changed),
     /// A marker moved.
     Marker(Marker),
     Notification(Notification),
@@ -50,10 +53,21 @@ pub enum Frame {
     Typing(i64),
     /// The server's first frame on a multiplexed socket.
     Hello,
-    /// A command succeeded.
-    Ok(i64),
+    /// The command with this `ref` succeeded. The answer to a subscribe command has the number of changes.
+    Ok(i64, Option<i64>),
     /// A command failed.
     Error(Refused),
+}
+
+/// A change.
+#[derive(Debug, Deserialize)]
+pub struct Changed {
+    /// Conversation of the message.
+    pub conversation_id: i64,
+    /// Number of the change.
+    pub change: i64,
+    /// The whole message as it is now.
+    pub message: Message,
 }
 
 /// An error frame.
@@ -82,7 +96,10 @@ pub fn read(text: &str, own: Option<Channel>) -> Result<(Option<Channel>, Frame)
 fn multiplexed(mut value: Value) -> Result<(Option<Channel>, Frame), String> {
     match value["op"].as_str() {
         Some("hello") => Ok((None, Frame::Hello)),
-        Some("ok") => Ok((None, Frame::Ok(value["ref"].as_i64().ok_or("an ok without a ref")?))),
+        Some("ok") => Ok((
+            None,
+            Frame::Ok(value["ref"].as_i64().ok_or("an ok without a ref")?, value["changes"].as_i64()),
+        )),
         Some("error") => Ok((None, Frame::Error(refused(&value)))),
         Some("event") => {
             let channel =
@@ -102,6 +119,7 @@ fn parse_on(channel: Channel, value: Value) -> Result<Frame, String> {
     match (channel, kind.as_str()) {
         (_, "error") => Ok(Frame::Error(refused(&value))),
         (Channel::Chat(_), "message") => typed(value, Frame::Message),
+        (Channel::Chat(_), "changed") => typed(value, Frame::Changed),
         (Channel::Chat(_), "read") => typed(value, Frame::Marker),
         (Channel::Inbox, "read") if value.get("conversation_id").is_some() => typed(value, Frame::Marker),
         (Channel::Inbox, "read") => typed(value, Frame::InboxRead),

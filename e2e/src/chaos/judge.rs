@@ -1,20 +1,28 @@
 //! Compares promises and delivered frames with the stored data at the end. Pure: no I/O and no clock.
 
 use super::{
-    ledger::{Deliveries, Ledger, line, plain, short},
+    changes,
+    ledger::{Deliveries, Ledger, is_same, line, plain, short},
     rules::{Fault, Rule},
     stored::{FinalState, Row},
+    view::{Shown, Views},
 };
 use contract::chat::Message;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Collects all faults.
-pub fn judge(ledger: &Ledger, deliveries: &Deliveries, state: &FinalState) -> Vec<Fault> {
+/// Collects all faults. `views` are those of each client, by conversation.
+pub fn judge(
+    ledger: &Ledger,
+    deliveries: &Deliveries,
+    views: &BTreeMap<(usize, i64), Views>,
+    state: &FinalState,
+) -> Vec<Fault> {
     let mut faults = Vec::new();
     numbering(state, &mut faults);
     acknowledged(ledger, state, &mut faults);
     check_deliveries(deliveries, state, &mut faults);
     markers(ledger, deliveries, state, &mut faults);
+    changes::judge(ledger, deliveries, views, state, &mut faults);
     super::inbox::judge(ledger, deliveries, state, &mut faults);
     if !state.outbox.is_empty() {
         let what = format!("{} entries remain in the outbox", state.outbox.len());
@@ -54,27 +62,24 @@ fn acknowledged(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
     let mut rows: HashMap<&str, Vec<&Row>> = HashMap::new();
     let mut keys = HashSet::new();
     for row in &state.messages {
-        rows.entry(&row.content).or_default().push(row);
+        rows.entry(row.original()).or_default().push(row);
         if !keys.insert((row.conversation, row.sender, &row.client_id)) {
             let what = format!("client_id {:?} of user {} is stored twice", row.client_id, row.sender);
             faults.push(Fault::new(Rule::Twice, what).with([row.show()]));
         }
-        if !ledger.sends.contains_key(&row.content) {
+        if ledger.sends.get(short(row.original())).is_none_or(|sent| sent.content != row.original()) {
             faults.push(Fault::new(Rule::Same, "a message that nobody sent").with([row.show()]));
         }
     }
-    for (content, sent) in &ledger.sends {
-        let found = rows.get(content.as_str()).map_or(&[][..], Vec::as_slice);
+    for (name, sent) in &ledger.sends {
+        let found = rows.get(sent.content.as_str()).map_or(&[][..], Vec::as_slice);
         let shown = || found.iter().map(|row| row.show());
         match (found, &sent.acked) {
             ([], None) => {}
             ([], Some(acked)) => {
                 let what = format!(
                     "{} of user {} in conversation {} was acknowledged by {} but is not in the history",
-                    short(content),
-                    sent.sender,
-                    sent.conversation,
-                    acked.by
+                    name, sent.sender, sent.conversation, acked.by
                 );
                 faults.push(Fault::new(Rule::Lost, what));
             }
@@ -84,12 +89,12 @@ fn acknowledged(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
                     && sent.client_id.as_ref().is_none_or(|client_id| *client_id == row.client_id);
                 let acked_id = acked.as_ref().and_then(|acked| acked.message_id);
                 if !is_as_sent || acked_id.is_some_and(|id| id != row.message_id) {
-                    let what = format!("{} is not stored as it was sent: {sent:?}", short(content));
+                    let what = format!("{} is not stored as it was sent: {sent:?}", name);
                     faults.push(Fault::new(Rule::Same, what).with(shown()));
                 }
             }
             _ => {
-                let what = format!("{} is stored {} times", short(content), found.len());
+                let what = format!("{} is stored {} times", name, found.len());
                 faults.push(Fault::new(Rule::Twice, what).with(shown()));
             }
         }
@@ -104,7 +109,9 @@ fn check_deliveries(deliveries: &Deliveries, state: &FinalState, faults: &mut Ve
     }
     for (key, message) in &deliveries.messages {
         let row = rows.get(key);
-        let same = row.is_some_and(|row| is_row(message, row));
+        let same = row.is_some_and(|row| {
+            is_row(message, row) && (message.content.is_empty() || message.content == short(row.original()))
+        });
         if !same {
             let what =
                 format!("conversation {}: the delivered seq {} differs from the stored one", key.0, key.1);
@@ -115,12 +122,12 @@ fn check_deliveries(deliveries: &Deliveries, state: &FinalState, faults: &mut Ve
     for (conversation, items) in &state.histories {
         let stored = state.messages.iter().filter(|row| row.conversation == *conversation);
         let same = stored.clone().count() == items.len()
-            && stored.zip(items).all(|(row, item)| is_row(item, row))
+            && stored.zip(items).all(|(row, item)| is_row(item, row) && Shown::of(item) == row.shown())
             && items.iter().all(|item| {
                 deliveries
                     .messages
                     .get(&(*conversation, item.seq))
-                    .is_none_or(|delivered| *delivered == plain(item))
+                    .is_none_or(|delivered| is_same(delivered, &plain(item)))
             });
         if !same {
             let what = format!("conversation {conversation}: its pages over HTTP differ from its messages");
@@ -133,7 +140,6 @@ fn is_row(message: &Message, row: &Row) -> bool {
     message.message_id.get() == row.message_id
         && message.seq == row.seq
         && message.sender_id.get() == row.sender
-        && message.content == row.content
 }
 
 /// Checks that no marker is behind its acknowledged or delivered position, and that unread counts follow from the
@@ -156,6 +162,20 @@ fn markers(ledger: &Ledger, deliveries: &Deliveries, state: &FinalState, faults:
                 marker(*conversation, *user)
             );
             faults.push(Fault::new(Rule::Marker, what));
+        }
+    }
+    let deleted: HashMap<(i64, i64), &Row> = state
+        .messages
+        .iter()
+        .filter(|row| row.deleted_by.is_some())
+        .map(|row| ((row.conversation, row.seq), row))
+        .collect();
+    for ((conversation, user), (seq, _)) in &state.markers {
+        if let Some(row) = deleted.get(&(*conversation, seq + 1)) {
+            let what = format!(
+                "conversation {conversation}: user {user}'s marker is at seq {seq}, directly before a deleted message"
+            );
+            faults.push(Fault::new(Rule::Marker, what).with([row.show()]));
         }
     }
     let mut own: HashMap<(i64, i64), i64> = HashMap::new();

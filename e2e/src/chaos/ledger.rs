@@ -1,15 +1,21 @@
 //! Promises to clients and backends, and the frames delivered to sockets. Pure: no I/O and no clock.
 
-use super::rules::{Fault, Rule};
+use super::{
+    rules::{Fault, Rule},
+    view::Shown,
+};
 use contract::{
     chat::{Marker, Message},
     notify::Notification,
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// A message to send. Its text identifies it: all texts are different.
+/// A message to send. Its name, the first word of its text, identifies it: all names are different, and an edit keeps
+/// the name.
 #[derive(Debug, Clone)]
 pub struct Sent {
+    /// Text, which is unique, too.
+    pub content: String,
     /// Target conversation.
     pub conversation: i64,
     /// Author.
@@ -27,6 +33,29 @@ pub struct Acked {
     pub by: &'static str,
     /// Id of the message, if the acknowledgement contained it.
     pub message_id: Option<i64>,
+}
+
+/// The changes that clients and backends requested of one message.
+#[derive(Debug, Clone, Default)]
+pub struct Requested {
+    /// Conversation of the message.
+    pub conversation: i64,
+    pub edits: Vec<Edit>,
+    /// Whether its deletion was requested.
+    pub deletion: bool,
+    /// Kind of the deletion's acknowledgement, if there was one.
+    pub deletion_acked: Option<&'static str>,
+}
+
+/// A requested edit. All texts are different.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// The new text.
+    pub text: String,
+    /// The edit is made only if this is the number of the message's last change.
+    pub if_change: Option<i64>,
+    /// Kind of the acknowledgement, if there was one.
+    pub acked: Option<&'static str>,
 }
 
 /// Promise for a published event.
@@ -54,19 +83,24 @@ pub struct Published {
 /// All promises.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Messages by text.
+    /// Messages by name.
     pub sends: BTreeMap<String, Sent>,
     /// Last message marked as read with an acknowledgement, by conversation and user.
     pub reads: BTreeMap<(i64, i64), i64>,
     /// Notifications marked as read with an acknowledgement, by user.
     pub inbox_reads: BTreeMap<i64, Vec<i64>>,
     pub events: BTreeMap<String, Published>,
+    /// Requested changes by message.
+    pub changes: BTreeMap<i64, Requested>,
+    /// Number of changes that are repeated until they are acknowledged or refused, and are not yet.
+    pub open_changes: usize,
 }
 
 impl Ledger {
     /// Records a message that is about to be sent, perhaps again.
     pub fn sends(&mut self, content: &str, conversation: i64, sender: i64, client_id: Option<&str>) {
-        self.sends.entry(content.to_owned()).or_insert_with(|| Sent {
+        self.sends.entry(short(content).to_owned()).or_insert_with(|| Sent {
+            content: content.to_owned(),
             conversation,
             sender,
             client_id: client_id.map(str::to_owned),
@@ -74,12 +108,12 @@ impl Ledger {
         });
     }
 
-    /// Records the acknowledgement of a message. Returns whether it is the first one.
+    /// Records the acknowledgement of a message, which may have another text by now. Returns whether it is the first one.
     ///
     /// # Errors
     /// If an earlier acknowledgement named another message.
     pub fn acked(&mut self, content: &str, by: &'static str, message_id: Option<i64>) -> Result<bool, Fault> {
-        let Some(sent) = self.sends.get_mut(content) else {
+        let Some(sent) = self.sends.get_mut(short(content)) else {
             return Err(Fault::new(
                 Rule::Same,
                 format!("{by} for a message that nobody sent: {}", short(content)),
@@ -106,6 +140,42 @@ impl Ledger {
         }
     }
 
+    /// Records an edit that is about to be requested, perhaps again.
+    pub fn edits(&mut self, conversation: i64, message: i64, text: &str, if_change: Option<i64>) {
+        let edits = &mut self.requested(conversation, message).edits;
+        if edits.iter().all(|edit| edit.text != text) {
+            edits.push(Edit { text: text.to_owned(), if_change, acked: None });
+        }
+    }
+
+    /// Records a deletion that is about to be requested, perhaps again.
+    pub fn deletes(&mut self, conversation: i64, message: i64) {
+        self.requested(conversation, message).deletion = true;
+    }
+
+    fn requested(&mut self, conversation: i64, message: i64) -> &mut Requested {
+        self.changes.entry(message).or_insert_with(|| Requested { conversation, ..Requested::default() })
+    }
+
+    /// Records the acknowledgement of an edit, or of a deletion (`None`).
+    pub fn changed(&mut self, message: i64, text: Option<&str>, by: &'static str) {
+        let Some(requested) = self.changes.get_mut(&message) else { return };
+        let acked = match text {
+            Some(text) => {
+                requested.edits.iter_mut().find(|edit| edit.text == text).map(|edit| &mut edit.acked)
+            }
+            None => Some(&mut requested.deletion_acked),
+        };
+        if let Some(acked) = acked {
+            acked.get_or_insert(by);
+        }
+    }
+
+    /// Whether somebody requested the deletion of a message.
+    pub fn is_deletion_requested(&self, message: i64) -> bool {
+        self.changes.get(&message).is_some_and(|requested| requested.deletion)
+    }
+
     /// Number of messages that are repeated until they are acknowledged, and are not yet.
     pub fn unacknowledged(&self) -> usize {
         self.sends.values().filter(|sent| sent.acked.is_none() && sent.client_id.is_some()).count()
@@ -121,10 +191,12 @@ impl Ledger {
 /// Frames delivered to all sockets, which must agree with each other.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// Messages by conversation and `seq`, without the fields that depend on the receiver or the time.
+    /// Messages by conversation and `seq`, as [`plain`] returns them.
     pub messages: BTreeMap<(i64, i64), Message>,
-    /// Positions of the messages by text.
-    contents: HashMap<String, (i64, i64)>,
+    /// States of the messages by conversation, `seq` and `change`.
+    pub states: BTreeMap<(i64, i64, i64), Shown>,
+    /// Positions of the messages by name.
+    names: HashMap<String, (i64, i64)>,
     /// Furthest delivered marker, by conversation and user.
     pub markers: BTreeMap<(i64, i64), i64>,
     /// Notifications by user and `seq`.
@@ -135,22 +207,32 @@ impl Deliveries {
     /// Records a delivered message.
     ///
     /// # Errors
-    /// If another socket received a different message at this position.
+    /// If another socket received a different message at this position, or another state of it with the same `change`.
     pub fn message(&mut self, message: &Message) -> Result<(), Fault> {
         let plain = plain(message);
         let key = (plain.conversation_id.get(), plain.seq);
-        match self.messages.get(&key) {
-            Some(delivered) if *delivered == plain => return Ok(()),
+        let name = plain.content.clone();
+        match self.messages.get_mut(&key) {
+            Some(delivered) if is_same(delivered, &plain) => {
+                // A message that was deleted before its first delivery has no name until an earlier state is delivered.
+                if delivered.content.is_empty() {
+                    delivered.content.clone_from(&name);
+                }
+            }
             Some(delivered) => {
                 let what = format!("two sockets received different messages with seq {}", plain.seq);
                 return Err(Fault::new(Rule::Same, what).with([line(delivered), line(&plain)]));
             }
-            None => {}
+            None => {
+                self.messages.insert(key, plain);
+            }
         }
-        let before = self.contents.insert(plain.content.clone(), key);
-        self.messages.insert(key, plain);
-        match before {
-            Some((conversation, seq)) => {
+        self.state(message)?;
+        if name.is_empty() {
+            return Ok(());
+        }
+        match self.names.insert(name, key) {
+            Some((conversation, seq)) if (conversation, seq) != key => {
                 let what = format!(
                     "one message is stored twice: as seq {seq} of conversation {conversation} and as seq {}",
                     key.1
@@ -159,8 +241,37 @@ impl Deliveries {
                 Err(Fault::new(Rule::Twice, what)
                     .with(both.iter().filter_map(|key| self.messages.get(key)).map(line)))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
+    }
+
+    fn state(&mut self, message: &Message) -> Result<(), Fault> {
+        let shown = Shown::of(message);
+        let key = (message.conversation_id.get(), message.seq, shown.change);
+        let delivered = self.states.entry(key).or_insert_with(|| shown.clone());
+        if *delivered == shown {
+            return Ok(());
+        }
+        let what = format!("two sockets received different states of seq {} after change {}", key.1, key.2);
+        Err(Fault::new(Rule::Same, what).with([format!("{delivered:?}"), format!("{shown:?}")]))
+    }
+
+    /// Name of a message; `None` if it was deleted before anything showed its text.
+    pub fn name(&self, message: &Message) -> Option<String> {
+        let key = (message.conversation_id.get(), message.seq);
+        let known = || self.messages.get(&key).map(|delivered| delivered.content.clone());
+        let name = Some(short(&message.content).to_owned()).filter(|name| !name.is_empty());
+        name.or_else(|| message.client_id.clone()).or_else(known).filter(|name| !name.is_empty())
+    }
+
+    /// The latest delivered messages of a conversation that have a name.
+    pub fn latest(&self, conversation: i64, count: usize) -> Vec<Message> {
+        let all = self.messages.range((conversation, 0)..=(conversation, i64::MAX)).rev();
+        all.map(|(_, message)| message)
+            .filter(|message| !message.content.is_empty())
+            .take(count)
+            .cloned()
+            .collect()
     }
 
     /// Records a delivered marker.
@@ -192,9 +303,27 @@ impl Deliveries {
     }
 }
 
-/// A message without the fields that depend on the receiver or the time.
+/// A message without the fields that depend on the receiver or the time, or that a change alters. The content is the
+/// message's name, or empty if the message is deleted.
 pub fn plain(message: &Message) -> Message {
-    Message { is_read: false, client_id: None, ..message.clone() }
+    Message {
+        content: short(&message.content).to_owned(),
+        is_read: false,
+        client_id: None,
+        change: None,
+        edited_at: None,
+        deleted_at: None,
+        deleted_by: None,
+        ..message.clone()
+    }
+}
+
+/// Whether two plain messages are states of the same message.
+pub fn is_same(one: &Message, other: &Message) -> bool {
+    let names = [&one.content, &other.content];
+    let content = one.content.clone();
+    Message { content, ..other.clone() } == *one
+        && (names[0] == names[1] || names.iter().any(|name| name.is_empty()))
 }
 
 /// Whether two frames or items show the same notification, read or not.

@@ -1,17 +1,20 @@
 //! A client: a page in a browser. It chats, reconnects after a disconnect, and resumes where it was.
 
 use super::{
-    connection::{Called, Closed, Command, Connection, call},
+    connection::{Called, Closed, Command, Connection, Target, call},
     frame::Channel,
     ledger::short,
     rules::{Fault, Rule},
+    view::{View, Views},
     world::{Counters, Phase, Position, World},
 };
-use contract::log::Head;
+use contract::{chat::Message, log::Head};
 use fastrand::Rng;
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,6 +24,8 @@ use tokio::task::JoinSet;
 const TRAIL: usize = 10;
 /// Maximum number of unacknowledged messages of a page.
 const DRAFTS: usize = 3;
+/// Time after which a change on a single-channel socket is requested again, because only a refusal has an answer there.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Behaviour of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +34,9 @@ pub struct Behaviour {
     pub multiplexed: bool,
     /// Resumes with `after`, and sends a `client_id`; otherwise it is a page of the old guide.
     pub resumes: bool,
+    /// Edits and deletes messages, and resumes with `changes`; otherwise it is a page of an earlier release. Implies
+    /// `resumes`.
+    pub changes: bool,
     /// Sends commands over HTTP instead of its socket.
     pub over_http: bool,
     /// Pauses reading from time to time.
@@ -42,8 +50,12 @@ pub struct Behaviour {
 pub(super) struct ChannelState {
     /// Last received entry.
     pub last: Option<Head>,
+    /// Number of the last change that it knows; `None` if the server has not told it yet.
+    pub changes: Option<i64>,
     /// Ids of the last entries.
     pub recent: VecDeque<i64>,
+    /// Ids and names of the user's last messages.
+    pub own: VecDeque<(i64, String)>,
     trail: VecDeque<String>,
 }
 
@@ -57,6 +69,14 @@ pub(super) struct Draft {
     pub due: Option<Instant>,
 }
 
+/// A change that is not acknowledged yet.
+pub(super) struct ChangeDraft {
+    pub target: Target,
+    pub tries: u32,
+    /// Time of the next attempt; `None` while one is in flight and has an answer.
+    pub due: Option<Instant>,
+}
+
 /// An open page.
 pub struct Page {
     pub(super) world: Arc<World>,
@@ -66,6 +86,10 @@ pub struct Page {
     pub(super) behaviour: Behaviour,
     pub(super) channels: BTreeMap<Channel, ChannelState>,
     pub(super) drafts: Vec<Draft>,
+    /// The change in progress.
+    pub(super) change: Option<ChangeDraft>,
+    /// Number of times that the page was opened without its state.
+    pub(super) renewed: u64,
     /// Recently acknowledged messages, some of which are sent again needlessly.
     pub(super) done: VecDeque<Draft>,
     /// Channels of the multiplexed socket to subscribe to again, and when.
@@ -107,6 +131,8 @@ impl Page {
             behaviour,
             channels: channels.iter().map(|channel| (*channel, ChannelState::default())).collect(),
             drafts: Vec::new(),
+            change: None,
+            renewed: 0,
             done: VecDeque::new(),
             lost: Vec::new(),
             gateway,
@@ -144,10 +170,16 @@ impl Page {
 
     /// Resets the state, as in a newly opened page.
     fn renew(&mut self) {
+        self.renewed += 1;
         for (channel, state) in &mut self.channels {
             let last = self.behaviour.resumes.then(Head::default);
             state.last = last;
+            state.changes = None;
             state.recent.clear();
+            state.own.clear();
+            if let Channel::Chat(id) = channel {
+                self.world.views().insert((self.number, *id), Views::default());
+            }
             if self.behaviour.resumes && !matches!(channel, Channel::Typing(_)) {
                 self.world.set_position(self.number, *channel, Some(Position { last, user: self.user }));
             }
@@ -157,6 +189,9 @@ impl Page {
     /// Resets the state of the lost connection.
     fn unlink(&mut self) {
         self.lost.clear();
+        for id in self.conversations() {
+            self.with_views(id, |views| views.socket = View::default());
+        }
         if !self.behaviour.resumes {
             for (channel, state) in &mut self.channels {
                 state.last = None;
@@ -169,6 +204,13 @@ impl Page {
         for draft in &mut self.drafts {
             draft.due.get_or_insert(now);
         }
+        if let Some(change) = &mut self.change {
+            change.due.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn with_views(&self, conversation: i64, change: impl FnOnce(&mut Views)) {
+        change(self.world.views().entry((self.number, conversation)).or_default());
     }
 
     /// Returns the pause before the next connection. Records a violation if the connection should not have ended this
@@ -211,14 +253,54 @@ impl Page {
             return Ok(connection);
         }
         let channel = channels[0];
-        let last = self.channels[&channel].last;
-        let after = last.map(|last| format!("after={}&", last.id)).unwrap_or_default();
+        if let Channel::Chat(id) = channel
+            && self.behaviour.over_http
+            && self.channels[&channel].last == Some(Head::default())
+        {
+            self.load_first(id).await;
+        }
+        let (last, changes) = (self.channels[&channel].last, self.channels[&channel].changes.unwrap_or(0));
+        let mut after = last.map(|last| format!("after={}&", last.id)).unwrap_or_default();
+        if self.behaviour.changes && matches!(channel, Channel::Chat(_)) {
+            write!(after, "changes={changes}&").expect("a string accepts everything");
+        }
         let path = format!("/ws/{}/?{after}token={token}", channel.name());
         let mut connection = Connection::open(&self.world, self.gateway, &path, Some(channel)).await?;
-        connection.watch(channel, self.user, last);
-        self.trail(channel, || format!("-- opened with after={:?}", last.map(|last| last.id)));
+        connection.watch(channel, self.user, last, changes);
+        self.trail(channel, || {
+            format!("-- opened with after={:?} changes={changes}", last.map(|last| last.id))
+        });
         self.count_resume(last);
         Ok(connection)
+    }
+
+    /// Starts with the newest page of a conversation.
+    async fn load_first(&mut self, id: i64) {
+        let path = format!("/api/conversations/{id}/messages?limit=20");
+        let token = crate::token(self.user);
+        let (get, command) = ((Method::GET, path), Command::Load(id, self.renewed));
+        let called = call(self.world.clone(), self.gateway, get, token, Value::Null, command).await;
+        let Some((items, changes)) = called.page() else { return };
+        let newest = items.first().map(|item| Head { seq: item.seq, id: item.message_id.get() });
+        let channel = Channel::Chat(id);
+        if let Some(newest) = newest {
+            self.move_to(channel, Some(newest), newest.id);
+            if let Some(state) = self.channels.get_mut(&channel) {
+                state.changes = Some(changes);
+            }
+        }
+        self.show_items(id, &items);
+    }
+
+    /// Shows the items of a page.
+    pub(super) fn show_items(&self, id: i64, items: &[Message]) {
+        self.with_views(id, |views| items.iter().for_each(|item| views.page.show(item)));
+        for item in items {
+            let noted = self.world.deliveries().message(item);
+            if let Err(fault) = noted {
+                self.report_fault(Some(Channel::Chat(id)), fault);
+            }
+        }
     }
 
     pub(super) async fn subscribe(&mut self, connection: &mut Connection, channel: Channel) {
@@ -226,9 +308,15 @@ impl Page {
             Channel::Typing(_) => None,
             _ => self.channels.get(&channel).and_then(|state| state.last),
         };
-        self.trail(channel, || format!("-- subscribed with after={:?}", after.map(|after| after.id)));
+        let changes = self.channels.get(&channel).and_then(|state| state.changes).unwrap_or(0);
+        self.trail(channel, || {
+            format!("-- subscribed with after={:?} changes={changes}", after.map(|after| after.id))
+        });
+        if let Channel::Chat(id) = channel {
+            self.with_views(id, |views| views.socket = View::default());
+        }
         self.count_resume(after);
-        connection.subscribe(channel, self.user, after).await;
+        connection.subscribe(channel, self.user, after, changes).await;
     }
 
     fn count_resume(&self, last: Option<Head>) {
@@ -310,16 +398,19 @@ impl Page {
             self.subscribe(connection, channel).await;
         }
         self.send_drafts(connection).await;
+        self.send_change(connection).await;
         if self.world.phase() != Phase::Chatting {
             return Act::Go;
         }
         match self.rng.u8(..100) {
-            0..60 => self.write(),
+            0..44 => self.write(),
+            44..60 => self.begin_change(),
             60..72 => self.read(connection).await,
             72..78 => self.type_or_repeat(connection).await,
             78..80 => return Act::Drop,
             80..83 if self.behaviour.pauses => return Act::Pause(self.pause(2.0, 12.0)),
             83..84 if self.behaviour.leaves => return Act::Leave,
+            84..87 => self.load_older(),
             _ => {}
         }
         Act::Go
@@ -380,7 +471,7 @@ impl Page {
         }
         if over_http {
             let path = format!("/api/conversations/{conversation}/messages");
-            self.call(path, data, command);
+            self.call((Method::POST, path), data, command);
             return;
         }
         if let (Some(client_id), Some(watch)) = (client_id, connection.chats.get_mut(conversation)) {
@@ -391,10 +482,74 @@ impl Page {
         connection.send(channel, command, data).await;
     }
 
-    fn call(&mut self, path: String, body: serde_json::Value, command: Command) {
+    fn call(&mut self, request: (Method, String), body: Value, command: Command) {
         let gateway = self.rng.usize(..self.world.hosts.len());
         let token = crate::token(self.user);
-        self.calls.spawn(call(self.world.clone(), gateway, path, token, body, command));
+        self.calls.spawn(call(self.world.clone(), gateway, request, token, body, command));
+    }
+
+    /// Chooses one of the user's last messages to edit or delete.
+    fn begin_change(&mut self) {
+        if self.change.is_some() || !self.behaviour.changes {
+            return;
+        }
+        let Some(conversation) = self.rng.choice(self.conversations()) else { return };
+        let Some(state) = self.channels.get(&Channel::Chat(conversation)) else { return };
+        let Some((message, name)) = self.rng.choice(&state.own).cloned() else { return };
+        let text = (self.rng.u8(..3) > 0).then(|| {
+            self.written += 1;
+            format!("{name} édité par {}.{}.", self.number, self.written)
+        });
+        match &text {
+            Some(text) => self.world.ledger().edits(conversation, message, text, None),
+            None => self.world.ledger().deletes(conversation, message),
+        }
+        self.world.ledger().open_changes += 1;
+        Counters::increment(&self.world.counters.changes);
+        let target = Target { conversation, message, text };
+        self.change = Some(ChangeDraft { target, tries: 0, due: Some(Instant::now()) });
+    }
+
+    async fn send_change(&mut self, connection: &mut Connection) {
+        let Some(change) =
+            self.change.as_mut().filter(|change| change.due.is_some_and(|due| due <= Instant::now()))
+        else {
+            return;
+        };
+        change.tries += 1;
+        let again = change.tries > 1;
+        let target = change.target.clone();
+        let Target { conversation, message, text } = &target;
+        let channel = Channel::Chat(*conversation);
+        let is_single = connection.own.is_some();
+        // On a single-channel socket, a repeat of a change that was made has no answer.
+        let over_http = self.behaviour.over_http || again && (is_single || self.rng.u8(..4) == 0);
+        change.due = (is_single && !over_http).then(|| Instant::now() + CHANGE_TIMEOUT);
+        self.trail(channel, || format!("-> change {message} to {text:?}, over HTTP: {over_http}"));
+        let command = Command::Change(target.clone());
+        if over_http {
+            let path = format!("/api/conversations/{conversation}/messages/{message}");
+            match text {
+                Some(text) => self.call((Method::PATCH, path), json!({"message": text}), command),
+                None => self.call((Method::DELETE, path), Value::Null, command),
+            }
+            return;
+        }
+        let data = match text {
+            Some(text) => json!({"type": "edit", "message_id": message, "message": text}),
+            None => json!({"type": "delete", "message_id": message}),
+        };
+        connection.send(channel, command, data).await;
+    }
+
+    /// Loads a page of earlier messages, at any time and from any gateway. It may show changes that the socket has not
+    /// received yet.
+    fn load_older(&mut self) {
+        let Some(conversation) = self.rng.choice(self.conversations()) else { return };
+        let Some(state) = self.channels.get(&Channel::Chat(conversation)) else { return };
+        let Some(before) = state.last.filter(|last| self.behaviour.changes && last.id > 0) else { return };
+        let path = format!("/api/conversations/{conversation}/messages?limit=30&before={}", before.id);
+        self.call((Method::GET, path), Value::Null, Command::Load(conversation, self.renewed));
     }
 
     async fn read(&mut self, connection: &mut Connection) {
@@ -408,7 +563,7 @@ impl Page {
         match channel {
             Channel::Chat(conversation) if self.behaviour.over_http => {
                 let path = format!("/api/conversations/{conversation}/read");
-                self.call(path, json!({"message_id": id}), Command::Read(conversation, id));
+                self.call((Method::POST, path), json!({"message_id": id}), Command::Read(conversation, id));
             }
             Channel::Chat(conversation) => {
                 let data = json!({"type": "read", "message_id": id});

@@ -61,13 +61,13 @@ impl People {
 
 /// Behaviour and channels of the page with this number.
 fn behaviour(number: usize, mine: &[i64]) -> (Behaviour, Vec<Channel>) {
-    let resumes = Behaviour { resumes: true, ..Behaviour::default() };
+    let resumes = Behaviour { resumes: true, changes: true, ..Behaviour::default() };
     let one = mine[number / 7 % mine.len()];
     let mut all: Vec<Channel> = mine.iter().map(|id| Channel::Chat(*id)).collect();
     all.extend([Channel::Inbox, Channel::Typing(one)]);
     match number % 7 {
         0 => (Behaviour { multiplexed: true, ..resumes }, all),
-        1 => (resumes, vec![Channel::Chat(one)]),
+        1 => (Behaviour { changes: number / 7 % 2 == 0, ..resumes }, vec![Channel::Chat(one)]),
         2 => (Behaviour { over_http: true, ..resumes }, vec![Channel::Chat(one)]),
         3 => (Behaviour { multiplexed: true, pauses: true, leaves: true, ..resumes }, all),
         4 => (Behaviour::default(), vec![Channel::Chat(one)]),

@@ -1,8 +1,8 @@
 //! Handling of the frames and HTTP replies that a page receives.
 
 use super::{
-    connection::{Called, Command, Connection},
-    frame::{self, Channel, Frame, Refused},
+    connection::{Called, Command, Connection, Target},
+    frame::{self, Changed, Channel, Frame, Refused},
     ledger::short,
     page::{Draft, Page},
     rules::{Fault, Rule},
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const RECENT: usize = 20;
 /// Number of acknowledged messages that a page may send again.
 const DONE: usize = 4;
+/// Number of own messages that a page remembers, to change one.
+const OWN: usize = 8;
 /// Maximum duration of an HTTP call. The promise is 5 s; the rest is for a busy machine, because this check looks for
 /// calls that hang.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
@@ -39,9 +41,10 @@ impl Page {
             self.trail(channel, || text.to_owned());
         }
         match (channel, frame) {
-            (_, Frame::Ok(reference)) => self.on_ok(connection, reference),
+            (_, Frame::Ok(reference, changes)) => self.on_ok(connection, reference, changes),
             (_, Frame::Error(refused)) => self.on_error(connection, &refused),
             (Some(Channel::Chat(id)), Frame::Message(message)) => self.on_message(connection, id, &message),
+            (Some(Channel::Chat(id)), Frame::Changed(changed)) => self.on_changed(connection, id, &changed),
             (Some(Channel::Chat(id)), Frame::Marker(marker)) => self.on_marker(connection, id, &marker),
             (Some(Channel::Inbox), Frame::Notification(shown)) => self.on_notification(connection, &shown),
             (Some(Channel::Inbox), Frame::Marker(marker)) => {
@@ -76,17 +79,106 @@ impl Page {
         let delivery = self.check(channel, delivery);
         let noted = self.world.deliveries().message(message);
         self.check(channel, noted);
+        self.show(id, message);
         if delivery == Some(Delivery::New) {
             self.move_to(channel, last, message.message_id.get());
         }
         if message.sender_id.get() == self.user {
-            connection.complete_send(&message.content);
-            self.acked(&message.content, "an echo", Some(message.message_id.get()));
+            self.on_own(connection, message, delivery);
+        }
+    }
+
+    /// Shows a message of a frame.
+    fn show(&self, id: i64, message: &Message) {
+        self.with_views(id, |views| {
+            views.socket.show(message);
+            if self.behaviour.changes {
+                views.page.show(message);
+            }
+        });
+    }
+
+    fn on_own(&mut self, connection: &mut Connection, message: &Message, delivery: Option<Delivery>) {
+        let name = self.world.deliveries().name(message);
+        // Without a name, it was deleted before a page of the old guide received it: then it is its oldest one.
+        let oldest = || connection.oldest_send().filter(|_| !self.behaviour.resumes);
+        let Some(name) = name.or_else(|| oldest().map(|content| short(&content).to_owned())) else { return };
+        connection.complete_send(&name);
+        self.acked(&name, "an echo", Some(message.message_id.get()));
+        let own = self.channels.get_mut(&Channel::Chat(message.conversation_id.get()));
+        if delivery == Some(Delivery::New)
+            && let Some(state) = own
+        {
+            if state.own.len() == OWN {
+                state.own.pop_front();
+            }
+            state.own.push_back((message.message_id.get(), name));
+        }
+    }
+
+    fn on_changed(&mut self, connection: &mut Connection, id: i64, changed: &Changed) {
+        let channel = Channel::Chat(id);
+        let message = &changed.message;
+        if [changed.conversation_id, message.conversation_id.get()] != [id; 2] {
+            let fault = Fault::new(Rule::Refused, "a change of another conversation");
+            return self.report_fault(Some(channel), fault);
+        }
+        let Some(watch) = connection.chats.get_mut(&id) else { return };
+        let checked = watch.changed(changed);
+        self.check(channel, checked);
+        let noted = self.world.deliveries().message(message);
+        self.check(channel, noted);
+        self.show(id, message);
+        if let Some(state) = self.channels.get_mut(&channel) {
+            state.changes = state.changes.max(Some(changed.change));
+        }
+        // A single-channel socket has no other answer.
+        let is_ours = self.change.as_ref().is_some_and(|change| {
+            let Target { message: ours, text, .. } = &change.target;
+            *ours == message.message_id.get() && text.as_deref().unwrap_or_default() == message.content
+        });
+        if is_ours && connection.own.is_some() {
+            self.change_acked("a frame");
+        }
+    }
+
+    /// Records the acknowledgement of our change.
+    fn change_acked(&mut self, by: &'static str) {
+        let Some(change) = self.change.take() else { return };
+        Counters::increment(&self.world.counters.changed);
+        let Target { conversation, message, text } = change.target;
+        let mut ledger = self.world.ledger();
+        ledger.changed(message, text.as_deref(), by);
+        ledger.open_changes -= 1;
+        drop(ledger);
+        // Deleted messages stay for a while, so that some are deleted again.
+        let deleted = text.is_none() && self.rng.u8(..3) > 0;
+        if deleted && let Some(state) = self.channels.get_mut(&Channel::Chat(conversation)) {
+            state.own.retain(|(id, _)| *id != message);
+        }
+    }
+
+    /// Whether a change may be refused with `not_found`: it is an edit, and somebody wants the message to be deleted.
+    fn may_be_refused(&self, target: &Target) -> bool {
+        target.text.is_some() && self.world.ledger().is_deletion_requested(target.message)
+    }
+
+    /// Handles the refusal of a change: repeats the change later, or gives it up.
+    fn change_refused(&mut self, target: &Target, code: &str) {
+        let Some(change) = self.change.as_mut().filter(|change| change.target == *target) else { return };
+        if ["unavailable", "rate_limited"].contains(&code) {
+            change.due = Some(Instant::now() + Duration::from_millis(self.rng.u64(100..1_000)));
+            return;
+        }
+        self.change = None;
+        self.world.ledger().open_changes -= 1;
+        if let Some(state) = self.channels.get_mut(&Channel::Chat(target.conversation)) {
+            state.own.retain(|(id, _)| *id != target.message);
         }
     }
 
     /// Updates the page's position on a channel.
-    fn move_to(&mut self, channel: Channel, last: Option<Head>, id: i64) {
+    pub(super) fn move_to(&mut self, channel: Channel, last: Option<Head>, id: i64) {
         if let Some(state) = self.channels.get_mut(&channel) {
             if self.behaviour.resumes || last.is_some() {
                 state.last = last.filter(|_| self.behaviour.resumes);
@@ -125,7 +217,7 @@ impl Page {
         let channel = self
             .drafts
             .iter()
-            .find(|draft| draft.content == content)
+            .find(|draft| short(&draft.content) == short(content))
             .map(|draft| Channel::Chat(draft.conversation));
         let acked = self.world.ledger().acked(content, by, message_id);
         match acked {
@@ -133,7 +225,7 @@ impl Page {
             Ok(false) => {}
             Err(fault) => self.report_fault(channel, fault),
         }
-        if let Some(index) = self.drafts.iter().position(|draft| draft.content == content) {
+        if let Some(index) = self.drafts.iter().position(|draft| short(&draft.content) == short(content)) {
             let draft = self.drafts.swap_remove(index);
             if draft.client_id.is_some() && draft.tries < 4 {
                 self.done.truncate(DONE);
@@ -143,7 +235,7 @@ impl Page {
     }
 
     /// Handles the `ok` of a command on the multiplexed socket.
-    fn on_ok(&mut self, connection: &mut Connection, reference: i64) {
+    fn on_ok(&mut self, connection: &mut Connection, reference: i64, changes: Option<i64>) {
         match connection.complete(reference) {
             Some(Command::Send(content)) => self.acked(&content, "an ok", None),
             Some(Command::Read(conversation, message)) => {
@@ -152,8 +244,21 @@ impl Page {
             Some(Command::InboxRead(Some(id))) => {
                 self.world.ledger().inbox_reads.entry(self.user).or_default().push(id);
             }
-            Some(Command::Subscribe(channel)) => connection.set_joined(reference, channel),
-            Some(Command::InboxRead(None) | Command::Typing) | None => {}
+            Some(Command::Subscribe(channel)) => {
+                connection.set_joined(reference, channel);
+                // Only the first answer counts: the changes up to a later one have not arrived yet.
+                if let Some(state) = self.channels.get_mut(&channel)
+                    && state.last == Some(Head::default())
+                {
+                    state.changes = state.changes.or(changes);
+                }
+            }
+            Some(Command::Change(target)) => {
+                if self.change.as_ref().is_some_and(|change| change.target == target) {
+                    self.change_acked("an ok");
+                }
+            }
+            Some(Command::InboxRead(None) | Command::Typing | Command::Load(..)) | None => {}
         }
     }
 
@@ -167,13 +272,25 @@ impl Page {
             }
             // A client of the old guide doesn't learn which message was refused.
             (None, None) if !self.behaviour.resumes => connection.oldest_send().map(Command::Send),
-            (None, None) => None,
+            // Nor does a page learn which change was refused. It may have repeated the change, and finished it, since.
+            (None, None) if refused.code == "not_found" && !connection.changes.is_empty() => {
+                let deleted = connection.changes.iter().find(|target| self.may_be_refused(target));
+                deleted.or(connection.changes.last()).cloned().map(Command::Change)
+            }
+            (None, None) => self.change.as_ref().map(|change| Command::Change(change.target.clone())),
         };
         let channel = match &command {
             Some(Command::Send(content)) => {
                 connection.complete_send(content);
                 self.retry(content);
                 None
+            }
+            Some(Command::Change(target)) => {
+                self.change_refused(target, &refused.code);
+                if refused.code == "not_found" && self.may_be_refused(target) {
+                    return;
+                }
+                Some(Channel::Chat(target.conversation))
             }
             Some(Command::Subscribe(channel)) => {
                 self.lost.push((Instant::now() + Duration::from_millis(700), *channel));
@@ -212,6 +329,9 @@ impl Page {
             if let Command::Send(content) = &called.command {
                 self.retry(content);
             }
+            if let Command::Change(target) = &called.command {
+                self.change_refused(target, "unavailable");
+            }
             return;
         };
         if called.took > CALL_LIMIT {
@@ -220,13 +340,42 @@ impl Page {
         }
         match (&called.command, answer.status, called.message()) {
             (Command::Send(content), _, Some(message)) => {
-                if message.content != *content {
+                let name = self.world.deliveries().name(&message);
+                if name.is_some_and(|name| name != short(content)) {
                     let what = format!("the reply to {} holds another message", short(content));
                     self.report_fault(None, Fault::new(Rule::Same, what));
                 }
                 let noted = self.world.deliveries().message(&message);
                 self.check(Channel::Chat(message.conversation_id.get()), noted);
                 self.acked(content, "201 or 200", Some(message.message_id.get()));
+            }
+            (Command::Load(conversation, renewed), 200, _) => {
+                // A page that was opened again since knows nothing of this call.
+                if let Some((items, _)) = called.page().filter(|_| *renewed == self.renewed) {
+                    self.show_items(*conversation, &items);
+                }
+            }
+            (Command::Change(target), 200 | 204, message) => {
+                if let Some(message) = message {
+                    let noted = self.world.deliveries().message(&message);
+                    self.check(Channel::Chat(target.conversation), noted);
+                    if message.message_id.get() != target.message {
+                        let what = format!("the reply to {target:?} holds another message");
+                        self.report_fault(None, Fault::new(Rule::Same, what));
+                    }
+                }
+                if self.change.as_ref().is_some_and(|change| change.target == *target) {
+                    self.change_acked("200 or 204");
+                }
+            }
+            (Command::Change(target), status, _) => {
+                let code = answer.body["code"].as_str().unwrap_or_default();
+                self.change_refused(target, code);
+                if ![429, 503].contains(&status) && !(code == "not_found" && self.may_be_refused(target)) {
+                    let what = format!("{target:?} was refused: {}", answer.body);
+                    let channel = Channel::Chat(target.conversation);
+                    self.report_fault(Some(channel), Fault::new(Rule::Refused, what));
+                }
             }
             (Command::Read(conversation, message), 204, _) => {
                 self.world.ledger().read(*conversation, self.user, *message);

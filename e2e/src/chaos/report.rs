@@ -60,6 +60,8 @@ impl Report {
         let rows = [
             ("messages", &counters.messages),
             ("acknowledged", &counters.acked),
+            ("changes", &counters.changes),
+            ("changes made", &counters.changed),
             ("sent again", &counters.resent),
             ("unavailable errors", &counters.unavailable),
             ("reads", &counters.reads),

@@ -17,7 +17,12 @@ pub enum Rule {
     Same,
     /// A client that resumes receives everything.
     Behind,
-    /// Markers only move forward, and never beyond the delivered entries.
+    /// On each socket, `change` grows. An acknowledged change is stored, and a repeat changes nothing.
+    Change,
+    /// A deleted text is shown nowhere.
+    Deleted,
+    /// Markers only move forward, and never beyond the delivered entries. They never stop directly before a
+    /// deleted message.
     Marker,
     /// Unread counts are exact.
     Unread,

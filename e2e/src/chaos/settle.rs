@@ -4,6 +4,7 @@ use super::{
     final_state::{self, Ends},
     frame::Channel,
     rules::{Fault, Rule},
+    view::View,
     world::World,
 };
 use crate::Stack;
@@ -41,6 +42,11 @@ fn incomplete(world: &World, ends: &Ends) -> Vec<Fault> {
         let what = format!("{unacknowledged} messages are still unacknowledged after repeated sends");
         incomplete.push(Fault::new(Rule::Answer, what));
     }
+    let unmade = world.ledger().open_changes;
+    if unmade > 0 {
+        let what = format!("{unmade} edits or deletions are still unacknowledged after repeated requests");
+        incomplete.push(Fault::new(Rule::Answer, what));
+    }
     for (what, count) in ends.pending.iter().filter(|(_, count)| **count > 0) {
         incomplete.push(Fault::new(Rule::Outbox, format!("{what}: {count} still pending")));
     }
@@ -61,6 +67,22 @@ fn incomplete(world: &World, ends: &Ends) -> Vec<Fault> {
                 end.seq
             );
             incomplete.push(Fault::new(Rule::Behind, what));
+        }
+    }
+    for ((client, conversation), views) in &*world.views() {
+        let behind = |view: &View| {
+            let change = |seq| ends.changes.get(&(*conversation, seq)).copied().unwrap_or_default();
+            view.0.iter().filter(|(seq, shown)| shown.change < change(**seq)).count()
+        };
+        for (name, view) in [("socket", &views.socket), ("page", &views.page)] {
+            let behind = behind(view);
+            if behind > 0 {
+                let what = format!(
+                    "the {name} of client {client} shows {behind} messages of chat/{conversation} as they were before \
+                     their last change"
+                );
+                incomplete.push(Fault::new(Rule::Behind, what));
+            }
         }
     }
     incomplete

@@ -1,7 +1,14 @@
 //! The data that the services have stored at the end of a run.
 
-use super::ledger::{same_notification, short};
-use contract::{chat::Message, log::Head, notify::Notification};
+use super::{
+    ledger::{same_notification, short},
+    view::Shown,
+};
+use contract::{
+    chat::{DeletedBy, Message},
+    log::Head,
+    notify::Notification,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// A stored message.
@@ -19,19 +26,44 @@ pub struct Row {
     pub content: String,
     /// Idempotency key.
     pub client_id: String,
+    /// Number of the last change; 0 if there was none.
+    pub change: i64,
+    /// Who deleted it.
+    pub deleted_by: Option<DeletedBy>,
+    /// Former texts, each with the number of the change that replaced it, in order.
+    pub former: Vec<(i64, String)>,
 }
 
 impl Row {
+    /// The text that was sent.
+    pub fn original(&self) -> &str {
+        self.former.first().map_or(&self.content, |(_, content)| content)
+    }
+
+    /// All texts, each with the number of the change that made it; an empty text is the deletion.
+    pub fn states(&self) -> impl Iterator<Item = (i64, &str)> {
+        let made = [0].into_iter().chain(self.former.iter().map(|(change, _)| *change));
+        let texts = self.former.iter().map(|(_, content)| content.as_str());
+        made.zip(texts.chain([self.content.as_str()]))
+    }
+
+    /// The state that clients must show.
+    pub fn shown(&self) -> Shown {
+        Shown { change: self.change, content: self.content.clone(), deleted_by: self.deleted_by }
+    }
+
     /// Formats the row as one line of text.
     pub fn show(&self) -> String {
         format!(
-            "row: conversation {} seq {} message {} of user {} client_id {:?}: {}",
+            "row: conversation {} seq {} message {} of user {} client_id {:?} change {} deleted by {:?}: {}",
             self.conversation,
             self.seq,
             self.message_id,
             self.sender,
             self.client_id,
-            short(&self.content)
+            self.change,
+            self.deleted_by,
+            short(self.original())
         )
     }
 }
@@ -83,6 +115,8 @@ pub struct FinalState {
     pub messages: Vec<Row>,
     /// Head of each conversation.
     pub heads: BTreeMap<i64, Head>,
+    /// Number of changes of each conversation.
+    pub changes: BTreeMap<i64, i64>,
     /// `seq` and message id of each marker, by conversation and user.
     pub markers: BTreeMap<(i64, i64), (i64, i64)>,
     /// Remaining entries of the outbox.
@@ -95,6 +129,10 @@ pub struct FinalState {
     pub deadletters: Vec<String>,
     /// Histories, from the HTTP API.
     pub histories: BTreeMap<i64, Vec<Message>>,
+    /// Changed messages in the order of their changes, from the HTTP API.
+    pub changed: BTreeMap<i64, Vec<Message>>,
+    /// All that users see at the end, as JSON.
+    pub texts: Vec<String>,
     /// Inboxes, from the HTTP API, oldest first.
     pub pages: BTreeMap<i64, Vec<Notification>>,
     /// Unread counts, from the HTTP API.

@@ -1,6 +1,9 @@
 //! Checks the frames of one socket on one channel. Pure: no I/O and no clock.
 
-use super::rules::{Fault, Rule};
+use super::{
+    frame::Changed,
+    rules::{Fault, Rule},
+};
 use contract::{
     chat::{Marker, Message},
     log::Head,
@@ -56,13 +59,17 @@ pub struct ChatWatch {
     /// The exact last `seq`, if a marker determines it.
     exactly: Option<i64>,
     sent: HashSet<String>,
+    /// Number of the last change that the client knows.
+    changes: i64,
 }
 
 impl ChatWatch {
-    /// Creates the checks of a user's socket that starts after an entry, or at an unknown end (`None`).
-    pub fn new(user: i64, after: Option<Head>) -> Self {
+    /// Creates the checks of a user's socket that starts after an entry, or at an unknown end (`None`), and after a
+    /// change, or at an unknown one (0).
+    pub fn new(user: i64, after: Option<Head>, changes: i64) -> Self {
         let order = Order { last: after };
-        Self { user, order, markers: HashMap::new(), reached: 0, exactly: None, sent: HashSet::new() }
+        let (markers, sent) = (HashMap::new(), HashSet::new());
+        Self { user, order, markers, reached: 0, exactly: None, sent, changes }
     }
 
     /// Continues the checks of an earlier subscription of the same socket.
@@ -91,6 +98,7 @@ impl ChatWatch {
         if !own && message.client_id.is_some() {
             return Err(Fault::new(Rule::Refused, "another user's client_id was delivered"));
         }
+        check_deleted(message)?;
         let sent = message.client_id.as_ref().is_some_and(|client_id| self.sent.contains(client_id));
         if own && sent && self.order.last.is_none_or(|last| at.seq <= last.seq) {
             return Ok(Delivery::Again);
@@ -100,7 +108,7 @@ impl ChatWatch {
             if self.reached > before || self.exactly.is_some_and(|exactly| exactly != before) {
                 let claimed = self.exactly.unwrap_or(self.reached);
                 let what = format!(
-                    "a marker implied seq {claimed} before the first delivered message, seq {}",
+                    "a marker or a change implied seq {claimed} before the first delivered message, seq {}",
                     at.seq
                 );
                 return Err(Fault::new(Rule::Marker, what));
@@ -110,6 +118,39 @@ impl ChatWatch {
         let marker = self.markers.entry(message.sender_id.get()).or_default();
         *marker = (*marker).max(at.seq);
         Ok(Delivery::New)
+    }
+
+    /// Checks a delivered change.
+    ///
+    /// # Errors
+    /// If the change violates a rule.
+    pub fn changed(&mut self, changed: &Changed) -> Result<(), Fault> {
+        let Changed { change, message, .. } = changed;
+        if message.sender_id.get() != self.user && message.client_id.is_some() {
+            return Err(Fault::new(Rule::Refused, "another user's client_id was delivered"));
+        }
+        check_deleted(message)?;
+        let before = self.changes;
+        self.changes = before.max(*change);
+        if *change <= before {
+            return Err(Fault::new(Rule::Change, format!("change {change} after change {before}")));
+        }
+        if message.change != Some(*change) {
+            let what = format!("change {change} shows a message after change {:?}", message.change);
+            return Err(Fault::new(Rule::Change, what));
+        }
+        match self.order.last {
+            Some(last) if message.seq > last.seq => {
+                let what = format!(
+                    "change {change} is of seq {}, but the socket has received only up to {}",
+                    message.seq, last.seq
+                );
+                return Err(Fault::new(Rule::Change, what));
+            }
+            Some(_) => {}
+            None => self.reached = self.reached.max(message.seq),
+        }
+        Ok(())
     }
 
     /// Checks a delivered marker.
@@ -160,6 +201,17 @@ impl ChatWatch {
         }
         Ok(())
     }
+}
+
+/// Checks that a message has no text if, and only if, it is deleted.
+fn check_deleted(message: &Message) -> Result<(), Fault> {
+    let is_deleted = message.deleted_at.is_some();
+    if is_deleted != message.content.is_empty() || is_deleted != message.deleted_by.is_some() {
+        let what =
+            format!("message {} is deleted: {is_deleted}, but its other fields differ", message.message_id);
+        return Err(Fault::new(Rule::Deleted, what).with([format!("{message:?}")]));
+    }
+    Ok(())
 }
 
 /// Checks of one socket on its user's inbox.

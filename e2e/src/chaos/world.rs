@@ -4,6 +4,7 @@ use super::{
     frame::Channel,
     ledger::{Deliveries, Ledger},
     rules::Fault,
+    view::Views,
 };
 use contract::log::Head;
 use std::{
@@ -37,6 +38,10 @@ pub struct Counters {
     pub messages: AtomicU64,
     /// Acknowledged messages.
     pub acked: AtomicU64,
+    /// Requested edits and deletions.
+    pub changes: AtomicU64,
+    /// Acknowledged edits and deletions.
+    pub changed: AtomicU64,
     /// Repeated sends of a message.
     pub resent: AtomicU64,
     /// Received frames.
@@ -118,6 +123,7 @@ pub struct World {
     violations: Mutex<Vec<Violation>>,
     notes: Mutex<Vec<(Duration, String)>>,
     positions: Mutex<BTreeMap<(usize, Channel), Position>>,
+    views: Mutex<BTreeMap<(usize, i64), Views>>,
     /// Pauses of each gateway; the last element holds those of this process.
     pauses: Mutex<Vec<Pauses>>,
 }
@@ -138,6 +144,7 @@ impl World {
             violations: Mutex::default(),
             notes: Mutex::default(),
             positions: Mutex::default(),
+            views: Mutex::default(),
             pauses: Mutex::new(pauses),
         })
     }
@@ -210,6 +217,11 @@ impl World {
     /// Positions of all clients.
     pub fn positions(&self) -> BTreeMap<(usize, Channel), Position> {
         self.positions.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Views of all clients, by conversation.
+    pub fn views(&self) -> MutexGuard<'_, BTreeMap<(usize, i64), Views>> {
+        self.views.lock().expect("no holder of this lock panics")
     }
 
     /// Records that a gateway was paused or resumed.

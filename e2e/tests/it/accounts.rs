@@ -15,10 +15,16 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Subjects, each with the only users that may publish to it.
-const PUBLISH: [(&str, &[&str]); 54] = [
+const PUBLISH: [(&str, &[&str]); 63] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
+    ("chat.messages.change", &["gateway"]),
+    ("chat.messages.get", &["gateway"]),
+    ("chat.changes.page", &["gateway"]),
+    ("chat.messages.update", &["marketplace"]),
+    ("chat.messages.remove", &["moderation"]),
+    ("chat.messages.list", &["moderation"]),
     ("chat.conversations.enter", &["gateway"]),
     ("chat.conversations.open", &["gateway"]),
     ("chat.blocks.set", &["gateway"]),
@@ -40,6 +46,9 @@ const PUBLISH: [(&str, &[&str]); 54] = [
     ("chat.event.1", &["chat"]),
     ("chat.log", &["chat"]),
     ("chat.reported", &["chat"]),
+    ("chat.changed", &["chat"]),
+    ("$JS.API.STREAM.UPDATE.EVENTS_OUT", &["chat"]),
+    ("$JS.API.STREAM.UPDATE.CHAT", &[]),
     ("typing.block.1", &["chat"]),
     ("notify.event.1", &["notify"]),
     ("deadletters.payment_completed", &["notify"]),
@@ -73,7 +82,7 @@ const PUBLISH: [(&str, &[&str]); 54] = [
 ];
 
 /// Subjects, each with the only users that may subscribe to it.
-const SUBSCRIBE: [(&str, &[&str]); 28] = [
+const SUBSCRIBE: [(&str, &[&str]); 31] = [
     ("chat.event.1", &["gateway"]),
     ("notify.event.1", &["gateway"]),
     ("typing.event.1", &["gateway", "typing"]),
@@ -81,6 +90,8 @@ const SUBSCRIBE: [(&str, &[&str]); 28] = [
     ("sessions.revoke", &["gateway"]),
     ("chat.messages.pack", &["chat"]),
     ("chat.messages.send", &["chat"]),
+    ("chat.messages.change", &["chat"]),
+    ("chat.changes.page", &["chat"]),
     ("chat.conversations.create", &["chat"]),
     ("chat.heads", &["chat"]),
     ("chat.unread", &["chat"]),
@@ -92,6 +103,7 @@ const SUBSCRIBE: [(&str, &[&str]); 28] = [
     ("typing.who", &["typing"]),
     ("chat.log", &[]),
     ("chat.reported", &[]),
+    ("chat.changed", &[]),
     ("events.payment_completed", &[]),
     ("deadletters.>", &[]),
     ("$KV.REVOCATIONS.>", &[]),

@@ -52,12 +52,21 @@ async fn replies_to_backends_on_nats_are_documented() {
     let id = &conversation["conversation_id"];
     let message = json!({"conversation_id": id, "sender_id": 456, "message": "Bonjour", "client_id": "a"});
     let sent = request("chat.messages.send", "sendMessage", message).await;
+    let ids = json!({"conversation_id": id, "message_id": sent["message_id"]});
+    let with = |name: &str, value: &str| {
+        let mut body = ids.clone();
+        body[name] = value.into();
+        body
+    };
+    request("chat.messages.update", "updateMessage", with("message", "Bonjour !")).await;
     let mut moderators = backend.subscribe("chat.reported").await.unwrap();
     backend.flush().await.unwrap();
     let report = json!({"message_id": sent["message_id"], "reason": "rude"});
     stack.post("/api/reports", 457, report).await.expect(201);
     let message = within("the report", moderators.next()).await.unwrap();
     check("reported", Sender::Server, &message.payload);
+    request("chat.messages.remove", "removeMessage", with("reason", "rude")).await;
+    request("chat.messages.list", "listMessages", json!({"conversation_id": id, "limit": 5})).await;
     request("sessions.revoke", "revokeSessions", json!({"user_id": 456})).await;
 }
 

@@ -4,6 +4,7 @@
 mod accounts;
 mod admission;
 mod backup;
+mod changes;
 mod chat;
 mod collector;
 mod crowds;

@@ -3,7 +3,7 @@ use crate::chaos::{
     ledger::{Promise, Published},
     stored::{Counts, NoticeRow},
 };
-use contract::log::Head;
+use contract::{chat::DeletedBy, log::Head};
 use serde_json::json;
 
 /// A run without faults: two users, one conversation of three messages, one event, one dead letter.
@@ -28,6 +28,9 @@ fn clean() -> (Ledger, Deliveries, FinalState) {
             sender: 1,
             content,
             client_id,
+            change: 0,
+            deleted_by: None,
+            former: Vec::new(),
         });
     }
     ledger.read(5, 2, 101);
@@ -61,7 +64,7 @@ fn found(change: impl FnOnce(&mut Ledger, &mut Deliveries, &mut FinalState)) -> 
     let (mut ledger, mut deliveries, mut state) = clean();
     change(&mut ledger, &mut deliveries, &mut state);
     let mut rules: Vec<Rule> =
-        judge(&ledger, &deliveries, &state).into_iter().map(|fault| fault.rule).collect();
+        judge(&ledger, &deliveries, &BTreeMap::new(), &state).into_iter().map(|fault| fault.rule).collect();
     rules.sort();
     rules.dedup();
     rules
@@ -146,6 +149,15 @@ fn markers_that_moved_back_and_wrong_counts_are_detected() {
     finds(Rule::Unread, |_, _, state| {
         state.inboxes.insert(2, (3, 1));
     });
+}
+
+#[test]
+fn a_marker_directly_before_a_deleted_message_is_detected() {
+    // The marker of user 2 is at seq 1.
+    finds(Rule::Marker, |_, _, state| state.messages[1].deleted_by = Some(DeletedBy::Sender));
+    // Behind an unread message, a deleted one is unread, too.
+    let rules = found(|_, _, state| state.messages[2].deleted_by = Some(DeletedBy::Sender));
+    assert!(!rules.contains(&Rule::Marker), "{rules:?}");
 }
 
 #[test]
