@@ -67,7 +67,7 @@ fn behaviour(number: usize, mine: &[i64]) -> (Behaviour, Vec<Channel>) {
     all.extend([Channel::Inbox, Channel::Typing(one)]);
     match number % 7 {
         0 => (Behaviour { multiplexed: true, ..resumes }, all),
-        1 => (Behaviour { changes: number / 7 % 2 == 0, ..resumes }, vec![Channel::Chat(one)]),
+        1 => (Behaviour { changes: (number / 7).is_multiple_of(2), ..resumes }, vec![Channel::Chat(one)]),
         2 => (Behaviour { over_http: true, ..resumes }, vec![Channel::Chat(one)]),
         3 => (Behaviour { multiplexed: true, pauses: true, leaves: true, ..resumes }, all),
         4 => (Behaviour::default(), vec![Channel::Chat(one)]),

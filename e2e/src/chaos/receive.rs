@@ -371,7 +371,9 @@ impl Page {
             (Command::Change(target), status, _) => {
                 let code = answer.body["code"].as_str().unwrap_or_default();
                 self.change_refused(target, code);
-                if ![429, 503].contains(&status) && !(code == "not_found" && self.may_be_refused(target)) {
+                let is_permitted =
+                    [429, 503].contains(&status) || code == "not_found" && self.may_be_refused(target);
+                if !is_permitted {
                     let what = format!("{target:?} was refused: {}", answer.body);
                     let channel = Channel::Chat(target.conversation);
                     self.report_fault(Some(channel), Fault::new(Rule::Refused, what));
