@@ -94,7 +94,7 @@ impl Changes {
             .map_err(|error| refusal("change a message", &error))?;
         let refused = |code, detail: &str| Err(Refusal::new(code, detail));
         let (made, moved) = match changed {
-            Changed::Changed { number, outbox_id, moved } => (Some((number, outbox_id)), moved),
+            Changed::Made { number, outbox_id, moved } => (Some((number, outbox_id)), moved),
             Changed::Unchanged => (None, Vec::new()),
             Changed::Forbidden if change.user.is_some() => return Err(Refusal::forbidden()),
             Changed::Forbidden | Changed::NotFound => {

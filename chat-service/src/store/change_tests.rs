@@ -173,11 +173,11 @@ async fn a_change_that_is_refused_changes_nothing() {
     }
     block(pool, user(2), user(1)).await.unwrap();
     assert_eq!(make(Some((1, SECONDS)), edit, None).await, Changed::Blocked);
-    assert_eq!(log(pool, message.conversation_id).await, [message.clone()]);
+    assert_eq!(log(pool, message.conversation_id).await, std::slice::from_ref(&message));
     assert_eq!(members(pool, message.conversation_id, None).await.unwrap().changes(), 0);
 
     // A blocked sender may delete. Then there is nothing to edit, and the repeat of a deletion is never too late.
-    let Changed::Changed { moved, .. } = make(Some((1, SECONDS)), delete, Some(0)).await else {
+    let Changed::Made { moved, .. } = make(Some((1, SECONDS)), delete, Some(0)).await else {
         panic!("deleted")
     };
     assert_eq!(moved, [user(2)], "user 1 had read it by sending it");
@@ -191,9 +191,9 @@ async fn a_message_is_edited_fifty_times_and_deleted() {
     for number in 1..=50 {
         let text = format!("text {number}");
         let changed = change(&database.pool, &message, Some(1), Kind::Edit(&text)).await;
-        assert!(matches!(changed, Changed::Changed { .. }), "{number}: {changed:?}");
+        assert!(matches!(changed, Changed::Made { .. }), "{number}: {changed:?}");
     }
     assert_eq!(change(&database.pool, &message, None, Kind::Edit("more")).await, Changed::TooMany);
     let deleted = change(&database.pool, &message, Some(1), Kind::Delete(DeletedBy::Sender, None)).await;
-    assert!(matches!(deleted, Changed::Changed { .. }), "{deleted:?}");
+    assert!(matches!(deleted, Changed::Made { .. }), "{deleted:?}");
 }

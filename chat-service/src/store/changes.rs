@@ -35,7 +35,7 @@ pub enum Kind<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Changed {
     /// The message is changed. Markers directly before it moved past it.
-    Changed {
+    Made {
         /// Number of the change.
         number: i64,
         /// Id of the outbox row.
@@ -86,7 +86,7 @@ pub async fn change_message(
         .await?;
     let moved: Option<Vec<i64>> = row.try_get("moved")?;
     Ok(match row.try_get("outcome")? {
-        "changed" => Changed::Changed {
+        "changed" => Changed::Made {
             number: row.try_get("number")?,
             outbox_id: row.try_get("outbox_id")?,
             moved: moved.unwrap_or_default().into_iter().map(id).collect::<sqlx::Result<_>>()?,

@@ -1,4 +1,5 @@
 //! Streams of an earlier release.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use async_nats::jetstream::{self, stream};
 use clap::Parser;
