@@ -1,13 +1,13 @@
 //! Changes of messages: edits, deletions, and reading them.
 
-use super::{id, message, timestamp};
+use super::{id, message, messages::deleter_text, timestamp};
 use contract::{
     ConversationId, MessageId, UserId,
     chat::{DeletedBy, Message, Version},
     limits,
 };
 use service::postgres;
-use sqlx::{PgExecutor, Row, postgres::PgRow};
+use sqlx::{PgExecutor, Row};
 use std::collections::HashMap;
 
 /// A change to make.
@@ -69,7 +69,7 @@ pub async fn change_message(
 ) -> sqlx::Result<Changed> {
     let (content, deleted_by, reason) = match change.kind {
         Kind::Edit(text) => (Some(text), None, None),
-        Kind::Delete(by, reason) => (None, Some(deleter_to_text(by)), reason),
+        Kind::Delete(by, reason) => (None, Some(deleter_text(by)), reason),
     };
     let row = postgres::query("select * from change_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
         .bind(change.conversation_id.get())
@@ -158,24 +158,4 @@ pub async fn delete_old_versions(db: impl PgExecutor<'_>, limit: i64) -> sqlx::R
     .execute(db)
     .await?;
     Ok(deleted.rows_affected())
-}
-
-/// Parses the column `deleted_by`.
-pub fn deleter(row: &PgRow) -> sqlx::Result<Option<DeletedBy>> {
-    let text: Option<&str> = row.try_get("deleted_by")?;
-    let deleter = |text| {
-        [DeletedBy::Sender, DeletedBy::Moderation, DeletedBy::Erasure]
-            .into_iter()
-            .find(|deleter| deleter_to_text(*deleter) == text)
-            .ok_or_else(|| sqlx::Error::Protocol(format!("the deleter {text:?}")))
-    };
-    text.map(deleter).transpose()
-}
-
-const fn deleter_to_text(deleter: DeletedBy) -> &'static str {
-    match deleter {
-        DeletedBy::Sender => "sender",
-        DeletedBy::Moderation => "moderation",
-        DeletedBy::Erasure => "erasure",
-    }
 }

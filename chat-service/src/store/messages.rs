@@ -1,9 +1,9 @@
 //! Messages: storing batches and reading pages.
 
-use super::{changes::deleter, id, timestamp};
+use super::{id, timestamp};
 use contract::{ConversationId, Deadline, Timestamp, UserId};
 use contract::{
-    chat::{Message, Send},
+    chat::{DeletedBy, Message, Send},
     log::Range,
 };
 use service::postgres;
@@ -190,6 +190,27 @@ pub fn message(row: &PgRow) -> sqlx::Result<Message> {
         deleted_at: time_of(row, "deleted_at")?,
         deleted_by: deleter(row)?,
     })
+}
+
+/// Parses the column `deleted_by`.
+fn deleter(row: &PgRow) -> sqlx::Result<Option<DeletedBy>> {
+    let text: Option<&str> = row.try_get("deleted_by")?;
+    let deleter = |text| {
+        [DeletedBy::Sender, DeletedBy::Moderation, DeletedBy::Erasure]
+            .into_iter()
+            .find(|deleter| deleter_text(*deleter) == text)
+            .ok_or_else(|| sqlx::Error::Protocol(format!("the deleter {text:?}")))
+    };
+    text.map(deleter).transpose()
+}
+
+/// The value of the column `deleted_by`.
+pub const fn deleter_text(deleter: DeletedBy) -> &'static str {
+    match deleter {
+        DeletedBy::Sender => "sender",
+        DeletedBy::Moderation => "moderation",
+        DeletedBy::Erasure => "erasure",
+    }
 }
 
 /// Converts a deadline for Postgres. One that never passes becomes a time later than any message.
