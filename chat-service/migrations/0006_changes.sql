@@ -21,7 +21,7 @@ create table versions (
 );
 create index versions_until on versions (until);
 
--- The change that the row tells; null for stored messages and markers.
+-- The number of the change to publish; null for stored messages and markers.
 alter table outbox add change bigint;
 
 -- Changes one message: replaces its text, or deletes it if `p_content` is null. With `p_user`, on behalf of its sender,
@@ -55,7 +55,7 @@ declare
     past_id bigint;
     near  record;
     users bigint[];
-    told  bigint;
+    noted  bigint;
 begin
     select * into head from conversations c where c.conversation_id = p_conversation for no key update;
     at := clock_timestamp();
@@ -137,8 +137,8 @@ begin
     end if;
 
     insert into outbox (conversation_ids, message_ids, change) values (array[p_conversation], array[p_message], next)
-    returning id into told;
-    return query select 'changed', next, told, users;
+    returning id into noted;
+    return query select 'changed', next, noted, users;
 end
 $$;
 

@@ -4,7 +4,7 @@ use crate::{
     SERVICE,
     changes::Changes,
     config::ConversationsBy,
-    error::{encoding_failed, invalid, timed_out},
+    error::{checked_reason, encoding_failed, invalid, timed_out},
     joins::Joins,
     lanes::Lanes,
     outbox::Outbox,
@@ -242,12 +242,7 @@ impl Api {
         let limit = usize::from(limit);
         let mut more = items.len() > limit;
         items.truncate(limit);
-        for message in &mut items {
-            message.is_read = members.is_read(message);
-            if request.user_id.is_some_and(|user| user != message.sender_id) {
-                message.client_id = None;
-            }
-        }
+        members.show_to(request.user_id, &mut items);
         more |= truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
         Ok(MessagePage {
             items,
@@ -405,11 +400,7 @@ impl Api {
     }
 
     async fn report(&self, request: MakeReport) -> Result<Reported, Refusal> {
-        let reason = request.reason.trim().to_owned();
-        if reason.is_empty() || reason.chars().count() > limits::REASON_CHARS || reason.contains('\0') {
-            let max = limits::REASON_CHARS;
-            return Err(invalid(format!("\"reason\" must have 1 to {max} characters, without NUL")));
-        }
+        let reason = checked_reason(&request.reason)?.to_owned();
         let not_found = || Refusal::new(Code::NotFound, "no such message in this user's conversations");
         let (user_id, message) = match (request.message_id, request.user_id) {
             (Some(message_id), None) => {

@@ -1,7 +1,7 @@
 //! Changes of messages: by their senders, by backends, and reading them.
 
 use crate::{
-    error::{encoding_failed, invalid},
+    error::{checked_reason, encoding_failed},
     outbox::Outbox,
     store::{self, Change, Changed, Kind, Members},
 };
@@ -77,11 +77,7 @@ impl Changes {
     /// A backend deletes a message.
     pub async fn remove(&self, request: RemoveMessage) -> Result<Message, Refusal> {
         let RemoveMessage { conversation_id, message_id, reason } = request;
-        let reason = reason.trim();
-        if reason.is_empty() || reason.chars().count() > limits::REASON_CHARS || reason.contains('\0') {
-            let max = limits::REASON_CHARS;
-            return Err(invalid(format!("\"reason\" must have 1 to {max} characters, without NUL")));
-        }
+        let reason = checked_reason(&reason)?;
         let kind = Kind::Delete(DeletedBy::Moderation, Some(reason));
         let change = Change { conversation_id, message_id, user: None, kind, if_change: None };
         Ok(for_viewer(self.make(change).await?, None))
@@ -109,9 +105,13 @@ impl Changes {
                 return refused(Code::InvalidRequest, &detail);
             }
         };
-        let (message, members) = self.read(change.conversation_id, change.message_id).await?;
+        let members = self.members(change.conversation_id, None).await?;
+        let message = self.read(&members, change.conversation_id, change.message_id).await?;
         if let Some((number, outbox_id)) = made {
-            let kind = if message.deleted_at.is_some() { "delete" } else { "edit" };
+            let kind = match change.kind {
+                Kind::Edit(_) => "edit",
+                Kind::Delete(..) => "delete",
+            };
             metrics::counter!("chat_changes_total", "kind" => kind).increment(1);
             let head = members.head().seq;
             let markers = members.markers(change.conversation_id).into_iter();
@@ -123,21 +123,35 @@ impl Changes {
         Ok(message)
     }
 
-    async fn read(
+    /// The participants of a conversation, one of whom must be the viewer.
+    async fn members(
         &self,
         conversation: ConversationId,
+        viewer: Option<UserId>,
+    ) -> Result<Members, Refusal> {
+        let members = store::members(&self.pool, conversation, viewer)
+            .await
+            .map_err(|error| refusal("read a conversation's head", &error))?;
+        if viewer.is_some_and(|viewer| !members.contains(viewer)) {
+            return Err(Refusal::forbidden());
+        }
+        Ok(members)
+    }
+
+    async fn read(
+        &self,
+        members: &Members,
+        conversation: ConversationId,
         message: MessageId,
-    ) -> Result<(Message, Members), Refusal> {
-        let read = async {
-            let members = store::members(&self.pool, conversation, None).await?;
-            let mut found = store::messages(&self.pool, &[conversation.get()], &[message.get()]).await?;
-            sqlx::Result::Ok((found.pop(), members))
-        };
-        let (found, members) = read.await.map_err(|error| refusal("read a message", &error))?;
-        let mut message =
-            found.ok_or_else(|| Refusal::new(Code::NotFound, "no such message in this conversation"))?;
+    ) -> Result<Message, Refusal> {
+        let mut found = store::messages(&self.pool, &[conversation.get()], &[message.get()])
+            .await
+            .map_err(|error| refusal("read a message", &error))?;
+        let mut message = found
+            .pop()
+            .ok_or_else(|| Refusal::new(Code::NotFound, "no such message in this conversation"))?;
         message.is_read = members.is_read(&message);
-        Ok((message, members))
+        Ok(message)
     }
 
     /// One message, as a participant sees it.
@@ -147,43 +161,25 @@ impl Changes {
         message: MessageId,
         viewer: UserId,
     ) -> Result<Message, Refusal> {
-        let (message, members) = self.read(conversation, message).await?;
-        if !members.contains(viewer) {
-            return Err(Refusal::forbidden());
-        }
-        Ok(for_viewer(message, Some(viewer)))
+        // Before the message: a stranger does not learn whether it exists.
+        let members = self.members(conversation, Some(viewer)).await?;
+        Ok(for_viewer(self.read(&members, conversation, message).await?, Some(viewer)))
     }
 
     /// Messages by their last change.
     pub async fn page(&self, request: PageChanges) -> Result<ChangePage, Refusal> {
         let PageChanges { conversation_id, user_id, after, limit } = request;
         // Read before the items: they are at least as new.
-        let members = store::members(&self.pool, conversation_id, user_id)
-            .await
-            .map_err(|error| refusal("read a conversation's head", &error))?;
-        if user_id.is_some_and(|user| !members.contains(user)) {
-            return Err(Refusal::forbidden());
-        }
+        let members = self.members(conversation_id, user_id).await?;
         let limit = limit.clamp(1, limits::PAGE_MAX);
         let mut items = store::changes(&self.pool, conversation_id, after, i64::from(limit) + 1)
             .await
             .map_err(|error| refusal("read changes", &error))?;
         let mut more = items.len() > usize::from(limit);
         items.truncate(limit.into());
-        for message in &mut items {
-            message.is_read = members.is_read(message);
-            if user_id.is_some_and(|user| user != message.sender_id) {
-                message.client_id = None;
-            }
-        }
+        members.show_to(user_id, &mut items);
         more |= truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
-        Ok(ChangePage {
-            items,
-            more,
-            changes: members.changes(),
-            head: members.head(),
-            markers: members.markers(conversation_id),
-        })
+        Ok(ChangePage { items, more, changes: members.changes() })
     }
 
     /// Messages with their former texts, for moderators.
@@ -224,7 +220,7 @@ fn for_viewer(message: Message, viewer: Option<UserId>) -> Message {
     Message { client_id, ..message }
 }
 
-/// Deletes former texts whose time has passed, until the token is cancelled.
+/// Regularly deletes former texts that have expired, until the token is cancelled.
 pub async fn clean(pool: Pool, shutdown: CancellationToken) {
     loop {
         tokio::select! {

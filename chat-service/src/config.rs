@@ -36,8 +36,8 @@ pub struct Config {
     #[arg(long, env = "VERSION_DAYS", default_value = "90")]
     pub version_days: u32,
     /// Optional events for backends on the stream EVENTS_OUT, separated by commas
-    #[arg(long, env = "TELL", value_enum, value_delimiter = ',')]
-    pub tell: Vec<Told>,
+    #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]
+    pub optional_events: Vec<OptionalEvent>,
     /// Number of message batches written at the same time, each over its own connection
     #[arg(long, env = "CHAT_LANES", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub lanes: u8,
@@ -51,7 +51,7 @@ impl AsRef<Telemetry> for Config {
 
 /// An optional event for backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Told {
+pub enum OptionalEvent {
     /// `chat.changed`: a message was edited or deleted.
     Changed,
 }

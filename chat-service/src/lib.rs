@@ -18,7 +18,7 @@ pub use config::{Config, ConversationsBy};
 
 use api::Api;
 use changes::{Changes, Times};
-use config::Told;
+use config::OptionalEvent;
 use service::{Admin, Bus, admin::Checks, postgres, streams::StreamsHealth};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -70,8 +70,8 @@ impl ChatService {
             streams_health.clone(),
             shutdown.clone(),
         ));
-        let tells_changes = config.tell.contains(&Told::Changed);
-        let outbox = outbox::start(bus.clone(), pool.clone(), tells_changes, &tasks, shutdown.clone());
+        let publishes_changes = config.optional_events.contains(&OptionalEvent::Changed);
+        let outbox = outbox::start(bus.clone(), pool.clone(), publishes_changes, &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);
         let outbox_health = outbox.health();

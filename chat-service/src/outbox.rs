@@ -52,8 +52,8 @@ const STALE_BATCH: i64 = 64;
 pub struct Outbox {
     bus: Bus,
     pending: mpsc::Sender<Pending>,
-    /// Whether backends are told of changes.
-    tells_changes: bool,
+    /// Whether changes are also published for other backends.
+    publishes_changes: bool,
     /// Unix seconds of the last successful sweep.
     swept_at: Arc<AtomicI64>,
 }
@@ -72,13 +72,13 @@ pub struct Commit {
 /// An event, and the span of its publication.
 type TracedEvent = (ChatEvent, Span);
 
-/// Rows of the outbox whose events are published to the gateways, and their entry for JetStream.
+/// Rows of the outbox whose events the gateways have, and what is still to be published to JetStream.
 #[derive(Debug)]
 struct Pending {
     outbox_ids: Vec<i64>,
     entry: LogEntry,
-    /// The event for backends, if they are told of changes.
-    told: Option<Box<MessageChanged>>,
+    /// The event for other backends, if the operator has enabled it.
+    backend_event: Option<Box<MessageChanged>>,
 }
 
 impl Commit {
@@ -112,15 +112,15 @@ impl Commit {
 pub fn start(
     bus: Bus,
     pool: Pool,
-    tells_changes: bool,
+    publishes_changes: bool,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> Outbox {
     let (pending, receiver) = mpsc::channel(WAITING);
     let swept_at = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
     tasks.spawn(publish_log(bus.clone(), receiver, pool.clone()));
-    tasks.spawn(sweep_repeatedly(bus.clone(), pool, tells_changes, swept_at.clone(), shutdown));
-    Outbox { bus, pending, tells_changes, swept_at }
+    tasks.spawn(sweep_repeatedly(bus.clone(), pool, publishes_changes, swept_at.clone(), shutdown));
+    Outbox { bus, pending, publishes_changes, swept_at }
 }
 
 impl Outbox {
@@ -128,13 +128,14 @@ impl Outbox {
     pub async fn publish(&self, outbox_id: i64, commit: Commit) {
         let Commit { events, log, .. } = commit;
         let entry = LogEntry::Stored { messages: log };
-        self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, told: None }).await;
+        self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, backend_event: None })
+            .await;
     }
 
     /// Publishes a marker that moved.
     pub async fn publish_read(&self, outbox_id: i64, marker: Marker) {
         let publish = Span::under(trace::current(), "publish", Kind::Producer);
-        let pending = Pending { outbox_ids: vec![outbox_id], entry: read_entry(marker), told: None };
+        let pending = Pending { outbox_ids: vec![outbox_id], entry: read_entry(marker), backend_event: None };
         self.publish_commit(&[(read_event(marker), publish)], pending).await;
     }
 
@@ -142,10 +143,10 @@ impl Outbox {
     /// again since then; a later state is as good.
     pub async fn publish_change(&self, outbox_id: i64, number: i64, message: Message, moved: Vec<Marker>) {
         let publish = || Span::under(trace::current(), "publish", Kind::Producer);
-        let told = self.tells_changes.then(|| tell(&message, number));
+        let backend_event = self.publishes_changes.then(|| Box::new(MessageChanged::new(number, &message)));
         let (events, entry) = change_events(number, message, moved);
         let events: Vec<_> = events.into_iter().map(|event| (event, publish())).collect();
-        self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, told }).await;
+        self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, backend_event }).await;
     }
 
     async fn publish_commit(&self, events: &[TracedEvent], pending: Pending) {
@@ -208,11 +209,6 @@ fn change_events(change: i64, message: Message, moved: Vec<Marker>) -> (Vec<Chat
     (events, LogEntry::Changed { conversation_id, message_id, deleted, markers: moved })
 }
 
-/// The event for backends of a change with this number.
-fn tell(message: &Message, change: i64) -> Box<MessageChanged> {
-    Box::new(MessageChanged::new(change, message))
-}
-
 async fn publish_events(bus: &Bus, events: &[TracedEvent]) -> anyhow::Result<()> {
     for (event, span) in events {
         let payload = serde_json::to_vec(event).context("encode an event")?;
@@ -240,11 +236,11 @@ async fn publish_log(bus: Bus, mut receiver: mpsc::Receiver<Pending>, pool: Pool
         let mut published = Vec::new();
         for pending in merge(batch.drain(..)) {
             let ack = publish_entry(&bus, &pending).await;
-            let (bus, told) = (&bus, pending.told);
+            let (bus, backend_event) = (&bus, pending.backend_event);
             let ack = async move {
                 ack?.await.map(drop).context("no acknowledgement from JetStream")?;
-                match told {
-                    Some(told) => bus.store(&*told, &told.event_id).await,
+                match backend_event {
+                    Some(event) => bus.store(&*event, &event.event_id).await,
                     None => Ok(()),
                 }
             };
@@ -334,7 +330,7 @@ impl Pending {
 async fn sweep_repeatedly(
     bus: Bus,
     pool: Pool,
-    tells_changes: bool,
+    publishes_changes: bool,
     swept_at: Arc<AtomicI64>,
     shutdown: CancellationToken,
 ) {
@@ -344,7 +340,7 @@ async fn sweep_repeatedly(
             () = shutdown.cancelled() => return,
         }
         let sweep = async {
-            sweep(&bus, &pool, tells_changes).await?;
+            sweep(&bus, &pool, publishes_changes).await?;
             reports::publish_stale(&bus, &pool).await
         };
         let swept = tokio::time::timeout(SWEEP_TIMEOUT, sweep).await.context("the sweep timed out");
@@ -356,7 +352,7 @@ async fn sweep_repeatedly(
 }
 
 /// Publishes stale rows of the outbox.
-async fn sweep(bus: &Bus, pool: &Pool, tells_changes: bool) -> anyhow::Result<()> {
+async fn sweep(bus: &Bus, pool: &Pool, publishes_changes: bool) -> anyhow::Result<()> {
     metrics::gauge!("chat_outbox_age_seconds").set(store::outbox_age(pool).await?);
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
@@ -368,16 +364,16 @@ async fn sweep(bus: &Bus, pool: &Pool, tells_changes: bool) -> anyhow::Result<()
         for row in &stale {
             let (events, entry) = rebuild(pool, row).await?;
             publish_events(bus, &events).await?;
-            let told = match events.first() {
-                Some((ChatEvent::Changed { change, message, .. }, _)) if tells_changes => {
-                    Some(tell(message, *change))
+            let backend_event = match events.first() {
+                Some((ChatEvent::Changed { change, message, .. }, _)) if publishes_changes => {
+                    Some(Box::new(MessageChanged::new(*change, message)))
                 }
                 _ => None,
             };
-            let pending = Pending { outbox_ids: vec![row.outbox_id], entry, told };
+            let pending = Pending { outbox_ids: vec![row.outbox_id], entry, backend_event };
             publish_entry(bus, &pending).await?.await.context("no acknowledgement from JetStream")?;
-            if let Some(told) = &pending.told {
-                bus.store(&**told, &told.event_id).await?;
+            if let Some(event) = &pending.backend_event {
+                bus.store(&**event, &event.event_id).await?;
             }
             done.push(row.outbox_id);
         }
@@ -460,7 +456,7 @@ mod tests {
                 (ConversationId::new(i64::MAX).unwrap(), UserId::new(i64::MAX).unwrap());
             let entry = |(outbox_id, recipients): (i64, Option<Vec<usize>>)| Pending {
                 outbox_ids: vec![outbox_id],
-                told: None,
+                backend_event: None,
                 entry: match recipients {
                     None => {
                         LogEntry::Read { user_id: user, conversation_id, message_id: next_id(), marker: None }
@@ -520,7 +516,7 @@ mod tests {
         let stored = |outbox_id| Pending {
             outbox_ids: vec![outbox_id],
             entry: LogEntry::Stored { messages: vec![] },
-            told: None,
+            backend_event: None,
         };
         let all = merge((1..=50).map(stored));
         assert_eq!(all.len(), 1);

@@ -95,6 +95,16 @@ impl Members {
             .all(|member| member.read_seq >= message.seq)
     }
 
+    /// Sets the fields of messages that depend on the viewer. `None` is a gateway, which sees every `client_id`.
+    pub fn show_to(&self, viewer: Option<UserId>, messages: &mut [Message]) {
+        for message in messages {
+            message.is_read = self.is_read(message);
+            if viewer.is_some_and(|viewer| viewer != message.sender_id) {
+                message.client_id = None;
+            }
+        }
+    }
+
     /// The markers of participants that have read anything.
     pub fn markers(&self, conversation: ConversationId) -> Vec<Marker> {
         let marker = |member: &Member| {

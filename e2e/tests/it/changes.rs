@@ -152,6 +152,13 @@ async fn a_refused_change_gets_its_answer_and_changes_nothing() {
     stack.call("DELETE", &path(message), BEN, None).await.expect_problem(403, "forbidden");
     stack.call("DELETE", &path(message), 3, None).await.expect_problem(403, "forbidden");
     stack.call("GET", &path(message), 3, None).await.expect_problem(403, "forbidden");
+    // A stranger does not learn which messages and conversations exist.
+    for (conversation, message) in [(conversation, 1_i64 << 40), (1_i64 << 40, 1)] {
+        let unknown = format!("/api/conversations/{conversation}/messages/{message}");
+        for (method, body) in [("GET", None), ("DELETE", None), ("PATCH", text())] {
+            stack.call(method, &unknown, 3, body).await.expect_problem(403, "forbidden");
+        }
+    }
     let elsewhere = format!("/api/conversations/{other}/messages/{}", message["message_id"]);
     for method in ["GET", "DELETE"] {
         stack.call(method, &elsewhere, ADA, None).await.expect_problem(404, "not_found");

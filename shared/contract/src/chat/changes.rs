@@ -2,10 +2,8 @@
 //!
 //! A conversation numbers its changes from 1 without a gap, and a changed message has the number of its last change.
 
-use super::{Marker, Message};
-use crate::{
-    ConversationId, Event, MessageId, Request, Seq, Timestamp, UserId, log::Head, streams::CHANGED_SUBJECT,
-};
+use super::Message;
+use crate::{ConversationId, Event, MessageId, Request, Seq, Timestamp, UserId, streams::CHANGED_SUBJECT};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -84,7 +82,7 @@ impl Request for PageChanges {
     type Reply = ChangePage;
 }
 
-/// Reply to [`PageChanges`]. The items are at least as new as the other fields.
+/// Reply to [`PageChanges`]. The items are at least as new as the number of changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangePage {
     /// Messages in the order of their last change. `client_id` as in [`MessagePage`](super::MessagePage).
@@ -93,10 +91,6 @@ pub struct ChangePage {
     pub more: bool,
     /// Number of changes in the conversation.
     pub changes: i64,
-    /// Last message of the conversation.
-    pub head: Head,
-    /// Marker of each participant who has read anything.
-    pub markers: Vec<Marker>,
 }
 
 /// Public, any backend → chat-service: replaces the text of a message, whoever sent it and however old it is.
