@@ -4,7 +4,9 @@ use crate::{
     SERVICE,
     changes::Changes,
     config::ConversationsBy,
+    erasures::Erasures,
     error::{checked_reason, encoding_failed, invalid, timed_out},
+    export,
     joins::Joins,
     lanes::Lanes,
     outbox::Outbox,
@@ -19,7 +21,9 @@ use contract::chat::{
     SetBlock, Unread, UpdateMessage,
 };
 use contract::{
-    Code, ConversationId, Page, Refusal, Request, UserId, frames, limits,
+    Code, ConversationId, Page, Refusal, Request, UserId,
+    erasure::{EraseUser, Erasure, Export, ExportUser},
+    frames, limits,
     text::{self, display_name},
     typing::TypingBlock,
 };
@@ -40,6 +44,9 @@ const BATCHES: usize = 64;
 /// Other requests of one kind in progress at once; more wait in NATS.
 const REQUESTS: usize = 32;
 
+/// Exports in progress at once; more wait in NATS.
+const EXPORTS: usize = 2;
+
 /// Time for which a batch waits for each of its sends. After that, a send counts as unavailable: it goes on, and its
 /// gateway repeats it with the same key. So a send to a locked conversation does not delay the answers to the others, and
 /// the gateway, which waits for 1.5 s, receives them.
@@ -54,6 +61,7 @@ pub struct Api {
     joins: Joins,
     outbox: Outbox,
     changes: Changes,
+    erasures: Erasures,
     conversations_by: ConversationsBy,
 }
 
@@ -102,6 +110,8 @@ pub async fn serve(
     serve!(SetBlock, REQUESTS, set_block);
     serve!(ListBlocks, REQUESTS, list_blocks);
     serve!(MakeReport, REQUESTS, report);
+    serve!(EraseUser, REQUESTS, erase_user);
+    serve!(ExportUser, EXPORTS, export_user);
     Ok(endpoints)
 }
 
@@ -113,9 +123,10 @@ impl Api {
         joins: Joins,
         outbox: Outbox,
         changes: Changes,
+        erasures: Erasures,
         conversations_by: ConversationsBy,
     ) -> Self {
-        Self { bus, pool, lanes, joins, outbox, changes, conversations_by }
+        Self { bus, pool, lanes, joins, outbox, changes, erasures, conversations_by }
     }
 
     async fn send_batch(&self, batch: SendBatch) -> Result<Vec<Sent>, Refusal> {
@@ -250,6 +261,7 @@ impl Api {
             head: members.head(),
             markers: members.markers(request.conversation_id),
             changes: members.changes(),
+            first_seq: members.first_seq(),
         })
     }
 
@@ -421,6 +433,14 @@ impl Api {
         let reported = Reported { report_id, reporter_id, user_id, message, reason, created_at };
         reports::publish(&self.bus, &self.pool, &reported).await;
         Ok(reported)
+    }
+
+    async fn erase_user(&self, request: EraseUser) -> Result<Erasure, Refusal> {
+        self.erasures.start(request).await
+    }
+
+    async fn export_user(&self, request: ExportUser) -> Result<Export, Refusal> {
+        export::page(&self.bus, &self.pool, request).await
     }
 
     async fn unread(&self, request: CountUnread) -> Result<Unread, Refusal> {

@@ -8,8 +8,8 @@ use crate::{
 use contract::{
     Code, ConversationId, MessageId, Page, Refusal, UserId,
     chat::{
-        Action, ChangeMessage, ChangePage, DeletedBy, ListMessages, ListedMessage, Marker, Message,
-        PageChanges, RemoveMessage, UpdateMessage,
+        Action, ChangeMessage, ChangePage, DeletedBy, ListMessages, ListedMessage, Message, PageChanges,
+        RemoveMessage, UpdateMessage,
     },
     frames, limits,
     log::Range,
@@ -18,13 +18,6 @@ use service::{
     bus::truncate_page,
     postgres::{Pool, refusal},
 };
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
-
-/// Average time between two deletions of old former texts.
-const CLEAN_INTERVAL: Duration = Duration::from_secs(600);
-/// Maximum number of former texts deleted in one transaction.
-const CLEAN_BATCH: i64 = 1_000;
 
 /// Times that an operator sets.
 #[derive(Debug, Clone, Copy)]
@@ -113,12 +106,8 @@ impl Changes {
                 Kind::Delete(..) => "delete",
             };
             metrics::counter!("chat_changes_total", "kind" => kind).increment(1);
-            let head = members.head().seq;
-            let markers = members.markers(change.conversation_id).into_iter();
-            let markers = markers
-                .filter(|marker| moved.contains(&marker.user_id))
-                .map(|marker| Marker { unread_count: Some((head - marker.seq).max(0)), ..marker });
-            self.outbox.publish_change(outbox_id, number, message.clone(), markers.collect()).await;
+            let markers = members.markers_of(change.conversation_id, &moved);
+            self.outbox.publish_change(outbox_id, number, message.clone(), markers).await;
         }
         Ok(message)
     }
@@ -218,24 +207,4 @@ impl Changes {
 fn for_viewer(message: Message, viewer: Option<UserId>) -> Message {
     let client_id = message.client_id.filter(|_| viewer == Some(message.sender_id));
     Message { client_id, ..message }
-}
-
-/// Regularly deletes former texts that have expired, until the token is cancelled.
-pub async fn clean(pool: Pool, shutdown: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(CLEAN_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
-            () = shutdown.cancelled() => return,
-        }
-        loop {
-            match store::delete_old_versions(&pool, CLEAN_BATCH).await {
-                Ok(deleted) if deleted == CLEAN_BATCH.unsigned_abs() => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(error = service::bus::chain(&error), "delete old former texts");
-                    break;
-                }
-            }
-        }
-    }
 }

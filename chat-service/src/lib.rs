@@ -6,11 +6,15 @@
 mod api;
 mod changes;
 mod config;
+mod erasures;
 mod error;
+mod export;
 mod joins;
 mod lanes;
 mod outbox;
+mod pace;
 mod reports;
+mod retention;
 mod store;
 mod telemetry;
 
@@ -19,6 +23,8 @@ pub use config::{Config, ConversationsBy};
 use api::Api;
 use changes::{Changes, Times};
 use config::OptionalEvent;
+use erasures::Erasures;
+use retention::Days;
 use service::{Admin, Bus, admin::Checks, postgres, streams::StreamsHealth};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,10 +82,13 @@ impl ChatService {
         let joins = joins::start(&pool, &tasks);
         let outbox_health = outbox.health();
         let queues = queue_depths(&lanes, &outbox);
-        let Config { edit_seconds, delete_seconds, version_days, .. } = config;
+        let Config { edit_seconds, delete_seconds, version_days, message_days, report_days, .. } = config;
         let times = Times { edit_seconds, delete_seconds, version_days };
         let changes = Changes::new(pool.clone(), outbox.clone(), times);
-        tasks.spawn(changes::clean(pool.clone(), shutdown.clone()));
+        let days = Days { messages: message_days, reports: report_days };
+        tasks.spawn(retention::run(pool.clone(), outbox.clone(), days, shutdown.clone()));
+        let erasures = Erasures { bus: bus.clone(), pool: pool.clone(), outbox: outbox.clone() };
+        tasks.spawn(erasures.clone().run(shutdown.clone()));
         let api = Arc::new(Api::new(
             bus.clone(),
             pool.clone(),
@@ -87,6 +96,7 @@ impl ChatService {
             joins,
             outbox,
             changes,
+            erasures,
             config.conversations_by,
         ));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;

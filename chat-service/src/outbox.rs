@@ -362,7 +362,10 @@ async fn sweep(bus: &Bus, pool: &Pool, publishes_changes: bool) -> anyhow::Resul
         }
         let mut done = Vec::with_capacity(stale.len());
         for row in &stale {
-            let (events, entry) = rebuild(pool, row).await?;
+            let Some((events, entry)) = rebuild(pool, row).await? else {
+                done.push(row.outbox_id);
+                continue;
+            };
             publish_events(bus, &events).await?;
             let backend_event = match events.first() {
                 Some((ChatEvent::Changed { change, message, .. }, _)) if publishes_changes => {
@@ -385,8 +388,8 @@ async fn sweep(bus: &Bus, pool: &Pool, publishes_changes: bool) -> anyhow::Resul
     Ok(())
 }
 
-/// Reads the events and the log entry of an outbox row from the tables.
-async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEvent>, LogEntry)> {
+/// Reads the events and the log entry of an outbox row from the tables. `None` if retention has deleted its message.
+async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<Option<(Vec<TracedEvent>, LogEntry)>> {
     if let Some(reader) = row.reader {
         let [conversation] = row.conversations[..] else {
             anyhow::bail!("the outbox row of a marker must have exactly one message")
@@ -398,7 +401,7 @@ async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEven
         let marker = markers.find(|marker| marker.user_id == reader).context("the reader has no marker")?;
         // The marker may have moved on since then. Publishing the newer one is correct.
         let marker = Marker { unread_count: Some(members.head().seq - marker.seq), ..marker };
-        return Ok((vec![(read_event(marker), Span::none())], read_entry(marker)));
+        return Ok(Some((vec![(read_event(marker), Span::none())], read_entry(marker))));
     }
     if let Some(change) = row.change {
         return rebuild_change(pool, row, change).await;
@@ -409,7 +412,8 @@ async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<(Vec<TracedEven
         let participants = participants.remove(&message.conversation_id);
         commit.add(&message, participants, &Span::none());
     }
-    Ok((commit.events, LogEntry::Stored { messages: commit.log }))
+    Ok(Some((commit.events, LogEntry::Stored { messages: commit.log }))
+        .filter(|(events, _)| !events.is_empty()))
 }
 
 /// Reads the events of a change, as [`Outbox::publish_change`] would publish them now.
@@ -417,13 +421,13 @@ async fn rebuild_change(
     pool: &Pool,
     row: &OutboxRow,
     change: i64,
-) -> anyhow::Result<(Vec<TracedEvent>, LogEntry)> {
+) -> anyhow::Result<Option<(Vec<TracedEvent>, LogEntry)>> {
     let conversation =
         row.conversations.first().copied().context("the outbox row of a change has no message")?;
     let conversation = ConversationId::new(conversation)?;
     let members = store::members(pool, conversation, None).await?;
     let mut messages = store::messages(pool, &row.conversations, &row.messages).await?;
-    let mut message = messages.pop().context("the changed message does not exist")?;
+    let Some(mut message) = messages.pop() else { return Ok(None) };
     message.is_read = members.is_read(&message);
     let head = members.head().seq;
     // Which markers moved is not stored. The others are repeats, which gateways and notify-service ignore.
@@ -431,7 +435,7 @@ async fn rebuild_change(
     let moved = members.markers(conversation).into_iter().filter(is_past);
     let moved = moved.map(|marker| Marker { unread_count: Some(head - marker.seq), ..marker }).collect();
     let (events, entry) = change_events(change, message, moved);
-    Ok((events.into_iter().map(|event| (event, Span::none())).collect(), entry))
+    Ok(Some((events.into_iter().map(|event| (event, Span::none())).collect(), entry)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,12 @@ use service::metrics::Metric;
 /// All metrics with their descriptions.
 pub const METRICS: &[Metric] = &[
     Metric::counter("chat_messages_total", "Messages stored."),
-    Metric::counter("chat_changes_total", "Changes of messages, by kind: edit or delete."),
+    Metric::counter("chat_changes_total", "Changes of messages, by kind: edit, delete or erase."),
+    Metric::counter(
+        "chat_expired_messages_total",
+        "Messages deleted because they were older than MESSAGE_DAYS.",
+    ),
+    Metric::gauge("chat_erasures_waiting", "Erasures of users that are not done."),
     Metric::histogram("chat_batch_messages", "Messages per batch. Each batch is one commit."),
     Metric::counter(
         "chat_batches_failed_total",

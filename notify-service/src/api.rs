@@ -1,9 +1,12 @@
 //! Handlers of the gateways' requests.
 
+use crate::erasure;
 use crate::inboxes::{Inboxes, StoreError};
 use crate::store::{self, PageQuery};
 use contract::{
-    Code, Lang, Page, Refusal, UserId, limits,
+    Code, Lang, Page, Refusal, UserId,
+    erasure::{DeleteInbox, RenameSender},
+    limits,
     log::{Head, Range},
     notify::{
         InboxHead, InboxHeads, InboxRead, MarkNotification, NotificationPage, PageNotifications,
@@ -15,6 +18,8 @@ use std::collections::BTreeMap;
 
 /// Requests of each kind in progress at once.
 const CONCURRENCY: usize = 32;
+/// Requests of erasures of each kind in progress at once.
+const ERASURES: usize = 2;
 /// Maximum size of a page's items in bytes. The rest of the payload is for the other fields.
 const PAGE_BYTES: usize = PAYLOAD_BYTES - 8 * 1024;
 
@@ -47,6 +52,19 @@ pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<(
         .serve::<InboxHeads, _, _>(CONCURRENCY, move |request| {
             let inboxes = heads.clone();
             async move { inbox_heads(&inboxes, request).await }
+        })
+        .await?;
+    let (renames, deletions) = (inboxes.clone(), inboxes.clone());
+    endpoints
+        .serve::<RenameSender, _, _>(ERASURES, move |request| {
+            let inboxes = renames.clone();
+            async move { erasure::rename(&inboxes, &request).await.map_err(|error| refusal(&error)) }
+        })
+        .await?;
+    endpoints
+        .serve::<DeleteInbox, _, _>(ERASURES, move |request| {
+            let inboxes = deletions.clone();
+            async move { erasure::delete(&inboxes, request).await.map_err(|error| refusal(&error)) }
         })
         .await
 }

@@ -11,6 +11,7 @@ mod config;
 mod consumer;
 mod consumer_health;
 mod deadletter;
+mod erasure;
 pub mod event;
 mod fetch;
 mod inboxes;

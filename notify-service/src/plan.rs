@@ -415,18 +415,8 @@ impl<'a> Plan<'a> {
             self.late.remove(&(user, conversation));
             self.changes.superseded += 1;
         }
-        let sender = summary.sender_username.clone().unwrap_or_default();
-        let parameters: Map<String, Value> = Map::from_iter([
-            ("sender_username".to_owned(), json!(sender)),
-            ("count".to_owned(), json!(count)),
-            ("conversation_id".to_owned(), json!(conversation)),
-            ("message_id".to_owned(), json!(message)),
-        ]);
-        // Loading a catalogue fails if it can't render this text.
-        let text = self
-            .catalogue
-            .text(MESSAGE_RECEIVED, self.language(user), &parameters)
-            .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender });
+        let sender = summary.sender_username.as_deref().unwrap_or_default();
+        let text = sender_text(self.catalogue, self.language(user), sender, conversation, message, count);
         let data = format!(r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}}}"#);
         let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
         let content = Content { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
@@ -579,6 +569,27 @@ impl<'a> Plan<'a> {
         let known = &self.known.inboxes;
         self.changes.inboxes.entry(user).or_insert_with(|| known.get(&user).cloned().unwrap_or_default())
     }
+}
+
+/// The text of a `message_received`.
+pub fn sender_text(
+    catalogue: &Catalogue,
+    lang: &str,
+    sender_username: &str,
+    conversation: ConversationId,
+    message: i64,
+    count: i64,
+) -> Text {
+    let parameters: Map<String, Value> = Map::from_iter([
+        ("sender_username".to_owned(), json!(sender_username)),
+        ("count".to_owned(), json!(count)),
+        ("conversation_id".to_owned(), json!(conversation)),
+        ("message_id".to_owned(), json!(message)),
+    ]);
+    // Loading a catalogue fails if it can't render this text.
+    catalogue
+        .text(MESSAGE_RECEIVED, lang, &parameters)
+        .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender_username.to_owned() })
 }
 
 /// The messages of an unread notification, counted from a marker that came late: the replica that processed it was killed

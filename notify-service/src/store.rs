@@ -1,8 +1,10 @@
 //! All queries of the schema `notify`: inboxes and markers here, notifications in [`notifications`]. A transaction
 //! locks a user's inbox before it changes any data of that user.
 
+mod erasure;
 mod notifications;
 
+pub use erasure::{delete_inbox, delete_notifications, notifications_of_messages, rename_sender};
 pub use notifications::{
     PageQuery, insert, lock_retention, mark, mark_all, mark_one, next_ids, old_notifications, page_after,
     page_before, read_at, remove_notifications, repeated, unread_of_conversations,

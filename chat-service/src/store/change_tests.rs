@@ -14,6 +14,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use service::postgres::Pool;
+use std::time::Duration;
 
 /// Longer than any test.
 const SECONDS: u32 = 3_600;
@@ -29,6 +30,10 @@ enum Step {
     Delete(Option<i64>, usize),
     /// A user reads up to the nth message.
     Read(i64, usize),
+    /// The user's messages are erased, up to two at a time.
+    Erase(i64),
+    /// Retention deletes everything up to the nth message, up to two at a time.
+    Expire(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<(Step, Step)>> {
@@ -39,6 +44,8 @@ fn steps() -> impl Strategy<Value = Vec<(Step, Step)>> {
             3 => (who(), 0_usize..10, 0_u8..3).prop_map(|(who, nth, text)| Step::Edit(who, nth, text)),
             3 => (who(), 0_usize..10).prop_map(|(who, nth)| Step::Delete(who, nth)),
             2 => (1_i64..=3, 0_usize..10).prop_map(|(reader, nth)| Step::Read(reader, nth)),
+            1 => (1_i64..=3).prop_map(Step::Erase),
+            1 => (0_usize..5).prop_map(Step::Expire),
         ]
     };
     proptest::collection::vec((step(), step()), 1..25)
@@ -67,7 +74,7 @@ async fn perform(pool: &Pool, conversation: ConversationId, step: &Step) {
             let Some(message) = nth(at).await else { return };
             let outcome = change(pool, &message, who, Kind::Edit(&format!("text {text}"))).await;
             if who.is_some_and(|who| who != message.sender_id.get()) {
-                assert_eq!(outcome, Changed::NotOwn);
+                assert!(matches!(outcome, Changed::NotOwn | Changed::NotFound), "{outcome:?}");
             }
         }
         Step::Delete(who, at) => {
@@ -75,34 +82,66 @@ async fn perform(pool: &Pool, conversation: ConversationId, step: &Step) {
             let by = if who.is_some() { DeletedBy::Sender } else { DeletedBy::Moderation };
             let outcome = change(pool, &message, who, Kind::Delete(by, None)).await;
             if who.is_some_and(|who| who != message.sender_id.get()) {
-                assert_eq!(outcome, Changed::NotOwn);
+                assert!(matches!(outcome, Changed::NotOwn | Changed::NotFound), "{outcome:?}");
             } else {
                 // C9: a second deletion makes no change.
-                assert_eq!(change(pool, &message, who, Kind::Delete(by, None)).await, Changed::Unchanged);
+                let again = change(pool, &message, who, Kind::Delete(by, None)).await;
+                assert!(matches!(again, Changed::Unchanged | Changed::NotFound), "{again:?}");
             }
         }
         Step::Read(reader, at) => {
             let Some(message) = nth(at).await else { return };
             mark_read(pool, conversation, user(reader), message.message_id).await.unwrap();
         }
+        Step::Erase(who) => {
+            let mut connection = pool.acquire().await.unwrap();
+            while let Some(erased) =
+                erasures::erase_messages(&mut connection, conversation, user(who), 2).await.unwrap()
+            {
+                assert!((1..=2).contains(&erased.message_ids.len()));
+                assert_eq!(erased.message_ids.len(), erased.outbox_ids.len());
+            }
+        }
+        Step::Expire(at) => {
+            let Some(message) = nth(at).await else { return };
+            let before = OffsetDateTime::from(message.created_at) + Duration::from_micros(1);
+            while expire_messages(pool, conversation, before, 2).await.unwrap().is_some() {}
+        }
     }
 }
 
-async fn check(pool: &Pool, conversation: ConversationId) {
+async fn check(pool: &Pool, conversation: ConversationId, are_versions_kept: bool) {
     let log = log(pool, conversation).await;
     let members = members(pool, conversation, None).await.unwrap();
-    // C1: `seq` has no gap, and the formula of unread counts stays.
+    // C1, G2: `seq` has no gap, and the formula of unread counts stays.
     let seqs: Vec<i64> = log.iter().map(|message| message.seq).collect();
-    assert_eq!(seqs, (1..=members.head().seq).collect::<Vec<_>>());
+    assert_eq!(seqs, (members.first_seq()..=members.head().seq).collect::<Vec<_>>());
     // Changes are numbered without a gap, and a message has the number of its last one.
     let ids: Vec<i64> = log.iter().map(|message| message.message_id.get()).collect();
     let versions = versions(pool, conversation, &ids).await.unwrap();
-    let mut numbers: Vec<i64> = versions.values().flatten().map(|version| version.change).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, (1..=members.changes()).collect::<Vec<_>>());
+    if are_versions_kept {
+        let mut numbers: Vec<i64> = versions.values().flatten().map(|version| version.change).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=members.changes()).collect::<Vec<_>>());
+    }
+    let rows: i64 = sqlx::query_scalar("select count(*) from versions where conversation_id = $1")
+        .bind(conversation.get())
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(usize::try_from(rows).unwrap(), versions.values().map(Vec::len).sum::<usize>());
     for message in &log {
         let last = versions.get(&message.message_id).and_then(|versions| versions.last());
-        assert_eq!(message.change, last.map(|version| version.change));
+        if are_versions_kept {
+            assert_eq!(message.change, last.map(|version| version.change));
+        }
+        assert!(message.change.is_none_or(|change| change <= members.changes()));
+        if message.deleted_by == Some(DeletedBy::Erasure) {
+            assert_eq!(
+                (last, message.sender_username.as_str()),
+                (None, &*format!("user-{}", message.sender_id))
+            );
+        }
         // C7: a deleted text is on no page.
         assert_eq!(message.content.is_empty(), message.deleted_at.is_some());
         assert_eq!(message.deleted_by.is_some(), message.deleted_at.is_some());
@@ -114,6 +153,7 @@ async fn check(pool: &Pool, conversation: ConversationId) {
     // C6: no marker is directly before a deleted message.
     let markers: Vec<i64> = postgres_markers(pool, conversation).await;
     for marker in markers {
+        assert!(marker >= members.first_seq() - 1, "marker {marker}");
         let next = log.iter().find(|message| message.seq == marker + 1);
         assert!(next.is_none_or(|next| next.deleted_at.is_none()), "marker {marker} of {log:#?}");
     }
@@ -138,7 +178,24 @@ fn changes_are_numbered_and_deletions_count_as_read() {
                     // Concurrently, over two connections.
                     tokio::join!(perform(pool, conversation, one), perform(pool, conversation, other));
                 }
-                check(pool, conversation).await;
+                let deletes_versions = |step: &Step| matches!(step, Step::Erase(_) | Step::Expire(_));
+                let kept = !steps.iter().any(|(one, other)| deletes_versions(one) || deletes_versions(other));
+                check(pool, conversation, kept).await;
+
+                // G1: nothing of an erased user is left.
+                perform(pool, conversation, &Step::Erase(1)).await;
+                check(pool, conversation, false).await;
+                let erased = log(pool, conversation).await;
+                let mut erased = erased.iter().filter(|message| message.sender_id == user(1));
+                assert!(
+                    erased.all(|message| message.content.is_empty() && message.sender_username == "user-1")
+                );
+                let everything = log(pool, conversation).await.len();
+                if everything > 0 {
+                    perform(pool, conversation, &Step::Expire(everything - 1)).await;
+                    check(pool, conversation, false).await;
+                    assert_eq!(log(pool, conversation).await, []);
+                }
             });
             Ok(())
         })

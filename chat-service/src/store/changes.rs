@@ -146,16 +146,3 @@ pub async fn versions(
     }
     Ok(versions)
 }
-
-/// Deletes up to `limit` former texts whose time has passed. Returns their number.
-pub async fn delete_old_versions(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<u64> {
-    let deleted = postgres::query(
-        "delete from versions where ctid = any (array(
-             select ctid from versions where until < clock_timestamp() order by until limit $1
-         ))",
-    )
-    .bind(limit)
-    .execute(db)
-    .await?;
-    Ok(deleted.rows_affected())
-}

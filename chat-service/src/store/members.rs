@@ -1,7 +1,7 @@
 //! The participants of conversations, and their names.
 
 use super::id;
-use contract::{ConversationId, MessageId, Timestamp, UserId};
+use contract::{ConversationId, MessageId, Seq, Timestamp, UserId};
 use contract::{
     chat::{JoinRequest, Marker, Message},
     log::Head,
@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 pub struct Members {
     head: Head,
     changes: i64,
+    first_seq: Seq,
     members: Vec<Member>,
 }
 
@@ -34,6 +35,7 @@ impl Members {
     fn add(&mut self, row: &PgRow) -> sqlx::Result<()> {
         self.head = Head { seq: row.try_get("last_seq")?, id: row.try_get("last_message_id")? };
         self.changes = row.try_get("last_change")?;
+        self.first_seq = row.try_get("first_seq")?;
         self.members.push(Member {
             user_id: id(row.try_get("user_id")?)?,
             username: row.try_get("username")?,
@@ -55,6 +57,11 @@ impl Members {
     /// Number of changes.
     pub const fn changes(&self) -> i64 {
         self.changes
+    }
+
+    /// `seq` of the first message that is still stored.
+    pub const fn first_seq(&self) -> Seq {
+        self.first_seq
     }
 
     /// Whether the user is a participant.
@@ -120,6 +127,19 @@ impl Members {
         };
         self.members.iter().filter_map(marker).collect()
     }
+
+    /// The markers of these users, each with its unread count.
+    pub fn markers_of(&self, conversation: ConversationId, users: &[UserId]) -> Vec<Marker> {
+        let markers = self.markers(conversation).into_iter().filter(|marker| users.contains(&marker.user_id));
+        markers
+            .map(|marker| Marker { unread_count: Some((self.head.seq - marker.seq).max(0)), ..marker })
+            .collect()
+    }
+
+    /// The participants.
+    pub fn user_ids(&self) -> Vec<UserId> {
+        self.members.iter().map(|member| member.user_id).collect()
+    }
 }
 
 /// Head and participants of a conversation, as a viewer sees them. Without participants, the conversation doesn't
@@ -130,7 +150,7 @@ pub async fn members(
     viewer: Option<UserId>,
 ) -> sqlx::Result<Members> {
     let rows = postgres::query(
-        "select c.last_seq, c.last_message_id, c.last_change, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
+        "select c.last_seq, c.last_message_id, c.last_change, c.first_seq, p.user_id, u.username, coalesce(u.named_at, 0) as named_at, p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending,
                 exists (select from blocks b where b.user_id = $2 and b.blocked_id = p.user_id) as is_blocked
          from conversations c
@@ -154,7 +174,7 @@ pub async fn members_of_each(
     entries: &[&JoinRequest],
 ) -> sqlx::Result<Vec<Members>> {
     let rows = postgres::query(
-        "select e.ord, c.last_seq, c.last_message_id, c.last_change, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
+        "select e.ord, c.last_seq, c.last_message_id, c.last_change, c.first_seq, p.user_id, u.username, coalesce(u.named_at, 0) as named_at,
                 p.read_seq, p.read_message_id, p.read_at,
                 p.read_by_sending, b.user_id is not null as is_blocked
          from unnest($1::bigint[], $2::bigint[]) with ordinality as e (conversation_id, user_id, ord)

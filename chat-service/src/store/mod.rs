@@ -3,19 +3,25 @@
 mod blocks;
 mod changes;
 mod conversations;
+pub mod erasures;
+pub mod export;
 mod markers;
 mod members;
 mod messages;
 mod outbox;
 pub mod reports;
+mod retention;
 
 pub use blocks::{block, blocks, conversations_of_two, is_blocked_by_any, unblock};
-pub use changes::{Change, Changed, Kind, change_message, changes, delete_old_versions, versions};
+pub use changes::{Change, Changed, Kind, change_message, changes, versions};
 pub use conversations::{conversations, list, open_conversation};
 pub use markers::{MarkOutcome, heads, mark_read, unread};
 pub use members::{DisplayName, Members, members, members_of_each, participants, save_usernames};
 pub use messages::{Batch, Outcome, message, messages, page, store_messages};
 pub use outbox::{OutboxRow, delete_outbox, lock_stale, outbox_age};
+pub use retention::{
+    conversations_with_old_messages, delete_old_reports, delete_old_versions, expire_messages,
+};
 
 use contract::Timestamp;
 use sqlx::{Row, postgres::PgRow};

@@ -76,6 +76,25 @@ async fn the_terminal_snippets_of_publishing_work() {
 }
 
 #[tokio::test]
+async fn the_snippets_of_personal_data_work() {
+    assert_eq!(snippets::PERSONAL_DATA.names(), ["erase.sh", "export.sh"]);
+    let folder = match tools::nats().await {
+        Ok(folder) => folder,
+        Err(reason) => return tools::skip("the nats tool in docs/personal-data.md", &reason),
+    };
+    let stack = Stack::start().await;
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+    for (name, expected) in
+        [("export.sh", r#"{"items":[],"next":null}"#), ("erase.sh", r#"{"erasure_id":1}"#)]
+    {
+        let lines = snippets::PERSONAL_DATA.snippet(name);
+        let tool = Tool::new("sh", Path::new("/")).arg("-ec").arg(&lines);
+        let output = run(tool, &stack, &[("PATH", &path)]).await;
+        assert!(output.contains(expected), "{name}: {output}");
+    }
+}
+
+#[tokio::test]
 async fn the_python_snippets_of_publishing_work() {
     let python = match tools::python().await {
         Ok(python) => python,

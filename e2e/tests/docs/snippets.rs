@@ -26,6 +26,7 @@ pages! {
     DJANGO = "from-django-channels.md",
     FRENCH = "guide.fr.md",
     OPERATIONS = "operations.md",
+    PERSONAL_DATA = "personal-data.md",
     START_DJANGO = "start/django.md",
     START_REACT = "start/react.md",
     START_NODE = "start/node.md",
@@ -45,7 +46,7 @@ pub const PYTHON_README: Page =
     Page { name: "clients/python/README.md", text: include_str!("../../../clients/python/README.md") };
 
 /// The pages with snippets. For each, a test compares the names of its snippets with those that tests run.
-const ALL: [&Page; 15] = [
+const ALL: [&Page; 16] = [
     &README,
     &JS_README,
     &PYTHON_README,
@@ -54,6 +55,7 @@ const ALL: [&Page; 15] = [
     &DJANGO,
     &FRENCH,
     &OPERATIONS,
+    &PERSONAL_DATA,
     &START_DJANGO,
     &START_REACT,
     &START_NODE,

@@ -15,7 +15,7 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Subjects, each with the only users that may publish to it.
-const PUBLISH: [(&str, &[&str]); 63] = [
+const PUBLISH: [(&str, &[&str]); 69] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
@@ -31,14 +31,18 @@ const PUBLISH: [(&str, &[&str]); 63] = [
     ("chat.reports.make", &["gateway"]),
     ("chat.unread", &["gateway"]),
     ("chat.heads", &["gateway"]),
-    ("notify.notifications.page", &["gateway"]),
+    ("notify.notifications.page", &["gateway", "chat"]),
+    ("notify.erasure.rename", &["chat"]),
+    ("notify.erasure.delete", &["chat"]),
     ("notify.notifications.read", &["gateway"]),
     ("notify.heads", &["gateway"]),
     ("typing.input", &["gateway"]),
     ("typing.who", &["gateway"]),
     ("chat.messages.send", &["marketplace"]),
     ("chat.conversations.create", &["marketplace"]),
-    ("sessions.revoke", &["marketplace"]),
+    ("sessions.revoke", &["marketplace", "chat"]),
+    ("users.erase", &["marketplace"]),
+    ("users.export", &["marketplace"]),
     ("events.listing_published", &["marketplace"]),
     ("events.payment_completed", &["billing"]),
     ("events.report_received", &["moderation"]),
@@ -47,6 +51,8 @@ const PUBLISH: [(&str, &[&str]); 63] = [
     ("chat.log", &["chat"]),
     ("chat.reported", &["chat"]),
     ("chat.changed", &["chat"]),
+    ("users.erased", &["chat"]),
+    ("$JS.API.STREAM.INFO.EVENTS", &["chat", "notify"]),
     ("$JS.API.STREAM.UPDATE.EVENTS_OUT", &["chat"]),
     ("$JS.API.STREAM.UPDATE.CHAT", &[]),
     ("typing.block.1", &["chat"]),
@@ -82,7 +88,7 @@ const PUBLISH: [(&str, &[&str]); 63] = [
 ];
 
 /// Subjects, each with the only users that may subscribe to it.
-const SUBSCRIBE: [(&str, &[&str]); 31] = [
+const SUBSCRIBE: [(&str, &[&str]); 34] = [
     ("chat.event.1", &["gateway"]),
     ("notify.event.1", &["gateway"]),
     ("typing.event.1", &["gateway", "typing"]),
@@ -99,11 +105,14 @@ const SUBSCRIBE: [(&str, &[&str]); 31] = [
     ("chat.reports.make", &["chat"]),
     ("notify.notifications.page", &["notify"]),
     ("notify.heads", &["notify"]),
+    ("notify.erasure.delete", &["notify"]),
+    ("users.erase", &["chat"]),
     ("typing.input", &["typing"]),
     ("typing.who", &["typing"]),
     ("chat.log", &[]),
     ("chat.reported", &[]),
     ("chat.changed", &[]),
+    ("users.erased", &[]),
     ("events.payment_completed", &[]),
     ("deadletters.>", &[]),
     ("$KV.REVOCATIONS.>", &[]),

@@ -15,7 +15,7 @@ use axum::{
     http::StatusCode,
 };
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
-use contract::{ConversationId, MessageId, NotificationId, Page, Request, UserId};
+use contract::{ConversationId, MessageId, NotificationId, Page, Request, Seq, UserId};
 use contract::{
     chat::{
         Action, ChangeMessage, Conversation, CountUnread, CreateConversation, GetConversation, GetMessage,
@@ -155,13 +155,14 @@ async fn page_messages(
         }
         let page = request(&shared, PageChanges { conversation_id, user_id, after, limit }).await?;
         let next = page.items.last().filter(|_| page.more).and_then(|last| last.change);
-        return Ok(Json(MessagesPage { next, items: page.items, changes: page.changes }));
+        return Ok(Json(MessagesPage { next, items: page.items, changes: page.changes, first_seq: None }));
     }
     let (username, named_at) = (caller.username, caller.stamp.issued_at);
     let page = PageMessages { conversation_id, user_id, username, named_at, range, limit };
     let page = request(&shared, page).await?;
     let next = page.items.last().filter(|_| page.more).map(|last| last.message_id.get());
-    Ok(Json(MessagesPage { next, items: page.items, changes: page.changes }))
+    let first_seq = Some(page.first_seq).filter(|first| *first > 1);
+    Ok(Json(MessagesPage { next, items: page.items, changes: page.changes, first_seq }))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -182,6 +183,11 @@ struct MessagesPage {
     items: Vec<Message>,
     /// Number of changes in the conversation when the page was read.
     changes: i64,
+    /// `seq` of the first message that is still stored. Absent if none was deleted because of its age, and with
+    /// `changed_after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 2)]
+    first_seq: Option<Seq>,
 }
 
 /// Get one message

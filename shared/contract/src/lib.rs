@@ -8,6 +8,7 @@
 pub mod chat;
 pub mod close;
 pub mod deadline;
+pub mod erasure;
 pub mod frames;
 pub mod ids;
 pub mod lang;

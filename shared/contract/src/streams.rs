@@ -17,8 +17,10 @@ pub const DEADLETTERS_PREFIX: &str = "deadletters.";
 /// Stream of the events that we publish for other backends.
 pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
 /// Subjects of [`EVENTS_OUT_STREAM`].
-pub const EVENTS_OUT_SUBJECTS: [&str; 2] = [REPORTED_SUBJECT, CHANGED_SUBJECT];
+pub const EVENTS_OUT_SUBJECTS: [&str; 3] = [REPORTED_SUBJECT, CHANGED_SUBJECT, ERASED_SUBJECT];
 /// Subject of reports.
 pub const REPORTED_SUBJECT: &str = "chat.reported";
 /// Subject of changes of messages.
 pub const CHANGED_SUBJECT: &str = "chat.changed";
+/// Subject of finished erasures of users.
+pub const ERASED_SUBJECT: &str = "users.erased";

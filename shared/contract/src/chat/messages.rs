@@ -182,6 +182,14 @@ pub struct MessagePage {
     /// Number of changes in the conversation. Earlier releases omit it.
     #[serde(default)]
     pub changes: i64,
+    /// `seq` of the first message that is still stored. Earlier releases omit it.
+    #[serde(default = "first_seq")]
+    pub first_seq: Seq,
+}
+
+/// The first `seq` of a conversation whose messages are all stored.
+const fn first_seq() -> Seq {
+    1
 }
 
 /// gateway → chat-service: requests the heads of conversations.

@@ -1,0 +1,193 @@
+//! Exports of users' data (GDPR, article 15), page by page.
+
+use crate::{
+    error::{encoding_failed, invalid},
+    store::export as store,
+};
+use contract::{
+    ConversationId, Refusal, UserId,
+    erasure::{Export, ExportUser, Record},
+    limits,
+    log::Range,
+    notify::PageNotifications,
+};
+use service::{
+    Bus,
+    bus::{PAYLOAD_BYTES, RequestError},
+    postgres::{Pool, refusal},
+};
+use std::{fmt, str::FromStr, time::Duration};
+
+/// Time limit of a request to notify-service.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The position of an export: what the next page begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The user's name.
+    Start,
+    /// Messages of a conversation after this one, then later conversations.
+    Messages(i64, i64),
+    /// Blocks of users after this one.
+    Blocks(i64),
+    /// Reports after this one.
+    Reports(i64),
+    /// Notifications after this one.
+    Notifications(i64),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start => out.write_str("start"),
+            Self::Messages(conversation, message) => write!(out, "messages-{conversation}-{message}"),
+            Self::Blocks(user) => write!(out, "blocks-{user}"),
+            Self::Reports(report) => write!(out, "reports-{report}"),
+            Self::Notifications(notification) => write!(out, "notifications-{notification}"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let parse = || {
+            let (section, place) = text.split_once('-')?;
+            Some(match section {
+                "messages" => {
+                    let (conversation, message) = place.split_once('-')?;
+                    Self::Messages(conversation.parse().ok()?, message.parse().ok()?)
+                }
+                "blocks" => Self::Blocks(place.parse().ok()?),
+                "reports" => Self::Reports(place.parse().ok()?),
+                "notifications" => Self::Notifications(place.parse().ok()?),
+                _ => return None,
+            })
+        };
+        parse().ok_or_else(|| invalid("\"after\" must be the \"next\" of an earlier page"))
+    }
+}
+
+/// Reads one page of an export.
+///
+/// # Errors
+/// If the cursor is invalid, or Postgres or notify-service fails.
+pub async fn page(bus: &Bus, pool: &Pool, request: ExportUser) -> Result<Export, Refusal> {
+    let user = request.user_id;
+    let mut place = request.after.as_deref().map_or(Ok(Place::Start), str::parse)?;
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    loop {
+        let (found, next) = match place {
+            Place::Notifications(after) => notifications(bus, user, after).await?,
+            place => stored(pool, user, place).await.map_err(|error| refusal("export a user", &error))?,
+        };
+        for (record, at) in found {
+            let size = serde_json::to_vec(&record).map_err(|error| encoding_failed("export", &error))?.len();
+            bytes += size + 1;
+            if bytes > PAYLOAD_BYTES && !items.is_empty() {
+                return Ok(Export { items, next: Some(place.to_string()) });
+            }
+            items.push(record);
+            place = at;
+        }
+        match next {
+            None => return Ok(Export { items, next: None }),
+            Some(next) if items.len() >= usize::from(limits::PAGE_MAX) => {
+                return Ok(Export { items, next: Some(next.to_string()) });
+            }
+            Some(next) => place = next,
+        }
+    }
+}
+
+/// Records, each with the place after it.
+type Placed = Vec<(Record, Place)>;
+
+/// Reads records of the tables of this service at a place. Returns the place after them.
+async fn stored(pool: &Pool, user: UserId, place: Place) -> sqlx::Result<(Placed, Option<Place>)> {
+    let limit = i64::from(limits::PAGE_MAX);
+    let is_full = |found: &Placed| found.len() >= usize::from(limits::PAGE_MAX);
+    Ok(match place {
+        Place::Start => {
+            let name = store::user(pool, user).await?;
+            let first = Place::Messages(0, 0);
+            (name.into_iter().map(|record| (record, first)).collect(), Some(first))
+        }
+        Place::Messages(conversation, after) => {
+            let mut found = Placed::new();
+            if let Ok(conversation_id) = ConversationId::new(conversation) {
+                for message in store::messages(pool, conversation_id, user, after, limit).await? {
+                    let at = Place::Messages(conversation, message.message_id.get());
+                    found.push((Record::Message(Box::new(message)), at));
+                }
+            }
+            let last = found.last().map_or(place, |(_, at)| *at);
+            if is_full(&found) {
+                (found, Some(last))
+            } else if let Some((conversation_id, record)) =
+                store::conversation_after(pool, user, conversation).await?
+            {
+                let next = Place::Messages(conversation_id.get(), 0);
+                found.push((record, next));
+                (found, Some(next))
+            } else {
+                (found, Some(Place::Blocks(0)))
+            }
+        }
+        Place::Blocks(after) => {
+            let found = store::blocks(pool, user, after, limit).await?;
+            let found: Placed = found.into_iter().map(|(id, record)| (record, Place::Blocks(id))).collect();
+            let next = found.last().filter(|_| is_full(&found)).map_or(Place::Reports(0), |(_, at)| *at);
+            (found, Some(next))
+        }
+        Place::Reports(after) => {
+            let found = store::reports(pool, user, after, limit).await?;
+            let found: Placed = found.into_iter().map(|(id, record)| (record, Place::Reports(id))).collect();
+            let next =
+                found.last().filter(|_| is_full(&found)).map_or(Place::Notifications(0), |(_, at)| *at);
+            (found, Some(next))
+        }
+        Place::Notifications(_) => (Placed::new(), Some(place)),
+    })
+}
+
+/// Reads notifications after an id. Returns the place after them; `None` at the end.
+async fn notifications(bus: &Bus, user: UserId, after: i64) -> Result<(Placed, Option<Place>), Refusal> {
+    let range = Range::After(after);
+    let page = PageNotifications { user_id: user, range, limit: limits::PAGE_MAX, unread: false };
+    let page = bus.request_until(&page, ANSWER).await.map_err(RequestError::into_refusal)?.page;
+    let placed = |item: contract::notify::Notification| {
+        let at = Place::Notifications(item.notification_id.get());
+        (Record::Notification(Box::new(item)), at)
+    };
+    Ok((page.items.into_iter().map(placed).collect(), page.next.map(Place::Notifications)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_reads_as_it_was_written(first in any::<i64>(), second in any::<i64>()) {
+            for place in [
+                Place::Messages(first.max(0), second.max(0)),
+                Place::Blocks(first),
+                Place::Reports(second),
+                Place::Notifications(first),
+            ] {
+                prop_assert_eq!(place.to_string().parse::<Place>().ok(), Some(place));
+            }
+        }
+
+        #[test]
+        fn other_cursors_are_refused(text in "(messages|blocks|x)?-?[0-9a-z-]{0,3}") {
+            if let Ok(place) = text.parse::<Place>() {
+                prop_assert!(text.starts_with(&place.to_string()[..3]));
+            }
+        }
+    }
+}

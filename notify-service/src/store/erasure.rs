@@ -1,0 +1,81 @@
+//! The queries of erasures.
+
+use crate::catalogue::Text;
+use contract::{ConversationId, UserId};
+use service::postgres;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+
+/// A `message_received` that names the sender of a message.
+#[derive(FromRow)]
+pub struct Named {
+    pub user_id: i64,
+    pub notification_id: i64,
+    pub message_id: i64,
+    pub count: i64,
+    /// The language of the inbox.
+    pub lang: Option<String>,
+}
+
+/// The notifications of these users whose newest message is one of these.
+pub async fn notifications_of_messages(
+    db: impl PgExecutor<'_>,
+    users: &[i64],
+    conversation: ConversationId,
+    messages: &[i64],
+) -> sqlx::Result<Vec<Named>> {
+    postgres::query_as(
+        "select user_id, notification_id, message_id, coalesce(message_count, 0) as count, lang
+        from notifications join inboxes using (user_id)
+        where user_id = any($1) and conversation_id = $2 and message_id = any($3)",
+    )
+    .bind(users)
+    .bind(conversation.get())
+    .bind(messages)
+    .fetch_all(db)
+    .await
+}
+
+/// Replaces the texts of notifications, and the name of their sender.
+pub async fn rename_sender(
+    db: impl PgExecutor<'_>,
+    texts: &[(i64, i64, Text)],
+    sender_username: &str,
+) -> sqlx::Result<()> {
+    let column = |value: fn(&(i64, i64, Text)) -> i64| texts.iter().map(value).collect::<Vec<_>>();
+    let text = |value: fn(&Text) -> &str| texts.iter().map(|(_, _, text)| value(text)).collect::<Vec<_>>();
+    postgres::query(
+        "update notifications set title = new.title, message = new.message, sender_username = $5
+        from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as new (user_id, id, title, message)
+        where notifications.user_id = new.user_id and notification_id = new.id",
+    )
+    .bind(column(|(user, ..)| *user))
+    .bind(column(|(_, id, _)| *id))
+    .bind(text(|text| &text.title))
+    .bind(text(|text| &text.message))
+    .bind(sender_username)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Deletes the oldest notifications of a user. Returns their number.
+pub async fn delete_notifications(db: &mut PgConnection, user: UserId, limit: i64) -> sqlx::Result<u64> {
+    let deleted = postgres::query(
+        "delete from notifications where user_id = $1 and notification_id = any (array(
+             select notification_id from notifications where user_id = $1 order by notification_id limit $2
+         ))",
+    )
+    .bind(user.get())
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// Deletes the markers and the inbox of a user.
+pub async fn delete_inbox(db: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
+    for query in ["delete from markers where user_id = $1", "delete from inboxes where user_id = $1"] {
+        postgres::query(query).bind(user.get()).execute(&mut *db).await?;
+    }
+    Ok(())
+}
