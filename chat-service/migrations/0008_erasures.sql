@@ -7,9 +7,10 @@ create table erasures (
     erasure_id   bigint      not null unique generated always as identity,
     reason       text,
     requested_at timestamptz not null default clock_timestamp(),
-    -- Stage in progress, and the last conversation that it has finished.
+    -- Stage in progress, the last conversation that it has finished, and the last message of the next one.
     stage        text        not null default 'sessions',
     place        bigint      not null default 0,
+    message      bigint      not null default 0,
     -- What was committed and published before the last messages were erased: the last row of the outbox, and the last
     -- messages of the streams CHAT and EVENTS.
     outbox_id    bigint,
@@ -53,12 +54,13 @@ begin
 end
 $$;
 
--- Erases up to `p_limit` messages of a user in a conversation: each becomes a deleted message without its sender's name,
--- by one change. Their former texts are deleted. As in `change_message`, markers directly before deleted messages move
--- past them; `moved` has their users. The changes are numbered from `first_change`, in the order of the messages. No row:
--- there was nothing to do.
-create function erase_messages(p_conversation bigint, p_user bigint, p_limit int)
-returns table (first_change bigint, message_ids bigint[], outbox_ids bigint[], moved bigint[]) language plpgsql
+-- Looks at up to `p_limit` messages of a conversation after one, and erases those of a user: each becomes a deleted message
+-- without its sender's name, by one change. Their former texts are deleted. As in `change_message`, markers directly
+-- before deleted messages move past them; `moved` has their users. The changes are numbered from `first_change`, in the
+-- order of the messages. `upto` is the last message looked at; null at the end of the conversation.
+create function erase_messages(p_conversation bigint, p_user bigint, p_after bigint, p_limit int)
+returns table (upto bigint, first_change bigint, message_ids bigint[], outbox_ids bigint[], moved bigint[])
+language plpgsql
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -74,6 +76,7 @@ declare
     past      record;
     reader    record;
     noted     bigint;
+    seen      int := 0;
 begin
     select * into head from conversations c where c.conversation_id = p_conversation for no key update;
     at := clock_timestamp();
@@ -81,15 +84,17 @@ begin
     message_ids := '{}';
     outbox_ids := '{}';
     moved := '{}';
-    delete from versions v using messages m
-    where v.conversation_id = p_conversation and m.conversation_id = p_conversation and m.sender_id = p_user
-      and m.message_id = v.message_id;
     for old in
-        select m.ctid, m.message_id from messages m
-        where m.conversation_id = p_conversation and m.sender_id = p_user
-          and (m.deleted_at is null or m.sender_username <> pseudonym)
-        order by m.message_id limit p_limit
+        select m.ctid, m.conversation_id, m.message_id, m.sender_id, m.sender_username, m.deleted_at from messages m
+        where (m.conversation_id, m.message_id) > (p_conversation, p_after)
+        order by m.conversation_id, m.message_id limit p_limit
     loop
+        exit when old.conversation_id <> p_conversation;
+        seen := seen + 1;
+        upto := old.message_id;
+        continue when old.sender_id <> p_user;
+        delete from versions v where v.conversation_id = p_conversation and v.message_id = old.message_id;
+        continue when old.deleted_at is not null and old.sender_username = pseudonym;
         update messages m
         set content = '', sender_username = pseudonym, change = first_change + cardinality(message_ids),
             deleted_at = coalesce(m.deleted_at, at), deleted_by = coalesce(m.deleted_by, 'erasure')
@@ -100,23 +105,25 @@ begin
         message_ids := message_ids || old.message_id;
         outbox_ids := outbox_ids || noted;
     end loop;
-    if cardinality(message_ids) = 0 then
-        return;
+    if seen < p_limit then
+        upto := null;
     end if;
-    update conversations c set last_change = head.last_change + cardinality(message_ids)
-    where c.conversation_id = p_conversation;
-    for reader in
-        select p.user_id, p.read_message_id from participants p
-        where p.conversation_id = p_conversation and p.read_seq < head.last_seq
-    loop
-        for past in select * from last_deleted_after(p_conversation, reader.read_message_id) loop
-            update participants p
-            set read_seq = past.seq, read_message_id = past.message_id, read_by_sending = false,
-                read_at = coalesce(p.read_at, at)
-            where p.conversation_id = p_conversation and p.user_id = reader.user_id;
-            moved := moved || reader.user_id;
+    if cardinality(message_ids) > 0 then
+        update conversations c set last_change = head.last_change + cardinality(message_ids)
+        where c.conversation_id = p_conversation;
+        for reader in
+            select p.user_id, p.read_message_id from participants p
+            where p.conversation_id = p_conversation and p.read_seq < head.last_seq
+        loop
+            for past in select * from last_deleted_after(p_conversation, reader.read_message_id) loop
+                update participants p
+                set read_seq = past.seq, read_message_id = past.message_id, read_by_sending = false,
+                    read_at = coalesce(p.read_at, at)
+                where p.conversation_id = p_conversation and p.user_id = reader.user_id;
+                moved := moved || reader.user_id;
+            end loop;
         end loop;
-    end loop;
+    end if;
     return next;
 end
 $$;
@@ -140,6 +147,7 @@ declare
     last_id bigint;
     last    bigint;
     noted   bigint;
+    places  tid[];
 begin
     perform from conversations c where c.conversation_id = p_conversation for no key update;
     at := clock_timestamp();
@@ -147,21 +155,20 @@ begin
     moved := '{}';
     outbox_ids := '{}';
     for old in
-        select m.conversation_id, m.message_id, m.seq, m.created_at from messages m
+        select m.ctid, m.conversation_id, m.message_id, m.seq, m.created_at from messages m
         where (m.conversation_id, m.message_id) >= (p_conversation, 0)
         order by m.conversation_id, m.message_id limit p_limit
     loop
         exit when old.conversation_id <> p_conversation or old.created_at >= p_before;
         expired := expired + 1;
+        places := places || old.ctid;
         last_id := old.message_id;
         last := old.seq;
     end loop;
     if expired = 0 then
         return;
     end if;
-    delete from messages m
-    where (m.conversation_id, m.message_id) >= (p_conversation, 0)
-      and (m.conversation_id, m.message_id) <= (p_conversation, last_id);
+    delete from messages m where m.ctid = any (places); -- Nothing else moves them, as in `erase_messages`.
     delete from versions v where v.conversation_id = p_conversation and v.message_id <= last_id;
     update conversations c set first_seq = last + 1 where c.conversation_id = p_conversation;
     for past in

@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::Context;
 use contract::{
-    ConversationId, MessageId, Refusal, Timestamp, UserId,
+    ConversationId, Refusal, Timestamp, UserId,
     chat::Message,
     erasure::{DeleteInbox, EraseUser, Erasure, RenameSender, UserErased},
     limits,
@@ -36,7 +36,7 @@ const SETTLE: Duration = Duration::from_secs(2 * limits::SEND_DEADLINE.as_secs()
 const RECHECK: Duration = Duration::from_secs(1);
 /// Time until a step that failed is repeated.
 const RETRY: Duration = Duration::from_secs(5);
-/// Maximum number of messages erased in one transaction, or renamed in one request.
+/// Maximum number of messages that one step looks at.
 const BATCH: i32 = 500;
 /// Time limit of a request to another service.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub struct Erasures {
 enum Step {
     /// The next one may follow.
     Done,
-    /// Messages were erased; their changes are to be published.
+    /// Messages were looked at, and perhaps erased; the changes are to be published.
     Erased(ConversationId, store_erasures::ErasedMessages),
     /// Nothing is due.
     Idle,
@@ -145,20 +145,17 @@ impl Erasures {
                 wait = SETTLE;
             }
             Stage::Messages => {
-                let place = pending.place;
-                if let Some(conversation) =
-                    store_erasures::conversation_after(&mut *transaction, user, place).await?
-                {
-                    let erased =
-                        store_erasures::erase_messages(transaction, conversation, user, BATCH).await?;
-                    if let Some(erased) = erased {
-                        return Ok((Step::Erased(conversation, erased), wait));
-                    }
-                    pending.place = conversation.get();
-                } else {
+                let (place, after) = (pending.place, pending.message);
+                let next = store_erasures::conversation_after(&mut *transaction, user, place).await?;
+                let Some(conversation) = next else {
                     pending.outbox_id = Some(store_erasures::erase_user(transaction, user).await?);
                     pending.stage = Stage::Streams;
-                }
+                    return Ok((Step::Done, wait));
+                };
+                let erased =
+                    store_erasures::erase_messages(transaction, conversation, user, after, BATCH).await?;
+                pending.advance(conversation, erased.upto);
+                return Ok((Step::Erased(conversation, erased), wait));
             }
             Stage::Streams => {
                 if self.is_consumed(transaction, pending).await? {
@@ -169,11 +166,11 @@ impl Erasures {
                 }
             }
             Stage::Names => {
-                let place = pending.place;
+                let (place, after) = (pending.place, pending.message);
                 match store_erasures::conversation_after(&mut *transaction, user, place).await? {
                     Some(conversation) => {
-                        self.rename(transaction, conversation, user).await?;
-                        pending.place = conversation.get();
+                        let upto = self.rename(transaction, conversation, user, after).await?;
+                        pending.advance(conversation, upto);
                     }
                     None => pending.stage = Stage::Inbox,
                 }
@@ -199,6 +196,9 @@ impl Erasures {
         conversation: ConversationId,
         erased: &store_erasures::ErasedMessages,
     ) -> sqlx::Result<()> {
+        if erased.message_ids.is_empty() {
+            return Ok(());
+        }
         metrics::counter!("chat_changes_total", "kind" => "erase").increment(erased.message_ids.len() as u64);
         let members = store::members(&self.pool, conversation, None).await?;
         let conversations = vec![conversation.get(); erased.message_ids.len()];
@@ -243,26 +243,26 @@ impl Erasures {
         Ok(is_consumed)
     }
 
-    /// Replaces the user's name in the notifications of the other participants.
+    /// Replaces the user's name in the notifications of the other participants that are of the next messages after one.
+    /// Returns the last of these messages; `None` at the end of the conversation.
     async fn rename(
         &self,
         connection: &mut PgConnection,
         conversation: ConversationId,
         user: UserId,
-    ) -> anyhow::Result<()> {
-        let members = store::members(&mut *connection, conversation, None).await?;
-        let others: Vec<UserId> = members.user_ids().into_iter().filter(|other| *other != user).collect();
-        let messages: Vec<MessageId> =
-            store_erasures::messages_of(&mut *connection, conversation, user).await?;
-        for messages in messages.chunks(usize::try_from(BATCH)?) {
-            let rename = RenameSender {
-                conversation_id: conversation,
-                message_ids: messages.to_vec(),
-                user_ids: others.clone(),
-                sender_username: format!("user-{user}"),
-            };
+        after: i64,
+    ) -> anyhow::Result<Option<i64>> {
+        let (message_ids, upto) =
+            store_erasures::messages_of(&mut *connection, conversation, user, after, i64::from(BATCH))
+                .await?;
+        if !message_ids.is_empty() {
+            let members = store::members(&mut *connection, conversation, None).await?;
+            let user_ids = members.user_ids().into_iter().filter(|other| *other != user).collect();
+            let sender_username = format!("user-{user}");
+            let rename =
+                RenameSender { conversation_id: conversation, message_ids, user_ids, sender_username };
             self.bus.request(&rename, ANSWER).await?;
         }
-        Ok(())
+        Ok(upto)
     }
 }

@@ -13,12 +13,24 @@ pub struct Pending {
     pub stage: Stage,
     /// Last conversation that the stage has finished; 0 if none.
     pub place: i64,
+    /// Last message of the next conversation that the stage has finished; 0 if none.
+    pub message: i64,
     /// Last row of the outbox when the last messages were erased.
     pub outbox_id: Option<i64>,
     /// Last message of the stream CHAT at that time.
     pub chat_seq: Option<u64>,
     /// Last message of the stream EVENTS at that time.
     pub events_seq: Option<u64>,
+}
+
+impl Pending {
+    /// Notes that a stage has reached a message of a conversation, or its end.
+    pub const fn advance(&mut self, conversation: ConversationId, upto: Option<i64>) {
+        match upto {
+            Some(message) => self.message = message,
+            None => (self.place, self.message) = (conversation.get(), 0),
+        }
+    }
 }
 
 /// The stages of an erasure, in their order.
@@ -67,7 +79,7 @@ pub async fn start_erasure(db: &mut PgConnection, user: UserId, reason: Option<&
         "insert into erasures as e (user_id, reason) values ($1, $2)
          on conflict (user_id) do update
          set reason = excluded.reason, requested_at = clock_timestamp(), next_at = clock_timestamp(), done_at = null,
-             stage = 'sessions', place = 0, outbox_id = null, chat_seq = null, events_seq = null
+             stage = 'sessions', place = 0, message = 0, outbox_id = null, chat_seq = null, events_seq = null
          returning erasure_id",
     )
     .bind(user.get())
@@ -93,6 +105,7 @@ pub async fn lock_erasure(db: &mut PgConnection) -> sqlx::Result<Option<Pending>
             erasure_id: row.try_get("erasure_id")?,
             stage: Stage::parse(row.try_get("stage")?)?,
             place: row.try_get("place")?,
+            message: row.try_get("message")?,
             outbox_id: row.try_get("outbox_id")?,
             chat_seq: seq(&row, "chat_seq")?,
             events_seq: seq(&row, "events_seq")?,
@@ -106,13 +119,14 @@ pub async fn save_erasure(db: &mut PgConnection, pending: &Pending, wait_secs: f
     let seq = |seq: Option<u64>| seq.and_then(|seq| i64::try_from(seq).ok());
     postgres::query(
         "update erasures
-         set stage = $2, place = $3, outbox_id = $4, chat_seq = $5, events_seq = $6,
-             next_at = clock_timestamp() + make_interval(secs => $7)
+         set stage = $2, place = $3, message = $4, outbox_id = $5, chat_seq = $6, events_seq = $7,
+             next_at = clock_timestamp() + make_interval(secs => $8)
          where user_id = $1",
     )
     .bind(pending.user_id.get())
     .bind(pending.stage.text())
     .bind(pending.place)
+    .bind(pending.message)
     .bind(pending.outbox_id)
     .bind(seq(pending.chat_seq))
     .bind(seq(pending.events_seq))
@@ -156,6 +170,8 @@ pub async fn conversation_after(
 /// Messages that were erased in one step.
 #[derive(Debug)]
 pub struct ErasedMessages {
+    /// The last message that was looked at. `None` at the end of the conversation.
+    pub upto: Option<i64>,
     /// Number of the first change. The others follow it.
     pub first_change: i64,
     /// The messages, in the order of their changes.
@@ -166,28 +182,28 @@ pub struct ErasedMessages {
     pub moved: Vec<UserId>,
 }
 
-/// Erases up to `limit` messages of a user in a conversation. `None`: nothing is left.
+/// Looks at up to `limit` messages of a conversation after one, and erases those of a user.
 pub async fn erase_messages(
     db: &mut PgConnection,
     conversation: ConversationId,
     user: UserId,
+    after: i64,
     limit: i32,
-) -> sqlx::Result<Option<ErasedMessages>> {
-    let row = postgres::query("select * from erase_messages($1, $2, $3)")
+) -> sqlx::Result<ErasedMessages> {
+    let row = postgres::query("select * from erase_messages($1, $2, $3, $4)")
         .bind(conversation.get())
         .bind(user.get())
+        .bind(after)
         .bind(limit)
-        .fetch_optional(db)
+        .fetch_one(db)
         .await?;
-    row.map(|row| {
-        Ok(ErasedMessages {
-            first_change: row.try_get("first_change")?,
-            message_ids: row.try_get("message_ids")?,
-            outbox_ids: row.try_get("outbox_ids")?,
-            moved: moved(&row)?,
-        })
+    Ok(ErasedMessages {
+        upto: row.try_get("upto")?,
+        first_change: row.try_get("first_change")?,
+        message_ids: row.try_get("message_ids")?,
+        outbox_ids: row.try_get("outbox_ids")?,
+        moved: moved(&row)?,
     })
-    .transpose()
 }
 
 /// The users whose markers moved.
@@ -211,20 +227,34 @@ pub async fn is_published(db: impl PgExecutor<'_>, outbox_id: i64) -> sqlx::Resu
         .await
 }
 
-/// All messages of a user in a conversation.
+/// Looks at up to `limit` messages of a conversation after one. Returns those of a user, and the last message that was
+/// looked at: `None` at the end of the conversation.
 pub async fn messages_of(
     db: impl PgExecutor<'_>,
     conversation: ConversationId,
     user: UserId,
-) -> sqlx::Result<Vec<MessageId>> {
-    let ids: Vec<i64> = postgres::query_scalar(
-        "select message_id from messages where conversation_id = $1 and sender_id = $2",
+    after: i64,
+    limit: i64,
+) -> sqlx::Result<(Vec<MessageId>, Option<i64>)> {
+    let row = postgres::query(
+        "select array_agg(message_id order by message_id) filter (where sender_id = $2) as own,
+                max(message_id) as upto, count(*) as seen
+         from (
+             select conversation_id, message_id, sender_id from messages
+             where (conversation_id, message_id) > ($1, $3) order by conversation_id, message_id limit $4
+         ) m
+         where conversation_id = $1",
     )
     .bind(conversation.get())
     .bind(user.get())
-    .fetch_all(db)
+    .bind(after)
+    .bind(limit)
+    .fetch_one(db)
     .await?;
-    ids.into_iter().map(id).collect()
+    let own: Option<Vec<i64>> = row.try_get("own")?;
+    let upto: Option<i64> = row.try_get("upto")?;
+    let is_full = row.try_get::<i64, _>("seen")? == limit;
+    Ok((own.unwrap_or_default().into_iter().map(id).collect::<sqlx::Result<_>>()?, upto.filter(|_| is_full)))
 }
 
 /// Delays the next step of an erasure by so many seconds.

@@ -147,6 +147,15 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 20, async { change_message(pool, &change(), 90).await });
     kind.set(Kind::Delete(DeletedBy::Sender, None));
     reads_at_most!(reads, 40, async { change_message(pool, &change(), 90).await });
+    reads_at_most!(reads, 20 * 10, async {
+        erasures::erase_messages(&mut *pool.acquire().await?, longest, one, middle, 10).await
+    });
+    reads_at_most!(reads, 20, erasures::messages_of(pool, longest, one, middle, 10));
+    reads_at_most!(reads, 20, export::conversation_after(pool, one, longest.get()));
+    let before = OffsetDateTime::now_utc();
+    reads_at_most!(reads, 4 * 50 + 20, conversations_with_old_messages(pool, 0, before, 50));
+    reads_at_most!(reads, 6 * 20, expire_messages(pool, longest, before, 20));
+    reads_at_most!(reads, 60, delete_old_reports(pool, 365, 50));
     let request = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
     reads_at_most!(reads, 20, open_conversation(&pool.clone().into(), &people, &[None, None], &request));

@@ -25,6 +25,12 @@ async fn old_messages_are_deleted_and_the_first_that_stays_counts_as_unread() {
         .execute(&mut database)
         .await
         .unwrap();
+    // A commit of a message that is gone is not published, and keeps none of the others from being published.
+    sqlx::query("insert into chat.outbox (conversation_ids, message_ids, change) values ($1, '{1000000}', 9), ($1, '{1000000}', null)")
+        .bind([conversation])
+        .execute(&mut database)
+        .await
+        .unwrap();
     let mut ben = stack.socket(&format!("/ws/chat/{conversation}/"), BEN).await;
     // The first pass comes soon after the start.
     stack.kill(Kind::Chat, 0).await;
