@@ -9,6 +9,7 @@
 mod backend;
 pub mod changes;
 mod connection;
+pub mod erasures;
 pub mod faults;
 mod final_state;
 pub mod frame;
@@ -32,6 +33,7 @@ pub use world::Counters;
 
 use crate::{OnLine, Options, Stack};
 use backend::Backend;
+use erasures::Eraser;
 use faults::FaultInjector;
 use people::People;
 use rules::{Fault, Rule};
@@ -129,6 +131,10 @@ impl Chaos {
         let state = final_state::read(&stack, &people.users, &conversations).await?;
         let found = judge::judge(&world.ledger(), &world.deliveries(), &world.views(), &state);
         found.into_iter().for_each(|fault| world.violation(fault));
+        let erased = world.ledger().erased.clone();
+        let mut found = Vec::new();
+        erasures::judge(&erasures::left(&stack, &erased).await?, &mut found);
+        found.into_iter().for_each(|fault| world.violation(fault));
         stop(&mut stack, &world).await;
         Ok(Report {
             seed: self.seed,
@@ -161,6 +167,7 @@ impl Chaos {
             let backend = Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
             running.spawn(backend.run());
         }
+        running.spawn(Eraser::new(world.clone(), self.seed, stack).await?.run());
         let lag = world.clone();
         running.spawn(async move {
             tokio::select! {

@@ -1,5 +1,6 @@
 //! Reads the stored data at the end: from Postgres, from JetStream, and over HTTP as users do.
 
+use super::erasures;
 use super::stored::{Counts, FinalState, NoticeRow, Row};
 use crate::Stack;
 use anyhow::Context;
@@ -9,6 +10,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, Row as _};
 use std::collections::BTreeMap;
+
+/// Condition of the conversations without users who are erased.
+macro_rules! of_others {
+    () => {
+        "conversation_id not in (select conversation_id from chat.participants where user_id >= 1000000)"
+    };
+}
 
 /// Heads of all logs, and amount of pending work.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,6 +49,7 @@ pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
     }
     let outbox: i64 = sqlx::query_scalar("select count(*) from chat.outbox").fetch_one(&mut database).await?;
     ends.pending.insert("outbox", outbox.unsigned_abs());
+    ends.pending.insert("erasures", erasures::pending(&mut database).await?);
     let jetstream = jetstream::new(stack.backend().await);
     for name in [contract::streams::EVENTS_STREAM, contract::streams::CHAT_STREAM] {
         let mut stream = jetstream.get_stream(name).await.context("open a stream")?;
@@ -51,9 +60,12 @@ pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
 }
 
 async fn heads(database: &mut PgConnection) -> anyhow::Result<BTreeMap<i64, Head>> {
-    let rows = sqlx::query("select conversation_id, last_seq, last_message_id from chat.conversations")
-        .fetch_all(database)
-        .await?;
+    let rows = sqlx::query(concat!(
+        "select conversation_id, last_seq, last_message_id from chat.conversations where ",
+        of_others!()
+    ))
+    .fetch_all(database)
+    .await?;
     let head = |row: &sqlx::postgres::PgRow| {
         Ok((row.try_get(0)?, Head { seq: row.try_get(1)?, id: row.try_get(2)? }))
     };
@@ -141,9 +153,9 @@ async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
     let rows = sqlx::query(
         "select conversation_id, seq, message_id, sender_id, content, client_id, change,
                 case when deleted_at is not null then deleted_by end
-         from chat.messages order by conversation_id, seq",
+         from chat.messages where sender_id < $1 order by conversation_id, seq",
     );
-    for row in rows.fetch_all(&mut database).await? {
+    for row in rows.bind(erasures::FIRST).fetch_all(&mut database).await? {
         let deleted_by: Option<String> = row.try_get(7)?;
         state.messages.push(Row {
             conversation: row.try_get(0)?,
@@ -158,9 +170,10 @@ async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
         });
     }
     former_texts(&mut database, &mut state).await?;
-    let rows =
-        sqlx::query("select conversation_id, user_id, read_seq, read_message_id from chat.participants");
-    for row in rows.fetch_all(&mut database).await? {
+    let rows = sqlx::query(
+        "select conversation_id, user_id, read_seq, read_message_id from chat.participants where user_id < $1",
+    );
+    for row in rows.bind(erasures::FIRST).fetch_all(&mut database).await? {
         state.markers.insert((row.try_get(0)?, row.try_get(1)?), (row.try_get(2)?, row.try_get(3)?));
     }
     let left = "select format('entry %s of %s: messages %s of conversations %s', id, created_at, message_ids, conversation_ids)
@@ -181,7 +194,11 @@ async fn former_texts(database: &mut PgConnection, state: &mut FinalState) -> an
         row.former = former.remove(&row.message_id).unwrap_or_default();
     }
     anyhow::ensure!(former.is_empty(), "former texts of unknown messages: {former:?}");
-    let rows = sqlx::query("select conversation_id, last_change from chat.conversations").fetch_all(database);
+    let rows = sqlx::query(concat!(
+        "select conversation_id, last_change from chat.conversations where ",
+        of_others!()
+    ))
+    .fetch_all(database);
     for row in rows.await? {
         state.changes.insert(row.try_get(0)?, row.try_get(1)?);
     }
@@ -192,9 +209,9 @@ async fn notifications(database: &mut PgConnection, state: &mut FinalState) -> a
     let rows = sqlx::query(
         "select user_id, seq, notification_id, data::json ->> 'event', conversation_id, message_id, message_count,
                 read_at is not null
-         from notify.notifications order by user_id, seq",
+         from notify.notifications where user_id < $1 order by user_id, seq",
     );
-    for row in rows.fetch_all(&mut *database).await? {
+    for row in rows.bind(erasures::FIRST).fetch_all(&mut *database).await? {
         let conversation: Option<i64> = row.try_get(4)?;
         let stands_for = match conversation {
             Some(conversation) => Some((conversation, row.try_get(5)?, row.try_get(6)?)),
@@ -209,8 +226,8 @@ async fn notifications(database: &mut PgConnection, state: &mut FinalState) -> a
             is_read: row.try_get(7)?,
         });
     }
-    let rows = sqlx::query("select user_id, last_seq, unread_count from notify.inboxes");
-    for row in rows.fetch_all(database).await? {
+    let rows = sqlx::query("select user_id, last_seq, unread_count from notify.inboxes where user_id < $1");
+    for row in rows.bind(erasures::FIRST).fetch_all(database).await? {
         state.inboxes.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Promises to clients and backends, and the frames delivered to sockets. Pure: no I/O and no clock.
 
 use super::{
+    erasures::Erased,
     rules::{Fault, Rule},
     view::Shown,
 };
@@ -94,6 +95,8 @@ pub struct Ledger {
     pub changes: BTreeMap<i64, Requested>,
     /// Number of changes that are repeated until they are acknowledged or refused, and are not yet.
     pub open_changes: usize,
+    /// Users whose erasure was acknowledged.
+    pub erased: Vec<Erased>,
 }
 
 impl Ledger {

@@ -62,6 +62,7 @@ impl Report {
             ("acknowledged", &counters.acked),
             ("changes", &counters.changes),
             ("changes made", &counters.changed),
+            ("users erased", &counters.erased),
             ("sent again", &counters.resent),
             ("unavailable errors", &counters.unavailable),
             ("reads", &counters.reads),

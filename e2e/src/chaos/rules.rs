@@ -21,6 +21,8 @@ pub enum Rule {
     Change,
     /// A deleted text is shown nowhere.
     Deleted,
+    /// Nothing has the name or a text of an erased user, and each erasure ends.
+    Erased,
     /// Markers only move forward, and never beyond the delivered entries. They never stop directly before a
     /// deleted message.
     Marker,

@@ -42,6 +42,8 @@ pub struct Counters {
     pub changes: AtomicU64,
     /// Acknowledged edits and deletions.
     pub changed: AtomicU64,
+    /// Users whose erasure was acknowledged.
+    pub erased: AtomicU64,
     /// Repeated sends of a message.
     pub resent: AtomicU64,
     /// Received frames.
