@@ -36,10 +36,10 @@ pub struct Config {
     #[arg(long, env = "VERSION_DAYS", default_value = "90")]
     pub version_days: u32,
     /// Time in days for which messages are kept; 0: for good
-    #[arg(long, env = "MESSAGE_DAYS", default_value = "0")]
+    #[arg(long, env = "MESSAGE_DAYS", default_value = "0", value_parser = clap::value_parser!(u32).range(..=36_500))]
     pub message_days: u32,
     /// Time in days for which reports are kept, with the reported texts
-    #[arg(long, env = "REPORT_DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "REPORT_DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub report_days: u32,
     /// Optional events for backends on the stream EVENTS_OUT, separated by commas
     #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]

@@ -215,6 +215,8 @@ async fn the_guides_commands_for_nats_and_tokens_work() {
     assert_eq!(payments(&notifications(&stack, 456, 2).await), [789, 789]);
     let output = terminal(&stack, folder.path(), &nats, &FRENCH.snippet("revoke.sh")).await;
     assert!(output.contains("revoked_before"), "{output}");
+    let output = terminal(&stack, folder.path(), &nats, &FRENCH.snippet("effacer.sh")).await;
+    assert!(output.contains(r#""next":null"#) && output.contains("erasure_id"), "{output}");
 }
 
 #[tokio::test]
@@ -284,6 +286,7 @@ fn every_snippet_of_the_guides_is_run_by_a_test() {
         "client.js",
         "compose.override.yml",
         "conversation.sh",
+        "effacer.sh",
         "guide/auth.js",
         "guide/chat.js",
         "guide/notifications.js",
