@@ -8,6 +8,7 @@ use crate::{
     error::{checked_reason, encoding_failed, invalid, timed_out},
     export,
     joins::Joins,
+    kinds::{CurrentKinds, Origin},
     lanes::Lanes,
     outbox::Outbox,
     reports,
@@ -15,10 +16,10 @@ use crate::{
 };
 use contract::chat::{
     ChangeMessage, ChangePage, Conversation, ConversationHead, CountUnread, CreateConversation,
-    GetConversation, GetMessage, Heads, Invitee, JoinBatch, JoinReply, ListBlocks, ListConversations,
-    ListMessages, ListedMessage, MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation,
-    Opened, PageChanges, PageMessages, Participant, RemoveMessage, Reported, Send, SendBatch, SendOne, Sent,
-    SetBlock, Unread, UpdateMessage,
+    GetConversation, GetMessage, Heads, Invitee, JoinBatch, JoinReply, Kinds, ListBlocks, ListConversations,
+    ListKinds, ListMessages, ListedMessage, MakeReport, MarkRead, Marker, Message, MessagePage,
+    OpenConversation, Opened, PageChanges, PageMessages, Participant, RemoveMessage, Reported, Send,
+    SendBatch, SendOne, Sent, SetBlock, Unread, UpdateMessage,
 };
 use contract::{
     Code, ConversationId, Page, Refusal, Request, UserId,
@@ -62,7 +63,15 @@ pub struct Api {
     outbox: Outbox,
     changes: Changes,
     erasures: Erasures,
+    kinds: CurrentKinds,
+    system_user: Option<SystemUser>,
     conversations_by: ConversationsBy,
+}
+
+/// The sender of system messages.
+pub struct SystemUser {
+    pub user_id: UserId,
+    pub username: String,
 }
 
 /// Serves all requests.
@@ -112,6 +121,7 @@ pub async fn serve(
     serve!(MakeReport, REQUESTS, report);
     serve!(EraseUser, REQUESTS, erase_user);
     serve!(ExportUser, EXPORTS, export_user);
+    serve!(ListKinds, REQUESTS, list_kinds);
     Ok(endpoints)
 }
 
@@ -124,9 +134,11 @@ impl Api {
         outbox: Outbox,
         changes: Changes,
         erasures: Erasures,
+        kinds: CurrentKinds,
+        system_user: Option<SystemUser>,
         conversations_by: ConversationsBy,
     ) -> Self {
-        Self { bus, pool, lanes, joins, outbox, changes, erasures, conversations_by }
+        Self { bus, pool, lanes, joins, outbox, changes, erasures, kinds, system_user, conversations_by }
     }
 
     async fn send_batch(&self, batch: SendBatch) -> Result<Vec<Sent>, Refusal> {
@@ -139,14 +151,20 @@ impl Api {
             .collect();
         let deadlines = batch.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
         let sends = batch.sends.into_iter().zip(spans).zip(deadlines);
+        let kinds = self.kinds.get();
         let sent = sends.map(async |((send, span), deadline)| {
+            let send = match kinds.check(send, Origin::Users) {
+                Ok(send) => send,
+                Err(refusal) => return Sent::Refused(refusal),
+            };
             let stored = timeout(BATCH_PATIENCE, self.lanes.store(send, span, deadline)).await;
             stored.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
         });
         let mut sent = join_all(sent).await;
         self.as_now(&mut sent).await;
         let brief = |sent| match sent {
-            Sent::Stored(message) if batch.receipts => Sent::Placed(message.into()),
+            // The gateway doesn't know the text and the data as they are stored.
+            Sent::Stored(message) if batch.receipts && message.kind.is_none() => Sent::Placed(message.into()),
             sent => sent,
         };
         Ok(sent.into_iter().map(brief).collect())
@@ -179,16 +197,30 @@ impl Api {
         }
     }
 
-    async fn send(&self, SendOne(send): SendOne) -> Result<Message, Refusal> {
+    async fn send(&self, send: SendOne) -> Result<Message, Refusal> {
+        let (sender_id, sender_username) = match (send.sender_id, send.system, &self.system_user) {
+            (Some(user), false, _) => (user, send.sender_username.as_deref().and_then(display_name)),
+            (None, true, Some(system)) => (system.user_id, display_name(&system.username)),
+            (None, true, None) => return Err(invalid("SYSTEM_USER_ID is not set")),
+            (None, false, _) => return Err(invalid("\"sender_id\" is missing")),
+            (Some(_), true, _) => return Err(invalid("a system message has no \"sender_id\"")),
+        };
         let send = Send {
-            message: frames::message_text(&send.message)?,
+            conversation_id: send.conversation_id,
+            sender_id,
+            sender_username,
+            sender_named_at: send.sender_named_at,
+            message: frames::sent_text(send.message.as_deref(), send.kind.as_deref())?,
             client_id: Some(match send.client_id {
                 Some(id) => frames::client_id(id)?,
                 None => Send::own_key(format_args!("{:032x}", fastrand::u128(..))),
             }),
-            sender_username: send.sender_username.as_deref().and_then(display_name),
-            ..send
+            kind: send.kind,
+            data: send.data.map(frames::checked_data).transpose()?,
+            reply_to: send.reply_to,
+            system: send.system,
         };
+        let send = self.kinds.get().check(send, Origin::Backends)?;
         let span = Span::under(trace::current(), "store", Kind::Internal);
         let mut sent = [self.lanes.store(send, span, deadline()).await];
         self.as_now(&mut sent).await;
@@ -340,6 +372,11 @@ impl Api {
 
     async fn create_or_open(&self, request: CreateConversation) -> Result<Opened, Refusal> {
         let viewer = request.participants.first().map(|first| first.user_id);
+        let is_system =
+            |user: &Invitee| self.system_user.as_ref().is_some_and(|system| system.user_id == user.user_id);
+        if request.participants.iter().any(is_system) {
+            return Err(invalid("the sender of system messages does not participate"));
+        }
         let (request, participants) = checked(request)?;
         let viewer = viewer.ok_or_else(|| invalid("participants are missing"))?;
         let (users, usernames): (Vec<i64>, Vec<Option<String>>) = participants.into_iter().unzip();
@@ -441,6 +478,10 @@ impl Api {
 
     async fn export_user(&self, request: ExportUser) -> Result<Export, Refusal> {
         export::page(&self.bus, &self.pool, request).await
+    }
+
+    async fn list_kinds(&self, ListKinds {}: ListKinds) -> Result<Kinds, Refusal> {
+        Ok(self.kinds.get().list())
     }
 
     async fn unread(&self, request: CountUnread) -> Result<Unread, Refusal> {

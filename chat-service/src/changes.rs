@@ -2,6 +2,7 @@
 
 use crate::{
     error::{checked_reason, encoding_failed},
+    kinds::CurrentKinds,
     outbox::Outbox,
     store::{self, Change, Changed, Kind, Members},
 };
@@ -34,12 +35,13 @@ pub struct Times {
 pub struct Changes {
     pool: Pool,
     outbox: Outbox,
+    kinds: CurrentKinds,
     times: Times,
 }
 
 impl Changes {
-    pub const fn new(pool: Pool, outbox: Outbox, times: Times) -> Self {
-        Self { pool, outbox, times }
+    pub const fn new(pool: Pool, outbox: Outbox, kinds: CurrentKinds, times: Times) -> Self {
+        Self { pool, outbox, kinds, times }
     }
 
     /// A sender changes an own message.
@@ -58,13 +60,48 @@ impl Changes {
         Ok(for_viewer(message, Some(user_id)))
     }
 
-    /// A backend replaces the text of a message.
+    /// A backend replaces the text of a message, or its data.
     pub async fn update(&self, request: UpdateMessage) -> Result<Message, Refusal> {
-        let UpdateMessage { conversation_id, message_id, message, if_change } = request;
-        let text = frames::message_text(&message)?;
-        let kind = Kind::Edit(&text);
+        let UpdateMessage { conversation_id, message_id, message, data, if_change } = request;
+        let text = message.map(|text| frames::message_text(&text)).transpose()?;
+        let kinds = self.kinds.get();
+        let name = self.kind_of(conversation_id, message_id).await?;
+        let (data, made) = match (&name, data) {
+            (Some(name), Some(data)) => {
+                let (data, made) = kinds.check_update(name, &frames::checked_data(data)?)?;
+                (Some(data), made)
+            }
+            (None, Some(_)) => {
+                return Err(Refusal::new(Code::InvalidMessage, "a message without a kind has no data"));
+            }
+            (Some(name), None) if kinds.makes_text(name) => {
+                let detail = "the text of this kind is made from its \"data\"";
+                return Err(Refusal::new(Code::InvalidMessage, detail));
+            }
+            (_, None) => (None, None),
+        };
+        let text = made.or(text);
+        let kind = match (&data, text.as_deref()) {
+            (Some(data), text) => Kind::Data(data, text),
+            (None, Some(text)) => Kind::Edit(text),
+            (None, None) => {
+                let detail = "an update needs \"message\" or \"data\"";
+                return Err(Refusal::new(Code::InvalidMessage, detail));
+            }
+        };
         let message = self.make(Change { conversation_id, message_id, user: None, kind, if_change }).await?;
         Ok(for_viewer(message, None))
+    }
+
+    /// The kind of a message, which never changes.
+    async fn kind_of(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+    ) -> Result<Option<String>, Refusal> {
+        let found = store::messages(&self.pool, &[conversation.get()], &[message.get()]).await;
+        let found = found.map_err(|error| refusal("read a message", &error))?;
+        Ok(found.into_iter().next().and_then(|message| message.kind))
     }
 
     /// A backend deletes a message.
@@ -78,7 +115,8 @@ impl Changes {
 
     /// Makes a change, publishes it, and returns the message as it is then.
     async fn make(&self, change: Change<'_>) -> Result<Message, Refusal> {
-        let changed = store::change_message(&self.pool, &change, self.times.version_days)
+        let reserved = self.kinds.get().reserved();
+        let changed = store::change_message(&self.pool, &change, self.times.version_days, &reserved)
             .await
             .map_err(|error| refusal("change a message", &error))?;
         let refused = |code, detail: &str| Err(Refusal::new(code, detail));
@@ -90,6 +128,9 @@ impl Changes {
                 return refused(Code::NotFound, "no such message in this conversation, or it is deleted");
             }
             Changed::NotOwn => return refused(Code::Forbidden, "only senders may change their messages"),
+            Changed::Reserved => {
+                return refused(Code::Forbidden, "only backends change messages of this kind like this");
+            }
             Changed::TooLate => return refused(Code::TooLate, "the message is too old for this change"),
             Changed::Blocked => return refused(Code::Blocked, "this user doesn't accept your messages"),
             Changed::Conflict => return refused(Code::Conflict, "the message has changed"),
@@ -103,6 +144,7 @@ impl Changes {
         if let Some((number, outbox_id)) = made {
             let kind = match change.kind {
                 Kind::Edit(_) => "edit",
+                Kind::Data(..) => "data",
                 Kind::Delete(..) => "delete",
             };
             metrics::counter!("chat_changes_total", "kind" => kind).increment(1);

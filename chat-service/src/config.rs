@@ -1,8 +1,9 @@
 //! The chat service's configuration.
 
 use clap::{Parser, ValueEnum};
+use contract::UserId;
 use service::config::{Command, Database, Nats, Telemetry};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// The chat service: stores each message once, in order, and publishes it to gateways and notify-service.
 #[derive(Debug, Clone, Parser)]
@@ -41,6 +42,18 @@ pub struct Config {
     /// Time in days for which reports are kept, with the reported texts
     #[arg(long, env = "REPORT_DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub report_days: u32,
+    /// Folder with kinds of messages, one JSON Schema in each file; SIGHUP loads it again
+    #[arg(long, env = "KINDS_DIR")]
+    pub kinds_dir: Option<PathBuf>,
+    /// Language of the texts that are made from the data of messages
+    #[arg(long, env = "KINDS_LANG", default_value = crate::kinds::DEFAULT_LANGUAGE)]
+    pub kinds_lang: String,
+    /// Sender of system messages; without it, backends can't send them
+    #[arg(long, env = "SYSTEM_USER_ID")]
+    pub system_user_id: Option<UserId>,
+    /// Display name of the sender of system messages
+    #[arg(long, env = "SYSTEM_USERNAME", default_value = "Vyzio")]
+    pub system_username: String,
     /// Optional events for backends on the stream EVENTS_OUT, separated by commas
     #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]
     pub optional_events: Vec<OptionalEvent>,

@@ -10,6 +10,7 @@ mod erasures;
 mod error;
 mod export;
 mod joins;
+pub mod kinds;
 mod lanes;
 mod outbox;
 mod pace;
@@ -20,13 +21,17 @@ mod telemetry;
 
 pub use config::{Config, ConversationsBy};
 
-use api::Api;
+use anyhow::Context;
+use api::{Api, SystemUser};
 use changes::{Changes, Times};
 use config::OptionalEvent;
 use erasures::Erasures;
+use kinds::{Loader, Source};
+use outbox::EventRules;
 use retention::Days;
 use service::{Admin, Bus, admin::Checks, postgres, streams::StreamsHealth};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -34,18 +39,21 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 /// A chat service that is bound to its admin port but doesn't run yet.
 pub struct ChatService {
     config: Config,
+    kinds: Loader,
     admin: Admin,
     shutdown: CancellationToken,
 }
 
 impl ChatService {
-    /// Listens on the admin port.
+    /// Loads the kinds of messages and listens on the admin port.
     ///
     /// # Errors
-    /// If the address can't be bound.
+    /// If either fails.
     pub async fn bind(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let source = Source { folder: config.kinds_dir.clone(), lang: config.kinds_lang.clone() };
+        let kinds = Loader::new(source).context("configuration: KINDS_DIR")?;
         let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown.clone()).await?;
-        Ok(Self { config, admin, shutdown })
+        Ok(Self { config, kinds, admin, shutdown })
     }
 
     /// Address that serves `/readyz`.
@@ -58,7 +66,9 @@ impl ChatService {
     /// # Errors
     /// If the configuration is invalid, or the NATS client has ended.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { config, admin, shutdown } = self;
+        let Self { config, kinds, admin, shutdown } = self;
+        // Before anything else: until then, this signal ends the process.
+        let hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
         let Some(bus) = Bus::connect("chat-service", &config.nats, &shutdown).await? else { return Ok(()) };
         let Some(pool) = postgres::open("chat", &MIGRATIONS, &[], &config.database, &shutdown).await? else {
             return Ok(());
@@ -77,15 +87,19 @@ impl ChatService {
             shutdown.clone(),
         ));
         let publishes_changes = config.optional_events.contains(&OptionalEvent::Changed);
-        let outbox = outbox::start(bus.clone(), pool.clone(), publishes_changes, &tasks, shutdown.clone());
+        let current_kinds = kinds.current();
+        tasks.spawn(kinds.reload(hangup, shutdown.clone()));
+        let events = EventRules { publishes_changes, kinds: current_kinds.clone() };
+        let outbox = outbox::start(bus.clone(), pool.clone(), events, &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);
         let outbox_health = outbox.health();
         let queues = queue_depths(&lanes, &outbox);
-        let Config { edit_seconds, delete_seconds, version_days, message_days, report_days, .. } = config;
+        let Config { edit_seconds, delete_seconds, version_days, system_user_id, system_username, .. } =
+            config;
         let times = Times { edit_seconds, delete_seconds, version_days };
-        let changes = Changes::new(pool.clone(), outbox.clone(), times);
-        let days = Days { messages: message_days, reports: report_days };
+        let changes = Changes::new(pool.clone(), outbox.clone(), current_kinds.clone(), times);
+        let days = Days { messages: config.message_days, reports: config.report_days };
         tasks.spawn(retention::run(pool.clone(), outbox.clone(), days, shutdown.clone()));
         let erasures = Erasures { bus: bus.clone(), pool: pool.clone(), outbox: outbox.clone() };
         tasks.spawn(erasures.clone().run(shutdown.clone()));
@@ -97,6 +111,8 @@ impl ChatService {
             outbox,
             changes,
             erasures,
+            current_kinds,
+            system_user_id.map(|user_id| SystemUser { user_id, username: system_username }),
             config.conversations_by,
         ));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;

@@ -6,6 +6,7 @@
 //! Publishing twice is harmless.
 
 use crate::{
+    kinds::{CurrentKinds, Kinds},
     reports,
     store::{self, OutboxRow},
 };
@@ -52,18 +53,27 @@ const STALE_BATCH: i64 = 64;
 pub struct Outbox {
     bus: Bus,
     pending: mpsc::Sender<Pending>,
-    /// Whether changes are also published for other backends.
-    publishes_changes: bool,
+    rules: EventRules,
     /// Unix seconds of the last successful sweep.
     swept_at: Arc<AtomicI64>,
+}
+
+/// Which events are published.
+#[derive(Clone)]
+pub struct EventRules {
+    /// Whether changes are also published for other backends.
+    pub publishes_changes: bool,
+    /// The kinds, some of which cause no notifications.
+    pub kinds: CurrentKinds,
 }
 
 /// Unix seconds of the last successful sweep.
 pub struct OutboxHealth(Arc<AtomicI64>);
 
 /// The events and log records of one commit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Commit {
+    kinds: Arc<Kinds>,
     events: Vec<TracedEvent>,
     log: Vec<Stored>,
     participants: HashMap<ConversationId, Vec<UserId>>,
@@ -82,6 +92,11 @@ struct Pending {
 }
 
 impl Commit {
+    fn new(kinds: Arc<Kinds>) -> Self {
+        let (events, log, participants) = Default::default();
+        Self { kinds, events, log, participants }
+    }
+
     /// Adds a message. The first message of a conversation comes with the conversation's participants.
     pub fn add(&mut self, message: &Message, participants: Option<Vec<UserId>>, cause: &Span) {
         let conversation = message.conversation_id;
@@ -97,6 +112,9 @@ impl Commit {
             sender_id: message.sender_id,
             sender_username: message.sender_username.clone(),
             recipients: recipients.filter(|user| *user != message.sender_id).collect(),
+            silent: !self.kinds.notifies(message.kind.as_deref()),
+            kind: message.kind.clone(),
+            system: message.system,
             traceparent: publish.parent(),
         });
         self.events.push((ChatEvent::Message(message.clone()), publish));
@@ -112,18 +130,23 @@ impl Commit {
 pub fn start(
     bus: Bus,
     pool: Pool,
-    publishes_changes: bool,
+    rules: EventRules,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> Outbox {
     let (pending, receiver) = mpsc::channel(WAITING);
     let swept_at = Arc::new(AtomicI64::new(contract::Timestamp::now().unix()));
     tasks.spawn(publish_log(bus.clone(), receiver, pool.clone()));
-    tasks.spawn(sweep_repeatedly(bus.clone(), pool, publishes_changes, swept_at.clone(), shutdown));
-    Outbox { bus, pending, publishes_changes, swept_at }
+    tasks.spawn(sweep_repeatedly(bus.clone(), pool, rules.clone(), swept_at.clone(), shutdown));
+    Outbox { bus, pending, rules, swept_at }
 }
 
 impl Outbox {
+    /// An empty commit.
+    pub fn commit(&self) -> Commit {
+        Commit::new(self.rules.kinds.get())
+    }
+
     /// Publishes stored messages.
     pub async fn publish(&self, outbox_id: i64, commit: Commit) {
         let Commit { events, log, .. } = commit;
@@ -143,7 +166,8 @@ impl Outbox {
     /// again since then; a later state is as good.
     pub async fn publish_change(&self, outbox_id: i64, number: i64, message: Message, moved: Vec<Marker>) {
         let publish = || Span::under(trace::current(), "publish", Kind::Producer);
-        let backend_event = self.publishes_changes.then(|| Box::new(MessageChanged::new(number, &message)));
+        let backend_event =
+            self.rules.publishes_changes.then(|| Box::new(MessageChanged::new(number, &message)));
         let (events, entry) = change_events(number, message, moved);
         let events: Vec<_> = events.into_iter().map(|event| (event, publish())).collect();
         self.publish_commit(&events, Pending { outbox_ids: vec![outbox_id], entry, backend_event }).await;
@@ -316,7 +340,7 @@ impl Pending {
     fn bytes(&self) -> usize {
         let stored = |stored: &Stored| {
             let username = service::bus::json_len(&stored.sender_username);
-            288 + username + 20 * stored.recipients.len()
+            400 + username + 20 * stored.recipients.len()
         };
         match &self.entry {
             LogEntry::Stored { messages } => messages.iter().map(stored).sum(),
@@ -330,7 +354,7 @@ impl Pending {
 async fn sweep_repeatedly(
     bus: Bus,
     pool: Pool,
-    publishes_changes: bool,
+    rules: EventRules,
     swept_at: Arc<AtomicI64>,
     shutdown: CancellationToken,
 ) {
@@ -340,7 +364,7 @@ async fn sweep_repeatedly(
             () = shutdown.cancelled() => return,
         }
         let sweep = async {
-            sweep(&bus, &pool, publishes_changes).await?;
+            sweep(&bus, &pool, &rules).await?;
             reports::publish_stale(&bus, &pool).await
         };
         let swept = tokio::time::timeout(SWEEP_TIMEOUT, sweep).await.context("the sweep timed out");
@@ -352,7 +376,7 @@ async fn sweep_repeatedly(
 }
 
 /// Publishes stale rows of the outbox.
-async fn sweep(bus: &Bus, pool: &Pool, publishes_changes: bool) -> anyhow::Result<()> {
+async fn sweep(bus: &Bus, pool: &Pool, rules: &EventRules) -> anyhow::Result<()> {
     metrics::gauge!("chat_outbox_age_seconds").set(store::outbox_age(pool).await?);
     while bus.is_connected() {
         let mut transaction = pool.begin().await?;
@@ -362,13 +386,13 @@ async fn sweep(bus: &Bus, pool: &Pool, publishes_changes: bool) -> anyhow::Resul
         }
         let mut done = Vec::with_capacity(stale.len());
         for row in &stale {
-            let Some((events, entry)) = rebuild(pool, row).await? else {
+            let Some((events, entry)) = rebuild(pool, &rules.kinds, row).await? else {
                 done.push(row.outbox_id);
                 continue;
             };
             publish_events(bus, &events).await?;
             let backend_event = match events.first() {
-                Some((ChatEvent::Changed { change, message, .. }, _)) if publishes_changes => {
+                Some((ChatEvent::Changed { change, message, .. }, _)) if rules.publishes_changes => {
                     Some(Box::new(MessageChanged::new(*change, message)))
                 }
                 _ => None,
@@ -389,7 +413,11 @@ async fn sweep(bus: &Bus, pool: &Pool, publishes_changes: bool) -> anyhow::Resul
 }
 
 /// Reads the events and the log entry of an outbox row from the tables. `None` if retention has deleted its message.
-async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<Option<(Vec<TracedEvent>, LogEntry)>> {
+async fn rebuild(
+    pool: &Pool,
+    kinds: &CurrentKinds,
+    row: &OutboxRow,
+) -> anyhow::Result<Option<(Vec<TracedEvent>, LogEntry)>> {
     if let Some(reader) = row.reader {
         let [conversation] = row.conversations[..] else {
             anyhow::bail!("the outbox row of a marker must have exactly one message")
@@ -407,7 +435,7 @@ async fn rebuild(pool: &Pool, row: &OutboxRow) -> anyhow::Result<Option<(Vec<Tra
         return rebuild_change(pool, row, change).await;
     }
     let mut participants = store::participants(pool, &row.conversations).await?;
-    let mut commit = Commit::default();
+    let mut commit = Commit::new(kinds.get());
     for message in store::messages(pool, &row.conversations, &row.messages).await? {
         let participants = participants.remove(&message.conversation_id);
         commit.add(&message, participants, &Span::none());
@@ -475,6 +503,9 @@ mod tests {
                                 sender_id: user,
                                 sender_username: "\"".repeat(count % 200),
                                 recipients: vec![user; count],
+                                kind: (count % 2 == 0).then(|| "k".repeat(contract::limits::KIND_BYTES)),
+                                silent: count % 2 == 0,
+                                system: count % 2 == 0,
                                 traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
                                     .parse()
                                     .ok(),

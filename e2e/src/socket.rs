@@ -150,6 +150,17 @@ impl Socket {
         }
     }
 
+    /// Text of the next frame.
+    ///
+    /// # Panics
+    /// If the socket is closed or no frame arrives.
+    pub async fn next_text(&mut self) -> String {
+        match within("a frame", self.receive_text()).await {
+            Ok((text, _)) => text,
+            Err(code) => panic!("closed with {code:?} instead of a frame"),
+        }
+    }
+
     /// Next frame of this type. Drops the frames before it.
     pub async fn next_of(&mut self, kind: &str) -> Value {
         loop {
@@ -165,6 +176,10 @@ impl Socket {
     /// # Panics
     /// If the frame doesn't match its schema.
     pub async fn receive(&mut self) -> Result<Value, Option<u16>> {
+        self.receive_text().await.map(|(_, frame)| frame)
+    }
+
+    async fn receive_text(&mut self) -> Result<(String, Value), Option<u16>> {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
@@ -175,7 +190,7 @@ impl Socket {
                         assert!(self.hello.replace(frame).is_none(), "a second hello");
                         continue;
                     }
-                    return Ok(frame);
+                    return Ok((text.as_str().to_owned(), frame));
                 }
                 Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),
                 Some(Ok(_)) => {}

@@ -67,6 +67,10 @@ fn message(seq: i64) -> Message {
         created_at: Timestamp::now(),
         is_read: false,
         client_id: Some("3f6c1a9e-5f0d-4a52-9f5e-0d8b6a7c1e42".to_owned()),
+        kind: None,
+        data: None,
+        reply_to: None,
+        system: false,
         change: None,
         edited_at: None,
         deleted_at: None,
@@ -126,6 +130,10 @@ fn build_batch() -> Box<dyn FnMut()> {
             sender_username: Some("john_doe".to_owned()),
             message: "Bonjour! Est-ce que le vélo est encore à vendre ?".to_owned(),
             client_id: Some(format!("3f6c1a9e-5f0d-{index}")),
+            kind: None,
+            data: None,
+            reply_to: None,
+            system: false,
         })
         .collect();
     Box::new(move || {

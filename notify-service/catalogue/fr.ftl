@@ -9,7 +9,13 @@
 #      *[other] { $count } annonces vous attendent
 #   }
 
-# Ses paramètres : sender_username, count, conversation_id, message_id.
+# Ses paramètres : sender_username, count, conversation_id, message_id, et kind, le genre du dernier message
+# (« offer », « order » ; « message » pour un message ordinaire) :
+#
+#   .message = { $kind ->
+#       [offer] { $sender_username } vous fait une offre
+#      *[other] { $sender_username } a envoyé un message
+#   }
 message_received = Nouveau message
     .message = { $sender_username } a envoyé un message
 

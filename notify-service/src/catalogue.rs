@@ -25,7 +25,10 @@ pub const MESSAGE_CHARS: usize = 2_000;
 /// The type of notifications of unread messages.
 pub const MESSAGE_RECEIVED: &str = "message_received";
 /// Parameters that its text may use.
-const MESSAGE_RECEIVED_PARAMETERS: [&str; 4] = ["sender_username", "count", "conversation_id", "message_id"];
+const MESSAGE_RECEIVED_PARAMETERS: [&str; 5] =
+    ["sender_username", "count", "conversation_id", "message_id", "kind"];
+/// The parameter `kind` of a plain message.
+pub const PLAIN: &str = "message";
 const BUILT_IN: [(&str, &str); 2] =
     [("fr", include_str!("../catalogue/fr.ftl")), ("en", include_str!("../catalogue/en.ftl"))];
 

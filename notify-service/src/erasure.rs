@@ -2,7 +2,7 @@
 
 use crate::{
     inboxes::{Inboxes, StoreError},
-    plan::sender_text,
+    plan::{MessageSummary, message_text},
     store,
 };
 use contract::{
@@ -27,15 +27,19 @@ pub async fn rename(inboxes: &Inboxes, request: &RenameSender) -> Result<(), Sto
         .with_retry(async || {
             let named =
                 store::notifications_of_messages(inboxes.pool(), &users, conversation, &messages).await?;
-            let texts: Vec<_> = named
-                .into_iter()
-                .map(|named| {
-                    let lang = catalogue.language(named.lang.as_deref());
-                    let text =
-                        sender_text(&catalogue, lang, name, conversation, named.message_id, named.count);
-                    (named.user_id, named.notification_id, text)
-                })
-                .collect();
+            let text = |named: store::Named| {
+                let summary = MessageSummary {
+                    conversation,
+                    message: named.message_id,
+                    seq: None,
+                    sender_username: Some(name.to_owned()),
+                    kind: named.kind,
+                    count: named.count,
+                };
+                let text = message_text(&catalogue, catalogue.language(named.lang.as_deref()), &summary);
+                (named.user_id, named.notification_id, text)
+            };
+            let texts: Vec<_> = named.into_iter().map(text).collect();
             Ok(store::rename_sender(inboxes.pool(), &texts, name).await?)
         })
         .await

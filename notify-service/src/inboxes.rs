@@ -426,16 +426,19 @@ fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> i
     let (conversation, seq) = (message.conversation_id, message.seq);
     let moved = Moved { conversation, message: message.message_id, seq, marker: None };
     let sent = Op { user: message.sender_id, kind: OpKind::Read(moved), cause };
+    let sent = (!message.system).then_some(sent);
     let received = Arc::new(crate::plan::Received {
         key: format!("msg:{}", message.message_id),
         conversation,
         message: message.message_id,
         seq,
         sender_username: message.sender_username,
+        kind: message.kind,
+        silent: message.silent,
     });
     let recipients = message.recipients.into_iter().filter(move |user| *user != message.sender_id);
     let received = recipients.map(move |user| Op { user, kind: OpKind::Message(received.clone()), cause });
-    std::iter::once(sent).chain(received)
+    sent.into_iter().chain(received)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Computes the changes of a batch to the inboxes that it has locked, without I/O.
 
-use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, Text};
+use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, PLAIN, Text};
 use crate::event::Notice;
 use contract::{
     ConversationId, MessageId, NotificationId, Seq, Timestamp, TraceParent, UserId,
@@ -71,6 +71,10 @@ pub struct Received {
     /// Its `seq`, if chat-service sent it.
     pub seq: Option<Seq>,
     pub sender_username: String,
+    /// Its kind; `None` for a plain message.
+    pub kind: Option<String>,
+    /// Whether it causes no notification.
+    pub silent: bool,
 }
 
 impl Op {
@@ -113,22 +117,25 @@ pub struct Step<'a> {
 /// Messages of one conversation.
 #[derive(Debug, Default)]
 struct Covered {
-    newest: Option<MessageId>,
+    /// Whether the newest message that notifies exists, and that message; otherwise the newest silent one.
+    newest: Option<(bool, MessageId)>,
     ids: HashSet<MessageId>,
     /// Whether the conversation's first message is one of them.
     has_first: bool,
 }
 
-/// Collapses a batch: of a conversation's messages for a user, only the newest remains. Markers come first, so that a
+/// Collapses a batch: of a conversation's messages for a user, only the newest that notifies remains. Markers come first, so that a
 /// message that was read in the meantime creates no notification.
 pub fn collapse(ops: &[Op]) -> Vec<Step<'_>> {
     let mut messages: HashMap<Membership, Covered> = HashMap::new();
     for op in ops {
         if let (OpKind::Message(received), Some(membership)) = (&op.kind, op.received()) {
             let covered = messages.entry(membership).or_default();
-            covered.newest = covered.newest.max(Some(received.message));
-            covered.ids.insert(received.message);
             covered.has_first |= received.seq == Some(1);
+            covered.ids.insert(received.message);
+            // A silent message only stands for itself.
+            let rank = (!received.silent, received.message);
+            covered.newest = covered.newest.max(Some(rank));
         }
     }
     let (reads, others): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| matches!(op.kind, OpKind::Read(_)));
@@ -137,7 +144,7 @@ pub fn collapse(ops: &[Op]) -> Vec<Step<'_>> {
             return Some(Step { op, covered: Covered::default() });
         };
         let Entry::Occupied(found) = messages.entry((op.user, received.conversation)) else { return None };
-        let is_newest = found.get().newest == Some(received.message);
+        let is_newest = found.get().newest == Some((!received.silent, received.message));
         is_newest.then(|| Step { op, covered: found.remove() })
     });
     steps.collect()
@@ -242,6 +249,8 @@ pub struct MessageSummary {
     pub seq: Option<Seq>,
     /// Its sender; `None` if an earlier release stored the notification.
     pub sender_username: Option<String>,
+    /// Its kind; `None` for a plain message.
+    pub kind: Option<String>,
     /// Number of unread messages when the notification was created.
     pub count: i64,
 }
@@ -372,16 +381,22 @@ impl<'a> Plan<'a> {
         if covered.has_first {
             self.learn_marker(membership);
         }
+        if received.silent {
+            return;
+        }
         if let (Some(marker), Some(seq)) = (self.moved.get_mut(&membership), received.seq) {
             marker.unread_count = marker.unread_count.max(Some(seq - marker.seq));
         }
         let old = self.known.unread.get(&membership).cloned();
         // Replicas may process log entries out of order: a notification never returns to an older message.
-        let (message, seq, sender_username) = match &old {
+        let (message, seq, sender_username, kind) = match &old {
             Some(UnreadMessages { summary: old, .. }) if old.message > received.message.get() => {
-                (old.message, old.seq, old.sender_username.clone())
+                (old.message, old.seq, old.sender_username.clone(), old.kind.clone())
             }
-            _ => (received.message.get(), received.seq, Some(received.sender_username.clone())),
+            _ => {
+                let sender_username = Some(received.sender_username.clone());
+                (received.message.get(), received.seq, sender_username, received.kind.clone())
+            }
         };
         let after = old.as_ref().map_or(read, |old| old.summary.message.max(read));
         let fresh = covered.ids.iter().filter(|message| message.get() > after).count();
@@ -391,7 +406,7 @@ impl<'a> Plan<'a> {
             return;
         }
         let conversation = received.conversation;
-        let summary = MessageSummary { conversation, message, seq, sender_username, count };
+        let summary = MessageSummary { conversation, message, seq, sender_username, kind, count };
         self.show_messages(user, summary, old.as_ref(), received.key.clone());
     }
 
@@ -415,9 +430,10 @@ impl<'a> Plan<'a> {
             self.late.remove(&(user, conversation));
             self.changes.superseded += 1;
         }
-        let sender = summary.sender_username.as_deref().unwrap_or_default();
-        let text = sender_text(self.catalogue, self.language(user), sender, conversation, message, count);
-        let data = format!(r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}}}"#);
+        let text = message_text(self.catalogue, self.language(user), &summary);
+        let kind = summary.kind.as_ref().map(|kind| format!(r#","kind":"{kind}""#)).unwrap_or_default();
+        let data =
+            format!(r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}{kind}}}"#);
         let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
         let content = Content { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
         self.add(user, content, key, Some(summary));
@@ -572,24 +588,20 @@ impl<'a> Plan<'a> {
 }
 
 /// The text of a `message_received`.
-pub fn sender_text(
-    catalogue: &Catalogue,
-    lang: &str,
-    sender_username: &str,
-    conversation: ConversationId,
-    message: i64,
-    count: i64,
-) -> Text {
+pub fn message_text(catalogue: &Catalogue, lang: &str, summary: &MessageSummary) -> Text {
+    let MessageSummary { conversation, message, sender_username, kind, count, .. } = summary;
+    let sender = sender_username.as_deref().unwrap_or_default();
     let parameters: Map<String, Value> = Map::from_iter([
-        ("sender_username".to_owned(), json!(sender_username)),
+        ("sender_username".to_owned(), json!(sender)),
         ("count".to_owned(), json!(count)),
         ("conversation_id".to_owned(), json!(conversation)),
         ("message_id".to_owned(), json!(message)),
+        ("kind".to_owned(), json!(kind.as_deref().unwrap_or(PLAIN))),
     ]);
     // Loading a catalogue fails if it can't render this text.
     catalogue
         .text(MESSAGE_RECEIVED, lang, &parameters)
-        .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender_username.to_owned() })
+        .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender.to_owned() })
 }
 
 /// The messages of an unread notification, counted from a marker that came late: the replica that processed it was killed

@@ -4,7 +4,7 @@
 mod erasure;
 mod notifications;
 
-pub use erasure::{delete_inbox, delete_notifications, notifications_of_messages, rename_sender};
+pub use erasure::{Named, delete_inbox, delete_notifications, notifications_of_messages, rename_sender};
 pub use notifications::{
     PageQuery, insert, lock_retention, mark, mark_all, mark_one, next_ids, old_notifications, page_after,
     page_before, read_at, remove_notifications, repeated, unread_of_conversations,

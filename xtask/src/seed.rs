@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use contract::{
     ConversationId, Request, UserId,
-    chat::{CreateConversation, Invitee, Send, SendOne},
+    chat::{CreateConversation, Invitee, SendOne},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -173,14 +173,18 @@ impl Backend {
         let Created { conversation_id } = self.request(CreateConversation::SUBJECT, &request).await?;
         for (at, (first, message)) in chat.messages.into_iter().enumerate() {
             let (user, name) = chat.people[usize::from(!first)];
-            let send = SendOne(Send {
+            let send = SendOne {
                 sender_named_at: None,
                 conversation_id,
-                sender_id: UserId::new(user)?,
+                sender_id: Some(UserId::new(user)?),
+                system: false,
                 sender_username: Some(name.to_owned()),
-                message,
+                message: Some(message),
                 client_id: Some(format!("demo-{at}")),
-            });
+                kind: None,
+                data: None,
+                reply_to: None,
+            };
             self.request::<serde::de::IgnoredAny>(SendOne::SUBJECT, &send).await?;
         }
         Ok(conversation_id)

@@ -1,7 +1,7 @@
 //! The messages of a batch, and the answers to their senders after its commit.
 
 use crate::{
-    outbox::{Commit, Outbox},
+    outbox::Outbox,
     store::{Batch, Outcome},
 };
 use contract::{
@@ -40,7 +40,7 @@ pub fn fail(jobs: Vec<Call>, error: &sqlx::Error) {
 /// Publishes the messages of a stored batch and answers their senders. Returns the messages whose conversations are
 /// locked.
 pub async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call> {
-    let (mut commit, mut busy) = (Commit::default(), Vec::new());
+    let (mut commit, mut busy) = (outbox.commit(), Vec::new());
     let mut answers = Vec::with_capacity(jobs.len());
     for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
         let answer = match outcome {
@@ -53,6 +53,10 @@ pub async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call>
             Outcome::Forbidden => Sent::Refused(Refusal::forbidden()),
             Outcome::Blocked => {
                 Sent::Refused(Refusal::new(Code::Blocked, "this user doesn't accept your messages"))
+            }
+            Outcome::NoOriginal => {
+                let detail = "\"reply_to\" is no message of this conversation";
+                Sent::Refused(Refusal::new(Code::NotFound, detail))
             }
             Outcome::Late => {
                 metrics::counter!("chat_sends_late_total").increment(1);

@@ -58,7 +58,7 @@ async fn log(pool: &Pool, conversation: ConversationId) -> Vec<Message> {
 async fn change(pool: &Pool, message: &Message, user_id: Option<i64>, kind: Kind<'_>) -> Changed {
     let user = user_id.map(|id| (user(id), SECONDS));
     let (conversation_id, message_id) = (message.conversation_id, message.message_id);
-    change_message(pool, &Change { conversation_id, message_id, user, kind, if_change: None }, DAYS)
+    change_message(pool, &Change { conversation_id, message_id, user, kind, if_change: None }, DAYS, &[])
         .await
         .unwrap()
 }
@@ -223,7 +223,7 @@ async fn a_change_that_is_refused_changes_nothing() {
         let user = user_id.map(|(id, seconds)| (user(id), seconds));
         let (conversation_id, message_id) = (message.conversation_id, message.message_id);
         let change = Change { conversation_id, message_id, user, kind, if_change };
-        change_message(pool, &change, DAYS).await.unwrap()
+        change_message(pool, &change, DAYS, &[]).await.unwrap()
     };
     let (edit, delete) = (Kind::Edit("new"), Kind::Delete(DeletedBy::Sender, None));
     for kind in [edit, delete] {

@@ -1,9 +1,13 @@
 //! Changes of messages: edits, deletions, and reading them.
 
-use super::{id, message, messages::deleter_text, timestamp};
+use super::{
+    id, message,
+    messages::{data_of, deleter_text},
+    timestamp,
+};
 use contract::{
     ConversationId, MessageId, UserId,
-    chat::{DeletedBy, Message, Version},
+    chat::{Data, DeletedBy, Message, Version},
     limits,
 };
 use service::postgres;
@@ -27,6 +31,8 @@ pub struct Change<'a> {
 pub enum Kind<'a> {
     /// Replaces the text.
     Edit(&'a str),
+    /// Replaces the data, and the text if there is a new one.
+    Data(&'a Data, Option<&'a str>),
     /// Deletes the message, for a reason if a backend does.
     Delete(DeletedBy, Option<&'a str>),
 }
@@ -49,6 +55,8 @@ pub enum Changed {
     Forbidden,
     /// Another user sent the message.
     NotOwn,
+    /// Users don't change messages of this kind like this.
+    Reserved,
     /// The conversation has no such message, or it is deleted.
     NotFound,
     /// The time in which the user may do this has passed.
@@ -61,29 +69,35 @@ pub enum Changed {
     TooMany,
 }
 
-/// Changes a message, and keeps its former text for so many days. Repeating it is harmless.
+/// Changes a message, and keeps its former text and data for so many days. Users don't delete messages of `reserved`
+/// kinds. Repeating it is harmless.
 pub async fn change_message(
     db: impl PgExecutor<'_>,
     change: &Change<'_>,
     version_days: u32,
+    reserved: &[String],
 ) -> sqlx::Result<Changed> {
-    let (content, deleted_by, reason) = match change.kind {
-        Kind::Edit(text) => (Some(text), None, None),
-        Kind::Delete(by, reason) => (None, Some(deleter_text(by)), reason),
+    let (content, data, deleted_by, reason) = match change.kind {
+        Kind::Edit(text) => (Some(text), None, None, None),
+        Kind::Data(data, text) => (text, Some(data.get()), None, None),
+        Kind::Delete(by, reason) => (None, None, Some(deleter_text(by)), reason),
     };
-    let row = postgres::query("select * from change_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-        .bind(change.conversation_id.get())
-        .bind(change.message_id.get())
-        .bind(change.user.map(|(user, _)| user.get()))
-        .bind(content)
-        .bind(deleted_by)
-        .bind(reason)
-        .bind(change.if_change)
-        .bind(change.user.map(|(_, seconds)| i64::from(seconds)))
-        .bind(limits::CHANGES_MAX)
-        .bind(i32::try_from(version_days).unwrap_or(i32::MAX))
-        .fetch_one(db)
-        .await?;
+    let row =
+        postgres::query("select * from change_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+            .bind(change.conversation_id.get())
+            .bind(change.message_id.get())
+            .bind(change.user.map(|(user, _)| user.get()))
+            .bind(content)
+            .bind(deleted_by)
+            .bind(reason)
+            .bind(change.if_change)
+            .bind(change.user.map(|(_, seconds)| i64::from(seconds)))
+            .bind(limits::CHANGES_MAX)
+            .bind(i32::try_from(version_days).unwrap_or(i32::MAX))
+            .bind(data)
+            .bind(reserved)
+            .fetch_one(db)
+            .await?;
     let moved: Option<Vec<i64>> = row.try_get("moved")?;
     Ok(match row.try_get("outcome")? {
         "changed" => Changed::Made {
@@ -94,6 +108,7 @@ pub async fn change_message(
         "unchanged" => Changed::Unchanged,
         "forbidden" => Changed::Forbidden,
         "not_own" => Changed::NotOwn,
+        "reserved" => Changed::Reserved,
         "not_found" => Changed::NotFound,
         "too_late" => Changed::TooLate,
         "blocked" => Changed::Blocked,
@@ -140,6 +155,7 @@ pub async fn versions(
         versions.entry(id(row.try_get("message_id")?)?).or_default().push(Version {
             change: row.try_get("change")?,
             content: row.try_get("content")?,
+            data: data_of(row)?,
             reason: row.try_get("reason")?,
             until: timestamp(row, "until")?,
         });

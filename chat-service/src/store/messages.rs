@@ -1,11 +1,12 @@
 //! Messages: storing batches and reading pages.
 
 use super::{id, timestamp};
-use contract::{ConversationId, Deadline, Timestamp, UserId};
+use contract::{ConversationId, Deadline, MessageId, Timestamp, UserId};
 use contract::{
-    chat::{DeletedBy, Message, Send},
+    chat::{Data, DeletedBy, Message, Send},
     log::Range,
 };
+use serde_json::value::RawValue;
 use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ pub enum Outcome {
     Forbidden,
     /// In a conversation of two, the other participant blocks the sender.
     Blocked,
+    /// The conversation has no message with the id to which this one replies.
+    NoOriginal,
     /// Another transaction has locked the conversation, so the message is not stored.
     Busy,
     /// The deadline has passed, so the message is not stored.
@@ -65,17 +68,43 @@ pub async fn store_messages(
         })
         .collect();
     let column = |of: fn(&Send) -> i64| distinct.iter().map(|send| of(send)).collect::<Vec<i64>>();
-    let rows = postgres::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8)")
-        .bind(column(|send| send.conversation_id.get()))
-        .bind(column(|send| send.sender_id.get()))
-        .bind(distinct.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
-        .bind(distinct.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
-        .bind(distinct.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
-        .bind(distinct.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
-        .bind(deadlines)
-        .bind(wait)
-        .fetch_all(db)
-        .await?;
+    // Empty if no send has anything to store there. The function fills them up.
+    let optional = |is_used: fn(&Send) -> bool| {
+        if distinct.iter().any(|send| is_used(send)) { &distinct[..] } else { &[] }
+    };
+    let rows =
+        postgres::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+            .bind(column(|send| send.conversation_id.get()))
+            .bind(column(|send| send.sender_id.get()))
+            .bind(distinct.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
+            .bind(distinct.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
+            .bind(distinct.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
+            .bind(
+                distinct.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>(),
+            )
+            .bind(deadlines)
+            .bind(wait)
+            .bind(
+                optional(|send| send.kind.is_some())
+                    .iter()
+                    .map(|send| send.kind.as_deref())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                optional(|send| send.data.is_some())
+                    .iter()
+                    .map(|send| send.data.as_ref().map(Data::get))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                optional(|send| send.reply_to.is_some())
+                    .iter()
+                    .map(|send| send.reply_to.map(MessageId::get))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(optional(|send| send.system).iter().map(|send| send.system).collect::<Vec<_>>())
+            .fetch_all(db)
+            .await?;
     if rows.len() != distinct.len() {
         return Err(sqlx::Error::Protocol(format!("{} rows for {} messages", rows.len(), distinct.len())));
     }
@@ -96,6 +125,7 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
     match kind {
         "forbidden" => return Ok(Outcome::Forbidden),
         "blocked" => return Ok(Outcome::Blocked),
+        "no_original" => return Ok(Outcome::NoOriginal),
         "busy" => return Ok(Outcome::Busy),
         "late" => return Ok(Outcome::Late),
         _ => {}
@@ -110,6 +140,10 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
         created_at: timestamp(row, "created_at")?,
         is_read: row.try_get("is_read")?,
         client_id: send.client_id.clone().and_then(Send::public_key),
+        kind: send.kind.clone(),
+        data: send.data.clone(),
+        reply_to: send.reply_to,
+        system: send.system,
         change: None,
         edited_at: None,
         deleted_at: None,
@@ -185,11 +219,22 @@ pub fn message(row: &PgRow) -> sqlx::Result<Message> {
         created_at: timestamp(row, "created_at")?,
         is_read: false,
         client_id: Send::public_key(row.try_get("client_id")?),
+        kind: row.try_get("kind")?,
+        data: data_of(row)?,
+        reply_to: row.try_get::<Option<i64>, _>("reply_to")?.map(id).transpose()?,
+        system: row.try_get::<Option<bool>, _>("system")?.unwrap_or_default(),
         change: Some(row.try_get("change")?).filter(|change| *change > 0),
         edited_at: time_of(row, "edited_at")?,
         deleted_at: time_of(row, "deleted_at")?,
         deleted_by: deleter(row)?,
     })
+}
+
+/// Parses the column `data`.
+pub fn data_of(row: &PgRow) -> sqlx::Result<Option<Data>> {
+    let json: Option<String> = row.try_get("data")?;
+    let data = |json| RawValue::from_string(json).map(Data::new);
+    json.map(data).transpose().map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// Parses the column `deleted_by`.

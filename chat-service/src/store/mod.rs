@@ -41,6 +41,8 @@ fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
 #[cfg(test)]
 mod change_tests;
 #[cfg(test)]
+mod kind_tests;
+#[cfg(test)]
 mod plans;
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,10 @@
 use super::*;
 use contract::{
     ConversationId, Deadline, MessageId, UserId,
-    chat::{CreateConversation, DeletedBy, JoinRequest, Send},
+    chat::{CreateConversation, Data, DeletedBy, JoinRequest, Send},
     log::Range,
 };
+use serde_json::value::RawValue;
 use service::postgres;
 use sqlx::PgPool;
 use std::{cell::Cell, time::Duration};
@@ -144,9 +145,9 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
         kind: kind.get(),
         if_change: None,
     };
-    reads_at_most!(reads, 20, async { change_message(pool, &change(), 90).await });
+    reads_at_most!(reads, 20, async { change_message(pool, &change(), 90, &[]).await });
     kind.set(Kind::Delete(DeletedBy::Sender, None));
-    reads_at_most!(reads, 40, async { change_message(pool, &change(), 90).await });
+    reads_at_most!(reads, 40, async { change_message(pool, &change(), 90, &[]).await });
     reads_at_most!(reads, 20 * 10, async {
         erasures::erase_messages(&mut *pool.acquire().await?, longest, one, middle, 10).await
     });
@@ -159,6 +160,7 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     let request = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
     reads_at_most!(reads, 20, open_conversation(&pool.clone().into(), &people, &[None, None], &request));
+    let reply_to = Cell::new(None);
     let batch = |key: u64| -> Vec<Send> {
         let send = |(conversation, sender): &(i64, i64)| Send {
             conversation_id: ConversationId::new(*conversation).unwrap(),
@@ -167,10 +169,16 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
             sender_named_at: None,
             message: "hello".to_owned(),
             client_id: Some(format!("{key}-{conversation}")),
+            kind: Some("offer".to_owned()),
+            data: Data::new(RawValue::from_string("{}".to_owned()).unwrap()).into(),
+            reply_to: reply_to.get(),
+            system: false,
         };
         senders.iter().map(send).collect()
     };
-    for size in [1, 100] {
+    // Replies to a message of the longest conversation, which is in few of these conversations.
+    for (size, original) in [(1, None), (100, None), (1, Some(middle)), (100, Some(middle))] {
+        reply_to.set(original.map(|id| MessageId::new(id).unwrap()));
         // Covers new messages and repeated ones, which read a few rows more.
         let rows = 30 * i64::try_from(size).unwrap();
         let new = || batch(fastrand::u64(1..));

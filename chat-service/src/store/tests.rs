@@ -48,6 +48,10 @@ pub(super) fn send(conversation_id: ConversationId, sender: i64, key: &str) -> S
         sender_named_at: None,
         message: format!("{key} of {sender}"),
         client_id: Some(key.to_owned()),
+        kind: None,
+        data: None,
+        reply_to: None,
+        system: false,
     }
 }
 

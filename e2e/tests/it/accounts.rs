@@ -15,13 +15,14 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Subjects, each with the only users that may publish to it.
-const PUBLISH: [(&str, &[&str]); 69] = [
+const PUBLISH: [(&str, &[&str]); 70] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
     ("chat.messages.change", &["gateway"]),
     ("chat.messages.get", &["gateway"]),
     ("chat.changes.page", &["gateway"]),
+    ("chat.kinds.list", &["gateway"]),
     ("chat.messages.update", &["marketplace"]),
     ("chat.messages.remove", &["moderation"]),
     ("chat.messages.list", &["moderation"]),
@@ -88,7 +89,7 @@ const PUBLISH: [(&str, &[&str]); 69] = [
 ];
 
 /// Subjects, each with the only users that may subscribe to it.
-const SUBSCRIBE: [(&str, &[&str]); 34] = [
+const SUBSCRIBE: [(&str, &[&str]); 35] = [
     ("chat.event.1", &["gateway"]),
     ("notify.event.1", &["gateway"]),
     ("typing.event.1", &["gateway", "typing"]),
@@ -98,6 +99,7 @@ const SUBSCRIBE: [(&str, &[&str]); 34] = [
     ("chat.messages.send", &["chat"]),
     ("chat.messages.change", &["chat"]),
     ("chat.changes.page", &["chat"]),
+    ("chat.kinds.list", &["chat"]),
     ("chat.conversations.create", &["chat"]),
     ("chat.heads", &["chat"]),
     ("chat.unread", &["chat"]),

@@ -16,6 +16,7 @@ mod hostile;
 mod hostile_clients;
 mod http;
 mod inbox;
+mod kinds;
 mod limits;
 mod logs;
 mod metrics;

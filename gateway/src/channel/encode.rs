@@ -30,7 +30,7 @@ pub enum Event {
 /// If the payload is not such an event.
 pub fn chat_event(payload: &[u8]) -> serde_json::Result<Event> {
     let text = text(payload)?;
-    Ok(match serde_json::from_str(text)? {
+    Ok(match ChatEvent::parse(text)? {
         ChatEvent::Read(marker) => Event::Note(Note::Marker(marker)),
         // The payload is exactly the frame for the sender.
         ChatEvent::Message(message) => {
@@ -55,13 +55,20 @@ pub fn message(message: Message) -> Entry {
 fn entry(mut message: Message, full: Option<Frame>) -> Entry {
     let at = Head { seq: message.seq, id: message.message_id.get() };
     let owner = message.sender_id;
-    let private = message.client_id.is_some();
+    let (private, moves_marker) = (message.client_id.is_some(), !message.system);
     let full = full.unwrap_or_else(|| encode(&ChatEvent::Message(message.clone())));
     if !private {
-        return Entry { at, owner, public: full, private: None, unread: None };
+        return Entry { at, owner, moves_marker, public: full, private: None, unread: None };
     }
     message.client_id = None;
-    Entry { at, owner, public: encode(&ChatEvent::Message(message)), private: Some(full), unread: None }
+    Entry {
+        at,
+        owner,
+        moves_marker,
+        public: encode(&ChatEvent::Message(message)),
+        private: Some(full),
+        unread: None,
+    }
 }
 
 /// Encodes a changed message of a page.
@@ -81,7 +88,7 @@ fn changed(number: i64, mut message: Message, full: Option<Frame>) -> Change {
         None => (full, None),
         Some(_) => (event(&message), Some(full)),
     };
-    Change { number, entry: Entry { at, owner, public, private, unread: None } }
+    Change { number, entry: Entry { at, owner, moves_marker: false, public, private, unread: None } }
 }
 
 /// Parses an event of a user's inbox. A read gets `place`, its position from the event's header.
@@ -95,7 +102,14 @@ pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> se
         InboxPlace::Notification { seq, id, unread_count } => {
             let at = Head { seq, id: id.get() };
             let public = Frame::text(text(payload)?);
-            let entry = Entry { at, owner: user, public, private: None, unread: Some(unread_count) };
+            let entry = Entry {
+                at,
+                owner: user,
+                moves_marker: true,
+                public,
+                private: None,
+                unread: Some(unread_count),
+            };
             Event::Entry(entry, None)
         }
     })
@@ -106,6 +120,7 @@ pub fn notification(user: UserId, notification: &Notification) -> Entry {
     Entry {
         at: Head { seq: notification.seq, id: notification.notification_id.get() },
         owner: user,
+        moves_marker: true,
         public: encode(notification),
         private: None,
         unread: Some(notification.unread_count),

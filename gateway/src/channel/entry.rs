@@ -15,6 +15,8 @@ pub struct Entry {
     pub at: Head,
     /// The user who sees the private frame: the sender of a message, the recipient of a notification.
     pub owner: UserId,
+    /// Whether the entry marks everything before it as read by its owner, as a message does for its sender.
+    pub moves_marker: bool,
     /// The frame for every other user.
     pub public: Frame,
     /// The owner's frame, if it differs.

@@ -437,7 +437,9 @@ impl Log {
         if entry.unread.is_some() {
             self.inbox.get_or_insert_default().unread = entry.unread;
         }
-        *self.markers.entry(entry.owner) = Reached { seq: entry.at.seq, marker: None };
+        if entry.moves_marker {
+            *self.markers.entry(entry.owner) = Reached { seq: entry.at.seq, marker: None };
+        }
         let mut wrapped: [Option<Frame>; 2] = [None, None];
         for member in self.members.iter_mut().filter(|member| member.delivered < entry.at.seq) {
             member.delivered = entry.at.seq;

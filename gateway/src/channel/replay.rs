@@ -146,7 +146,8 @@ impl Replay {
                 }
                 break changes;
             };
-            self.senders.extend(page.entries.iter().map(|entry| (entry.owner, entry.at)));
+            let sent = page.entries.iter().filter(|entry| entry.moves_marker);
+            self.senders.extend(sent.map(|entry| (entry.owner, entry.at)));
             send(view, page.entries).await;
             self.at = last;
             if !page.more {

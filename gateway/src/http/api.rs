@@ -18,9 +18,9 @@ use contract::notify::{MarkNotification, Notification, NotificationPage, PageNot
 use contract::{ConversationId, MessageId, NotificationId, Page, Request, Seq, UserId};
 use contract::{
     chat::{
-        Action, ChangeMessage, Conversation, CountUnread, CreateConversation, GetConversation, GetMessage,
-        Invitee, ListBlocks, ListConversations, MakeReport, MarkRead, Message, OpenConversation, PageChanges,
-        PageMessages, Participant, Reported, Send, Sent, SetBlock,
+        Action, ChangeMessage, Conversation, CountUnread, CreateConversation, Data, GetConversation,
+        GetMessage, Invitee, Kinds, ListBlocks, ListConversations, ListKinds, MakeReport, MarkRead, Message,
+        OpenConversation, PageChanges, PageMessages, Participant, Reported, Send, Sent, SetBlock,
     },
     log::Range,
 };
@@ -48,7 +48,8 @@ pub fn router() -> Router<Arc<Shared>> {
         .routes(routes!(read_all_notifications))
         .routes(routes!(list_blocks))
         .routes(routes!(block, unblock))
-        .routes(routes!(report));
+        .routes(routes!(report))
+        .routes(routes!(list_kinds));
     let (router, document) = api.split_for_parts();
     router.route_layer(axum::middleware::from_fn(measured)).merge(openapi::router(document))
 }
@@ -269,9 +270,21 @@ async fn delete_message(
 /// A message to send.
 #[derive(Deserialize, ToSchema)]
 struct NewMessage {
-    /// The text, 1 to 4000 characters after trimming.
+    /// The text, 1 to 4000 characters after trimming. The text of some kinds is made from the data.
+    #[serde(default)]
     #[schema(min_length = 1)]
-    message: String,
+    message: Option<String>,
+    /// The kind of the message, one of `GET /api/kinds`.
+    #[serde(default)]
+    #[schema(max_length = 64)]
+    kind: Option<String>,
+    /// The data of the message, which fit the schema of its kind; at most 8192 bytes.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    data: Option<Data>,
+    /// The message of the same conversation to which this one replies.
+    #[serde(default)]
+    reply_to: Option<MessageId>,
     /// The caller's own id for the message, 1 to 64 printable characters, unique for the sender and the conversation.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 64)]
@@ -287,8 +300,8 @@ struct NewMessage {
     request_body = NewMessage, responses(
         (status = 201, description = "The stored message", body = Message),
         (status = 200, description = "The message that was stored before with this `client_id`", body = Message),
-        (status = 422, description = "`message_too_long`: the text has more than 4000 characters",
-            body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 422, description = "`message_too_long`: the text has more than 4000 characters, or the data more \
+            than 8192 bytes", body = ProblemDetails, content_type = "application/problem+json"),
     ))]
 async fn send_message(
     State(shared): App,
@@ -301,8 +314,12 @@ async fn send_message(
         sender_id: caller.user_id,
         sender_username: caller.username,
         sender_named_at: caller.stamp.issued_at,
-        message: frames::message_text(&new.message)?,
+        message: frames::sent_text(new.message.as_deref(), new.kind.as_deref())?,
         client_id: new.client_id.map(frames::client_id).transpose()?,
+        kind: new.kind.map(frames::kind_name).transpose()?,
+        data: new.data.map(frames::checked_data).transpose()?,
+        reply_to: new.reply_to,
+        system: false,
     };
     shared.limits.send(send.sender_id, conversation_id)?;
     let deadline = Instant::now() + limits::SEND_DEADLINE;
@@ -408,6 +425,16 @@ async fn report(
     // Not retried: a report has no key, so a retry could store it twice.
     let reported = shared.hub.bus().request(&report, limits::SEND_DEADLINE).await?;
     Ok((StatusCode::CREATED, Json(reported)))
+}
+
+/// List the kinds of messages
+///
+/// The names, and the JSON Schemas (2020-12) of the data, for forms and for types.
+#[utoipa::path(get, path = "/api/kinds", tag = "Messages", responses(
+    (status = 200, description = "The kinds", body = Kinds),
+))]
+async fn list_kinds(State(shared): App, Caller(_): Caller) -> Result<Json<Kinds>, Problem> {
+    request(&shared, ListKinds {}).await.map(Json)
 }
 
 /// A user's unread counts.

@@ -145,7 +145,8 @@ async fn run(link: Link, mut jobs: mpsc::Receiver<Job>, mut pause: Pause, tasks:
 }
 
 fn size(job: &Job) -> usize {
-    json_len(&job.send.message) + job.send.client_id.as_deref().map_or(0, json_len) + 300
+    let data = job.send.data.as_ref().map_or(0, |data| data.get().len());
+    json_len(&job.send.message) + data + job.send.client_id.as_deref().map_or(0, json_len) + 400
 }
 
 /// Has a batch stored. Sends that fail for a transient reason are retried with the same keys until their deadline.
@@ -241,6 +242,10 @@ mod tests {
             sender_named_at: None,
             message: text.to_owned(),
             client_id: None,
+            kind: None,
+            data: None,
+            reply_to: None,
+            system: false,
         }
     }
 

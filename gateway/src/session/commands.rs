@@ -124,16 +124,25 @@ impl Session {
         let topic = Topic::Log(LogKey::Conversation(conversation_id));
         let user_id = self.identity.user_id;
         match frame {
-            ChatFrame::Message { message, client_id } => {
+            ChatFrame::Message { message, client_id, kind, data, reply_to } => {
                 let reply = Reply { reference, client_id: client_id.clone() };
                 if let Err(refusal) = self.limit_send(conversation_id) {
                     return self.answer(&reply, Err(refusal));
                 }
                 let (sender_username, sender_named_at) =
                     (self.identity.username.clone(), self.identity.stamp.issued_at);
-                let sender_id = user_id;
-                let send =
-                    Send { conversation_id, sender_id, sender_username, sender_named_at, message, client_id };
+                let send = Send {
+                    conversation_id,
+                    sender_id: user_id,
+                    sender_username,
+                    sender_named_at,
+                    message,
+                    client_id,
+                    kind,
+                    data,
+                    reply_to,
+                    system: false,
+                };
                 let (sends, deadline) = (self.shared.sends.clone(), Instant::now() + limits::SEND_DEADLINE);
                 let span = Span::root("chat send", Kind::Server);
                 span.set("conversation.id", conversation_id.get());

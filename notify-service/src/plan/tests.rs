@@ -31,6 +31,8 @@ fn message(id: i64, conversation_id: i64, message: i64) -> Op {
 
 fn message_at(id: i64, conversation_id: i64, message: i64, seq: Option<Seq>) -> Op {
     let received = Received {
+        kind: None,
+        silent: false,
         key: format!("msg:{message}"),
         conversation: conversation(conversation_id),
         message: MessageId::new(message).unwrap(),
@@ -449,4 +451,33 @@ fn an_own_message_publishes_the_marker() {
     assert_eq!(table.inboxes[&user(2)].moves, 1);
     assert_eq!(markers(&table.apply(&catalogue, &read)), [(6, 0)]);
     assert_eq!(table.inboxes[&user(2)].moves, 1, "a redelivery is the same move");
+}
+
+fn of_kind(kind: &str, silent: bool, op: Op) -> Op {
+    let OpKind::Message(received) = &op.kind else { panic!("a message") };
+    let received = Received {
+        kind: Some(kind.to_owned()),
+        silent,
+        key: received.key.clone(),
+        sender_username: received.sender_username.clone(),
+        ..**received
+    };
+    Op { kind: OpKind::Message(Arc::new(received)), ..op }
+}
+
+#[test]
+fn a_silent_message_is_counted_but_notifies_nobody() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let mut table = Table::default();
+    let silent = |seq: Seq| of_kind("poll", true, message_at(1, 7, 10 * seq, Some(seq)));
+    let offer = |seq: Seq| of_kind("offer", false, message_at(1, 7, 10 * seq, Some(seq)));
+    assert!(table.apply(&catalogue, &[silent(1)]).is_empty());
+    // The newest message of the batch is silent; the one before it notifies.
+    let updates = table.apply(&catalogue, &[offer(2), silent(3)]);
+    assert_eq!(counts(&updates), [2]);
+    let InboxEvent::Notification(shown) = &updates[0].event else { panic!("a notification") };
+    let data: Value = serde_json::from_str(shown.data.get()).unwrap();
+    assert_eq!(data["kind"], "offer");
+    assert!(table.apply(&catalogue, &[silent(4)]).is_empty());
+    assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 50, Some(5))])), [5]);
 }

@@ -11,6 +11,7 @@ pub struct Named {
     pub user_id: i64,
     pub notification_id: i64,
     pub message_id: i64,
+    pub kind: Option<String>,
     pub count: i64,
     /// The language of the inbox.
     pub lang: Option<String>,
@@ -24,7 +25,8 @@ pub async fn notifications_of_messages(
     messages: &[i64],
 ) -> sqlx::Result<Vec<Named>> {
     postgres::query_as(
-        "select user_id, notification_id, message_id, coalesce(message_count, 0) as count, lang
+        "select user_id, notification_id, message_id, coalesce(message_count, 0) as count, lang,
+            substring(data from '\"kind\":\"([a-z0-9_.]+)\"') as kind
         from notifications join inboxes using (user_id)
         where user_id = any($1) and conversation_id = $2 and message_id = any($3)",
     )

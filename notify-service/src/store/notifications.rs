@@ -84,12 +84,14 @@ pub async fn unread_of_conversations(
         message: i64,
         message_seq: Option<Seq>,
         sender_username: Option<String>,
+        kind: Option<String>,
         count: i64,
         created_at: OffsetDateTime,
     }
     let rows: Vec<Unread> = postgres::query_as(
         "select user_id, conversation_id, notification_id, coalesce(message_id, 0) as message, message_seq,
-            sender_username, coalesce(message_count, 0) as count, created_at
+            sender_username, substring(data from '\"kind\":\"([a-z0-9_.]+)\"') as kind,
+            coalesce(message_count, 0) as count, created_at
         from unnest($1::bigint[], $2::bigint[]) as place (user_id, conversation_id)
         join notifications using (user_id, conversation_id)
         where read_at is null and conversation_id is not null",
@@ -106,6 +108,7 @@ pub async fn unread_of_conversations(
                 message: row.message,
                 seq: row.message_seq,
                 sender_username: row.sender_username,
+                kind: row.kind,
                 count: row.count,
             };
             let id = valid(NotificationId::new(row.notification_id))?;

@@ -147,6 +147,8 @@ fn notice(key: u64) -> Notice {
 /// A message of the conversation with the same number as the user.
 fn received(user: i64, message: i64) -> OpKind {
     OpKind::Message(Arc::new(Received {
+        kind: None,
+        silent: false,
         key: format!("msg:{message}"),
         conversation: ConversationId::new(user).unwrap(),
         message: MessageId::new(message).unwrap(),

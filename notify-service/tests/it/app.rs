@@ -139,6 +139,9 @@ impl Client {
     /// The same, with the message's `seq`.
     pub async fn message_at(&self, conversation: i64, message: i64, seq: Option<i64>, from: i64, to: &[i64]) {
         let stored = Stored {
+            kind: None,
+            silent: false,
+            system: false,
             conversation_id: ConversationId::new(conversation).unwrap(),
             message_id: MessageId::new(message).unwrap(),
             seq,

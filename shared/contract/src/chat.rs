@@ -3,6 +3,7 @@
 mod changes;
 mod conversations;
 mod joins;
+mod kinds;
 mod messages;
 mod moderation;
 
@@ -15,6 +16,7 @@ pub use conversations::{
     Participant,
 };
 pub use joins::{Admitted, JoinBatch, JoinReply, JoinRequest};
+pub use kinds::{Data, Kind, Kinds, ListKinds, is_kind_name};
 pub use messages::{
     ConversationHead, CountUnread, Heads, MarkRead, MessagePage, PageMessages, Receipt, Send, SendBatch,
     SendOne, Sent, Unread,
@@ -49,6 +51,21 @@ pub struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub client_id: Option<String>,
+    /// Kind of the message; absent in a plain message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub kind: Option<String>,
+    /// Data of the message, which fits the schema of its kind. A deleted message has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, nullable = false)]
+    pub data: Option<Data>,
+    /// The message of the same conversation to which this one replies. It may be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reply_to: Option<MessageId>,
+    /// True if the marketplace itself sent the message. Its sender is no participant. Absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
     /// Number of the message's last change, among all changes of the conversation; absent if it never changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1)]
@@ -93,7 +110,7 @@ pub struct Marker {
 ///
 /// The JSON is the protocol's frame with every field that anyone may see. The gateway removes the fields that a socket
 /// may not see.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ChatEvent {
     /// A message was stored.
@@ -112,6 +129,40 @@ pub enum ChatEvent {
 }
 
 impl ChatEvent {
+    /// Parses an event.
+    ///
+    /// # Errors
+    /// If the text is not an event.
+    pub fn parse(text: &str) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Type {
+            Message,
+            Read,
+            Changed,
+        }
+        #[derive(Deserialize)]
+        struct Tag {
+            r#type: Type,
+        }
+        #[derive(Deserialize)]
+        struct Changed {
+            conversation_id: ConversationId,
+            change: i64,
+            message: Message,
+        }
+        // Not by an attribute of serde: it would copy every field, and could not keep the text of `data`.
+        let Tag { r#type } = serde_json::from_str(text)?;
+        Ok(match r#type {
+            Type::Message => Self::Message(serde_json::from_str(text)?),
+            Type::Read => Self::Read(serde_json::from_str(text)?),
+            Type::Changed => {
+                let Changed { conversation_id, change, message } = serde_json::from_str(text)?;
+                Self::Changed { conversation_id, change, message }
+            }
+        })
+    }
+
     /// Conversation of the event.
     pub fn conversation_id(&self) -> ConversationId {
         match self {
@@ -124,6 +175,13 @@ impl ChatEvent {
     /// Subject of a conversation's events.
     pub fn subject_of(conversation: ConversationId) -> String {
         format!("chat.event.{conversation}")
+    }
+}
+
+impl<'de> Deserialize<'de> for ChatEvent {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        Self::parse(text.get()).map_err(serde::de::Error::custom)
     }
 }
 
@@ -193,6 +251,15 @@ pub struct Stored {
     pub sender_username: String,
     /// All other participants.
     pub recipients: Vec<UserId>,
+    /// Kind of the message; absent in a plain message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// True if the message causes no notification.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
+    /// True if the marketplace itself sent the message, so that it moves no marker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
     /// Parent span of the notifications, if the message is traced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
@@ -208,6 +275,15 @@ mod tests {
         let event: ChatEvent = serde_json::from_str(json).unwrap();
         assert_eq!(event.subject(), "chat.event.123");
         assert_eq!(serde_json::to_string(&event).unwrap(), json);
+    }
+
+    #[test]
+    fn the_text_of_data_stays_as_it_is() {
+        let json = r#"{"type":"message","conversation_id":123,"message_id":987,"seq":17,"sender_id":456,"sender_username":"john_doe","content":"45 €","created_at":"2025-12-09T10:30:00.123456Z","is_read":false,"kind":"offer","data":{"b": 1.50, "a":{}},"reply_to":985,"system":true}"#;
+        let event: ChatEvent = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&event).unwrap(), json);
+        assert!(ChatEvent::parse(r#"{"type":"unknown"}"#).is_err());
+        assert!(ChatEvent::parse(r#"{"type":"read"}"#).is_err());
     }
 
     #[test]

@@ -1,17 +1,29 @@
 //! Parsed client frames, and the frames to clients that the gateway creates itself.
 
-use crate::{Code, MessageId, NotificationId, Refusal, Timestamp, limits, text::is_visible};
+use crate::{
+    Code, MessageId, NotificationId, Refusal, Timestamp,
+    chat::{Data, is_kind_name},
+    limits,
+    text::is_visible,
+};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
 /// A client's frame for a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChatFrame {
     /// Sends a message.
     Message {
-        /// Text, trimmed; 1 to [`limits::MESSAGE_CHARS`] characters.
+        /// Text, trimmed; 1 to [`limits::MESSAGE_CHARS`] characters. Empty only with a kind.
         message: String,
         /// The client's own id for the message.
         client_id: Option<String>,
+        /// Kind of the message.
+        kind: Option<String>,
+        /// Data of the message, with a kind.
+        data: Option<Data>,
+        /// The message to which this one replies.
+        reply_to: Option<MessageId>,
     },
     /// The user has read up to this message.
     Read(MessageId),
@@ -64,22 +76,32 @@ impl ChatFrame {
     /// `invalid_json`, `invalid_message` or `message_too_long`.
     pub fn parse(text: &str) -> Result<Self, BadFrame> {
         #[derive(Deserialize)]
-        struct Raw {
+        struct Raw<'a> {
             r#type: Option<String>,
             message: Option<String>,
             client_id: Option<String>,
+            kind: Option<String>,
+            #[serde(borrow)]
+            data: Option<&'a RawValue>,
+            reply_to: Option<i64>,
             message_id: Option<i64>,
             token: Option<String>,
         }
         let read = || {
-            let raw: Raw = from_json(text)?;
+            let raw: Raw<'_> = from_json(text)?;
             let message = |message: Option<String>| {
                 message_text(&message.ok_or_else(|| invalid_message("\"message\" is missing"))?)
             };
             match raw.r#type.as_deref() {
                 None | Some("message") => Ok(Self::Message {
-                    message: message(raw.message)?,
+                    message: sent_text(raw.message.as_deref(), raw.kind.as_deref())?,
                     client_id: raw.client_id.map(client_id).transpose()?,
+                    kind: raw.kind.map(kind_name).transpose()?,
+                    data: raw.data.map(message_data).transpose()?,
+                    reply_to: raw
+                        .reply_to
+                        .map(|id| positive(Some(id), "reply_to", MessageId::new))
+                        .transpose()?,
                 }),
                 Some("read") => Ok(Self::Read(positive(raw.message_id, "message_id", MessageId::new)?)),
                 Some("edit") => Ok(Self::Edit {
@@ -186,6 +208,53 @@ pub fn message_text(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
+/// Checks the text of a message to send. It may be missing with a kind, whose text may be made from its data.
+///
+/// # Errors
+/// As [`message_text`]; `invalid_message` if the text is missing.
+pub fn sent_text(text: Option<&str>, kind: Option<&str>) -> Result<String, Refusal> {
+    match (text, kind) {
+        (Some(text), _) => message_text(text),
+        (None, Some(_)) => Ok(String::new()),
+        (None, None) => Err(invalid_message("\"message\" is missing")),
+    }
+}
+
+/// Checks the name of a kind.
+///
+/// # Errors
+/// `invalid_message` if no kind can have this name.
+pub fn kind_name(name: String) -> Result<String, Refusal> {
+    if is_kind_name(&name) { Ok(name) } else { Err(invalid_message("no such \"kind\"")) }
+}
+
+/// Checks the size and the nesting of data. Whether it fits a schema, the service decides.
+///
+/// # Errors
+/// `message_too_long` beyond [`limits::DATA_BYTES`], `invalid_message` if it is no object or is nested deeper than
+/// [`limits::DATA_DEPTH`].
+pub fn message_data(json: &RawValue) -> Result<Data, Refusal> {
+    checked_data(Data::new(json.to_owned()))
+}
+
+/// As [`message_data`], without a copy.
+///
+/// # Errors
+/// The same.
+pub fn checked_data(json: Data) -> Result<Data, Refusal> {
+    if json.get().len() > limits::DATA_BYTES {
+        let detail = format!("\"data\" may have at most {} bytes", limits::DATA_BYTES);
+        return Err(Refusal::new(Code::MessageTooLong, detail));
+    }
+    if !json.get().starts_with('{') {
+        return Err(invalid_message("\"data\" must be an object"));
+    }
+    if depth_exceeds(json.get(), limits::DATA_DEPTH) {
+        return Err(invalid_message(format!("\"data\" is nested deeper than {}", limits::DATA_DEPTH)));
+    }
+    Ok(json)
+}
+
 /// Checks a `client_id`.
 ///
 /// # Errors
@@ -282,7 +351,13 @@ mod tests {
     fn the_frames_of_the_guide_are_parsed() {
         assert_eq!(
             ChatFrame::parse(r#"{"message": " Bonjour! "}"#),
-            Ok(ChatFrame::Message { message: "Bonjour!".into(), client_id: None })
+            Ok(ChatFrame::Message {
+                message: "Bonjour!".into(),
+                client_id: None,
+                kind: None,
+                data: None,
+                reply_to: None
+            })
         );
         assert_eq!(
             ChatFrame::parse(r#"{"type": "read", "message_id": 123}"#),
@@ -297,6 +372,7 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
         let hidden_deep = format!(r#"{{"message":"hi","x":{deep}}}"#);
         let long = format!(r#"{{"message":"{}"}}"#, "é".repeat(4_001));
+        let large = format!(r#"{{"kind":"offer","data":{{"a":"{}"}}}}"#, "x".repeat(8_192));
         for (text, expected) in [
             ("", Code::InvalidJson),
             ("hello", Code::InvalidJson),
@@ -315,10 +391,27 @@ mod tests {
             (r#"{"type": "read", "message_id": 99999999999999999999}"#, Code::InvalidMessage),
             (r#"{"type": "read", "message_id": -1}"#, Code::InvalidMessage),
             (r#"{"type": "nonsense"}"#, Code::InvalidMessage),
+            (r#"{"message": "x", "kind": "Offer"}"#, Code::InvalidMessage),
+            (r#"{"message": "x", "kind": 5}"#, Code::InvalidMessage),
+            (r#"{"kind": "offer", "data": []}"#, Code::InvalidMessage),
+            (r#"{"kind": "offer", "data": {"a":[[[[[[[[0]]]]]]]]}}"#, Code::InvalidMessage),
+            (r#"{"message": "x", "reply_to": 0}"#, Code::InvalidMessage),
+            (&large, Code::MessageTooLong),
             (&long, Code::MessageTooLong),
         ] {
             assert_eq!(code(text), expected, "{:.60}", text);
         }
+    }
+
+    #[test]
+    fn a_message_of_a_kind_needs_no_text() {
+        let frame = r#"{"kind": "offer", "data": {"amount": 4500 }, "reply_to": 985, "client_id": "c"}"#;
+        let Ok(ChatFrame::Message { message, kind, data, reply_to, .. }) = ChatFrame::parse(frame) else {
+            panic!("a message")
+        };
+        assert_eq!((message.as_str(), kind.as_deref()), ("", Some("offer")));
+        assert_eq!(data.as_ref().map(Data::get), Some(r#"{"amount": 4500 }"#));
+        assert_eq!(reply_to, MessageId::new(985).ok());
     }
 
     #[test]

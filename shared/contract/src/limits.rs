@@ -8,6 +8,16 @@ pub const FRAME_BYTES: usize = 64 * 1024;
 pub const JSON_DEPTH: usize = 32;
 /// Maximum length of a message, in characters (Unicode scalar values) after trimming.
 pub const MESSAGE_CHARS: usize = 4_000;
+/// Maximum size of the data of a message, in bytes of JSON.
+pub const DATA_BYTES: usize = 8 * 1024;
+/// Maximum nesting of arrays and objects in the data of a message.
+pub const DATA_DEPTH: usize = 8;
+/// Maximum length of the name of a kind, in bytes.
+pub const KIND_BYTES: usize = 64;
+/// Maximum number of kinds.
+pub const KINDS_MAX: usize = 100;
+/// Maximum size of the file of a kind. All of them fit into one reply, below NATS' 1 MiB.
+pub const KIND_FILE_BYTES: usize = 8 * 1024;
 /// Maximum length of a `client_id`, in characters.
 pub const CLIENT_ID_CHARS: usize = 64;
 /// Maximum length of a conversation's title, in characters.
@@ -30,7 +40,7 @@ pub const PAGE_MAX: u16 = 200;
 pub const CHANGES_MAX: i64 = 50;
 /// Maximum number of sends in one batch from a gateway to chat-service.
 pub const BATCH_SENDS: usize = 256;
-/// Maximum bytes of message text in such a batch. The whole payload stays below NATS' 1 MiB.
+/// Maximum bytes of text and data in such a batch. The whole payload stays below NATS' 1 MiB.
 pub const BATCH_BYTES: usize = 256 * 1024;
 /// Maximum number of joins in one batch. The reply stays below NATS' 1 MiB even if every conversation has the maximum
 /// number of participants.

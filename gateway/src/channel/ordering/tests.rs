@@ -14,6 +14,7 @@ pub(super) fn entry(seq: Seq) -> Entry {
     Entry {
         at: Head { seq, id: seq * 10 },
         owner: user(1),
+        moves_marker: true,
         public: Frame::text(&seq.to_string()),
         private: None,
         unread: None,
@@ -384,4 +385,19 @@ fn only_the_reader_receives_the_unread_count_and_only_the_sender_the_client_id()
     let (mine, theirs) = (texts(&mine), texts(&theirs));
     assert_eq!((mine[0].as_str(), theirs[0].as_str()), ("private", "1"));
     assert!(mine[2].contains("unread_count") && !theirs[2].contains("unread_count"), "{mine:?} {theirs:?}");
+}
+
+#[test]
+fn a_system_message_moves_no_marker() {
+    let mut log = Log::default();
+    let (view, outbox) = view();
+    log.attach(view, Position::default(), Vec::new(), false);
+    log.entry(Entry { moves_marker: false, owner: user(9), ..entry(1) });
+    log.entry(entry(2));
+    assert_eq!(seqs(&outbox), [1, 2]);
+    // Only the sender of the second message has read: the sum of the service shows a marker that was lost.
+    log.head(2, Some(2));
+    assert!(!log.has_missed_markers);
+    log.head(2, Some(3));
+    assert!(log.has_missed_markers);
 }

@@ -2,7 +2,7 @@
 //!
 //! A conversation numbers its changes from 1 without a gap, and a changed message has the number of its last change.
 
-use super::Message;
+use super::{Data, Message};
 use crate::{ConversationId, Event, MessageId, Request, Seq, Timestamp, UserId, streams::CHANGED_SUBJECT};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -93,15 +93,19 @@ pub struct ChangePage {
     pub changes: i64,
 }
 
-/// Public, any backend → chat-service: replaces the text of a message, whoever sent it and however old it is.
+/// Public, any backend → chat-service: replaces the text or the data of a message, whoever sent it and however old it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateMessage {
     /// Conversation of the message.
     pub conversation_id: ConversationId,
     /// Message to change.
     pub message_id: MessageId,
-    /// The new text.
-    pub message: String,
+    /// The new text. If it is absent, the text stays, or is made from the new data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The new data, of a message with a kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
     /// If set, the request is refused with `conflict` unless this is the number of the message's last change; 0 for a
     /// message that never changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -211,7 +215,7 @@ impl Request for ListMessages {
 }
 
 /// A message as moderators see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ListedMessage {
     /// The message as it is now, without `client_id`.
     #[serde(flatten)]
@@ -221,6 +225,23 @@ pub struct ListedMessage {
     pub versions: Vec<Version>,
 }
 
+impl<'de> Deserialize<'de> for ListedMessage {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Versions {
+            #[serde(default)]
+            versions: Vec<Version>,
+        }
+        // Not flattened: that could not keep the text of `data`.
+        let text = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        let read = || {
+            let Versions { versions } = serde_json::from_str(text.get())?;
+            serde_json::Result::Ok(Self { message: serde_json::from_str(text.get())?, versions })
+        };
+        read().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A former text of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
@@ -228,6 +249,9 @@ pub struct Version {
     pub change: i64,
     /// The text.
     pub content: String,
+    /// The data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
     /// The reason of the backend that deleted the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

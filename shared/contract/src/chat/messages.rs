@@ -1,6 +1,6 @@
 //! Requests about messages: sending, paging, reading.
 
-use super::{Marker, Message};
+use super::{Data, Marker, Message};
 use crate::log::{Head, Range};
 use crate::{ConversationId, Deadline, MessageId, Refusal, Request, Seq, Timestamp, TraceParent, UserId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,18 @@ pub struct Send {
     /// with [`Send::own_key`], so that it may repeat the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+    /// Kind of the message. The text of some kinds is made from the data; it may then be missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Data of the message, with a kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
+    /// The message of the same conversation to which this one replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    /// Whether the marketplace itself sends the message. Only chat-service sets this.
+    #[serde(skip)]
+    pub system: bool,
 }
 
 impl Send {
@@ -100,7 +112,17 @@ impl Receipt {
     /// The whole message, which was stored because of `send`.
     pub fn message(self, send: Send) -> Message {
         let Self { message_id, seq, sender_username, created_at, is_read } = self;
-        let Send { conversation_id, sender_id, message: content, client_id, .. } = send;
+        let Send {
+            conversation_id,
+            sender_id,
+            message: content,
+            client_id,
+            kind,
+            data,
+            reply_to,
+            system,
+            ..
+        } = send;
         let client_id = client_id.and_then(Send::public_key);
         Message {
             conversation_id,
@@ -112,6 +134,10 @@ impl Receipt {
             created_at,
             is_read,
             client_id,
+            kind,
+            data,
+            reply_to,
+            system,
             change: None,
             edited_at: None,
             deleted_at: None,
@@ -135,8 +161,37 @@ impl Request for SendBatch {
 
 /// Public, any backend → chat-service: one message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SendOne(pub Send);
+pub struct SendOne {
+    /// [`Send::conversation_id`].
+    pub conversation_id: ConversationId,
+    /// [`Send::sender_id`]. Absent in a system message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_id: Option<UserId>,
+    /// True if the marketplace itself sends the message.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
+    /// [`Send::sender_username`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_username: Option<String>,
+    /// [`Send::sender_named_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_named_at: Option<i64>,
+    /// [`Send::message`]. May be absent with a kind whose text is made from its data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// [`Send::client_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// [`Send::kind`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// [`Send::data`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
+    /// [`Send::reply_to`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+}
 
 impl Request for SendOne {
     const SUBJECT: &'static str = "chat.messages.send";
