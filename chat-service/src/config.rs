@@ -46,7 +46,7 @@ pub struct Config {
     #[arg(long, env = "KINDS_DIR")]
     pub kinds_dir: Option<PathBuf>,
     /// Language of the texts that are made from the data of messages
-    #[arg(long, env = "KINDS_LANG", default_value = crate::kinds::DEFAULT_LANGUAGE)]
+    #[arg(long, env = "KINDS_LANG", default_value = "fr")]
     pub kinds_lang: String,
     /// Sender of system messages; without it, backends can't send them
     #[arg(long, env = "SYSTEM_USER_ID")]

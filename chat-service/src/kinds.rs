@@ -116,6 +116,15 @@ impl Kinds {
         Ok(Self(kinds))
     }
 
+    /// Parses the file of a kind.
+    ///
+    /// # Errors
+    /// If it is not one.
+    #[cfg(fuzzing)]
+    pub fn check_file(text: &str) -> anyhow::Result<()> {
+        Kind::parse(text.to_owned(), DEFAULT_LANGUAGE).map(drop)
+    }
+
     /// Checks the kind and the data of a message to send, and makes its text if the kind has one.
     ///
     /// # Errors

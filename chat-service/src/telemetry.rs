@@ -5,7 +5,7 @@ use service::metrics::Metric;
 /// All metrics with their descriptions.
 pub const METRICS: &[Metric] = &[
     Metric::counter("chat_messages_total", "Messages stored."),
-    Metric::counter("chat_changes_total", "Changes of messages, by kind: edit, delete or erase."),
+    Metric::counter("chat_changes_total", "Changes of messages, by kind: edit, data, delete or erase."),
     Metric::counter(
         "chat_expired_messages_total",
         "Messages deleted because they were older than MESSAGE_DAYS.",

@@ -14,6 +14,7 @@ mod engine;
 mod examples;
 mod frames;
 mod guides;
+mod kinds;
 mod links;
 mod machines;
 mod migration;

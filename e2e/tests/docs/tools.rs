@@ -13,7 +13,7 @@ use std::{
 use tokio::process::Command;
 
 /// Packages of the Python environment.
-pub const PIP: [&str; 9] = [
+pub const PIP: [&str; 11] = [
     "nats-py==2.16.0",
     "Django==5.2.19",
     "psycopg[binary]==3.3.9",
@@ -23,6 +23,8 @@ pub const PIP: [&str; 9] = [
     "openapi-spec-validator==0.9.0",
     "check-jsonschema==0.39.0",
     "schemathesis==4.32.5",
+    "jsonschema==4.26.0",
+    "rfc3339-validator==0.1.4",
 ];
 const NPM: [&str; 9] = [
     "@nats-io/transport-node@3.4.0",

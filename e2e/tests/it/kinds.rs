@@ -72,17 +72,18 @@ async fn each_built_in_kind_is_sent_through_each_entry_point() {
     let mut sent = Vec::new();
     for (kind, data, text, by_users) in samples() {
         let body = json!({"kind": kind, "data": data});
+        if !by_users {
+            stack.call("POST", &path, ADA, Some(body.clone())).await.expect_problem(403, "forbidden");
+            ada.send(merged(body.clone(), json!({"client_id": kind}))).await;
+            let error = ada.next_of("error").await;
+            assert_eq!((&error["code"], &error["client_id"]), (&json!("forbidden"), &json!(kind)));
+        }
         let from_backend = merged(body.clone(), json!({"conversation_id": conversation, "sender_id": ADA}));
         let mut stored = vec![send(&stack, from_backend).await.unwrap()];
         if by_users {
             stored.push(stack.post(&path, ADA, body.clone()).await.expect(201));
             ada.send(merged(body.clone(), json!({"client_id": kind}))).await;
             stored.push(json!(null));
-        } else {
-            stack.call("POST", &path, ADA, Some(body.clone())).await.expect_problem(403, "forbidden");
-            ada.send(merged(body.clone(), json!({"client_id": kind}))).await;
-            let error = ada.next_of("error").await;
-            assert_eq!((&error["code"], &error["client_id"]), (&json!("forbidden"), &json!(kind)));
         }
         for stored in stored {
             let frame = ada.next_of("message").await;
