@@ -14,6 +14,7 @@ const SIZES = {
   'realtime.min.js': 8 * 1024,
   'realtime.global.js': 8.5 * 1024,
   'edits.js': 1024,
+  'kinds.js': 1.25 * 1024,
   'lists.js': 2.5 * 1024,
   'persist.js': 1088,
   'poll.js': 1.875 * 1024,
@@ -22,7 +23,7 @@ const SIZES = {
 };
 
 /** The modules that the others load when they need them. */
-const LAZY = ['edits', 'lists', 'persist', 'poll'];
+const LAZY = ['edits', 'kinds', 'lists', 'persist', 'poll'];
 
 /** The files that the gateway serves. They are minified, and have no source maps beside them. */
 const SERVED = ['realtime.min.js', 'realtime.global.js', ...LAZY.map((name) => `${name}.js`)];

@@ -19,13 +19,13 @@ var TIMING = {
 var QUEUE = 100;
 var KEEP = 2e3;
 var CHARS = 4e3;
-var failure = (code, detail) => ({ code, detail });
+var failure = (code, detail = code) => ({ code, detail });
 var refused = (error) => ({ ok: false, error });
 var DONE = { ok: true, data: null };
 var NO_ANSWER = failure("network", "no answer");
-var NO_TOKEN = failure("unauthorized", "no token");
-var CLOSED = failure("closed", "closed");
-var USER_CHANGED = failure("user_changed", "another user");
+var NO_TOKEN = failure("unauthorized");
+var CLOSED = failure("closed");
+var USER_CHANGED = failure("user_changed");
 var TEMPORARY = /* @__PURE__ */ new Set(["network", "unavailable", "rate_limited", "internal", "token_failed"]);
 function failureOf({ code, detail, retry_after_ms }) {
   return { code, detail, ...retry_after_ms && { retry_after_ms } };
@@ -499,11 +499,14 @@ var Conversation = class extends Feed {
   /**
    * Sends a message. It is in `messages` at once; without a connection, it is sent once there is one.
    *
+   * `more`: its kind with data, and the message to which it replies. The text of some kinds is made from the data; it may
+   * then be empty.
+   *
    * Resolves to the message once it is `sent` or `failed`; never rejects.
    */
-  send(text) {
+  send(text, more) {
     this.type(false);
-    return this.#outbox.send(text);
+    return this.#outbox.send(text, more);
   }
   /** Sends a failed message again; it can't be stored twice. `null`: no such message has failed. */
   retry(key) {
@@ -1144,18 +1147,19 @@ var Outbox = class {
     this.#onChange = onChange;
     this.#settleStored();
   }
-  send(text) {
+  send(text, more) {
     const content = text.trim();
     let error;
-    if (!content) error = failure("invalid_message", "empty");
-    else if ([...content].length > CHARS) error = failure("message_too_long", `at most ${CHARS} characters`);
-    else if (this.#drafts.filter(waits).length >= QUEUE) error = failure("queue_full", `${QUEUE} messages wait`);
-    return this.rt({ client_id: randomId(), content, created_at: (/* @__PURE__ */ new Date()).toISOString() }, error, !error);
+    if (!content && !more?.kind) error = failure("invalid_message", "empty");
+    else if ([...content].length > CHARS) error = failure("message_too_long", `over ${CHARS} characters`);
+    else if (this.#drafts.filter(waits).length >= QUEUE) error = failure("queue_full");
+    return this.rt({ client_id: randomId(), content, more, created_at: (/* @__PURE__ */ new Date()).toISOString() }, error, !error);
   }
   /** Takes over a message: with `save`, one that is to be kept. With `error`, it has failed. */
-  rt({ client_id, content, created_at }, error, save) {
+  rt({ client_id, content, more, created_at }, error, save) {
     return new Promise((settle) => {
       const shown = {
+        ...more,
         key: client_id,
         message_id: null,
         seq: null,
@@ -1169,7 +1173,7 @@ var Outbox = class {
         deleted: false,
         state: "sending"
       };
-      const draft = { o: shown, M: 0, B: false, Y: void 0, u: settle };
+      const draft = { o: shown, Tt: more, M: 0, B: false, Y: void 0, u: settle };
       this.#drafts.push(draft);
       if (save) this.#save(draft);
       if (error) this.#fail(draft, error);
@@ -1225,7 +1229,7 @@ var Outbox = class {
   async #transmit(draft) {
     const { e: connection } = this.#core;
     const { content, key } = draft.o;
-    const answer = await connection.R(`chat/${this.#id}`, { message: content, client_id: key });
+    const answer = await connection.R(`chat/${this.#id}`, { ...draft.Tt, message: content, client_id: key });
     if (!this.#drafts.includes(draft)) return true;
     if (answer.ok) {
       draft.B = true;

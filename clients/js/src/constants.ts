@@ -25,14 +25,14 @@ export const KEEP = 2_000;
 /** Characters of a message. */
 export const CHARS = 4_000;
 
-export const failure = (code: string, detail: string): Failure => ({ code, detail });
+export const failure = (code: string, detail = code): Failure => ({ code, detail });
 export const refused = (error: Failure): Result<never> => ({ ok: false, error });
 
 export const DONE: Result<null> = { ok: true, data: null };
 export const NO_ANSWER = failure('network', 'no answer');
-export const NO_TOKEN = failure('unauthorized', 'no token');
-export const CLOSED = failure('closed', 'closed');
-export const USER_CHANGED = failure('user_changed', 'another user');
+export const NO_TOKEN = failure('unauthorized');
+export const CLOSED = failure('closed');
+export const USER_CHANGED = failure('user_changed');
 
 /** Codes of errors that a retry may fix. */
 export const TEMPORARY = new Set(['network', 'unavailable', 'rate_limited', 'internal', 'token_failed']);

@@ -16,6 +16,7 @@ import type {
   Result,
   SentMessage,
   StoredMessage,
+  Structure,
   WireMessage,
 } from './types.js';
 
@@ -119,11 +120,14 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
   /**
    * Sends a message. It is in `messages` at once; without a connection, it is sent once there is one.
    *
+   * `more`: its kind with data, and the message to which it replies. The text of some kinds is made from the data; it may
+   * then be empty.
+   *
    * Resolves to the message once it is `sent` or `failed`; never rejects.
    */
-  send(text: string): Promise<SentMessage> {
+  send(text: string, more?: Structure): Promise<SentMessage> {
     this.type(false);
-    return this.#outbox.send(text);
+    return this.#outbox.send(text, more);
   }
 
   /** Sends a failed message again; it can't be stored twice. `null`: no such message has failed. */

@@ -71,7 +71,7 @@ function answerTo(shown: StoredMessage, { content = '', deleted }: Patch): Resul
   if (shown.deleted) return deleted ? DONE : refused(failure('not_found', 'the message is deleted'));
   if (deleted) return null;
   if (!content) return refused(failure('invalid_message', 'the message is empty'));
-  if ([...content].length > CHARS) return refused(failure('message_too_long', `at most ${CHARS} characters`));
+  if ([...content].length > CHARS) return refused(failure('message_too_long', `over ${CHARS} characters`));
   return content === shown.content ? DONE : null;
 }
 

@@ -4,11 +4,12 @@ import { CHARS, QUEUE, failure } from './constants.js';
 import type { Core } from './core.js';
 import { randomId } from './ids.js';
 import type { Kept } from './persist.js';
-import type { FailedMessage, Failure, PendingMessage, SentMessage, StoredDraft, StoredMessage } from './types.js';
+import type { FailedMessage, Failure, PendingMessage, SentMessage, StoredDraft, StoredMessage, Structure } from './types.js';
 
 /** A message that is not in the log yet. */
 export interface Draft {
   _shown: PendingMessage | FailedMessage;
+  _more: Structure | undefined;
   _tries: number;
   /** Whether the server has stored it. The log shows it soon. */
   _stored: boolean;
@@ -52,23 +53,24 @@ export class Outbox {
     this.#settleStored();
   }
 
-  send(text: string): Promise<SentMessage> {
+  send(text: string, more?: Structure): Promise<SentMessage> {
     const content = text.trim();
     let error: Failure | undefined;
-    if (!content) error = failure('invalid_message', 'empty');
-    else if ([...content].length > CHARS) error = failure('message_too_long', `at most ${CHARS} characters`);
-    else if (this.#drafts.filter(waits).length >= QUEUE) error = failure('queue_full', `${QUEUE} messages wait`);
-    return this._add({ client_id: randomId(), content, created_at: new Date().toISOString() }, error, !error);
+    if (!content && !more?.kind) error = failure('invalid_message', 'empty');
+    else if ([...content].length > CHARS) error = failure('message_too_long', `over ${CHARS} characters`);
+    else if (this.#drafts.filter(waits).length >= QUEUE) error = failure('queue_full');
+    return this._add({ client_id: randomId(), content, more, created_at: new Date().toISOString() }, error, !error);
   }
 
   /** Takes over a message: with `save`, one that is to be kept. With `error`, it has failed. */
   _add(
-    { client_id, content, created_at }: Pick<StoredDraft, 'client_id' | 'content' | 'created_at'>,
+    { client_id, content, more, created_at }: Pick<StoredDraft, 'client_id' | 'content' | 'more' | 'created_at'>,
     error: Failure | undefined,
     save: boolean,
   ): Promise<SentMessage> {
     return new Promise((settle) => {
       const shown: PendingMessage = {
+        ...more,
         key: client_id,
         message_id: null,
         seq: null,
@@ -82,7 +84,7 @@ export class Outbox {
         deleted: false,
         state: 'sending',
       };
-      const draft: Draft = { _shown: shown, _tries: 0, _stored: false, _saved: undefined, _settle: settle };
+      const draft: Draft = { _shown: shown, _more: more, _tries: 0, _stored: false, _saved: undefined, _settle: settle };
       this.#drafts.push(draft);
       if (save) this.#save(draft);
       if (error) this.#fail(draft, error);
@@ -145,7 +147,7 @@ export class Outbox {
   async #transmit(draft: Draft): Promise<boolean> {
     const { _connection: connection } = this.#core;
     const { content, key } = draft._shown;
-    const answer = await connection._publish(`chat/${this.#id}`, { message: content, client_id: key });
+    const answer = await connection._publish(`chat/${this.#id}`, { ...draft._more, message: content, client_id: key });
     if (!this.#drafts.includes(draft)) return true; // Its echo was faster.
     if (answer.ok) {
       draft._stored = true;

@@ -61,9 +61,9 @@ export function keep(core: Core, life: AbortSignal): Kept {
   });
   tokens._known.then(() => adopt(core, own, tab, ended));
   return {
-    async save({ _shown: shown }, conversation_id) {
+    async save({ _shown: shown, _more: more }, conversation_id) {
       const { key: client_id, content, created_at } = shown;
-      const draft = { client_id, base, conversation_id, content, created_at, order: (order += 1), tab };
+      const draft = { client_id, base, conversation_id, content, more, created_at, order: (order += 1), tab };
       await tokens._known;
       await store.put({ ...draft, user_id: tokens.userId!, ...(shown.state === 'failed' && { error: shown.error }) });
     },

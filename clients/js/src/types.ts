@@ -35,7 +35,7 @@ export interface Person {
   username: string;
 }
 
-interface MessageBase {
+interface MessageBase extends Structure {
   /** The same before and after the message is stored: the key for lists. */
   key: string;
   sender_id: number;
@@ -52,6 +52,18 @@ interface MessageBase {
   edited: boolean;
   /** Whether it was deleted. It keeps its place, without its text. */
   deleted: boolean;
+  /** Present if the marketplace itself sent it. Its sender is no participant. */
+  system?: true;
+}
+
+/** What a message has beside its text. A plain message has none of these. */
+export interface Structure {
+  /** The kind of the message, one of `GET /api/kinds`. */
+  kind?: string;
+  /** Fits the schema of the kind. A deleted message has none. */
+  data?: Record<string, any>;
+  /** The message of the same conversation to which this one replies. */
+  reply_to?: number;
 }
 
 /** How a message was changed. A message that never changed has none of these. */
@@ -97,7 +109,7 @@ export type Message = StoredMessage | PendingMessage | FailedMessage;
 export type SentMessage = StoredMessage | FailedMessage | (MessageBase & { state: 'sent'; message_id: null; seq: null });
 
 /** A message as the server sends it. */
-export interface WireMessage extends MessageChange {
+export interface WireMessage extends MessageChange, Structure {
   conversation_id: number;
   message_id: number;
   seq: number;
@@ -107,6 +119,7 @@ export interface WireMessage extends MessageChange {
   created_at: string;
   is_read: boolean;
   client_id?: string;
+  system?: true;
 }
 
 /** A conversation as the server describes it to the user. */
@@ -164,6 +177,8 @@ export interface StoredDraft {
   user_id: number;
   conversation_id: number;
   content: string;
+  /** What it has beside its text. */
+  more?: Structure | undefined;
   created_at: string;
   /** Grows with each message that is sent. */
   order: number;

@@ -25,6 +25,8 @@ test('the snippets of README.md run', async (context) => {
     'showError',
     'ring',
     'openConversation',
+    'showOriginal',
+    'showText',
   ].forEach(show);
   globalThis.bell = new EventTarget();
   globalThis.WebSocket = WebSocket;
@@ -43,10 +45,12 @@ test('the snippets of README.md run', async (context) => {
   assert.deepEqual(shown.showError, undefined);
   assert.equal(Number.isInteger(shown.openConversation[0]), true);
   await until('the message', () => chat.messages[0]?.content === 'Bonjour ! 45 €' && chat.messages[0].edited, chat);
+  assert.deepEqual(shown.showOriginal, ['Offre : 45 € (en attente)']);
+  assert.deepEqual(shown.showText, ['Offer: 45 € (open)']);
   chat.type();
   await until('the page to show it', () => shown.showTypists?.[0][0] === `name-${other}` || void chat.type(), ran.chat);
   await chat.send('Salut');
-  await until('the answer', () => shown.showMessages?.[0].length === 2 && shown.showUnread[0] === 1, ran.chat);
+  await until('the answer', () => shown.showMessages?.[0].length === 4 && shown.showUnread[0] === 1, ran.chat);
   await until(
     'the bell',
     () => shown.ring && shown.showBell[0] === 1 && shown.showList?.[0][0].conversation_id === id,

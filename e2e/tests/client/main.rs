@@ -12,13 +12,14 @@ use e2e::{
 use serde_json::json;
 
 /// Test files. They run one after the other, because some kill services that others need.
-const TESTS: [&str; 14] = [
+const TESTS: [&str; 15] = [
     "test/pager.test.js",
     "test/features.test.js",
     "test/identity.test.js",
     "test/lists.test.js",
     "test/conversation.test.js",
     "test/changes.test.js",
+    "test/kinds.test.js",
     "test/react.test.js",
     "test/native.test.js",
     "test/persist.test.js",

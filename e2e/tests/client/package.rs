@@ -4,12 +4,13 @@ use e2e::node;
 use std::fs;
 
 /// JavaScript that `clients/js/build.mjs` builds and that is committed.
-const BUILT: [&str; 10] = [
+const BUILT: [&str; 11] = [
     "index.js",
     "index.cjs",
     "react.js",
     "react.cjs",
     "edits.js",
+    "kinds.js",
     "lists.js",
     "persist.js",
     "poll.js",
@@ -48,6 +49,8 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 /// A page in TypeScript, with every type by its name.
 const TYPED: &str = "import { connect } from '@vyzio/realtime';
+import { original, textOf } from '@vyzio/realtime/kinds';
+import type { KindMessage } from './kinds.mjs';
 import type {
     Conversation, ConversationInfo, Conversations, Failure, Message, Notification, Notifications, Options, Person, Realtime,
     Result, State, StoredMessage,
@@ -61,6 +64,9 @@ chat.on('message', (message: StoredMessage) => message.message_id.toFixed());
 export const text = (message: Message): string => message.state === 'failed' ? message.error.code : message.content;
 export const shown: [State, Failure | null, readonly ConversationInfo[], readonly Notification[], readonly Person[]] =
     [rt.state, rt.error, list.items, inbox.items, chat.typists];
+export const price = (message: KindMessage): number | null => message.kind === 'offer' ? message.data.amount : null;
+export const replied = (message: Message) => original(rt, chat, message);
+export const french: string | null = textOf({}, {}, 'fr');
 export const call = async (): Promise<Result<unknown>> => rt.call('GET', '/api/unread');
 ";
 
@@ -99,6 +105,11 @@ async fn a_clean_project_installs_the_package() {
         fs::write(project.join(name), program).unwrap();
         tools.node(&[&format!("clean/{name}")], &[]).await;
     }
+    // The types of the kinds, as the package's program writes them.
+    let kinds = concat!(env!("CARGO_MANIFEST_DIR"), "/../chat-service/kinds");
+    let types = tools.node(&["clean/node_modules/@vyzio/realtime/bin/kinds.js", kinds], &[]).await;
+    assert!(types.contains("\"amount\": number;"), "{types}");
+    fs::write(project.join("kinds.mts"), types).unwrap();
     // For both module systems: the types say the same as the program.
     for name in ["page.mts", "page.cts"] {
         fs::write(project.join(name), TYPED).unwrap();

@@ -29,6 +29,7 @@ static SCRIPT: File = File::new(include_str!("../../../clients/js/dist/realtime.
 
 /// Parts of the client that pages load only if they use them.
 static EDITS: File = File::new(include_str!("../../../clients/js/dist/edits.js"));
+static KINDS: File = File::new(include_str!("../../../clients/js/dist/kinds.js"));
 static LISTS: File = File::new(include_str!("../../../clients/js/dist/lists.js"));
 static PERSIST: File = File::new(include_str!("../../../clients/js/dist/persist.js"));
 static POLL: File = File::new(include_str!("../../../clients/js/dist/poll.js"));
@@ -58,6 +59,7 @@ fn file(name: &str, request: &HeaderMap, caching: &'static str) -> Response {
         "realtime.js" => &MODULE,
         "realtime.global.js" => &SCRIPT,
         "edits.js" => &EDITS,
+        "kinds.js" => &KINDS,
         "lists.js" => &LISTS,
         "persist.js" => &PERSIST,
         "poll.js" => &POLL,

@@ -208,14 +208,15 @@ pub fn message_text(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-/// Checks the text of a message to send. It may be missing with a kind, whose text may be made from its data.
+/// Checks the text of a message to send. It may be missing or empty with a kind, whose text may be made from its data.
 ///
 /// # Errors
 /// As [`message_text`]; `invalid_message` if the text is missing.
 pub fn sent_text(text: Option<&str>, kind: Option<&str>) -> Result<String, Refusal> {
     match (text, kind) {
-        (Some(text), _) => message_text(text),
         (None, Some(_)) => Ok(String::new()),
+        (Some(text), Some(_)) if text.is_empty() => Ok(String::new()),
+        (Some(text), _) => message_text(text),
         (None, None) => Err(invalid_message("\"message\" is missing")),
     }
 }

@@ -1,0 +1,116 @@
+/** Structured messages: their texts in the user's language, and the messages to which others reply. */
+
+import type { Conversation } from './conversation.js';
+import { DONE } from './constants.js';
+import type { Realtime } from './index.js';
+import type { Message, Result, Structure } from './types.js';
+
+/** The message to which another one replies. */
+export interface Original extends Structure {
+  message_id: number;
+  sender_id: number;
+  sender_username: string;
+  /** Empty if it is deleted. */
+  content: string;
+  deleted: boolean;
+}
+
+/** The JSON Schema of a kind. */
+export interface KindSchema {
+  required?: string[];
+  properties?: Record<string, any>;
+  'x-vyzio'?: {
+    send?: ('users' | 'backends')[];
+    text?: Record<string, string>;
+    labels?: Record<string, Record<string, string>>;
+    [other: string]: unknown;
+  };
+  [keyword: string]: unknown;
+}
+
+interface Read {
+  /** The number of the conversation's last change when it was read. */
+  _changes: number | undefined;
+  _answer: Promise<Result<Original | null>>;
+}
+
+const read = new WeakMap<Conversation, Map<number, Read>>();
+const schemas = new WeakMap<Realtime, Promise<Result<Map<string, KindSchema>>>>();
+
+/** The message to which this one replies, if it is among the messages that are here; otherwise `undefined`. */
+export function originalHere(chat: Conversation, { reply_to: id }: Message): Original | undefined {
+  const found = id && chat.messages.find((message) => message.message_id === id);
+  return found ? (found as Original) : undefined;
+}
+
+/**
+ * The message to which this one replies: from those that are here, or with one call. `null`: it replies to none. Never
+ * rejects.
+ */
+export function original(rt: Realtime, chat: Conversation, message: Message): Promise<Result<Original | null>> {
+  const { reply_to: id } = message;
+  const here = originalHere(chat, message);
+  if (!id || here) return Promise.resolve(here ? { ok: true, data: here } : DONE);
+  const all = read.get(chat) ?? new Map<number, Read>();
+  read.set(chat, all);
+  const { _changes } = chat;
+  const known = all.get(id);
+  // A change of a message that is not here reaches the conversation as a number only. It may have been this one's.
+  if (known?._changes === _changes) return known!._answer;
+  const _answer = rt.call('GET', `/api/conversations/${chat.id}/messages/${id}`).then((answer) => {
+    if (!answer.ok) {
+      all.delete(id);
+      return answer;
+    }
+    const { message_id, sender_id, sender_username, content, kind, data, deleted_at } = answer.data;
+    const deleted = !!deleted_at;
+    return { ok: true as const, data: { message_id, sender_id, sender_username, content, kind, data, deleted } };
+  });
+  all.set(id, { _changes, _answer });
+  return _answer;
+}
+
+/** The schemas of all kinds, by name: read once for each client. Never rejects. */
+export function kindsOf(rt: Realtime): Promise<Result<Map<string, KindSchema>>> {
+  const known = schemas.get(rt);
+  if (known) return known;
+  const answer = rt.call('GET', '/api/kinds').then((kinds): Result<Map<string, KindSchema>> => {
+    if (!kinds.ok) {
+      schemas.delete(rt);
+      return kinds;
+    }
+    return { ok: true, data: new Map(kinds.data.kinds.map(({ kind, schema }: any) => [kind, schema])) };
+  });
+  schemas.set(rt, answer);
+  return answer;
+}
+
+/** The text of data in a language, as the server makes it in its own. `null`: the kind has none in this language. */
+export function textOf(schema: KindSchema, data: Record<string, any>, lang: string): string | null {
+  const { text, labels } = schema['x-vyzio'] ?? {};
+  const template = text?.[lang];
+  if (!template) return null;
+  const shown = (placeholder: string) => {
+    const name = placeholder.replace(/\/100$/, '');
+    const value = data[name];
+    if (placeholder !== name && Number.isSafeInteger(value)) return centsOf(value, lang);
+    if (typeof value !== 'string') return typeof value === 'object' ? '' : `${value ?? ''}`;
+    if (schema.properties?.[name]?.format === 'date-time') return timeOf(value, lang);
+    return labels?.[lang]?.[value] ?? value;
+  };
+  return template
+    .replace(/\{([^}]*)\}/g, (_, placeholder) => shown(placeholder))
+    .replace(/\p{Cc}/gu, ' ')
+    .trim();
+}
+
+function centsOf(number: number, lang: string): string {
+  const cents = Math.abs(number % 100);
+  const whole = `${number < 0 ? '-' : ''}${Math.floor(Math.abs(number) / 100)}`;
+  return cents ? `${whole}${lang === 'en' ? '.' : ','}${`${cents}`.padStart(2, '0')}` : whole;
+}
+
+function timeOf(text: string, lang: string): string {
+  const [year, month, day, time] = [text.slice(0, 4), text.slice(5, 7), text.slice(8, 10), text.slice(11, 16)];
+  return lang === 'fr' ? `${day}/${month}/${year} à ${time}` : `${year}-${month}-${day} ${time}`;
+}

@@ -1,0 +1,89 @@
+/** Messages of a kind, replies and system messages. */
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { describe, test } from 'node:test';
+import { promisify } from 'node:util';
+import { kindsOf, original, originalHere, textOf } from '@vyzio/realtime/kinds';
+import { ask, client, messages, pair, tokenOf, until } from './stack.js';
+
+const run = promisify(execFile);
+const OFFER = { kind: 'offer', data: { amount: 4550, currency: 'EUR', state: 'open' } };
+
+const live = (...chats) => until('all to be live', () => chats.every(({ state }) => state === 'live'), ...chats);
+const update = (id, message_id, data) =>
+  ask('call', { subject: 'chat.messages.update', payloads: [{ conversation_id: id, message_id, data }] });
+
+describe('kinds', { concurrency: true }, () => {
+  test('a message of a kind is sent, and changed by a backend', async (context) => {
+    const { id, ada, ben } = await pair(context);
+    const sending = ada.chat.send('', OFFER);
+    assert.deepEqual([ada.chat.messages[0].kind, ada.chat.messages[0].data], [OFFER.kind, OFFER.data]);
+    const sent = await sending;
+    assert.deepEqual([sent.state, sent.content, sent.data], ['sent', 'Offre : 45,50 € (en attente)', OFFER.data]);
+    await until('it', () => ben.chat.messages.length === 1, ben.chat);
+    const accepted = { ...OFFER.data, state: 'accepted' };
+    await update(id, sent.message_id, accepted);
+    for (const { chat } of [ada, ben]) {
+      await until('the change', () => chat.messages[0].data.state === 'accepted', chat);
+      assert.equal(chat.messages[0].content, 'Offre : 45,50 € (acceptée)');
+    }
+    // What the server refuses fails, as any message does.
+    const failed = await ada.chat.send('', { ...OFFER, data: accepted });
+    assert.deepEqual([failed.state, failed.error.code], ['failed', 'invalid_message']);
+    const empty = await ada.chat.send('');
+    assert.equal(empty.error.code, 'invalid_message');
+  });
+
+  test('a reply shows its original: from here, or with one call', async (context) => {
+    const { id, ada, ben } = await pair(context);
+    const first = await ada.chat.send('45 €?');
+    const reply = await ada.chat.send('?', { reply_to: first.message_id });
+    assert.equal(originalHere(ada.chat, reply), ada.chat.messages[0]);
+    assert.equal((await original(ada.rt, ada.chat, reply)).data.content, '45 €?');
+    assert.deepEqual(await original(ada.rt, ada.chat, first), { ok: true, data: null });
+    // With more than a page of messages after it, the original is not here.
+    await messages(id, ben.rt.userId, Array.from({ length: 60 }, (_, number) => `${number}`));
+    const other = await client(context, ben.rt.userId);
+    const chat = other.rt.conversation(id);
+    await live(chat);
+    const late = await ada.chat.send('!', { reply_to: first.message_id });
+    await until('it', () => chat.messages.at(-1)?.message_id === late.message_id, chat);
+    const shown = chat.messages.at(-1);
+    assert.equal(originalHere(chat, shown), undefined);
+    const [one, two] = [original(other.rt, chat, shown), original(other.rt, chat, shown)];
+    assert.equal(one, two, 'one call');
+    assert.equal((await one).data.content, '45 €?');
+    // A deleted original is read again.
+    await ada.chat.delete(first.key);
+    for (;;) {
+      const { data } = await original(other.rt, chat, shown);
+      if (data.deleted) break assert.equal(data.content, '');
+      await new Promise((resolve) => chat.on('change', resolve));
+    }
+  });
+
+  test('the texts of kinds are made in every language', async (context) => {
+    const { ada } = await pair(context);
+    const kinds = await kindsOf(ada.rt);
+    assert.equal(kinds, await kindsOf(ada.rt), 'one call');
+    const text = (kind, data, lang) => textOf(kinds.data.get(kind), data, lang);
+    assert.equal(text('offer', OFFER.data, 'en'), 'Offer: 45.50 € (open)');
+    assert.equal(text('offer', { ...OFFER.data, amount: 4500 }, 'fr'), 'Offre : 45 € (en attente)');
+    const appointment = { starts_at: '2026-12-01T14:30:00+01:00', place: 'Gare', state: 'proposed' };
+    assert.equal(text('appointment', appointment, 'fr'), 'Rendez-vous : 01/12/2026 à 14:30, Gare (proposé)');
+    assert.equal(text('location', { latitude: 48.85, longitude: 2 }, 'en'), 'Location: 48.85, 2');
+    assert.equal(text('offer', OFFER.data, 'de'), null);
+  });
+
+  test('vyzio-kinds writes the types of a gateway', async (context) => {
+    const { ada } = await pair(context);
+    const url = new URL((await client(context, ada.rt.userId)).line.url);
+    const program = new URL('../bin/kinds.js', import.meta.url).pathname;
+    const env = { ...process.env, VYZIO_TOKEN: await tokenOf(ada.rt.userId) };
+    const { stdout } = await run(process.execPath, [program, url.href], { env });
+    for (const line of ['  "amount": number;', '  "ends_at"?: string;', '  "order": Order;']) assert.ok(stdout.includes(line), stdout);
+    await assert.rejects(run(process.execPath, [program, url.href], { env: { ...env, VYZIO_TOKEN: '' } }), /answers 401; VYZIO_TOKEN/);
+    await assert.rejects(run(process.execPath, [program]), /usage/);
+  });
+});
