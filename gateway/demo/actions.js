@@ -1,10 +1,10 @@
-/** Actions: towards other people (opening a conversation, blocking, reporting), and the menu of one's own messages. */
+/** Actions: towards other people (opening a conversation, blocking, reporting), and the menu of messages. */
 
 import { element, icon, nameText, parts } from './dom.js';
 import { actionErrorText, t } from './words.js';
 
 /** A dialog that closes with its cancel button, and with a click beside it. */
-function closable(name) {
+export function closable(name) {
   const dialog = parts[`${name}-dialog`];
   parts[`${name}-cancel`].addEventListener('click', () => dialog.close());
   dialog.addEventListener('click', (event) => event.target === dialog && dialog.close());
@@ -99,10 +99,10 @@ export class Actions {
 }
 
 /** Pixels that the menu needs below its button. */
-const MENU_HEIGHT = 110;
+const MENU_HEIGHT = 145;
 
 /**
- * The menu of one's own messages. One of their buttons is in the order of the tab key: the one that was used last, or that
+ * The menu of messages: replies, and the changes of one's own. One of their buttons is in the order of the tab key: the one that was used last, or that
  * of the last message. The arrow keys go from one to the next.
  */
 export class MessageMenu {
@@ -112,14 +112,15 @@ export class MessageMenu {
   /** The message in the dialog. */
   #doomed = null;
 
-  /** `onEdit(message)` and `onDelete(message)`: one was chosen. */
-  constructor({ onEdit, onDelete }) {
+  /** `onReply(message)`, `onEdit(message)` and `onDelete(message)`: one was chosen. */
+  constructor({ onReply, onEdit, onDelete }) {
+    const reply = this.#item('reply', onReply);
     const edit = this.#item('edit', onEdit);
     const remove = this.#item('delete', (message) => {
       this.#doomed = message;
       parts['delete-dialog'].showModal();
     });
-    this.items = [edit, remove];
+    this.items = [reply, edit, remove];
     this.#menu.append(...this.items);
     this.#menu.role = 'menu';
     this.#menu.addEventListener('keydown', (event) => this.#onKey(event));
@@ -187,6 +188,9 @@ export class MessageMenu {
   #show(button, message) {
     this.#open = { button, message };
     button.ariaExpanded = 'true';
+    // Only backends change the data of a message.
+    const possible = { reply: true, edit: message.mine && !message.kind, delete: message.mine };
+    for (const item of this.items) item.hidden = !possible[item.dataset.action];
     const room = parts.thread.getBoundingClientRect().bottom - button.getBoundingClientRect().bottom;
     this.#menu.classList.toggle('up', room < MENU_HEIGHT);
     button.after(this.#menu);
@@ -214,7 +218,7 @@ export class MessageMenu {
 
   #onKey(event) {
     const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    const { items } = this;
+    const items = this.items.filter((item) => !item.hidden);
     if (event.key === 'Escape' || event.key === 'Tab') this.close();
     else if (step) items.at((items.indexOf(document.activeElement) + step) % items.length).focus();
     else if (event.key === 'Home' || event.key === 'End') items.at(event.key === 'Home' ? 0 : -1).focus();

@@ -1,6 +1,7 @@
 /** One conversation: its messages, who types, and the field to write in. */
 
 import { MessageMenu } from './actions.js';
+import { Kinds, prepareKindDialog } from './kinds.js';
 import { Rows, arrange, element, icon, nameText, parts, showAvatar } from './dom.js';
 import { changeErrorText, dayText, language, numberText, reasonText, sameDay, t, timeText } from './words.js';
 
@@ -19,13 +20,22 @@ export class Thread {
   #stops = [];
   #atEnd = true;
   #top = 0;
-  #menu = new MessageMenu({ onEdit: (message) => this.#edit(message), onDelete: (message) => this.#delete(message) });
+  #menu = new MessageMenu({
+    onReply: (message) => this.#reply(message),
+    onEdit: (message) => this.#edit(message),
+    onDelete: (message) => this.#delete(message),
+  });
+  #kinds;
+  /** The message to which the next one replies. */
+  #replyTo = null;
   /** The message that is being edited, by its key, and what was in the field before. */
   #editing = null;
 
   /** `describe(id)`: what is known of a conversation that has not been loaded yet. `onPeople(people)`: the others in it. */
   constructor(rt, { describe, onPeople }) {
     Object.assign(this, { rt, describe, onPeople, chat: null });
+    this.#kinds = new Kinds(rt, { onChange: () => this.render() });
+    prepareKindDialog((more) => this.#send('', more));
     /** What is written and not sent, by conversation; of those that are open, in the order in which they were left. */
     this.drafts = new Map();
     /** Conversations that are open. */
@@ -58,8 +68,8 @@ export class Thread {
     parts.text.value = this.drafts.get(id) ?? '';
     this.#stops = [
       this.chat.on('change', () => this.render()),
-      this.chat.on('message', ({ sender_username: name, content }) => {
-        parts.announcer.textContent = `${nameText(name)}: ${content}`;
+      this.chat.on('message', (message) => {
+        parts.announcer.textContent = `${nameText(message.sender_username)}: ${this.#kinds.line(message)}`;
       }),
     ];
     this.render();
@@ -69,6 +79,7 @@ export class Thread {
   #leave(chat) {
     chat.type(false);
     this.#endEdit();
+    this.#replyTo = null;
     this.drafts.delete(chat.id);
     this.drafts.set(chat.id, parts.text.value);
     if (this.drafts.size <= OPEN) return;
@@ -121,8 +132,11 @@ export class Thread {
   /** The element of a message. */
   #make({ message }) {
     const row = {
-      node: element('li', `message ${message.mine ? 'mine' : 'theirs'}`),
+      node: element('li', `message ${message.system ? 'system' : message.mine ? 'mine' : 'theirs'}`),
       author: element('span', 'visually-hidden'),
+      quote: element('button', 'quote'),
+      title: element('span', 'kind-title'),
+      pill: element('span', 'pill'),
       time: element('time'),
       text: element('span', 'text'),
       edited: element('span', 'edited'),
@@ -132,8 +146,9 @@ export class Thread {
     const [bubble, meta] = [element('div', 'bubble'), element('span', 'meta')];
     row.text.dir = 'auto';
     meta.append(row.edited, row.time, row.tick);
-    bubble.append(row.author, row.text, meta);
-    if (message.mine) bubble.append((row.more = this.#menu.button(() => row.shown)));
+    row.quote.addEventListener('click', () => this.#goTo(row.shown.reply_to));
+    row.more = this.#menu.button(() => row.shown);
+    bubble.append(row.author, row.quote, row.title, row.text, row.pill, meta, row.more);
     row.node.append(bubble);
     return row;
   }
@@ -141,22 +156,37 @@ export class Thread {
   #update(row, { day, message, follows }) {
     if (day) return void (row.node.textContent = dayText(day));
     row.node.classList.toggle('follows', follows);
+    row.quote.hidden = !message.reply_to || message.deleted;
+    if (!row.quote.hidden) this.#kinds.quote(row.quote, this.chat, message);
+    this.#showCard(row, message);
     if (row.shown === message && row.lang === language()) return;
     Object.assign(row, { shown: message, lang: language() });
+    if (message.message_id) row.node.dataset.id = message.message_id;
     const at = new Date(message.created_at);
     row.author.textContent = `${message.mine ? t('you') : nameText(message.sender_username)}: `;
     row.time.textContent = timeText(at);
     row.time.dateTime = at.toISOString();
     row.node.classList.toggle('deleted', message.deleted);
-    row.text.textContent = message.deleted ? t('deleted') : message.content;
-    row.edited.textContent = message.edited && !message.deleted ? t('edited') : '';
+    row.edited.textContent = message.edited && !message.deleted && !message.kind ? t('edited') : '';
+    row.more.hidden = message.deleted || message.seq === null;
+    row.more.title = row.more.ariaLabel = t('actions');
     if (message.mine) this.#showState(row, message);
   }
 
-  #showState(row, { key, state, error, deleted, seq }) {
+  /** The text of a message, or what is shown of its data. */
+  #showCard(row, message) {
+    const card = this.#kinds.card(message);
+    row.node.classList.toggle('card', !!card);
+    row.title.hidden = !card;
+    row.pill.hidden = !card?.label;
+    row.title.textContent = card?.title ?? '';
+    row.pill.textContent = card?.label ?? '';
+    row.pill.dataset.state = card?.state ?? '';
+    row.text.textContent = message.deleted ? t('deleted') : (card?.text ?? message.content);
+  }
+
+  #showState(row, { key, state, error, deleted }) {
     row.node.dataset.state = state;
-    row.more.hidden = deleted || seq === null;
-    row.more.title = row.more.ariaLabel = t('actions');
     row.tick.hidden = deleted;
     row.tick.title = t(state);
     row.tick.replaceChildren(icon(state), element('span', 'visually-hidden', t(state)));
@@ -168,6 +198,19 @@ export class Thread {
     row.failure.setAttribute('role', 'alert');
     row.failure.replaceChildren(reasonText(error), ' ', retry, ' ', discard);
     row.node.append(row.failure);
+  }
+
+  /** Shows a message, and puts the focus on it. It may be on an earlier page. */
+  async #goTo(id) {
+    const { chat } = this;
+    const find = () => parts.messages.querySelector(`[data-id="${id}"]`);
+    while (!find() && chat.hasOlder && (await chat.loadOlder(200)).ok && this.chat === chat) this.render();
+    const node = this.chat === chat && find();
+    if (!node) return;
+    this.#atEnd = false;
+    node.tabIndex = -1;
+    node.focus({ preventScroll: true });
+    node.scrollIntoView({ block: 'center' });
   }
 
   #scrolled() {
@@ -198,13 +241,14 @@ export class Thread {
   /** Enter sends, Shift+Enter is a new line, Escape ends an edit. */
   #listenToComposer() {
     parts['editing-cancel'].addEventListener('click', () => this.#stopEdit());
+    parts['replying-cancel'].addEventListener('click', () => this.#reply(null));
     parts.text.addEventListener('input', () => {
       this.#renderComposer();
       this.chat?.type(!this.#editing && parts.text.value.trim() !== '');
     });
     parts.text.addEventListener('blur', () => this.chat?.type(false));
     parts.text.addEventListener('keydown', (event) => {
-      if (event.key === 'Escape' && !event.isComposing) this.#stopEdit();
+      if (event.key === 'Escape' && !event.isComposing) this.#editing ? this.#stopEdit() : this.#reply(null);
       // 229: in Safari, the key that ends the composition of an input method comes after it.
       if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) return;
       event.preventDefault();
@@ -219,15 +263,32 @@ export class Thread {
         return this.#stopEdit();
       }
       parts.text.value = '';
-      this.#atEnd = true;
-      this.chat.send(text);
-      parts.text.focus();
+      this.#send(text);
     });
+  }
+
+  /** Sends a message; `more`: its kind and data. */
+  #send(text, more = {}) {
+    const reply_to = this.#replyTo?.message_id;
+    this.#replyTo = null;
+    this.#atEnd = true;
+    this.chat.send(text, { ...more, ...(reply_to && { reply_to }) });
+    this.#renderComposer();
+    parts.text.focus();
+  }
+
+  /** The next message replies to this one; null: to none. */
+  #reply(message) {
+    this.#endEdit();
+    this.#replyTo = message;
+    this.#renderComposer();
+    parts.text.focus();
   }
 
   /** Takes a message into the field. */
   #edit({ key, content }) {
     this.#endEdit();
+    this.#replyTo = null;
     this.#editing = { key, draft: parts.text.value };
     this.chat.type(false);
     parts.text.value = content;
@@ -271,6 +332,11 @@ export class Thread {
     parts.count.classList.toggle('over', length > CHARS);
     parts.text.ariaInvalid = length > CHARS;
     parts.editing.hidden = !this.#editing;
+    parts.replying.hidden = !this.#replyTo;
+    parts['replying-text'].textContent = this.#replyTo
+      ? t('replying', { name: nameText(this.#replyTo.sender_username), text: this.#kinds.line(this.#replyTo) })
+      : '';
+    parts.attach.disabled = parts.text.disabled || !!this.#editing;
     parts.send.ariaLabel = t(this.#editing ? 'save' : 'send');
     parts.send.disabled = parts.text.disabled || length === 0 || length > CHARS;
     parts.text.style.height = 'auto';

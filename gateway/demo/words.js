@@ -17,6 +17,15 @@ const WORDS = {
   retry: ['Réessayer', 'Try again'],
   discard: ['Supprimer', 'Delete'],
   actions: ['Actions sur ce message', 'Actions for this message'],
+  reply: ['Répondre', 'Reply'],
+  replying: ['Réponse à {name}\u00a0: {text}', 'Reply to {name}: {text}'],
+  go_to_original: ['Aller au message d’origine', 'Go to the original message'],
+  original_unknown: ['Message introuvable', 'Message not found'],
+  kind_offer: ['Offre', 'Offer'],
+  kind_order: ['Commande', 'Order'],
+  kind_appointment: ['Rendez-vous', 'Appointment'],
+  kind_location: ['Position', 'Location'],
+  order: ['n° {n}', 'no. {n}'],
   edit: ['Modifier', 'Edit'],
   delete: ['Supprimer', 'Delete'],
   edited: ['modifié', 'edited'],
@@ -123,6 +132,12 @@ export const sameDay = (a, b) => a.toDateString() === b.toDateString();
 
 /** A number. */
 export const numberText = (number) => number.toLocaleString(locale());
+
+/** An amount in cents. */
+export const moneyText = (cents, currency) => (cents / 100).toLocaleString(locale(), { style: 'currency', currency });
+
+/** A day and a time. */
+export const dateText = (date) => date.toLocaleString(locale(), { dateStyle: 'medium', timeStyle: 'short' });
 
 /** The time of day. */
 export const timeText = (date) => date.toLocaleTimeString(locale(), { hour: '2-digit', minute: '2-digit' });

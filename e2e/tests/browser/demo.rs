@@ -278,12 +278,12 @@ async fn a_sender_edits_and_deletes_messages_with_the_pointer_and_with_the_keybo
         send_and_wait(&alice, &[&bruno], text).await;
     }
     send_and_wait(&bruno, &[&alice], "D’accord").await;
-    assert_eq!(alice.eval("document.querySelectorAll('.more-actions').length").await, 3, "own messages only");
+    assert_eq!(alice.eval("document.querySelectorAll('.more-actions').length").await, 4, "each message");
 
     // With the pointer. What is being written stays.
     type_text(&alice, "Un brouillon").await;
     alice.click(&menu_of(1)).await;
-    alice.until("texts('.menu button').join() === 'Modifier,Supprimer'").await;
+    alice.until("texts('.menu button').join() === 'Répondre,Modifier,Supprimer'").await;
     assert_eq!(alice.eval("document.querySelector('.more-actions').ariaExpanded").await, "true");
     alice.screenshot("demo-menu").await;
     alice.click(".menu .edit").await;
@@ -313,12 +313,12 @@ async fn a_sender_edits_and_deletes_messages_with_the_pointer_and_with_the_keybo
     press(&alice, &DOWN.to_string()).await;
     alice.until(&format!("document.activeElement === document.querySelector({})", json!(menu_of(3)))).await;
     press(&alice, "\n").await;
-    alice.until("document.activeElement.dataset.action === 'edit'").await;
+    alice.until("document.activeElement.dataset.action === 'reply'").await;
     press(&alice, &ESCAPE.to_string()).await;
     let closed = "!document.querySelector('.menu') && document.activeElement.matches('.more-actions')";
     alice.until(closed).await;
     press(&alice, "\n").await;
-    press(&alice, &DOWN.to_string()).await;
+    press(&alice, &format!("{DOWN}{DOWN}")).await;
     alice.until("document.activeElement.dataset.action === 'delete'").await;
     press(&alice, "\n").await;
     alice.until("part('delete-dialog').open").await;
@@ -326,14 +326,14 @@ async fn a_sender_edits_and_deletes_messages_with_the_pointer_and_with_the_keybo
     press(&alice, &ESCAPE.to_string()).await;
     alice.until(&format!("!part('delete-dialog').open && {closed}")).await;
     press(&alice, "\n").await;
-    press(&alice, &DOWN.to_string()).await;
+    press(&alice, &format!("{DOWN}{DOWN}")).await;
     press(&alice, "\n").await;
     alice.until("part('delete-dialog').open").await;
     alice.keys("#delete-form [type=submit]", "\n").await;
     let deleted = "messages()[2] === 'Message supprimé'";
     bruno.until(deleted).await;
     alice.until(&format!("{deleted} && document.activeElement.id === 'thread'")).await;
-    assert_eq!(alice.eval("document.querySelectorAll('.more-actions:not([hidden])').length").await, 2);
+    assert_eq!(alice.eval("document.querySelectorAll('.more-actions:not([hidden])').length").await, 3);
     assert_eq!(
         alice.eval("document.querySelectorAll('.more-actions[tabindex=\"0\"]:not([hidden])').length").await,
         1
@@ -360,6 +360,88 @@ async fn a_sender_edits_and_deletes_messages_with_the_pointer_and_with_the_keybo
     alice.until("document.querySelector('.menu').getBoundingClientRect().left >= 0").await;
     assert_eq!(alice.eval("document.documentElement.scrollWidth <= 390").await, true);
     alice.screenshot("demo-menu-narrow-dark").await;
+}
+
+#[tokio::test]
+async fn offers_orders_appointments_and_replies_are_shown_with_their_states() {
+    let env = vec![("SYSTEM_USER_ID", "9000".to_owned())];
+    let demo = Demo::with(Options { env, ..Options::default() }).await;
+    let Some([alice, bruno]) = demo.both().await else { return };
+    let request = async |subject: &'static str, body: Value| -> Value {
+        let reply = demo.nats.request(subject, body.to_string().into()).await.expect("a reply");
+        serde_json::from_slice(&reply.payload).expect("a message")
+    };
+    // An offer, with the keyboard alone.
+    alice.run("part('attach').focus()", vec![]).await;
+    press(&alice, "\n").await;
+    alice.until("part('kind-dialog').open").await;
+    alice.keys("#kind-amount", "45").await;
+    alice.screenshot("demo-kind").await;
+    press(&alice, "\n").await;
+    for page in [&alice, &bruno] {
+        page.until("texts('.pill')[0] === 'en attente' && messages()[0]?.startsWith('45,00')").await;
+        assert_eq!(page.eval("texts('.kind-title')[0]").await, "Offre");
+    }
+    // A backend accepts it, and the marketplace says that the order is shipped.
+    let page = demo.stack.get(&format!("/api/conversations/{}/messages", demo.bike), ALICE).await;
+    let offer = &page["items"][0];
+    let data = json!({"amount": 4500, "currency": "EUR", "state": "accepted"});
+    let accept = json!({"conversation_id": demo.bike, "message_id": offer["message_id"], "data": data, "if_change": 0});
+    request("chat.messages.update", accept).await;
+    let order = json!({"order_id": 12, "state": "shipped", "carrier": "La Poste"});
+    request(
+        "chat.messages.send",
+        json!({"conversation_id": demo.bike, "system": true, "kind": "order", "data": order}),
+    )
+    .await;
+    let appointment = json!({"starts_at": "2026-12-01T14:30:00+01:00", "place": "Gare", "state": "proposed"});
+    let appointment =
+        json!({"conversation_id": demo.bike, "sender_id": BRUNO, "kind": "appointment", "data": appointment});
+    request("chat.messages.send", appointment).await;
+    for page in [&alice, &bruno] {
+        page.until("texts('.pill').join() === 'acceptée,expédiée,proposé'").await;
+        page.until("texts('.system .text')[0] === 'n° 12 · La Poste' && texts('.edited').join('') === ''")
+            .await;
+    }
+    // Of another's message, and of one's own of a kind, not everything is possible.
+    bruno.click(&menu_of(1)).await;
+    bruno.until("texts('.menu button:not([hidden])').join() === 'Répondre'").await;
+    bruno.click(".menu .reply").await;
+    bruno
+        .until("!part('replying').hidden && part('replying-text').innerText.startsWith('Réponse à Alice')")
+        .await;
+    bruno.screenshot("demo-replying").await;
+    press(&bruno, "D’accord\n").await;
+    alice
+        .until("texts('.quote .quote-name')[0] === 'Alice' && texts('.quote-text')[0].startsWith('Offre')")
+        .await;
+    assert_eq!(bruno.eval("part('replying').hidden").await, true);
+    alice.click(&menu_of(1)).await;
+    alice.until("texts('.menu button:not([hidden])').join() === 'Répondre,Supprimer'").await;
+    press(&alice, &ESCAPE.to_string()).await;
+    // The jump goes to an earlier page, by keyboard.
+    for number in 1..=70 {
+        demo.send(demo.bike, BRUNO, &format!("Message {number}")).await;
+    }
+    let reply = json!({"conversation_id": demo.bike, "sender_id": BRUNO, "message": "Voilà", "reply_to": offer["message_id"]});
+    request("chat.messages.send", reply).await;
+    demo.load(&alice, ALICE).await;
+    alice.click("#conversations .row").await;
+    alice.until("texts('.quote-text').at(-1)?.startsWith('Offre')").await;
+    assert_eq!(alice.eval("messages().includes('D’accord')").await, false, "it is on an earlier page");
+    alice.run("[...document.querySelectorAll('.quote:not([hidden])')].at(-1).focus()", vec![]).await;
+    press(&alice, "\n").await;
+    alice.until("document.activeElement.matches('.message.card.mine') && document.activeElement.innerText.includes('45,00')").await;
+    alice.screenshot("demo-jump").await;
+    // A deleted original is shown as such.
+    alice.click(&menu_of(1)).await;
+    alice.click(".menu .delete").await;
+    alice.click("#delete-form [type=submit]").await;
+    bruno.until("texts('.quote-text').length > 0 && texts('.quote-text').every((text) => text === 'Message supprimé')").await;
+    bruno.click("[data-lang=en]").await;
+    bruno.until("texts('.pill').includes('shipped') && texts('.kind-title').includes('Order')").await;
+    bruno.set_viewport(390, 800, "dark").await;
+    bruno.screenshot("demo-kinds-narrow-dark").await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use crate::{
     notifications, payments,
     tools::{self, Tool, run},
 };
-use e2e::{Kind, Stack, eventually, token_with};
+use e2e::{Kind, Options, Stack, eventually, token_with};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -103,6 +103,49 @@ async fn the_node_bot_answers() {
     });
     assert_eq!(answer.await["content"], "Vous avez dit : Coucou");
     drop(bot);
+}
+
+#[tokio::test]
+async fn the_backend_of_offers_decides_each_one_once() {
+    let (node, packages) = match tools::node().await {
+        Ok(found) => found,
+        Err(reason) => return tools::skip("examples/offers", &reason),
+    };
+    let env = vec![("SYSTEM_USER_ID", "9000".to_owned())];
+    let stack = Stack::with(Options { env, ..Options::default() }).await;
+    let conversation = stack.conversation(&[456, 457]).await;
+    let path = format!("/api/conversations/{conversation}/messages");
+    let offer = async |amount: i64| {
+        let data = json!({"amount": amount, "currency": "EUR", "state": "open"});
+        stack.post(&path, 456, json!({"kind": "offer", "data": data})).await.expect(201)
+    };
+    let texts = async |count: usize| texts(&stack, conversation, count).await;
+    // One offer came before the start, one comes later.
+    offer(3_000).await;
+    let project = tempfile::tempdir_in(packages).unwrap();
+    fs::copy(folder().join("offers/offers.mjs"), project.path().join("offers.mjs")).unwrap();
+    let scope = project.path().join("node_modules/@vyzio");
+    fs::create_dir_all(&scope).unwrap();
+    std::os::unix::fs::symlink(folder().parent().unwrap().join("clients/js"), scope.join("realtime"))
+        .unwrap();
+    let mut env = bot_environment(&stack, conversation).to_vec();
+    env.push(("NATS_URL", stack.nats_urls("marketplace").join(",")));
+    let start_backend = || start(Program::new(&node).arg(project.path().join("offers.mjs")), &env);
+    let backend = start_backend();
+    eventually("a declined offer", async || (texts(1).await == ["Offre : 30 € (refusée)"]).then_some(()))
+        .await;
+    let accepted = offer(5_000).await;
+    let order = format!("Commande n° {} : passée", accepted["message_id"]);
+    let expected = ["Offre : 30 € (refusée)", "Offre : 50 € (acceptée)", &order];
+    eventually("an order", async || (texts(3).await == expected).then_some(())).await;
+    // After a crash it announces the order again, which stays one message.
+    drop(backend);
+    let backend = start_backend();
+    offer(1_000).await;
+    eventually("another decision", async || (texts(4).await[3] == "Offre : 10 € (refusée)").then_some(()))
+        .await;
+    assert_eq!(texts(4).await[..3], expected);
+    drop(backend);
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/demo/app.js", module!("app.js"))
         .route("/demo/bell.js", module!("bell.js"))
         .route("/demo/dom.js", module!("dom.js"))
+        .route("/demo/kinds.js", module!("kinds.js"))
         .route("/demo/list.js", module!("list.js"))
         .route("/demo/thread.js", module!("thread.js"))
         .route("/demo/words.js", module!("words.js"))
