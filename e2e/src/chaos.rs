@@ -32,6 +32,7 @@ pub use report::Report;
 pub use world::Counters;
 
 use crate::{OnLine, Options, Stack};
+use anyhow::Context;
 use backend::Backend;
 use erasures::Eraser;
 use faults::FaultInjector;
@@ -46,6 +47,10 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
+
+/// The file of the kind `note`.
+const NOTE: &str = r#"{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["text"],
+    "properties": {"text": {"type": "string"}}}"#;
 use world::{Phase, World};
 
 /// Options of a run.
@@ -93,7 +98,11 @@ impl Chaos {
     /// If the stack can't be started, or the stored data can't be read at the end.
     pub async fn run(self, counters: Arc<Counters>) -> anyhow::Result<Report> {
         let panics: Arc<OnceLock<Arc<World>>> = Arc::default();
+        // A kind whose data repeat the text. An earlier release has no kinds.
+        let kinds = tempfile::tempdir().context("create a folder")?;
+        std::fs::write(kinds.path().join("note.json"), NOTE).context("write a kind")?;
         let options = Options {
+            env: vec![("KINDS_DIR", kinds.path().to_string_lossy().into_owned())],
             counts: self.counts,
             servers: self.servers,
             own_postgres: true,
@@ -165,6 +174,7 @@ impl Chaos {
         for number in 0..2 {
             let (conversations, users) = (conversations.to_vec(), people.users.clone());
             let backend = Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
+            let backend = Backend { uses_kinds: self.other_release.is_none(), ..backend };
             running.spawn(backend.run());
         }
         running.spawn(Eraser::new(world.clone(), self.seed, stack).await?.run());

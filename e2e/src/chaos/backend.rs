@@ -26,6 +26,8 @@ pub struct Backend {
     conversations: Vec<(i64, Vec<i64>)>,
     name: String,
     published: u64,
+    /// Whether it sends messages of the kind `note`.
+    pub uses_kinds: bool,
 }
 
 impl Backend {
@@ -51,7 +53,17 @@ impl Backend {
         jetstream.set_timeout(ACK_TIMEOUT);
         let rng = Rng::with_seed(seed ^ (0xbac0 + number as u64));
         let name = format!("b{number}");
-        Ok(Self { world, rng, client, jetstream, users, conversations, name, published: 0 })
+        Ok(Self {
+            world,
+            rng,
+            client,
+            jetstream,
+            users,
+            conversations,
+            name,
+            published: 0,
+            uses_kinds: false,
+        })
     }
 
     /// Publishes while clients chat, and finishes what it has begun.
@@ -140,9 +152,13 @@ impl Backend {
         let content = format!("{name} from a backend.");
         Counters::increment(&self.world.counters.messages);
         self.world.ledger().sends(&content, conversation, sender, Some(name));
-        let body = json!({
+        let mut body = json!({
             "conversation_id": conversation, "sender_id": sender, "message": content, "client_id": name,
         });
+        if self.uses_kinds && self.rng.bool() {
+            body["kind"] = "note".into();
+            body["data"] = json!({"text": content});
+        }
         while self.world.phase() != Phase::Over {
             match self.request("chat.messages.send", &body).await {
                 Ok(message) => {
@@ -174,6 +190,9 @@ impl Backend {
         let subject = match &text {
             Some(text) => {
                 body["message"] = text.as_str().into();
+                if message.kind.is_some() {
+                    body["data"] = json!({"text": text});
+                }
                 if let Some(if_change) = if_change {
                     body["if_change"] = if_change.into();
                 }

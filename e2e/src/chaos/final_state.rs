@@ -176,6 +176,17 @@ async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
     for row in rows.bind(erasures::FIRST).fetch_all(&mut database).await? {
         state.markers.insert((row.try_get(0)?, row.try_get(1)?), (row.try_get(2)?, row.try_get(3)?));
     }
+    let mismatches = "select format('message %s: %s, %s', message_id, content, data) from chat.messages
+                      where case when kind is null or deleted_at is not null then data is not null
+                                 else data::json ->> 'text' is distinct from content end
+                      union all
+                      select format('version %s of message %s: %s, %s', change, message_id, content, data)
+                      from chat.versions where data is not null and data::json ->> 'text' is distinct from content";
+    state.mismatches = match sqlx::query_scalar(mismatches).fetch_all(&mut database).await {
+        // A stack of the last release has no data.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42703") => Vec::new(),
+        read => read?,
+    };
     let left = "select format('entry %s of %s: messages %s of conversations %s', id, created_at, message_ids, conversation_ids)
                 from chat.outbox order by id";
     state.outbox = sqlx::query_scalar(left).fetch_all(&mut database).await?;

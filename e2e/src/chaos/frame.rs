@@ -118,8 +118,12 @@ fn parse_on(channel: Channel, value: Value) -> Result<Frame, String> {
     let kind = value["type"].as_str().ok_or("no type")?.to_owned();
     match (channel, kind.as_str()) {
         (_, "error") => Ok(Frame::Error(refused(&value))),
-        (Channel::Chat(_), "message") => typed(value, Frame::Message),
-        (Channel::Chat(_), "changed") => typed(value, Frame::Changed),
+        (Channel::Chat(_), "message") => {
+            has_matching_data(&value).and_then(|()| typed(value, Frame::Message))
+        }
+        (Channel::Chat(_), "changed") => {
+            has_matching_data(&value["message"]).and_then(|()| typed(value, Frame::Changed))
+        }
         (Channel::Chat(_), "read") => typed(value, Frame::Marker),
         (Channel::Inbox, "read") if value.get("conversation_id").is_some() => typed(value, Frame::Marker),
         (Channel::Inbox, "read") => typed(value, Frame::InboxRead),
@@ -129,6 +133,16 @@ fn parse_on(channel: Channel, value: Value) -> Result<Frame, String> {
         }
         _ => Err(format!("unexpected frame type {kind}")),
     }
+}
+
+/// Checks that a message of a kind has the data of its text, and that a deleted one has none.
+fn has_matching_data(message: &Value) -> Result<(), String> {
+    let expected = message.get("kind").filter(|_| message.get("deleted_at").is_none());
+    let expected = expected.map(|_| &message["content"]);
+    if message.get("data").map(|data| &data["text"]) == expected {
+        return Ok(());
+    }
+    Err(format!("the text and the data disagree: {message}"))
 }
 
 fn refused(value: &Value) -> Refused {

@@ -24,6 +24,10 @@ pub fn judge(
     markers(ledger, deliveries, state, &mut faults);
     changes::judge(ledger, deliveries, views, state, &mut faults);
     super::inbox::judge(ledger, deliveries, state, &mut faults);
+    if !state.mismatches.is_empty() {
+        let what = "texts and data disagree";
+        faults.push(Fault::new(Rule::Same, what).with(state.mismatches.iter().take(3).cloned()));
+    }
     if !state.outbox.is_empty() {
         let what = format!("{} entries remain in the outbox", state.outbox.len());
         faults.push(Fault::new(Rule::Outbox, what).with(state.outbox.iter().take(3).cloned()));

@@ -108,6 +108,7 @@ impl Page {
         let own = self.channels.get_mut(&Channel::Chat(message.conversation_id.get()));
         if delivery == Some(Delivery::New)
             && let Some(state) = own
+            && message.kind.is_none()
         {
             if state.own.len() == OWN {
                 state.own.pop_front();

@@ -119,6 +119,8 @@ pub struct FinalState {
     pub changes: BTreeMap<i64, i64>,
     /// `seq` and message id of each marker, by conversation and user.
     pub markers: BTreeMap<(i64, i64), (i64, i64)>,
+    /// Messages and former texts that disagree with their data.
+    pub mismatches: Vec<String>,
     /// Remaining entries of the outbox.
     pub outbox: Vec<String>,
     /// All notifications, sorted by user and `seq`.
