@@ -6,6 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time of rest for each unit of time of work: so the work takes 5 % of a connection.
 const REST: u32 = 19;
+/// Maximum time of a rest. Longer work has mostly waited, for a lock or for another service.
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// Measures work, and rests for so long that it takes at most 5 % of the time.
 #[derive(Debug, Default)]
@@ -24,7 +26,8 @@ impl Pace {
 
     /// Rests after the work so far. Returns false if the token is cancelled.
     pub async fn rest(&mut self, shutdown: &CancellationToken) -> bool {
-        pause(std::mem::take(&mut self.worked) * REST, shutdown).await
+        let rest = std::mem::take(&mut self.worked).saturating_mul(REST);
+        pause(rest.min(REST_MAX), shutdown).await
     }
 }
 
@@ -43,11 +46,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_takes_a_twentieth_of_the_time() {
         let (start, mut pace) = (Instant::now(), Pace::default());
-        for part in [10, 500, 3] {
+        for part in [10, 100, 3] {
             pace.work(sleep(Duration::from_millis(part))).await;
             pace.work(sleep(Duration::from_millis(part))).await;
             assert!(pace.rest(&CancellationToken::new()).await);
         }
-        assert_eq!(start.elapsed(), Duration::from_millis(20 * 2 * 513));
+        assert_eq!(start.elapsed(), Duration::from_millis(20 * 2 * 113));
+
+        let start = Instant::now();
+        pace.work(sleep(Duration::from_mins(1))).await;
+        assert!(pace.rest(&CancellationToken::new()).await);
+        assert_eq!(start.elapsed(), Duration::from_mins(1) + REST_MAX);
     }
 }

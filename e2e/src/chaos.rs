@@ -173,8 +173,9 @@ impl Chaos {
         }
         for number in 0..2 {
             let (conversations, users) = (conversations.to_vec(), people.users.clone());
-            let backend = Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
-            let backend = Backend { uses_kinds: self.other_release.is_none(), ..backend };
+            let mut backend =
+                Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
+            backend.uses_kinds = self.other_release.is_none();
             running.spawn(backend.run());
         }
         running.spawn(Eraser::new(world.clone(), self.seed, stack).await?.run());

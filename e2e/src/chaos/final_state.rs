@@ -195,8 +195,11 @@ async fn stored(stack: &Stack) -> anyhow::Result<FinalState> {
 }
 
 async fn former_texts(database: &mut PgConnection, state: &mut FinalState) -> anyhow::Result<()> {
-    let rows =
-        sqlx::query("select message_id, change, content from chat.versions order by message_id, change");
+    let rows = sqlx::query(concat!(
+        "select message_id, change, content from chat.versions where ",
+        of_others!(),
+        " order by message_id, change"
+    ));
     let mut former: BTreeMap<i64, Vec<(i64, String)>> = BTreeMap::new();
     for row in rows.fetch_all(&mut *database).await? {
         former.entry(row.try_get(0)?).or_default().push((row.try_get(1)?, row.try_get(2)?));

@@ -47,7 +47,7 @@ pub const PYTHON_README: Page =
     Page { name: "clients/python/README.md", text: include_str!("../../../clients/python/README.md") };
 
 /// The pages with snippets. For each, a test compares the names of its snippets with those that tests run.
-const ALL: [&Page; 16] = [
+const ALL: [&Page; 17] = [
     &README,
     &JS_README,
     &PYTHON_README,

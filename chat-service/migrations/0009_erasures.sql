@@ -96,7 +96,7 @@ begin
         delete from versions v where v.conversation_id = p_conversation and v.message_id = old.message_id;
         continue when old.deleted_at is not null and old.sender_username = pseudonym;
         update messages m
-        set content = '', sender_username = pseudonym, change = first_change + cardinality(message_ids),
+        set content = '', data = null, sender_username = pseudonym, change = first_change + cardinality(message_ids),
             deleted_at = coalesce(m.deleted_at, at), deleted_by = coalesce(m.deleted_by, 'erasure')
         where m.ctid = old.ctid; -- Nothing else moves it: every change holds the lock of the conversation.
         insert into outbox (conversation_ids, message_ids, change)
