@@ -101,7 +101,8 @@ impl Changes {
     ) -> Result<Option<String>, Refusal> {
         let found = store::messages(&self.pool, &[conversation.get()], &[message.get()]).await;
         let found = found.map_err(|error| refusal("read a message", &error))?;
-        Ok(found.into_iter().next().and_then(|message| message.kind))
+        let message = found.into_iter().next().ok_or_else(no_such_message)?;
+        Ok(message.kind)
     }
 
     /// A backend deletes a message.
@@ -124,9 +125,7 @@ impl Changes {
             Changed::Made { number, outbox_id, moved } => (Some((number, outbox_id)), moved),
             Changed::Unchanged => (None, Vec::new()),
             Changed::Forbidden if change.user.is_some() => return Err(Refusal::forbidden()),
-            Changed::Forbidden | Changed::NotFound => {
-                return refused(Code::NotFound, "no such message in this conversation, or it is deleted");
-            }
+            Changed::Forbidden | Changed::NotFound => return Err(no_such_message()),
             Changed::NotOwn => return refused(Code::Forbidden, "only senders may change their messages"),
             Changed::Reserved => {
                 return refused(Code::Forbidden, "only backends change messages of this kind like this");
@@ -243,6 +242,10 @@ impl Changes {
         }
         Ok(page)
     }
+}
+
+fn no_such_message() -> Refusal {
+    Refusal::new(Code::NotFound, "no such message in this conversation, or it is deleted")
 }
 
 /// The message as this user sees it; `None` is a backend.

@@ -68,10 +68,6 @@ pub async fn store_messages(
         })
         .collect();
     let column = |of: fn(&Send) -> i64| distinct.iter().map(|send| of(send)).collect::<Vec<i64>>();
-    // Empty if no send has anything to store there. The function fills them up.
-    let optional = |is_used: fn(&Send) -> bool| {
-        if distinct.iter().any(|send| is_used(send)) { &distinct[..] } else { &[] }
-    };
     let rows =
         postgres::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
             .bind(column(|send| send.conversation_id.get()))
@@ -84,25 +80,10 @@ pub async fn store_messages(
             )
             .bind(deadlines)
             .bind(wait)
-            .bind(
-                optional(|send| send.kind.is_some())
-                    .iter()
-                    .map(|send| send.kind.as_deref())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                optional(|send| send.data.is_some())
-                    .iter()
-                    .map(|send| send.data.as_ref().map(Data::get))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                optional(|send| send.reply_to.is_some())
-                    .iter()
-                    .map(|send| send.reply_to.map(MessageId::get))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(optional(|send| send.system).iter().map(|send| send.system).collect::<Vec<_>>())
+            .bind(optional(&distinct, |send| send.kind.as_deref()))
+            .bind(optional(&distinct, |send| send.data.as_ref().map(Data::get)))
+            .bind(optional(&distinct, |send| send.reply_to.map(MessageId::get)))
+            .bind(optional(&distinct, |send| send.system.then_some(true)))
             .fetch_all(db)
             .await?;
     if rows.len() != distinct.len() {
@@ -118,6 +99,12 @@ pub async fn store_messages(
     };
     let outcomes = indexes.iter().map(outcome).collect::<sqlx::Result<_>>()?;
     Ok(Batch { outcomes, outbox_id })
+}
+
+/// A column that few messages have a value in: empty if none has, because the function fills it up with null.
+fn optional<'a, T>(sends: &[&'a Send], of: impl Fn(&'a Send) -> Option<T>) -> Vec<Option<T>> {
+    let values: Vec<_> = sends.iter().map(|send| of(send)).collect();
+    if values.iter().all(Option::is_none) { Vec::new() } else { values }
 }
 
 fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {

@@ -226,7 +226,7 @@ async fn only_backends_change_data_and_one_of_two_that_race_wins() {
         (json!({"message": "Offre : 1 €"}), "invalid_message"),
         (json!({}), "invalid_message"),
         (json!({"data": {"amount": 1}}), "invalid_message"),
-        (json!({"data": offer("expired")["data"], "message_id": 1_i64 << 40}), "invalid_message"),
+        (json!({"data": offer("expired")["data"], "message_id": 1_i64 << 40}), "not_found"),
     ] {
         let error = update(&stack, merged(ids.clone(), body.clone())).await.unwrap_err();
         assert!(error.starts_with(code), "{body}: {error}");
