@@ -16,8 +16,8 @@ use crate::{
 };
 use contract::chat::{
     ChangeMessage, ChangePage, Conversation, ConversationHead, CountUnread, CreateConversation,
-    GetConversation, GetMessage, Heads, Invitee, JoinBatch, JoinReply, Kinds, ListBlocks, ListConversations,
-    ListKinds, ListMessages, ListedMessage, MakeReport, MarkRead, Marker, Message, MessagePage,
+    EnsureConversation, GetConversation, GetMessage, Heads, Invitee, JoinBatch, JoinReply, Kinds, ListBlocks,
+    ListConversations, ListKinds, ListMessages, ListedMessage, MakeReport, MarkRead, Marker, Message, MessagePage,
     OpenConversation, Opened, PageChanges, PageMessages, Participant, RemoveMessage, Reported, Send,
     SendBatch, SendOne, Sent, SetBlock, Unread, UpdateMessage,
 };
@@ -113,6 +113,7 @@ pub async fn serve(
     serve!(Heads, REQUESTS, heads);
     serve!(CreateConversation, REQUESTS, create);
     serve!(OpenConversation, REQUESTS, open);
+    serve!(EnsureConversation, REQUESTS, ensure);
     serve!(GetConversation, REQUESTS, conversation);
     serve!(ListConversations, REQUESTS, list);
     serve!(CountUnread, REQUESTS, unread);
@@ -352,6 +353,10 @@ impl Api {
         Ok(self.create_or_open(request).await?.conversation)
     }
 
+    async fn ensure(&self, EnsureConversation(request): EnsureConversation) -> Result<Opened, Refusal> {
+        self.create_or_open(request).await
+    }
+
     async fn open(&self, OpenConversation(request): OpenConversation) -> Result<Opened, Refusal> {
         if self.conversations_by == ConversationsBy::Backends {
             return Err(Refusal::new(
@@ -395,7 +400,17 @@ impl Api {
     }
 
     async fn conversation(&self, request: GetConversation) -> Result<Conversation, Refusal> {
-        self.one(request.conversation_id, request.user_id).await
+        let id = request.conversation_id;
+        let viewer = match request.user_id {
+            Some(user) => user,
+            None => {
+                let participants = store::participants(&self.pool, &[id.get()]).await;
+                let participants = participants.map_err(|error| refusal("read participants", &error))?;
+                let first = participants.get(&id).and_then(|users| users.iter().min().copied());
+                first.ok_or_else(|| Refusal::new(Code::NotFound, "no such conversation"))?
+            }
+        };
+        self.one(id, viewer).await
     }
 
     async fn list(&self, request: ListConversations) -> Result<Page<Conversation>, Refusal> {

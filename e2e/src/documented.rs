@@ -1,7 +1,7 @@
 //! Checks that frames and responses agree with their schemas.
 //!
 //! Frames and NATS payloads are checked against `docs/asyncapi.yaml`, HTTP responses against the gateway's
-//! `/api/openapi.json`. Clients must ignore unknown fields. Here, an unknown field is an error, so that every field is
+//! `/api/openapi.json` and `/backend/openapi.json`. Clients must ignore unknown fields. Here, an unknown field is an error, so that every field is
 //! documented.
 
 use jsonschema::{Draft, Validator};
@@ -120,15 +120,18 @@ struct Operation {
     responses: HashMap<u16, Option<(String, Validator)>>,
 }
 
-/// Operations in the gateway's OpenAPI document, which is the same at every gateway.
-static OPERATIONS: OnceCell<Vec<Operation>> = OnceCell::const_new();
+/// Operations in the gateway's OpenAPI documents, which are the same at every gateway: for clients, and for backends.
+static OPERATIONS: [OnceCell<Vec<Operation>>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
 
-async fn operations(origin: &str) -> reqwest::Result<&'static Vec<Operation>> {
+/// The operations of one of the documents; `None` if the gateway does not serve it.
+async fn operations(url: &reqwest::Url) -> Option<&'static Vec<Operation>> {
+    let (index, prefix) = if url.path().starts_with("/backend/") { (1, "backend") } else { (0, "api") };
+    let document = format!("{}/{prefix}/openapi.json", url.origin().ascii_serialization());
     let read = async || {
-        let document: Value = reqwest::get(format!("{origin}/api/openapi.json")).await?.json().await?;
-        Ok(operations_of(&document))
+        let document: Value = reqwest::get(document).await?.error_for_status()?.json().await?;
+        reqwest::Result::Ok(operations_of(&document))
     };
-    OPERATIONS.get_or_try_init(read).await
+    OPERATIONS[index].get_or_try_init(read).await.ok()
 }
 
 fn operations_of(document: &Value) -> Vec<Operation> {
@@ -160,8 +163,7 @@ fn operations_of(document: &Value) -> Vec<Operation> {
 /// # Panics
 /// If the response isn't documented.
 pub async fn check_response(method: &str, url: &reqwest::Url, status: u16, kind: &str, body: &Value) {
-    let origin = url.origin().ascii_serialization();
-    let Ok(operations) = operations(&origin).await else { return };
+    let Some(operations) = operations(url).await else { return };
     let segments: Vec<&str> = url.path().split('/').collect();
     let matches = |path: &[String]| {
         let same = |(pattern, segment): (&String, &&str)| pattern.starts_with('{') || pattern == segment;

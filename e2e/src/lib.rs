@@ -16,5 +16,5 @@ pub use http::Answer;
 pub use options::{Kind, OnLine, Options};
 pub use proxy::{Flow, Proxy};
 pub use socket::Socket;
-pub use stack::{Links, SECRET, Stack, binary, token, token_with};
+pub use stack::{BACKEND_KEY, Links, SECRET, Stack, binary, token, token_with};
 pub use testkit::wait::{TIMEOUT, eventually, within};

@@ -22,6 +22,8 @@ use testkit::{
 
 /// Key with which the tests sign tokens.
 pub const SECRET: &str = "the secret of the end-to-end tests";
+/// Key of a backend that may use the whole HTTP API for backends.
+pub const BACKEND_KEY: &str = "the-backend-key-of-the-end-to-end-tests";
 
 struct Service {
     kind: Kind,
@@ -216,6 +218,8 @@ impl Stack {
                 .env("CALL_RATE", "0")
                 .env("READ_RATE", "0")
                 .env("SUBSCRIBE_RATE", "0")
+                .env("BACKEND_RATE", "0")
+                .env("BACKEND_KEYS", format!("shop:{BACKEND_KEY}"))
                 .env("DEMO", "true"),
             Kind::Chat | Kind::Notify => match &self.pooler {
                 Some(pooler) => program
@@ -391,6 +395,17 @@ impl Stack {
     /// Sends a `POST` with a user's token.
     pub async fn post(&self, path: &str, user: i64, body: Value) -> Answer {
         self.call("POST", path, user, Some(body)).await
+    }
+
+    /// Calls the first gateway as a backend with all scopes.
+    pub async fn call_as_backend(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let url = format!("http://{}{path}", self.host(0));
+        let method = method.parse().expect("a method of HTTP");
+        let mut request = self.client.request(method, url).bearer_auth(BACKEND_KEY);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        Answer::of(request).await
     }
 
     /// HTTP client for other requests.

@@ -2,7 +2,10 @@
 
 use crate::{
     Config,
-    admission::{rate_limits::Limits, revocations::Revocations, tokens::Verifier, user_sockets::Users},
+    admission::{
+        backend_keys::BackendKeys, rate_limits::Limits, revocations::Revocations, tokens::Verifier,
+        user_sockets::Users,
+    },
     channel::hub::Hub,
     http::{self, listener},
     nats::{
@@ -39,6 +42,7 @@ pub struct Gateway {
     listener: TcpListener,
     admin: Admin,
     verifier: Verifier,
+    backend_keys: Option<BackendKeys>,
     shutdown: CancellationToken,
 }
 
@@ -66,12 +70,13 @@ impl Gateway {
             "configuration: if TOKEN_COOKIE is set, ALLOWED_ORIGINS must list origins and cannot be *"
         );
         let verifier = Verifier::new(config.tokens.clone())?;
+        let backend_keys = BackendKeys::load(&config.backends)?;
         let addr = config.listen_addr();
         let listener = TcpListener::bind(addr)
             .await
             .with_context(|| format!("configuration: listen on GATEWAY_ADDR {addr}"))?;
         let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown.clone()).await?;
-        Ok(Self { config, listener, admin, verifier, shutdown })
+        Ok(Self { config, listener, admin, verifier, backend_keys, shutdown })
     }
 
     /// The address of the public port.
@@ -93,8 +98,8 @@ impl Gateway {
     /// If the configuration is invalid or the NATS client has ended.
     pub async fn run(self) -> anyhow::Result<()> {
         let addr = self.local_addr()?;
-        let Self { config, listener, admin, verifier, shutdown } = self;
-        let Some(wired) = wire(config, verifier, &shutdown).await? else { return Ok(()) };
+        let Self { config, listener, admin, verifier, backend_keys, shutdown } = self;
+        let Some(wired) = wire(config, verifier, backend_keys, &shutdown).await? else { return Ok(()) };
         admin.started(checks(&wired));
         tracing::info!(%addr, admin = %admin.addr(), "gateway is up");
         let lost = serve(listener, &wired, &shutdown).await;
@@ -109,6 +114,7 @@ impl Gateway {
 async fn wire(
     config: Config,
     verifier: Verifier,
+    backend_keys: Option<BackendKeys>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Wired>> {
     let dialer = Dialer::new(&config.nats)?;
@@ -137,7 +143,9 @@ async fn wire(
         joins: Joins::start(link, &tasks),
         languages: Languages::start(bus.clone(), &tasks),
         hub,
+        signing_key_id: verifier.signing_key_id(),
         verifier,
+        backend_keys,
         limits,
         users,
         id: format!("{:016x}", fastrand::u64(..)),

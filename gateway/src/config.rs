@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, ValueEnum};
 use service::config::{Nats, Telemetry};
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 /// Connects clients (WebSockets and HTTP) with the services (NATS).
 #[derive(Debug, Clone, Parser)]
@@ -29,6 +29,9 @@ pub struct Config {
     /// Limits.
     #[command(flatten)]
     pub limits: Limits,
+    /// Backends.
+    #[command(flatten)]
+    pub backends: Backends,
     /// Origins whose pages may connect, separated by commas; * for all. Pages of the gateway's own origin may always
     /// connect
     #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
@@ -99,6 +102,9 @@ pub struct Limits {
     /// HTTP API calls of one user in a burst
     #[arg(long, env = "CALL_BURST", default_value = "200")]
     pub call_burst: u32,
+    /// HTTP API calls of one backend per second; 0 for no limit
+    #[arg(long, env = "BACKEND_RATE", default_value = "500")]
+    pub backend_rate: u32,
     /// Conversations that one user opens per second; 0 for no limit
     #[arg(long, env = "CONVERSATION_RATE", default_value = "1")]
     pub conversation_rate: u32,
@@ -160,6 +166,25 @@ pub struct Limits {
     /// Days for which a revocation is kept: at least the lifetime of a token
     #[arg(long, env = "REVOCATION_DAYS", default_value = "90", value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub revocation_days: u32,
+}
+
+/// Access of backends over HTTP.
+#[derive(Clone, Default, Args)]
+#[group(skip)]
+pub struct Backends {
+    /// Keys of backends, as name:secret or name:secret:scope+scope, separated by commas; with any, backends may use
+    /// /backend/. Two keys may have one name
+    #[arg(long, env = "BACKEND_KEYS", hide_env_values = true)]
+    pub backend_keys: Option<String>,
+    /// File with keys of backends, separated by commas or line breaks; replaces BACKEND_KEYS
+    #[arg(long, env = "BACKEND_KEYS_FILE")]
+    pub backend_keys_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Backends").finish_non_exhaustive()
+    }
 }
 
 /// Settings of the token check.
@@ -237,6 +262,7 @@ impl Limits {
             typing_burst: 0,
             call_rate: 0,
             call_burst: 0,
+            backend_rate: 0,
             conversation_rate: 0,
             conversation_burst: 0,
             read_rate: 0,
@@ -284,7 +310,15 @@ pub mod tests {
 
     #[test]
     fn debug_output_contains_no_secrets() {
-        let arguments = ["gateway", "--jwt-secret", "hush", "--nats-url", "nats://user:hush@127.0.0.1"];
+        let arguments = [
+            "gateway",
+            "--jwt-secret",
+            "hush",
+            "--nats-url",
+            "nats://user:hush@127.0.0.1",
+            "--backend-keys",
+            "shop:hush",
+        ];
         let shown = format!("{:?}", Config::parse_from(arguments));
         assert!(!shown.contains("hush"), "{shown}");
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     admission::{
+        backend_keys::BackendKeys,
         rate_limits::Limits,
         tokens::{Identity, Rejected, Verifier},
         user_sockets::Users,
@@ -25,6 +26,10 @@ pub struct Shared {
     pub verifier: Verifier,
     pub limits: Arc<Limits>,
     pub users: Arc<Users>,
+    /// Keys of backends, if they may use the HTTP API.
+    pub backend_keys: Option<BackendKeys>,
+    /// Identifies the key with which backends sign tokens, unless it is one of a set.
+    pub signing_key_id: Option<String>,
     pub languages: Arc<Languages>,
     /// A random id that distinguishes this gateway from the others.
     pub id: String,

@@ -32,6 +32,7 @@ pub const METRICS: &[Metric] = &[
         "gateway_calls_limited_total",
         "HTTP API calls refused because their user exceeded CALL_RATE.",
     ),
+    Metric::counter("backend_calls_total", "HTTP API calls of backends, by route and status."),
     Metric::counter(
         "gateway_conversations_limited_total",
         "Calls to open a conversation refused because their user exceeded CONVERSATION_RATE.",

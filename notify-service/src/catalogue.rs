@@ -1,7 +1,10 @@
 //! The texts of notifications: a catalogue with one Project Fluent file for each language.
 
 use anyhow::{Context, bail};
-use contract::Lang;
+use contract::{
+    Lang,
+    limits::{NOTIFICATION_MESSAGE_CHARS as MESSAGE_CHARS, NOTIFICATION_TITLE_CHARS as TITLE_CHARS},
+};
 use fluent_bundle::{
     FluentArgs, FluentError, FluentResource, FluentValue,
     concurrent::FluentBundle,
@@ -18,10 +21,6 @@ use unic_langid::LanguageIdentifier;
 
 /// The fallback language.
 pub const DEFAULT_LANGUAGE: &str = "fr";
-/// Maximum number of characters in a title.
-pub const TITLE_CHARS: usize = 200;
-/// Maximum number of characters in a message.
-pub const MESSAGE_CHARS: usize = 2_000;
 /// The type of notifications of unread messages.
 pub const MESSAGE_RECEIVED: &str = "message_received";
 /// Parameters that its text may use.

@@ -21,7 +21,7 @@ const HEADERS_BYTES: usize = 65_535;
 /// Maximum size of a reason in bytes.
 const REASON_BYTES: usize = 2_000;
 /// Maximum size of the type in a dead letter's subject, in bytes. Events with a longer type are invalid.
-const TYPE_BYTES: usize = crate::event::TYPE_BYTES;
+const TYPE_BYTES: usize = contract::limits::EVENT_TYPE_BYTES;
 /// Size of a header block without headers.
 const EMPTY_HEADERS: usize = "NATS/1.0\r\n\r\n".len();
 

@@ -434,7 +434,7 @@ impl<'a> Plan<'a> {
         let kind = summary.kind.as_ref().map(|kind| format!(r#","kind":"{kind}""#)).unwrap_or_default();
         let data =
             format!(r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}{kind}}}"#);
-        let data = RawValue::from_string(data).unwrap_or_else(|_| crate::event::empty_object());
+        let data = RawValue::from_string(data).unwrap_or_else(|_| contract::event::empty_object());
         let content = Content { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
         self.add(user, content, key, Some(summary));
     }

@@ -15,7 +15,7 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Subjects, each with the only users that may publish to it.
-const PUBLISH: [(&str, &[&str]); 70] = [
+const PUBLISH: [(&str, &[&str]); 71] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
@@ -23,9 +23,10 @@ const PUBLISH: [(&str, &[&str]); 70] = [
     ("chat.messages.get", &["gateway"]),
     ("chat.changes.page", &["gateway"]),
     ("chat.kinds.list", &["gateway"]),
-    ("chat.messages.update", &["marketplace"]),
-    ("chat.messages.remove", &["moderation"]),
-    ("chat.messages.list", &["moderation"]),
+    ("chat.messages.update", &["gateway", "marketplace"]),
+    ("chat.messages.remove", &["gateway", "moderation"]),
+    ("chat.messages.list", &["gateway", "moderation"]),
+    ("chat.conversations.ensure", &["gateway"]),
     ("chat.conversations.enter", &["gateway"]),
     ("chat.conversations.open", &["gateway"]),
     ("chat.blocks.set", &["gateway"]),
@@ -41,13 +42,13 @@ const PUBLISH: [(&str, &[&str]); 70] = [
     ("typing.who", &["gateway"]),
     ("chat.messages.send", &["marketplace"]),
     ("chat.conversations.create", &["marketplace"]),
-    ("sessions.revoke", &["marketplace", "chat"]),
+    ("sessions.revoke", &["gateway", "marketplace", "chat"]),
     ("users.erase", &["marketplace"]),
     ("users.export", &["marketplace"]),
-    ("events.listing_published", &["marketplace"]),
-    ("events.payment_completed", &["billing"]),
-    ("events.report_received", &["moderation"]),
-    ("events.payment_refunded", &[]),
+    ("events.listing_published", &["gateway", "marketplace"]),
+    ("events.payment_completed", &["gateway", "billing"]),
+    ("events.report_received", &["gateway", "moderation"]),
+    ("events.payment_refunded", &["gateway"]),
     ("chat.event.1", &["chat"]),
     ("chat.log", &["chat"]),
     ("chat.reported", &["chat"]),

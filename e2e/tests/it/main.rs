@@ -3,6 +3,7 @@
 
 mod accounts;
 mod admission;
+mod backend;
 mod backup;
 mod changes;
 mod chat;

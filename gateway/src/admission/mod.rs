@@ -1,5 +1,6 @@
 //! Admission of clients: tokens and their keys, revocations, rate limits, and the sockets of each user.
 
+pub mod backend_keys;
 pub mod forwarded;
 pub mod jwks;
 pub mod rate_limits;

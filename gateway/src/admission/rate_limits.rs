@@ -55,6 +55,7 @@ pub struct Limits {
     conversation_sends: Rate<(UserId, ConversationId)>,
     typing: Rate<UserId>,
     calls: Rate<UserId>,
+    backends: Rate<Arc<str>>,
     conversations: Rate<UserId>,
     reads: Rate<UserId>,
     subscribes: Rate<UserId>,
@@ -90,6 +91,7 @@ impl Limits {
             conversation_sends: Rate::new(config.conversation_send_rate, config.conversation_send_burst),
             typing: Rate::new(config.typing_rate, config.typing_burst),
             calls: Rate::new(config.call_rate, config.call_burst),
+            backends: Rate::new(config.backend_rate, config.backend_rate),
             conversations: Rate::new(config.conversation_rate, config.conversation_burst),
             reads: Rate::new(config.read_rate, config.read_burst),
             subscribes: Rate::new(config.subscribe_rate, config.subscribe_burst),
@@ -150,6 +152,14 @@ impl Limits {
             metrics::counter!("gateway_calls_limited_total").increment(1);
             rate_limited(wait, "too many calls; slow down")
         })
+    }
+
+    /// Counts a backend's call of the HTTP API. There are few backends, so idle ones are not cleaned up.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time to wait.
+    pub fn backend_call(&self, name: &Arc<str>) -> Result<(), Refusal> {
+        self.backends.take(name).map_err(|wait| rate_limited(wait, "too many calls; slow down"))
     }
 
     /// Counts a conversation that a user opens. These are limited because a new conversation appears at the top of its

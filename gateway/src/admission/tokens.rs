@@ -4,7 +4,9 @@ use crate::{
     admission::jwks::{Key, KeySet, Keys},
     config::{TokenExpiry, Tokens},
 };
+use aws_lc_rs::{digest, hmac};
 use axum::http::{HeaderMap, header};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use contract::{Lang, Timestamp, UserId, text::display_name};
 use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
@@ -14,6 +16,9 @@ use std::{collections::HashMap, sync::Arc};
 const LEEWAY: u64 = 5;
 /// Maximum size of a token, in bytes. Real tokens have well under 1 KiB.
 const TOKEN_BYTES: usize = 8 * 1024;
+
+/// The text whose HMAC identifies a secret.
+const SIGNING_KEY: &[u8] = b"vyzio signing key";
 
 /// The identity in a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +94,24 @@ impl Verifier {
     /// The key set, if the keys are published at a URL.
     pub const fn key_set(&self) -> Option<&Arc<KeySet>> {
         self.keys.key_set()
+    }
+
+    /// Identifies the key that verifies new tokens, so that a backend can compare it with the one with which it signs:
+    /// 16 hexadecimal digits of a hash. `None` if the keys are published at a URL.
+    pub fn signing_key_id(&self) -> Option<String> {
+        let hash = match (&self.tokens.jwt_secret, &self.tokens.jwt_public_key) {
+            (Some(secret), _) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+                hmac::sign(&key, SIGNING_KEY).as_ref().to_vec()
+            }
+            (None, Some(pem)) => {
+                let lines = pem.lines().map(str::trim).skip_while(|line| !line.starts_with("-----BEGIN"));
+                let body: String = lines.skip(1).take_while(|line| !line.starts_with("-----")).collect();
+                digest::digest(&digest::SHA256, &BASE64.decode(body).ok()?).as_ref().to_vec()
+            }
+            (None, None) => return None,
+        };
+        Some(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Fetches the key set if it may contain a new key for this token.

@@ -51,7 +51,11 @@ pub fn router() -> Router<Arc<Shared>> {
         .routes(routes!(report))
         .routes(routes!(list_kinds));
     let (router, document) = api.split_for_parts();
-    router.route_layer(axum::middleware::from_fn(measured)).merge(openapi::router(document))
+    router.route_layer(axum::middleware::from_fn(measured)).merge(openapi::router(
+        "/api",
+        document,
+        &openapi::CLIENTS,
+    ))
 }
 
 async fn request<R: Request>(shared: &Shared, request: R) -> Result<R::Reply, Problem> {
@@ -125,7 +129,7 @@ async fn get_conversation(
     Caller(caller): Caller,
     Id(conversation_id): Id<ConversationId>,
 ) -> Result<Json<Conversation>, Problem> {
-    request(&shared, GetConversation { user_id: caller.user_id, conversation_id }).await.map(Json)
+    request(&shared, GetConversation { user_id: Some(caller.user_id), conversation_id }).await.map(Json)
 }
 
 /// List the messages of a conversation

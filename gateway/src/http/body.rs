@@ -17,15 +17,21 @@ use tokio::time::timeout;
 
 /// Reads a call's body before the handler runs.
 pub async fn read_body(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let most = shared.limits.body_bytes;
+    read_body_of(most, &shared, request, next).await
+}
+
+/// Reads a call's body of at most `most` bytes before the handler runs.
+pub async fn read_body_of(most: usize, shared: &Shared, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let limits = &shared.limits;
     let read = async {
         let (mut bytes, mut chunks) = (BytesMut::new(), body.into_data_stream());
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| Problem::invalid("the body cannot be read"))?;
-            if bytes.len() + chunk.len() > limits.body_bytes {
+            if bytes.len() + chunk.len() > most {
                 listener::refused("body_bytes");
-                let detail = format!("a body has at most {} bytes", limits.body_bytes);
+                let detail = format!("a body has at most {most} bytes");
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
             }
             bytes.extend_from_slice(&chunk);

@@ -30,7 +30,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             Ok(mut identity) => {
                 shared.limits.call(identity.user_id)?;
                 if let Some(slot) = parts.extensions.get::<Slot>() {
-                    slot.begin(identity.user_id).await?;
+                    slot.begin(identity.user_id.into()).await?;
                 }
                 shared.languages.report(identity.user_id, identity.lang.take(), Some(&parts.headers));
                 Ok(Self(identity))
@@ -170,6 +170,20 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
+        let JsonBytes(body) = JsonBytes::from_request(request, shared).await?;
+        let text = std::str::from_utf8(&body)
+            .map_err(|_| Refusal::new(Code::InvalidJson, "the body is not UTF-8"))?;
+        Ok(Self(frames::from_json(text)?))
+    }
+}
+
+/// The unparsed body of a call whose content type is JSON.
+pub struct JsonBytes(pub Bytes);
+
+impl FromRequest<Arc<Shared>> for JsonBytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
         let kind = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -182,9 +196,6 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
         }
         // `read_body` has enforced the limits of size and time.
         let body = Bytes::from_request(request, shared).await;
-        let body = body.map_err(|_| Problem::invalid("the body cannot be read"))?;
-        let text = std::str::from_utf8(&body)
-            .map_err(|_| Refusal::new(Code::InvalidJson, "the body is not UTF-8"))?;
-        Ok(Self(frames::from_json(text)?))
+        body.map(Self).map_err(|_| Problem::invalid("the body cannot be read"))
     }
 }

@@ -5,6 +5,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use contract::TraceParent;
 use service::{
     Span,
     trace::{self, Kind},
@@ -15,11 +16,22 @@ use std::time::Instant;
 ///
 /// A trace context from the client is ignored; otherwise anyone could have every call recorded.
 pub async fn measured(path: MatchedPath, request: Request, next: Next) -> Response {
+    measure(None, path, request, next).await
+}
+
+/// Traces a call under the span of its caller, if there is one, and measures its duration.
+pub async fn measure(
+    parent: Option<TraceParent>,
+    path: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
     let (method, started) = (request.method().as_str().to_owned(), Instant::now());
-    let span = if trace::is_on() {
-        Span::root(format!("{method} {}", path.as_str()), Kind::Server)
-    } else {
-        Span::none()
+    let name = || format!("{method} {}", path.as_str());
+    let span = match parent {
+        Some(_) => Span::under(parent, name(), Kind::Server),
+        None if trace::is_on() => Span::root(name(), Kind::Server),
+        None => Span::none(),
     };
     let response = span.clone().within(next.run(request)).await;
     let status = response.status();

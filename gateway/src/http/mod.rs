@@ -1,6 +1,7 @@
 //! Everything that the gateway serves on its public port: sockets, the HTTP API and pages.
 
 mod api;
+mod backend;
 mod body;
 mod client;
 mod demo;
@@ -34,22 +35,26 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .layer(from_fn_with_state(shared.clone(), body::read_body))
         .layer(from_fn_with_state(Responses::default(), responses::bound));
     router = router.merge(health::router());
+    let mut backend = Router::new();
+    if shared.backend_keys.is_some() {
+        backend = backend::router(&shared);
+    }
     if shared.demo {
         router = router.merge(demo::router());
     }
     router
         .fallback(fallback)
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "this path takes other methods",
-            )
-        })
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(shared.clone(), origin::check_origin))
         // Pages of every origin may load the client, so that it can tell them that theirs is not allowed.
         .merge(client::router())
+        // Refuses all pages, and has no CORS.
+        .merge(backend)
         .with_state(shared)
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes other methods")
 }
 
 /// Serves sockets, whose paths axum's router cannot describe. Any other path is unknown.

@@ -46,6 +46,20 @@ Ids are whole numbers. Times are RFC 3339 in UTC. Every error is `application/pr
 pages: pass `next` as `before` to get the next page, or as `after` if the request had an `after`. Ignore unknown fields, \
 because later versions may add some.";
 
+/// Descriptions of problems that differ between documents.
+pub struct Texts {
+    pub unauthorized: &'static str,
+    pub forbidden: &'static str,
+    pub too_large: &'static str,
+}
+
+/// The descriptions for clients.
+pub const CLIENTS: Texts = Texts {
+    unauthorized: "`unauthorized`: the token is missing, invalid or expired",
+    forbidden: "`forbidden`, `blocked`: the caller has no access; `origin_not_allowed`",
+    too_large: "`payload_too_large`: the body is larger than `BODY_BYTES` (64 KiB by default)",
+};
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Vyzio Realtime", version = "1", license(name = "MIT", identifier = "MIT")),
@@ -76,22 +90,23 @@ pub fn frame() -> Document {
     document
 }
 
-/// The document, and the page that shows it.
-pub fn router(mut document: Document) -> Router<Arc<Shared>> {
+/// The document, and the page that shows it, below a path such as `/api`.
+pub fn router(prefix: &str, mut document: Document, texts: &Texts) -> Router<Arc<Shared>> {
     for item in document.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
             .into_iter()
             .flatten()
         {
-            add_problems(operation);
+            add_problems(operation, texts);
         }
     }
     let document = document.to_json().expect("the document's types are all JSON");
     let document = Bytes::from(document);
+    let page = format!("{prefix}/docs");
     let router = Router::new()
-        .route("/api/openapi.json", get(async || file("application/json", POLICY, document)))
-        .route("/api/docs/", get(async || Redirect::permanent("/api/docs")))
-        .route("/api/docs", get(async || file("text/html; charset=utf-8", PAGE_POLICY, PAGE)));
+        .route(&format!("{prefix}/openapi.json"), get(async || file("application/json", POLICY, document)))
+        .route(&format!("{prefix}/docs/"), get(async move || Redirect::permanent(&page)))
+        .route(&format!("{prefix}/docs"), get(async || file("text/html; charset=utf-8", PAGE_POLICY, PAGE)));
     let config = Arc::new(Config::from("openapi.json").use_base_layout().validator_url("none"));
     SWAGGER_UI.into_iter().fold(router, |router, name| {
         let asset = utoipa_swagger_ui::serve(name, config.clone()).ok().flatten();
@@ -102,7 +117,7 @@ pub fn router(mut document: Document) -> Router<Arc<Shared>> {
         };
         let encoding = asset.gzpipped.then_some([(header::CONTENT_ENCODING, "gzip")]);
         let response = async move || (encoding, file(&asset.content_type, POLICY, content));
-        router.route(&format!("/api/docs/{name}"), get(response))
+        router.route(&format!("{prefix}/docs/{name}"), get(response))
     })
 }
 
@@ -118,7 +133,7 @@ fn file(kind: &str, policy: &str, content: impl IntoResponse) -> axum::response:
 }
 
 /// Adds the common problem responses that apply to an operation, unless it describes them itself.
-fn add_problems(operation: &mut Operation) {
+fn add_problems(operation: &mut Operation, texts: &Texts) {
     let parameters: Vec<ParameterIn> = operation
         .parameters
         .iter()
@@ -136,10 +151,10 @@ fn add_problems(operation: &mut Operation) {
             body || query || path,
             "`invalid_request`, `invalid_message`, `invalid_json`: the request is invalid",
         ),
-        ("401", true, "`unauthorized`: the token is missing, invalid or expired"),
-        ("403", true, "`forbidden`, `blocked`: the caller has no access; `origin_not_allowed`"),
+        ("401", true, texts.unauthorized),
+        ("403", true, texts.forbidden),
         ("404", path || body, "`not_found`: it does not exist for this caller"),
-        ("413", body, "`payload_too_large`: the body is larger than `BODY_BYTES` (64 KiB by default)"),
+        ("413", body, texts.too_large),
         ("415", body, "`unsupported_media_type`: the body must be `application/json`"),
         ("429", true, "`rate_limited`: try again after `Retry-After`"),
         ("500", true, "`internal`: an error of the server"),

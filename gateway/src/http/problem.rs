@@ -82,26 +82,32 @@ impl From<RequestError> for Problem {
     }
 }
 
+impl From<Problem> for ProblemDetails {
+    fn from(problem: Problem) -> Self {
+        Self {
+            r#type: "about:blank",
+            title: problem.status.canonical_reason().unwrap_or_default(),
+            status: problem.status.as_u16(),
+            code: problem.code,
+            detail: problem.detail,
+            retry_after_ms: problem.retry_after_ms,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let details = ProblemDetails {
-            r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or_default(),
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: self.detail,
-            retry_after_ms: self.retry_after_ms,
-        };
-        let mut response = Json(details).into_response();
-        *response.status_mut() = self.status;
+        let (status, retry_after_ms) = (self.status, self.retry_after_ms);
+        let mut response = Json(ProblemDetails::from(self)).into_response();
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match self.status {
+        match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                let seconds = self.retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
+                let seconds = retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
             _ => {}

@@ -1,5 +1,5 @@
 //! Bounds on the responses to calls that are in progress, from the request until the response is written: in number and
-//! in bytes, for each user and for the process.
+//! in bytes, for each caller and for the process.
 //!
 //! Without them, a client that requests pages and does not read them would fill the gateway's memory. Responses of a
 //! few KiB are bounded only in number, so that large ones do not displace them.
@@ -27,10 +27,14 @@ use tokio::{
 const ANSWERS: usize = 4_096;
 /// Number of responses in progress for one user.
 const USER_ANSWERS: usize = 32;
+/// Number of responses in progress for one backend.
+const BACKEND_ANSWERS: usize = 256;
 /// Bytes of large responses in progress.
 const BYTES: usize = 48 * 1024 * 1024;
 /// Bytes of large responses in progress for one user.
 const USER_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of large responses in progress for one backend.
+const BACKEND_BYTES: usize = 16 * 1024 * 1024;
 /// Size above which a response counts as large, in bytes.
 const LARGE: usize = 16 * 1024;
 /// How long a call waits for a place.
@@ -40,10 +44,25 @@ const TURN: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Responses(Arc<Shared>);
 
+/// The sender of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A user.
+    User(UserId),
+    /// The backend with this name.
+    Backend(Arc<str>),
+}
+
+impl From<UserId> for Caller {
+    fn from(user: UserId) -> Self {
+        Self::User(user)
+    }
+}
+
 struct Shared {
     all: Budget,
-    /// The users with responses in progress.
-    users: Mutex<HashMap<UserId, Budget>>,
+    /// The callers with responses in progress.
+    callers: Mutex<HashMap<Caller, Budget>>,
 }
 
 #[derive(Clone)]
@@ -57,6 +76,13 @@ impl Budget {
         Self { answers: Arc::new(Semaphore::new(answers)), bytes: Arc::new(Semaphore::new(bytes)) }
     }
 
+    fn of(caller: &Caller) -> Self {
+        match caller {
+            Caller::User(_) => Self::new(USER_ANSWERS, USER_BYTES),
+            Caller::Backend(_) => Self::new(BACKEND_ANSWERS, BACKEND_BYTES),
+        }
+    }
+
     fn room_for(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
         self.bytes.clone().try_acquire_many_owned(bytes).ok()
     }
@@ -64,15 +90,15 @@ impl Budget {
 
 impl Default for Responses {
     fn default() -> Self {
-        Self(Arc::new(Shared { all: Budget::new(ANSWERS, BYTES), users: Mutex::default() }))
+        Self(Arc::new(Shared { all: Budget::new(ANSWERS, BYTES), callers: Mutex::default() }))
     }
 }
 
 /// The place of a response in progress.
 struct Answer {
     responses: Responses,
-    user: UserId,
-    /// The user's budget. Dropped before the map of users is read.
+    caller: Caller,
+    /// The caller's budget. Dropped before the map of callers is read.
     budget: Option<Budget>,
     permits: Vec<OwnedSemaphorePermit>,
 }
@@ -83,7 +109,7 @@ struct Held {
     _answer: Answer,
 }
 
-/// The place of a call: taken once its user is known. Each request has one in its extensions.
+/// The place of a call: taken once its caller is known. Each request has one in its extensions.
 #[derive(Clone)]
 pub struct Slot {
     responses: Responses,
@@ -95,12 +121,12 @@ impl Slot {
         Self { responses, answer: Arc::default() }
     }
 
-    /// Waits for a place for a user's call.
+    /// Waits for a place for a call.
     ///
     /// # Errors
     /// `rate_limited` (429) or `unavailable` (503) if too many responses are in progress.
-    pub async fn begin(&self, user: UserId) -> Result<(), Problem> {
-        let answer = self.responses.begin(user).await?;
+    pub async fn begin(&self, caller: Caller) -> Result<(), Problem> {
+        let answer = self.responses.begin(caller).await?;
         *self.lock() = Some(answer);
         Ok(())
     }
@@ -111,16 +137,15 @@ impl Slot {
 }
 
 impl Responses {
-    fn users(&self) -> MutexGuard<'_, HashMap<UserId, Budget>> {
-        self.0.users.lock().expect("no holder of this lock panics")
+    fn callers(&self) -> MutexGuard<'_, HashMap<Caller, Budget>> {
+        self.0.callers.lock().expect("no holder of this lock panics")
     }
 
-    async fn begin(&self, user: UserId) -> Result<Answer, Problem> {
-        let budget =
-            self.users().entry(user).or_insert_with(|| Budget::new(USER_ANSWERS, USER_BYTES)).clone();
+    async fn begin(&self, caller: Caller) -> Result<Answer, Problem> {
+        let budget = self.callers().entry(caller.clone()).or_insert_with_key(Budget::of).clone();
         let answers = budget.answers.clone();
         let mut answer =
-            Answer { responses: self.clone(), user, budget: Some(budget), permits: Vec::with_capacity(4) };
+            Answer { responses: self.clone(), caller, budget: Some(budget), permits: Vec::with_capacity(4) };
         let turn = timeout(TURN, answers.acquire_owned()).await;
         answer.permits.push(turn.ok().and_then(Result::ok).ok_or_else(|| refused("user_answers"))?);
         let turn = timeout(TURN, self.0.all.answers.clone().acquire_owned()).await;
@@ -166,11 +191,11 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.permits.clear();
-        let mut users = self.responses.users();
+        let mut callers = self.responses.callers();
         self.budget = None;
         // Every clone of a budget is made under this lock.
-        if users.get(&self.user).is_some_and(|budget| Arc::strong_count(&budget.bytes) == 1) {
-            users.remove(&self.user);
+        if callers.get(&self.caller).is_some_and(|budget| Arc::strong_count(&budget.bytes) == 1) {
+            callers.remove(&self.caller);
         }
     }
 }
@@ -202,9 +227,11 @@ pub async fn bound(State(responses): State<Responses>, mut request: Request, nex
 fn refused(limit: &'static str) -> Problem {
     metrics::counter!("gateway_responses_limited_total", "limit" => limit).increment(1);
     let (status, code, detail) = match limit {
-        "user_answers" | "user_bytes" => {
-            (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many responses to this user are in progress")
-        }
+        "user_answers" | "user_bytes" => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            "too many responses to this caller are in progress",
+        ),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "too many responses are in progress"),
     };
     Problem::new(status, code, detail).retry_after(Duration::from_secs(fastrand::u64(1..=3)))
@@ -214,8 +241,8 @@ fn refused(limit: &'static str) -> Problem {
 mod tests {
     use super::*;
 
-    fn user(id: i64) -> UserId {
-        UserId::new(id).unwrap()
+    fn user(id: i64) -> Caller {
+        UserId::new(id).unwrap().into()
     }
 
     async fn answer(responses: &Responses, id: i64, bytes: usize) -> Response {
@@ -246,7 +273,7 @@ mod tests {
         drop(bytes);
         assert_eq!(answer(&responses, 1, 1024 * 1024).await.status(), 200);
         drop(held);
-        assert!(responses.users().is_empty());
+        assert!(responses.callers().is_empty());
         assert_eq!(responses.0.all.bytes.available_permits(), BYTES);
         assert_eq!(responses.0.all.answers.available_permits(), ANSWERS);
     }
@@ -262,6 +289,6 @@ mod tests {
         drop(responses.begin(user(2)).await.unwrap());
         drop(answers);
         drop(responses.begin(user(1)).await.unwrap());
-        assert!(responses.users().is_empty());
+        assert!(responses.callers().is_empty());
     }
 }

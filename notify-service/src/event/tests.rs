@@ -165,7 +165,7 @@ fn a_type_needs_a_text_and_a_valid_subject() {
         let reason = reason(parse_as(&format!("events.{kind}"), &[], both));
         assert!(reason.contains("not allowed in a subject"), "{kind:?} gave {reason:?}");
     }
-    let long = "a".repeat(TYPE_BYTES + 1);
+    let long = "a".repeat(contract::limits::EVENT_TYPE_BYTES + 1);
     assert!(reason(parse_as(&format!("events.{long}"), &[], both)).starts_with("the type is longer"));
 }
 

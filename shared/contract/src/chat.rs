@@ -12,8 +12,8 @@ pub use changes::{
     PageChanges, RemoveMessage, UpdateMessage, Version,
 };
 pub use conversations::{
-    Conversation, CreateConversation, GetConversation, Invitee, ListConversations, OpenConversation, Opened,
-    Participant,
+    Conversation, CreateConversation, EnsureConversation, GetConversation, Invitee, ListConversations,
+    OpenConversation, Opened, Participant,
 };
 pub use joins::{Admitted, JoinBatch, JoinReply, JoinRequest};
 pub use kinds::{Data, Kind, Kinds, ListKinds, is_kind_name};

@@ -9,6 +9,7 @@ pub mod chat;
 pub mod close;
 pub mod deadline;
 pub mod erasure;
+pub mod event;
 pub mod frames;
 pub mod ids;
 pub mod lang;

@@ -30,6 +30,18 @@ pub const USERNAME_CHARS: usize = 150;
 pub const PARTICIPANTS_MIN: usize = 2;
 /// Maximum number of participants of a conversation.
 pub const PARTICIPANTS_MAX: usize = 100;
+/// Maximum size of an event's body in bytes.
+pub const EVENT_BYTES: usize = 64 * 1024;
+/// Maximum size of an event's id in bytes.
+pub const EVENT_ID_BYTES: usize = 256;
+/// Maximum size of a CloudEvent's source in bytes. Together with the id it must fit into an index of Postgres.
+pub const EVENT_SOURCE_BYTES: usize = 1024;
+/// Maximum size of an event's type in bytes.
+pub const EVENT_TYPE_BYTES: usize = 128;
+/// Maximum length of a notification's title, in characters.
+pub const NOTIFICATION_TITLE_CHARS: usize = 200;
+/// Maximum length of a notification's message, in characters.
+pub const NOTIFICATION_MESSAGE_CHARS: usize = 2_000;
 /// Maximum number of users of one event.
 pub const EVENT_USERS_MAX: usize = 1_000;
 /// Number of items of a page without an explicit limit.

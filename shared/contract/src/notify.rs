@@ -337,19 +337,22 @@ pub struct InboxHead {
 }
 
 /// Body of a plain event, as published by backends.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[schema(description = "An event. It needs `user_id` or `user_ids`.")]
 pub struct EventBody {
-    /// Type. If set, it must equal the type in the subject.
+    /// Type. If set, it must equal the type in the subject or path.
     #[serde(default, rename = "type")]
+    #[schema(value_type = Option<String>)]
     pub kind: Option<serde_json::Value>,
     /// Single recipient.
     #[serde(default)]
     pub user_id: Option<UserId>,
-    /// Several recipients: at most [`crate::limits::EVENT_USERS_MAX`].
+    /// Several recipients: at most 1000.
     #[serde(default)]
     pub user_ids: Option<Vec<UserId>>,
     /// Object that is passed on unchanged.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub data: Option<Box<RawValue>>,
     /// Idempotency key: a user is notified only once for each `event_id`.
     #[serde(default)]

@@ -3,7 +3,7 @@
 use crate::{Backoff, config, trace};
 use anyhow::Context;
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, Event as ClientEvent, RequestErrorKind, Subscriber,
+    Client, ConnectErrorKind, ConnectOptions, Event as ClientEvent, HeaderMap, RequestErrorKind, Subscriber,
     connection::State,
 };
 use bytes::Bytes;
@@ -173,11 +173,29 @@ impl Bus {
     /// If JetStream doesn't acknowledge the message. It may have stored it nevertheless.
     pub async fn store<E: Event>(&self, event: &E, id: &str) -> anyhow::Result<()> {
         let payload = serde_json::to_vec(event).context("encode an event")?;
-        let mut headers = trace::headers(trace::current()).unwrap_or_default();
+        let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", id);
-        let ack = self.jetstream.publish_with_headers(event.subject(), headers, payload.into()).await;
-        ack.context("publish to a stream")?.await.context("JetStream did not acknowledge the message")?;
-        Ok(())
+        self.store_bytes(event.subject(), headers, payload.into()).await.map(drop)
+    }
+
+    /// Publishes bytes to a stream, and waits for the ack. Returns the number of the message in the stream.
+    ///
+    /// # Errors
+    /// Same as [`Bus::store`].
+    pub async fn store_bytes(
+        &self,
+        subject: String,
+        mut headers: HeaderMap,
+        payload: Bytes,
+    ) -> anyhow::Result<u64> {
+        // If it were queued in the client, it might be stored long after the caller gave up.
+        anyhow::ensure!(self.is_connected(), "not connected to NATS");
+        for (name, values) in trace::headers(trace::current()).iter().flat_map(HeaderMap::iter) {
+            values.iter().for_each(|value| headers.insert(name.clone(), value.clone()));
+        }
+        let ack = self.jetstream.publish_with_headers(subject, headers, payload).await;
+        let ack = ack.context("publish to a stream")?.await;
+        Ok(ack.context("JetStream did not acknowledge the message")?.sequence)
     }
 
     /// Sends a request to one replica of a service. A replica that receives it only after `within` drops it.

@@ -44,7 +44,7 @@ impl Span {
     }
 
     /// A span under `parent`, of this process or another; empty if there is no parent.
-    pub fn under(parent: Option<TraceParent>, name: &'static str, kind: Kind) -> Self {
+    pub fn under(parent: Option<TraceParent>, name: impl Into<Cow<'static, str>>, kind: Kind) -> Self {
         match parent {
             Some(parent) if is_on() => Self::start(name, kind, &remote(parent)),
             _ => Self::none(),

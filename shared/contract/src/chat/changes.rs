@@ -5,7 +5,10 @@
 use super::{Data, Message};
 use crate::{ConversationId, Event, MessageId, Request, Seq, Timestamp, UserId, streams::CHANGED_SUBJECT};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Array, Ref, RefOr, Schema},
+};
 
 /// Who deleted a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -242,8 +245,29 @@ impl<'de> Deserialize<'de> for ListedMessage {
     }
 }
 
+/// The fields of a message and of [`ListedMessage`] in one schema.
+impl PartialSchema for ListedMessage {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = Message::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            let versions = Array::new(Ref::from_schema_name("Version"));
+            object.properties.insert("versions".to_owned(), versions.into());
+            object.description = Some("A message as moderators see it, with its former texts.".to_owned());
+        }
+        schema
+    }
+}
+
+impl ToSchema for ListedMessage {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Message::schemas(schemas);
+        schemas.push((Version::name().into_owned(), Version::schema()));
+        Version::schemas(schemas);
+    }
+}
+
 /// A former text of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
     /// Number of the change that replaced it.
     pub change: i64,
@@ -254,6 +278,7 @@ pub struct Version {
     pub data: Option<Data>,
     /// The reason of the backend that deleted the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub reason: Option<String>,
     /// Time until which it is stored.
     pub until: Timestamp,

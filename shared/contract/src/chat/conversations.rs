@@ -16,7 +16,7 @@ pub struct Participant {
 }
 
 /// A user to add to a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Invitee {
     /// Id of the user.
     pub user_id: UserId,
@@ -48,15 +48,18 @@ pub struct Conversation {
 }
 
 /// Public, any backend → chat-service: gets the conversation of these users about this listing, or creates it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(description = "The participants and the listing of a conversation.")]
 pub struct CreateConversation {
-    /// [`crate::limits::PARTICIPANTS_MIN`] to [`crate::limits::PARTICIPANTS_MAX`] users.
+    /// 2 to 100 users.
+    #[schema(min_items = 2, max_items = 100)]
     pub participants: Vec<Invitee>,
     /// Listing that the conversation is about.
     #[serde(default)]
     pub listing_id: Option<i64>,
-    /// At most [`crate::limits::TITLE_CHARS`] characters.
+    /// Title of a new conversation, at most 200 characters. That of an existing one does not change.
     #[serde(default)]
+    #[schema(max_length = 200)]
     pub title: Option<String>,
 }
 
@@ -86,11 +89,22 @@ pub struct Opened {
     pub created: bool,
 }
 
-/// gateway → chat-service: gets one conversation of a user.
+/// gateway → chat-service: [`CreateConversation`] on behalf of a backend that uses HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EnsureConversation(pub CreateConversation);
+
+impl Request for EnsureConversation {
+    const SUBJECT: &'static str = "chat.conversations.ensure";
+    type Reply = Opened;
+}
+
+/// gateway → chat-service: gets one conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetConversation {
-    /// Requesting user.
-    pub user_id: UserId,
+    /// Requesting user, who must be a participant. `None` for a backend, which sees it as the participant with the
+    /// smallest id does.
+    pub user_id: Option<UserId>,
     /// Conversation to get.
     pub conversation_id: ConversationId,
 }

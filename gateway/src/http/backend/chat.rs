@@ -1,0 +1,197 @@
+//! Conversations and messages of any users.
+
+use super::{App, IdempotencyKey, request};
+use crate::http::{
+    extract::{Body, Cursor, Id, Ids},
+    problem::{Problem, ProblemDetails},
+};
+use axum::{Json, extract::State, http::StatusCode};
+use contract::{
+    ConversationId, MessageId, Page, UserId,
+    chat::{
+        Conversation, CreateConversation, EnsureConversation, GetConversation, ListMessages, ListedMessage,
+        Message, RemoveMessage, Send, Sent, UpdateMessage,
+    },
+    frames, limits,
+    log::Range,
+};
+use serde::Deserialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+/// Create a conversation
+///
+/// Returns the existing conversation of these users about this listing, or creates it.
+#[utoipa::path(post, path = "/backend/conversations", tag = "Conversations", request_body = CreateConversation,
+    responses(
+        (status = 201, description = "The new conversation, as the first named participant sees it",
+            body = Conversation),
+        (status = 200, description = "The existing conversation of these participants about this listing",
+            body = Conversation),
+    ))]
+pub async fn create_conversation(
+    State(shared): App,
+    Body(new): Body<CreateConversation>,
+) -> Result<(StatusCode, Json<Conversation>), Problem> {
+    let opened = request(&shared, EnsureConversation(new)).await?;
+    let status = if opened.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(opened.conversation)))
+}
+
+/// Get one conversation
+///
+/// `unread_count` is that of the participant with the smallest id.
+#[utoipa::path(get, path = "/backend/conversations/{conversation_id}", tag = "Conversations",
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation")),
+    responses((status = 200, description = "The conversation", body = Conversation)))]
+pub async fn get_conversation(
+    State(shared): App,
+    Id(conversation_id): Id<ConversationId>,
+) -> Result<Json<Conversation>, Problem> {
+    request(&shared, GetConversation { user_id: None, conversation_id }).await.map(Json)
+}
+
+/// A message to send.
+#[derive(Deserialize, ToSchema)]
+pub struct NewMessage {
+    /// The participant in whose name it is sent.
+    sender_id: UserId,
+    /// The text, 1 to 4000 characters after trimming.
+    #[schema(min_length = 1)]
+    message: String,
+    /// The backend's own id for the message, 1 to 64 printable characters, unique for the sender and the conversation.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
+    client_id: Option<String>,
+}
+
+/// Send a message in a user's name
+///
+/// A repeat with the same `client_id` returns the message that is already stored, even if its text differs.
+/// `Idempotency-Key` is the `client_id` if the body has none.
+#[utoipa::path(post, path = "/backend/conversations/{conversation_id}/messages", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The `client_id`, if the body has none"),
+    ),
+    request_body = NewMessage, responses(
+        (status = 201, description = "The stored message", body = Message),
+        (status = 200, description = "The message that was stored before with this `client_id`", body = Message),
+        (status = 422, description = "`message_too_long`: the text has more than 4000 characters",
+            body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
+pub async fn send_message(
+    State(shared): App,
+    Id(conversation_id): Id<ConversationId>,
+    IdempotencyKey(key): IdempotencyKey,
+    Body(new): Body<NewMessage>,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    let send = Send {
+        conversation_id,
+        sender_id: new.sender_id,
+        sender_username: None,
+        sender_named_at: None,
+        message: frames::message_text(&new.message)?,
+        client_id: new.client_id.or(key).map(frames::client_id).transpose()?,
+    };
+    let deadline = Instant::now() + limits::SEND_DEADLINE;
+    match shared.sends.send(send.clone(), deadline).await {
+        Sent::Placed(receipt) => Ok((StatusCode::CREATED, Json(receipt.message(send)))),
+        Sent::Stored(message) => Ok((StatusCode::CREATED, Json(message))),
+        Sent::Repeated(message) => Ok((StatusCode::OK, Json(message))),
+        Sent::Refused(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Read messages with their former texts
+///
+/// Newest first; pass `next` as `before` to get the next page. For moderators.
+#[utoipa::path(get, path = "/backend/conversations/{conversation_id}/messages", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("limit" = Option<u16>, Query, description = "Maximum number of items", minimum = 1, maximum = 200),
+        ("before" = Option<i64>, Query, description = "Returns only messages with smaller ids", minimum = 1),
+    ),
+    responses((status = 200, description = "A page of messages", body = Page<ListedMessage>)))]
+pub async fn list_messages(
+    State(shared): App,
+    Id(conversation_id): Id<ConversationId>,
+    Cursor { range, limit }: Cursor,
+) -> Result<Json<Page<ListedMessage>>, Problem> {
+    let before = match range {
+        Range::Newest => None,
+        Range::Before(id) => {
+            let id =
+                MessageId::new(id).map_err(|_| Problem::invalid("\"before\" must be the id of a message"))?;
+            Some(id)
+        }
+        Range::After(_) => return Err(Problem::invalid("\"after\" is not possible here; use \"before\"")),
+    };
+    request(&shared, ListMessages { conversation_id, before, limit: Some(limit) }).await.map(Json)
+}
+
+/// The new text of a message.
+#[derive(Deserialize, ToSchema)]
+pub struct NewText {
+    /// The text, 1 to 4000 characters after trimming.
+    #[schema(min_length = 1)]
+    message: String,
+    /// Number of the message's last change (0 if it never changed): with another number, the error is `conflict`.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    if_change: Option<i64>,
+}
+
+/// Replace the text of a message
+///
+/// Of any sender, however old it is. A repeat with the same text changes nothing.
+#[utoipa::path(patch, path = "/backend/conversations/{conversation_id}/messages/{message_id}", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("message_id" = MessageId, Path, description = "Id of the message"),
+    ),
+    request_body = NewText, responses(
+        (status = 200, description = "The message after the change", body = Message),
+        (status = 409, description = "`conflict`: the message's last change is not `if_change`",
+            body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 422, description = "`message_too_long`: the text has more than 4000 characters",
+            body = ProblemDetails, content_type = "application/problem+json"),
+    ))]
+pub async fn update_message(
+    State(shared): App,
+    Ids(conversation_id, message_id): Ids<ConversationId, MessageId>,
+    Body(NewText { message, if_change }): Body<NewText>,
+) -> Result<Json<Message>, Problem> {
+    let update = UpdateMessage { conversation_id, message_id, message, if_change };
+    if if_change.is_some() {
+        // Not retried: after an attempt whose reply was lost, the next one would be a conflict.
+        return Ok(Json(shared.hub.bus().request(&update, limits::SEND_DEADLINE).await?));
+    }
+    request(&shared, update).await.map(Json)
+}
+
+/// The reason for a removal.
+#[derive(Deserialize, ToSchema)]
+pub struct Removal {
+    /// The reason, for moderators; 1 to 1000 characters.
+    #[schema(min_length = 1, max_length = 1000)]
+    reason: String,
+}
+
+/// Delete a message
+///
+/// Of any sender, however old it is. The message stays in its place without its text. A repeat changes nothing.
+#[utoipa::path(delete, path = "/backend/conversations/{conversation_id}/messages/{message_id}", tag = "Messages",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        ("message_id" = MessageId, Path, description = "Id of the message"),
+    ),
+    request_body = Removal,
+    responses((status = 200, description = "The message without its text", body = Message)))]
+pub async fn remove_message(
+    State(shared): App,
+    Ids(conversation_id, message_id): Ids<ConversationId, MessageId>,
+    Body(Removal { reason }): Body<Removal>,
+) -> Result<Json<Message>, Problem> {
+    request(&shared, RemoveMessage { conversation_id, message_id, reason }).await.map(Json)
+}
