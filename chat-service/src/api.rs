@@ -16,10 +16,10 @@ use crate::{
 };
 use contract::chat::{
     ChangeMessage, ChangePage, Conversation, ConversationHead, CountUnread, CreateConversation,
-    EnsureConversation, GetConversation, GetMessage, Heads, Invitee, JoinBatch, JoinReply, Kinds, ListBlocks,
-    ListConversations, ListKinds, ListMessages, ListedMessage, MakeReport, MarkRead, Marker, Message, MessagePage,
-    OpenConversation, Opened, PageChanges, PageMessages, Participant, RemoveMessage, Reported, Send,
-    SendBatch, SendOne, Sent, SetBlock, Unread, UpdateMessage,
+    DescribeMessages, DescribedMessage, EnsureConversation, GetConversation, GetMessage, Heads, Invitee,
+    JoinBatch, JoinReply, Kinds, ListBlocks, ListConversations, ListKinds, ListMessages, ListedMessage,
+    MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation, Opened, PageChanges, PageMessages,
+    Participant, RemoveMessage, Reported, Send, SendBatch, SendOne, Sent, SetBlock, Unread, UpdateMessage,
 };
 use contract::{
     Code, ConversationId, Page, Refusal, Request, UserId,
@@ -109,6 +109,7 @@ pub async fn serve(
     serve!(RemoveMessage, REQUESTS, remove);
     serve!(GetMessage, REQUESTS, message);
     serve!(ListMessages, REQUESTS, list_messages);
+    serve!(DescribeMessages, REQUESTS, describe_messages);
     serve!(PageChanges, REQUESTS, page_changes);
     serve!(Heads, REQUESTS, heads);
     serve!(CreateConversation, REQUESTS, create);
@@ -252,6 +253,14 @@ impl Api {
 
     async fn list_messages(&self, request: ListMessages) -> Result<Page<ListedMessage>, Refusal> {
         self.changes.list(request).await
+    }
+
+    async fn describe_messages(&self, request: DescribeMessages) -> Result<Vec<DescribedMessage>, Refusal> {
+        if request.messages.len() > limits::DESCRIBED_MESSAGES {
+            return Err(invalid("too many messages in one request"));
+        }
+        let described = store::describe(&self.pool, &request.messages, request.text).await;
+        described.map_err(|error| refusal("describe messages", &error))
     }
 
     async fn page_changes(&self, request: PageChanges) -> Result<ChangePage, Refusal> {

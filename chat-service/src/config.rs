@@ -2,7 +2,7 @@
 
 use clap::{Parser, ValueEnum};
 use contract::UserId;
-use service::config::{Command, Database, Nats, Telemetry};
+use service::config::{Command, Database, Nats, OptionalEvent, Telemetry};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// The chat service: stores each message once, in order, and publishes it to gateways and notify-service.
@@ -54,7 +54,7 @@ pub struct Config {
     /// Display name of the sender of system messages
     #[arg(long, env = "SYSTEM_USERNAME", default_value = "Vyzio")]
     pub system_username: String,
-    /// Optional events for backends on the stream EVENTS_OUT, separated by commas
+    /// Optional events for backends on the stream EVENTS_OUT, separated by commas. This service publishes changed
     #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]
     pub optional_events: Vec<OptionalEvent>,
     /// Number of message batches written at the same time, each over its own connection
@@ -66,13 +66,6 @@ impl AsRef<Telemetry> for Config {
     fn as_ref(&self) -> &Telemetry {
         &self.telemetry
     }
-}
-
-/// An optional event for backends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OptionalEvent {
-    /// `chat.changed`: a message was edited or deleted.
-    Changed,
 }
 
 /// Who may start conversations.

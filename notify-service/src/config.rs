@@ -1,8 +1,8 @@
 //! The configuration of notify-service.
 
-use clap::Parser;
-use service::config::{Command, Database, Nats, Telemetry};
-use std::{net::SocketAddr, path::PathBuf};
+use clap::{ArgAction, Args, Parser, builder::BoolishValueParser};
+use service::config::{Command, Database, Nats, OptionalEvent, Telemetry};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 /// The notify service: turns events of backends and chat messages into notifications in users' inboxes.
 #[derive(Debug, Clone, Parser)]
@@ -30,6 +30,39 @@ pub struct Config {
     /// SIGHUP
     #[arg(long, env = "CATALOGUE_DIR")]
     pub catalogue_dir: Option<PathBuf>,
+    /// Optional events for backends on the stream EVENTS_OUT, separated by commas. This service publishes sent and read
+    #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]
+    pub optional_events: Vec<OptionalEvent>,
+    /// Whether the event chat.sent has the text of the message
+    #[arg(long, env = "TELL_TEXT", action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "no")]
+    pub tell_text: bool,
+    /// Webhooks.
+    #[command(flatten)]
+    pub webhooks: Webhooks,
+}
+
+/// The endpoints that receive events over HTTP.
+#[derive(Clone, Default, Args)]
+#[group(skip)]
+pub struct Webhooks {
+    /// TOML file with endpoints of webhooks, at most 20: url, secrets and events of each
+    #[arg(long, env = "WEBHOOKS")]
+    pub webhooks: Option<PathBuf>,
+    /// https URL of one webhook, in place of a file
+    #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
+    pub webhook_url: Option<String>,
+    /// Secret of that webhook, whsec_ and base64; during a rotation two, separated by a comma
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
+    pub webhook_secret: Option<String>,
+    /// Events of that webhook, such as chat.sent or chat.*, separated by commas; all if unset
+    #[arg(long, env = "WEBHOOK_EVENTS", value_delimiter = ',')]
+    pub webhook_events: Vec<String>,
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Webhooks").field("webhook_events", &self.webhook_events).finish_non_exhaustive()
+    }
 }
 
 impl AsRef<Telemetry> for Config {

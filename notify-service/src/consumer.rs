@@ -1,6 +1,7 @@
 //! Consumes a stream in batches. A message is acknowledged only once it is stored or a dead letter.
 
 use crate::{
+    chat_events::ChatEvents,
     consumer_health::ConsumerHealth,
     deadletter::{self, Headers, Letter},
     event::{Delivery, Unusable},
@@ -40,6 +41,8 @@ pub struct Consumer {
     pub source: Source,
     pub bus: Bus,
     pub inboxes: Inboxes,
+    /// Events for backends that are made from the messages, if the operator wants them.
+    chat_events: Option<ChatEvents>,
     pub health: Arc<ConsumerHealth>,
     pub shutdown: CancellationToken,
     rescue: Rescue,
@@ -73,14 +76,16 @@ impl Consumer {
         source: Source,
         bus: &Bus,
         inboxes: Inboxes,
+        chat_events: Option<ChatEvents>,
         health: Arc<ConsumerHealth>,
         shutdown: CancellationToken,
     ) -> Self {
-        let rescue = Rescue::new(source, bus.clone(), inboxes.clone());
+        let rescue = Rescue::new(source, bus.clone(), inboxes.clone(), chat_events.clone());
         Self {
             source,
             bus: bus.clone(),
             inboxes,
+            chat_events,
             health,
             shutdown,
             rescue,
@@ -275,7 +280,7 @@ impl Consumer {
                 Ok(applied) => {
                     self.forget_slow(&transaction);
                     let done = self.settle(transaction, &applied);
-                    ack_all(messages(&done), AckKind::Ack).await;
+                    self.acknowledge(&done).await;
                 }
                 Err(ProcessingError::Unusable(reason)) if transaction.len() == 1 => {
                     self.store_dead_letter(&transaction[0].message, &transaction[0].place, &reason).await;
@@ -309,6 +314,14 @@ impl Consumer {
             }
         }
         None
+    }
+
+    /// Acknowledges messages that are stored.
+    async fn acknowledge(&self, done: &[Work]) {
+        match &self.chat_events {
+            Some(events) => events.acknowledge(messages(done)).await,
+            None => ack_all(messages(done), AckKind::Ack).await,
+        }
     }
 
     /// Stores one transaction. While it runs, sends progress acknowledgements, so that NATS doesn't redeliver.

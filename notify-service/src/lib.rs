@@ -7,6 +7,7 @@ mod api;
 #[cfg(any(test, feature = "bench"))]
 pub mod bench;
 pub mod catalogue;
+mod chat_events;
 mod config;
 mod consumer;
 mod consumer_health;
@@ -25,11 +26,13 @@ mod store;
 mod streams;
 mod telemetry;
 mod unreadable;
+mod webhooks;
 
-pub use config::Config;
+pub use config::{Config, Webhooks};
 
 use anyhow::Context;
 use catalogue::Catalogue;
+use chat_events::ChatEvents;
 use consumer::Consumer;
 use consumer_health::ConsumerHealth;
 use inboxes::Inboxes;
@@ -51,6 +54,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub struct NotifyService {
     config: Config,
     catalogue: watch::Sender<Arc<Catalogue>>,
+    endpoints: Vec<webhooks::Endpoint>,
     admin: Admin,
 }
 
@@ -63,8 +67,9 @@ impl NotifyService {
         let catalogue =
             Catalogue::load(config.catalogue_dir.as_deref()).context("configuration: CATALOGUE_DIR")?;
         let catalogue = watch::Sender::new(Arc::new(catalogue));
+        let endpoints = webhooks::load(&config.webhooks)?;
         let admin = Admin::bind(config.admin_addr, telemetry::METRICS, shutdown).await?;
-        Ok(Self { config, catalogue, admin })
+        Ok(Self { config, catalogue, endpoints, admin })
     }
 
     /// Address that serves `/healthz`, `/readyz` and `/metrics`.
@@ -86,7 +91,12 @@ impl NotifyService {
         else {
             return Ok(());
         };
-        let streams = vec![streams::events(), streams::deadletters(), service::streams::chat_log()];
+        let streams = vec![
+            streams::events(),
+            streams::deadletters(),
+            service::streams::chat_log(),
+            service::streams::events_out(),
+        ];
         for stream in &streams {
             service::streams::ensure(&bus, stream.clone(), &shutdown).await;
         }
@@ -101,10 +111,15 @@ impl NotifyService {
         let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
         let streams_health = move || std::future::ready(streams_health.check());
         let mut checks = Checks::default().nats(&bus).postgres(&pool).with("streams", streams_health);
+        let Config { optional_events, tell_text, .. } = &self.config;
+        let mut chat_events = ChatEvents::start(&bus, optional_events, *tell_text, &tasks);
         for source in [Source::Events, Source::Chat] {
-            let health = consume(source, &bus, &inboxes, &tasks, &shutdown);
+            let chat_events = chat_events.take_if(|_| source == Source::Chat);
+            let health = consume(source, &bus, &inboxes, chat_events, &tasks, &shutdown);
             checks = checks.with(source.name(), move || std::future::ready(health.check()));
         }
+        let schedule = webhooks::Schedule::default();
+        webhooks::start(&bus, self.endpoints, &schedule, &tasks, &shutdown)?;
         let days = self.config.notification_retention_days;
         tasks.spawn(retention::run(inboxes.clone(), days, shutdown.clone()));
         let folder = self.config.catalogue_dir.clone();
@@ -135,12 +150,19 @@ fn consume(
     source: Source,
     bus: &Bus,
     inboxes: &Inboxes,
+    chat_events: Option<ChatEvents>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Arc<ConsumerHealth> {
     let health = Arc::new(ConsumerHealth::new(source));
-    let consumer =
-        Consumer::new(source, bus, inboxes.with_own_connection(), health.clone(), shutdown.clone());
+    let consumer = Consumer::new(
+        source,
+        bus,
+        inboxes.with_own_connection(),
+        chat_events,
+        health.clone(),
+        shutdown.clone(),
+    );
     tasks.spawn(consumer.run());
     let (watched, bus, shutdown) = (health.clone(), bus.clone(), shutdown.clone());
     tasks.spawn(async move { watched.watch(&bus, shutdown).await });

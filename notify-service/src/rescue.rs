@@ -6,6 +6,7 @@
 //! because repeating changes nothing, and then deletes it.
 
 use crate::{
+    chat_events::ChatEvents,
     deadletter::{self, Headers, Letter},
     event::Delivery,
     inboxes::Inboxes,
@@ -35,13 +36,14 @@ pub struct Rescue {
     source: Source,
     bus: Bus,
     inboxes: Inboxes,
+    chat_events: Option<ChatEvents>,
     /// The sequence at which the next run starts.
     next: AtomicU64,
 }
 
 impl Rescue {
-    pub const fn new(source: Source, bus: Bus, inboxes: Inboxes) -> Self {
-        Self { source, bus, inboxes, next: AtomicU64::new(1) }
+    pub const fn new(source: Source, bus: Bus, inboxes: Inboxes, chat_events: Option<ChatEvents>) -> Self {
+        Self { source, bus, inboxes, chat_events, next: AtomicU64::new(1) }
     }
 
     /// Processes and deletes such messages. Returns whether there may be more. After a message that fails, the next run
@@ -118,7 +120,14 @@ impl Rescue {
             Err(reason) => Err(ProcessingError::Unusable(reason)),
         };
         match done {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Some(events) = &self.chat_events {
+                    events
+                        .publish(&stored.payload)
+                        .await
+                        .context("publish the events of a rescued message")?;
+                }
+            }
             Err(ProcessingError::Unusable(reason)) => {
                 span.failed("unusable");
                 let (headers, reason) = (Headers::Read(headers), &reason.0);

@@ -43,6 +43,19 @@ pub const METRICS: &[Metric] = &[
     )
     .formerly("stranded_messages_total")
     .by("stream", &["EVENTS", "CHAT"]),
+    Metric::counter(
+        "chat_events_full_total",
+        "Entries of the chat's log deferred because too many waited for their events to be published.",
+    ),
+    Metric::counter(
+        "chat_events_retries_total",
+        "Batches of the chat's log returned to NATS because their events were not published.",
+    ),
+    Metric::counter(
+        "webhooks_total",
+        "Deliveries of webhooks, by endpoint and outcome: delivered, failed (to be retried) or dead.",
+    ),
+    Metric::gauge("webhook_lag", "Events that an endpoint has not received, by endpoint."),
     Metric::counter("deadletters_total", "Invalid events, stored as dead letters."),
     Metric::counter(
         "deadletters_truncated_total",

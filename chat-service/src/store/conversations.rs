@@ -1,9 +1,9 @@
 //! Conversations: opening and listing them.
 
 use super::{id, messages, timestamp};
-use contract::{ConversationId, UserId};
+use contract::{ConversationId, MessageId, UserId};
 use contract::{
-    chat::{Conversation, CreateConversation, Message, Participant},
+    chat::{Conversation, CreateConversation, DescribedMessage, Message, Participant},
     log::Range,
 };
 use service::postgres::{self, Pool};
@@ -157,6 +157,32 @@ pub async fn conversations(pool: &Pool, ids: &[i64], viewer: UserId) -> sqlx::Re
         found.insert(conversation, entry);
     }
     Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+}
+
+/// Messages with the listings of their conversations, and with their texts if `text` is set. Messages that don't exist are
+/// left out.
+pub async fn describe(
+    pool: &Pool,
+    wanted: &[(ConversationId, MessageId)],
+    text: bool,
+) -> sqlx::Result<Vec<DescribedMessage>> {
+    let (of, ids): (Vec<i64>, Vec<i64>) =
+        wanted.iter().map(|(conversation, message)| (conversation.get(), message.get())).unzip();
+    let rows: Vec<(i64, Option<i64>)> = postgres::query_as(
+        "select conversation_id, listing_id from conversations where conversation_id = any ($1)",
+    )
+    .bind(&of)
+    .fetch_all(pool)
+    .await?;
+    let listings: HashMap<i64, Option<i64>> = rows.into_iter().collect();
+    let described = |message: Message| DescribedMessage {
+        message_id: message.message_id,
+        listing_id: listings.get(&message.conversation_id.get()).copied().flatten(),
+        seq: message.seq,
+        created_at: message.created_at,
+        text: text.then_some(message.content),
+    };
+    Ok(messages(pool, &of, &ids).await?.into_iter().map(described).collect())
 }
 
 /// Participants, and pairs of user and `read_seq`.

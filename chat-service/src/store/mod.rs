@@ -14,7 +14,7 @@ mod retention;
 
 pub use blocks::{block, blocks, conversations_of_two, is_blocked_by_any, unblock};
 pub use changes::{Change, Changed, Kind, change_message, changes, versions};
-pub use conversations::{conversations, list, open_conversation};
+pub use conversations::{conversations, describe, list, open_conversation};
 pub use markers::{MarkOutcome, heads, mark_read, unread};
 pub use members::{DisplayName, Members, members, members_of_each, participants, save_usernames};
 pub use messages::{Batch, Outcome, message, messages, page, store_messages};

@@ -84,7 +84,7 @@ async fn the_django_snippets_of_publishing_work_with_and_without_an_outbox() {
     assert_eq!(payments(&notifications(&stack, 456, 4).await), [1, 2, 5, 7]);
     assert_eq!(project.manage(&stack, &["relay_events"]).await.trim(), "0 published");
 
-    // Forked processes open connections of their own.
+    // Forked processes publish, too.
     let output = project.manage(&stack, &["call", "--fork", "/pay/457/30/", "/pay/457/31/"]).await;
     assert_eq!(output.lines().filter(|line| *line == "200").count(), 2, "{output}");
     notifications(&stack, 457, 2).await;

@@ -257,9 +257,6 @@ assert service['type'] == 'web' and 'gunicorn' in service['startCommand'], servi
 serializer = runpy.run_path('settings_extract.py')['SIMPLE_JWT']['TOKEN_OBTAIN_SERIALIZER']
 assert serializer == 'accounts.tokens.NamedTokenSerializer', serializer";
     check(&python).arg("-c").arg(parse).output(&[]).await.unwrap();
-    // The guide requires a version that the tests install.
-    let required = FRENCH.snippet("requirements.txt");
-    assert!(tools::PIP.iter().any(|installed| *installed == required.trim()), "{required}");
 }
 
 #[test]
@@ -295,7 +292,6 @@ fn every_snippet_of_the_guides_is_run_by_a_test() {
         "notifications.txt",
         "railway.toml",
         "render.yaml",
-        "requirements.txt",
         "revoke.sh",
         "settings_extract.py",
         "typing.txt",

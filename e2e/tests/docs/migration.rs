@@ -69,11 +69,14 @@ impl Shop {
         let path = format!("{}:{}", self.psql.display(), std::env::var("PATH").unwrap_or_default());
         let vyzio = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display().to_string();
         let nats = stack.nats_urls("operator").join(",");
+        let gateway = format!("http://{}", stack.host(0));
         let (django, chat) = (self.database.url(), stack.database.url());
         tool.output(&[
             ("PATH", path.as_str()),
             ("VYZIO", vyzio.as_str()),
             ("NATS_URL", nats.as_str()),
+            ("REALTIME_URL", gateway.as_str()),
+            ("REALTIME_KEY", e2e::BACKEND_KEY),
             ("SECRET_KEY", SECRET),
             ("DJANGO_DATABASE_URL", django.as_str()),
             ("CHAT_DATABASE_URL", chat.as_str()),

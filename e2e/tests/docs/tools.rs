@@ -13,7 +13,7 @@ use std::{
 use tokio::process::Command;
 
 /// Packages of the Python environment.
-pub const PIP: [&str; 11] = [
+pub const PIP: [&str; 12] = [
     "nats-py==2.16.0",
     "Django==5.2.19",
     "psycopg[binary]==3.3.9",
@@ -25,8 +25,9 @@ pub const PIP: [&str; 11] = [
     "schemathesis==4.32.5",
     "jsonschema==4.26.0",
     "rfc3339-validator==0.1.4",
+    "standardwebhooks==1.1.0",
 ];
-const NPM: [&str; 9] = [
+const NPM: [&str; 10] = [
     "@nats-io/transport-node@3.4.0",
     "@nats-io/jetstream@3.4.0",
     "ws@8.23.0",
@@ -36,6 +37,7 @@ const NPM: [&str; 9] = [
     "react@19.3.1",
     "react-test-renderer@19.3.1",
     "esbuild@0.28.2",
+    "standardwebhooks@1.1.1",
 ];
 const NATS: &str = "github.com/nats-io/natscli/nats@v0.4.0";
 /// Time limit of an installation or a snippet.
@@ -118,7 +120,9 @@ impl Tool {
 /// If it fails.
 pub async fn run(tool: Tool, stack: &Stack, env: &[(&str, &str)]) -> String {
     let url = stack.nats_urls("operator").join(",");
-    let env = [env, &[("NATS_URL", url.as_str())]].concat();
+    let gateway = format!("http://{}", stack.host(0));
+    let own = [("NATS_URL", url.as_str()), ("REALTIME_URL", &gateway), ("REALTIME_KEY", e2e::BACKEND_KEY)];
+    let env = [env, &own].concat();
     tool.output(&env).await.unwrap_or_else(|error| panic!("{error}"))
 }
 

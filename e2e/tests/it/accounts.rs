@@ -15,7 +15,7 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Subjects, each with the only users that may publish to it.
-const PUBLISH: [(&str, &[&str]); 71] = [
+const PUBLISH: [(&str, &[&str]); 75] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
@@ -55,7 +55,11 @@ const PUBLISH: [(&str, &[&str]); 71] = [
     ("chat.changed", &["chat"]),
     ("users.erased", &["chat"]),
     ("$JS.API.STREAM.INFO.EVENTS", &["chat", "notify"]),
-    ("$JS.API.STREAM.UPDATE.EVENTS_OUT", &["chat"]),
+    ("chat.sent", &["notify"]),
+    ("chat.read", &["notify"]),
+    ("chat.messages.describe", &["notify"]),
+    ("webhook.shop", &[]),
+    ("$JS.API.STREAM.UPDATE.EVENTS_OUT", &["chat", "notify"]),
     ("$JS.API.STREAM.UPDATE.CHAT", &[]),
     ("typing.block.1", &["chat"]),
     ("notify.event.1", &["notify"]),
@@ -65,7 +69,7 @@ const PUBLISH: [(&str, &[&str]); 71] = [
     ("$JS.API.STREAM.CREATE.KV_REVOCATIONS", &["gateway"]),
     ("$JS.API.STREAM.CREATE.CHAT", &["chat", "notify"]),
     ("$JS.API.STREAM.CREATE.EVENTS", &["notify"]),
-    ("$JS.API.STREAM.CREATE.EVENTS_OUT", &["chat"]),
+    ("$JS.API.STREAM.CREATE.EVENTS_OUT", &["chat", "notify"]),
     ("$JS.API.STREAM.CREATE.DEADLETTERS", &["notify"]),
     ("$JS.API.STREAM.CREATE.OTHER", &[]),
     ("$JS.API.STREAM.UPDATE.EVENTS", &[]),
@@ -76,12 +80,12 @@ const PUBLISH: [(&str, &[&str]); 71] = [
     ("$JS.API.CONSUMER.MSG.NEXT.CHAT.notify", &["notify"]),
     ("$JS.API.CONSUMER.DELETE.EVENTS.notify", &[]),
     ("$JS.ACK.EVENTS.notify.1.1.1.1.0", &["notify"]),
-    ("$JS.API.STREAM.INFO.EVENTS_OUT", &["chat", "moderation"]),
+    ("$JS.API.STREAM.INFO.EVENTS_OUT", &["chat", "notify", "moderation"]),
     ("$JS.API.CONSUMER.CREATE.EVENTS_OUT.moderation.chat.reported", &["moderation"]),
     ("$JS.API.CONSUMER.CREATE.EVENTS_OUT.other.chat.reported", &[]),
-    ("$JS.API.CONSUMER.MSG.NEXT.EVENTS_OUT.moderation", &["moderation"]),
-    ("$JS.API.CONSUMER.MSG.NEXT.EVENTS_OUT.other", &[]),
-    ("$JS.ACK.EVENTS_OUT.moderation.1.1.1.1.0", &["moderation"]),
+    ("$JS.API.CONSUMER.MSG.NEXT.EVENTS_OUT.moderation", &["notify", "moderation"]),
+    ("$JS.API.CONSUMER.MSG.NEXT.EVENTS_OUT.other", &["notify"]),
+    ("$JS.ACK.EVENTS_OUT.moderation.1.1.1.1.0", &["notify", "moderation"]),
     ("$SYS.REQ.SERVER.PING", &[]),
     ("_INBOX.gateway.x", &["gateway"]),
     ("_INBOX.chat-service.x", &["chat"]),

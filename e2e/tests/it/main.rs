@@ -38,6 +38,7 @@ mod tokens;
 mod traces;
 mod typing;
 mod versions;
+mod webhooks;
 
 use e2e::{Stack, eventually};
 use serde_json::Value;

@@ -2,7 +2,11 @@
 
 use super::endpoints::Endpoint;
 use async_nats::{HeaderMap, jetstream::Message};
-use contract::{Timestamp, notify::EVENT_TYPE_HEADER, streams::WEBHOOK_PREFIX};
+use contract::{
+    Timestamp,
+    notify::{EVENT_TYPE_HEADER, REPLAY_OF_HEADER},
+    streams::WEBHOOK_PREFIX,
+};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -51,14 +55,13 @@ impl Delivery {
         let data: &RawValue = serde_json::from_slice(&message.payload).ok()?;
         let event: Event<'_> = serde_json::from_str(data.get()).ok()?;
         let info = message.info().ok()?;
-        let id = event.event_id.map(Cow::into_owned).or_else(|| header("Nats-Msg-Id"));
+        // A replay has a new `Nats-Msg-Id`.
+        let replayed = || header(REPLAY_OF_HEADER)?.strip_prefix("id:").map(str::to_owned);
+        let id = event.event_id.map(Cow::into_owned).or_else(replayed).or_else(|| header("Nats-Msg-Id"));
         let id = id.unwrap_or_else(|| format!("{}-{}", info.stream, info.stream_sequence));
         let subject = message.subject.as_str();
-        let kind = if subject.starts_with(WEBHOOK_PREFIX) {
-            header(EVENT_TYPE_HEADER)?
-        } else {
-            subject.to_owned()
-        };
+        let kind =
+            if subject.starts_with(WEBHOOK_PREFIX) { header(EVENT_TYPE_HEADER)? } else { subject.to_owned() };
         let at = event.occurred_at.or(event.created_at).map(Cow::into_owned);
         let at = at.unwrap_or_else(|| Timestamp::from(info.published).to_string());
         let (kind_json, at_json) = (serde_json::to_string(&kind).ok()?, serde_json::to_string(&at).ok()?);

@@ -158,7 +158,9 @@ fn subjects(events: &[String]) -> anyhow::Result<Vec<String>> {
         let event = event.trim();
         let is_valid = ALL_EVENTS.iter().any(|all| covers(all, event))
             && event.bytes().all(|byte| byte.is_ascii_lowercase() || b"._*>".contains(&byte))
-            && event.split('.').all(|token| !token.is_empty() && (token.len() == 1 || !token.contains(['*', '>'])));
+            && event
+                .split('.')
+                .all(|token| !token.is_empty() && (token.len() == 1 || !token.contains(['*', '>'])));
         ensure!(is_valid, "an event is such as chat.sent or chat.*, not {event:?}");
         if !subjects.iter().any(|known| covers(known, event)) {
             subjects.retain(|known| !covers(event, known));
@@ -166,6 +168,12 @@ fn subjects(events: &[String]) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(subjects)
+}
+
+/// Parses a file for the tests of deliveries.
+#[cfg(test)]
+pub fn tests_parse(text: &str) -> Vec<Endpoint> {
+    parse(text).unwrap()
 }
 
 #[cfg(test)]
@@ -206,11 +214,17 @@ mod tests {
 
     #[test]
     fn events_that_another_covers_are_left_out() {
-        let events = |list: &str| one(&format!("url = \"https://a/\"\nevents = [{list}]")).map(|one| one.events);
+        let events =
+            |list: &str| one(&format!("url = \"https://a/\"\nevents = [{list}]")).map(|one| one.events);
         assert_eq!(one("url = \"https://a/\"").unwrap().events, ALL_EVENTS);
-        assert_eq!(events(r#""chat.sent", "chat.*", "chat.read", "users.erased""#).unwrap(), ["chat.*", "users.erased"]);
+        assert_eq!(
+            events(r#""chat.sent", "chat.*", "chat.read", "users.erased""#).unwrap(),
+            ["chat.*", "users.erased"]
+        );
         assert_eq!(events(r#""chat.sent", "chat.sent""#).unwrap(), ["chat.sent"]);
-        for wrong in ["events.x", "chat", "chat.", "chat.se*", ">", "*", "chat.a b", "webhook.shop", "deadletters.>"] {
+        for wrong in
+            ["events.x", "chat", "chat.", "chat.se*", ">", "*", "chat.a b", "webhook.shop", "deadletters.>"]
+        {
             assert!(events(&format!("{wrong:?}")).is_err(), "{wrong}");
         }
     }
@@ -220,7 +234,9 @@ mod tests {
         let many: String = (0..=ENDPOINTS)
             .map(|number| format!("[endpoints.e{number}]\nurl = \"https://a/\"\nsecrets = [\"{SECRET}\"]\n"))
             .collect();
-        let three = format!("[endpoints.a]\nurl = \"https://a/\"\nsecrets = [\"{SECRET}\", \"{SECRET}\", \"{SECRET}\"]");
+        let three = format!(
+            "[endpoints.a]\nurl = \"https://a/\"\nsecrets = [\"{SECRET}\", \"{SECRET}\", \"{SECRET}\"]"
+        );
         let short = "[endpoints.a]\nurl = \"https://a/\"\nsecrets = [\"whsec_MfKQ9r8G\"]";
         let plain = format!("[endpoints.a]\nurl = \"https://a/\"\nsecrets = [\"{}\"]", &SECRET[6..]);
         let unknown = format!("[endpoints.a]\nurl = \"https://a/\"\nsecrets = [\"{SECRET}\"]\ntimeout = 5");
@@ -247,7 +263,11 @@ mod tests {
         assert!(load(&Webhooks { webhook_secret: None, ..variables.clone() }).is_err());
         assert!(load(&Webhooks { webhooks: Some("x".into()), ..variables }).is_err());
         assert!(load(&Webhooks::default()).unwrap().is_empty());
-        let empty = Webhooks { webhook_url: Some(String::new()), webhook_events: vec![String::new()], ..Webhooks::default() };
+        let empty = Webhooks {
+            webhook_url: Some(String::new()),
+            webhook_events: vec![String::new()],
+            ..Webhooks::default()
+        };
         assert!(load(&empty).unwrap().is_empty(), "compose passes unset variables as empty ones");
     }
 }

@@ -57,18 +57,8 @@ impl Default for Schedule {
     fn default() -> Self {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
-        let delays = [
-            5,
-            30,
-            5 * MINUTE,
-            30 * MINUTE,
-            2 * HOUR,
-            5 * HOUR,
-            10 * HOUR,
-            14 * HOUR,
-            20 * HOUR,
-            24 * HOUR,
-        ];
+        let delays =
+            [5, 30, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
         Self {
             timeout: Duration::from_secs(10),
             ack_wait: Duration::from_secs(20),
@@ -280,7 +270,9 @@ impl Webhook {
                 () = tokio::time::sleep(LAG_INTERVAL) => {}
                 () = shutdown.cancelled() => return,
             }
-            let Ok(stream) = self.bus.jetstream().get_stream_no_info(EVENTS_OUT_STREAM).await else { continue };
+            let Ok(stream) = self.bus.jetstream().get_stream_no_info(EVENTS_OUT_STREAM).await else {
+                continue;
+            };
             if let Ok(info) = stream.consumer_info(self.consumer()).await {
                 let lag = info.num_pending + info.num_ack_pending as u64;
                 metrics::gauge!("webhook_lag", "endpoint" => self.endpoint.name.clone()).set(lag as f64);

@@ -12,7 +12,7 @@ use contract::{
     streams::{DEADLETTERS_STREAM, EVENTS_STREAM},
 };
 use futures_util::StreamExt;
-use notify_service::{Config, NotifyService};
+use notify_service::{Config, NotifyService, Webhooks};
 use service::{Bus, RequestError, config};
 use sqlx::PgPool;
 use std::net::SocketAddr;
@@ -91,6 +91,9 @@ pub fn config(nats: &str, database: &str) -> Config {
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         notification_retention_days: 180,
         catalogue_dir: None,
+        optional_events: Vec::new(),
+        tell_text: false,
+        webhooks: Webhooks::default(),
     }
 }
 

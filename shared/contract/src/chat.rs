@@ -1,5 +1,6 @@
 //! Conversations: the requests that chat-service answers, and the events that it publishes.
 
+mod backends;
 mod changes;
 mod conversations;
 mod joins;
@@ -7,6 +8,7 @@ mod kinds;
 mod messages;
 mod moderation;
 
+pub use backends::{DescribeMessages, DescribedMessage, MarkerMoved, MessageSent};
 pub use changes::{
     Action, ChangeMessage, ChangePage, DeletedBy, GetMessage, ListMessages, ListedMessage, MessageChanged,
     PageChanges, RemoveMessage, UpdateMessage, Version,

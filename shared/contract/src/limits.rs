@@ -50,6 +50,9 @@ pub const PAGE_DEFAULT: u16 = 50;
 pub const PAGE_MAX: u16 = 200;
 /// Maximum number of changes of one message; a deletion is always possible.
 pub const CHANGES_MAX: i64 = 50;
+/// Maximum number of messages in one request for their descriptions. With the longest texts, the reply stays below NATS'
+/// 1 MiB.
+pub const DESCRIBED_MESSAGES: usize = 32;
 /// Maximum number of sends in one batch from a gateway to chat-service.
 pub const BATCH_SENDS: usize = 256;
 /// Maximum bytes of text and data in such a batch. The whole payload stays below NATS' 1 MiB.

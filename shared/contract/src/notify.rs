@@ -32,6 +32,8 @@ pub const UNREADABLE_HEADERS_HEADER: &str = "Original-Headers";
 /// the original `Nats-Msg-Id` as a duplicate, so a replay has another one; with this header the event still notifies a
 /// user only once.
 pub const REPLAY_OF_HEADER: &str = "Replay-Of";
+/// Header of an event for one webhook, and of its dead letter: the type of the event.
+pub const EVENT_TYPE_HEADER: &str = "Event-Type";
 /// Types that no event may have, because they are the types of other frames.
 pub const RESERVED_TYPES: [&str; 5] = ["read", "read_all", "error", "auth", "typing"];
 

@@ -17,10 +17,19 @@ pub const DEADLETTERS_PREFIX: &str = "deadletters.";
 /// Stream of the events that we publish for other backends.
 pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
 /// Subjects of [`EVENTS_OUT_STREAM`].
-pub const EVENTS_OUT_SUBJECTS: [&str; 3] = [REPORTED_SUBJECT, CHANGED_SUBJECT, ERASED_SUBJECT];
+pub const EVENTS_OUT_SUBJECTS: [&str; 6] =
+    [REPORTED_SUBJECT, CHANGED_SUBJECT, ERASED_SUBJECT, SENT_SUBJECT, READ_SUBJECT, WEBHOOK_SUBJECTS];
 /// Subject of reports.
 pub const REPORTED_SUBJECT: &str = "chat.reported";
 /// Subject of changes of messages.
 pub const CHANGED_SUBJECT: &str = "chat.changed";
 /// Subject of finished erasures of users.
 pub const ERASED_SUBJECT: &str = "users.erased";
+/// Subject of sent messages.
+pub const SENT_SUBJECT: &str = "chat.sent";
+/// Subject of read markers.
+pub const READ_SUBJECT: &str = "chat.read";
+/// Subjects of events for one webhook only, which are replayed dead letters: `webhook.<name>`.
+pub const WEBHOOK_SUBJECTS: &str = "webhook.*";
+/// Prefix of the name in [`WEBHOOK_SUBJECTS`].
+pub const WEBHOOK_PREFIX: &str = "webhook.";

@@ -53,6 +53,17 @@ impl fmt::Debug for Nats {
     }
 }
 
+/// An optional event for backends, on the stream EVENTS_OUT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OptionalEvent {
+    /// `chat.changed`, by chat-service: a message was edited or deleted.
+    Changed,
+    /// `chat.sent`, by notify-service: a message was sent.
+    Sent,
+    /// `chat.read`, by notify-service: a user has read up to a message.
+    Read,
+}
+
 /// Connection to Postgres.
 #[derive(Clone, Args)]
 pub struct Database {

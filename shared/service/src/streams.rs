@@ -55,7 +55,7 @@ async fn add_subjects(bus: &Bus, stream: &Stream, config: &Config) -> anyhow::Re
 }
 
 /// Whether a subject of a stream, perhaps with wildcards, covers another subject.
-fn covers(pattern: &str, subject: &str) -> bool {
+pub fn covers(pattern: &str, subject: &str) -> bool {
     let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
     loop {
         match (pattern.next(), subject.next()) {
