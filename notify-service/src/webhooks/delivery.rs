@@ -85,7 +85,9 @@ impl Delivery {
             Ok(response) if response.status().is_success() => Outcome::Delivered,
             Ok(response) => {
                 let status = response.status();
-                let reason = format!("the last answer was {}: {}", status.as_u16(), start_of(response).await);
+                let text = start_of(response).await;
+                let colon = if text.is_empty() { "" } else { ": " };
+                let reason = format!("the last answer was {}{colon}{text}", status.as_u16());
                 if status == StatusCode::GONE { Outcome::Gone(reason) } else { Outcome::Failed(reason) }
             }
             Err(error) if error.is_timeout() => Outcome::Failed("no answer in time".to_owned()),

@@ -224,7 +224,7 @@ async fn an_endpoint_that_fails_gets_the_same_id_until_the_event_is_a_dead_lette
     let redirect = Answer::Text("HTTP/1.1 302 Found\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n");
     for (answer, reason) in [
         (FAULT, "the last answer was 500: oh no"),
-        (redirect, "the last answer was 302: "),
+        (redirect, "the last answer was 302"),
         (Answer::Hang, "no answer in time"),
         (Answer::Close, "error sending request"),
     ] {
