@@ -16,8 +16,8 @@ use std::{collections::HashMap, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-/// Maximum number of entries that wait.
-const WAITING: usize = 1_024;
+/// Maximum number of entries that wait. An entry has 512 KiB at most, and rarely more than 1 KiB.
+const WAITING: usize = 256;
 /// Maximum number of entries that are processed together.
 const BATCH: usize = 64;
 /// Delay before an entry whose events could not be published is delivered again.

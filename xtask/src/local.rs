@@ -10,6 +10,9 @@ use std::{
 use anyhow::{Context, bail};
 use testkit::place;
 
+/// Key of backends that use HTTP on the local stack, which listens on 127.0.0.1 only.
+pub const BACKEND_KEY: &str = "the-key-of-backends-on-a-local-stack";
+
 /// Data folder of nats-server.
 pub fn nats_data() -> PathBuf {
     place::local().join("nats")

@@ -28,6 +28,8 @@ pub struct Ready {
     pub nats: String,
     /// URL of the services' database.
     pub database: String,
+    /// Key of backends that use HTTP, unless the environment has other keys.
+    pub backend_key: Option<String>,
     /// Secret that signs tokens, unless the gateway verifies them with a public key.
     pub jwt_secret: Option<String>,
     /// Processes by kind.

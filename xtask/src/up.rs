@@ -164,6 +164,8 @@ impl Stack {
             gateways: http,
             nats: broker.url(),
             database: server.url(DATABASE),
+            backend_key: (!["BACKEND_KEYS", "BACKEND_KEYS_FILE"].into_iter().any(is_set))
+                .then(|| local::BACKEND_KEY.to_owned()),
             jwt_secret: if verified_otherwise { None } else { Some(local::jwt_secret()?) },
             processes: BTreeMap::from([(POSTGRES, not_running()), (NATS, not_running())]),
         };
@@ -240,6 +242,9 @@ fn gateway_environment(ports: &[u16], index: usize, ready: &Ready) -> Environmen
         ("DEMO", Some("true".to_owned())),
         ("JWT_SECRET", ready.jwt_secret.clone()),
     ];
+    if let Some(key) = &ready.backend_key {
+        env.push(("BACKEND_KEYS", Some(format!("local:{key}"))));
+    }
     if !is_set("ALLOWED_ORIGINS") {
         let origins = ports.iter().map(|port| format!("http://127.0.0.1:{port},http://localhost:{port}"));
         env.push(("ALLOWED_ORIGINS", Some(origins.collect::<Vec<_>>().join(","))));
@@ -282,6 +287,11 @@ async fn greet(ready: &Ready) -> anyhow::Result<()> {
     println!(
         "    nats -s {nats} pub events.payment_completed '{{\"user_id\":1,\"data\":{{\"payment_id\":789}}}}'\n"
     );
+    if let Some(key) = &ready.backend_key {
+        println!("  The same over HTTP:");
+        println!("    curl -H 'Authorization: Bearer {key}' {http}/backend/events/payment_completed \\");
+        println!("        --json '{{\"user_id\":1,\"data\":{{\"payment_id\":790}}}}'\n");
+    }
     println!("  The database, for psql or an import:");
     println!("    psql {database}\n");
     println!("  Logs are in {logs}; of nats-server and Postgres, only warnings and errors are shown here.");

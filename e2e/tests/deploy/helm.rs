@@ -281,6 +281,27 @@ fn network_policies_allow_the_key_set() {
     assert!(policies.into_iter().all(|policy| policy["metadata"]["name"] != "vyzio-jwks"));
 }
 
+#[test]
+fn backends_are_not_reached_from_the_public_and_webhooks_only_if_enabled() {
+    let Some(resources) = rendered(ALL) else { return };
+    for (kind, paths) in [("HTTPRoute", "/spec/rules/0/matches"), ("Ingress", "/spec/rules/0/http/paths")] {
+        let routes: Vec<&Value> = of_kind(kind, &resources).collect();
+        assert!(!routes.is_empty());
+        for route in routes {
+            let paths = route.pointer(paths).unwrap().to_string();
+            assert!(
+                paths.contains("/ws") && !paths.contains("/backend") && !paths.contains("\"/\""),
+                "{paths}"
+            );
+        }
+    }
+    let egress = &named("NetworkPolicy", "vyzio-webhooks", &resources)["spec"]["egress"][0];
+    assert_eq!(egress["ports"], json!([{"port": 8443}]));
+    let resources = rendered(MINIMAL).unwrap();
+    let policies = of_kind("NetworkPolicy", &resources);
+    assert!(policies.into_iter().all(|policy| policy["metadata"]["name"] != "vyzio-webhooks"));
+}
+
 /// `all.yaml` is complete: a new option gets a value there, and is checked with it.
 #[test]
 fn every_option_is_checked_with_another_value() {

@@ -53,6 +53,37 @@ impl Operator {
     }
 }
 
+/// A webhook that was given up: the tool lists its dead letter, and a replay is a new delivery with the same id.
+#[tokio::test]
+async fn the_dead_letter_of_a_webhook_is_replayed_to_its_endpoint() {
+    let gone = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (sender, mut received) = tokio::sync::mpsc::channel(100);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let is_gone = gone.clone();
+    let answer = async move |headers: axum::http::HeaderMap, body: String| {
+        sender.send((headers["webhook-id"].clone(), body)).await.unwrap();
+        let is_gone = is_gone.load(std::sync::atomic::Ordering::SeqCst);
+        if is_gone { axum::http::StatusCode::GONE } else { axum::http::StatusCode::NO_CONTENT }
+    };
+    let router = axum::Router::new().route("/", axum::routing::post(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let env =
+        vec![("WEBHOOK_URL", url), ("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned())];
+    let operator = Operator::start(Options { env, ..Options::default() }).await;
+    operator.stack.post("/api/reports", 1, json!({"user_id": 2, "reason": "rude"})).await.expect(201);
+    let first = received.recv().await.unwrap();
+    let letters = operator.list(1).await;
+    assert_eq!(
+        (&letters[0]["type"], &letters[0]["reason"]),
+        (&json!("webhook.default"), &json!("the last answer was 410"))
+    );
+    gone.store(false, std::sync::atomic::Ordering::SeqCst);
+    operator.run(&["replay", "--type", "webhook.default"]).await.unwrap();
+    assert_eq!(received.recv().await.unwrap(), first);
+    operator.list(0).await;
+}
+
 fn seq(line: &Value) -> String {
     line["seq"].to_string()
 }

@@ -14,11 +14,13 @@ async fn openapi_and_asyncapi_are_valid() {
     };
     let stack = Stack::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let document = format!("http://{}/api/openapi.json", stack.host(0));
-    let document = stack.http().get(document).send().await.unwrap().text().await.unwrap();
-    fs::write(folder.path().join("openapi.json"), document).unwrap();
-    let validate = Tool::new(python.with_file_name("openapi-spec-validator"), folder.path());
-    validate.args(["--schema", "3.1", "openapi.json"]).output(&[]).await.unwrap();
+    for api in ["api", "backend"] {
+        let document = format!("http://{}/{api}/openapi.json", stack.host(0));
+        let document = stack.http().get(document).send().await.unwrap().text().await.unwrap();
+        fs::write(folder.path().join("openapi.json"), document).unwrap();
+        let validate = Tool::new(python.with_file_name("openapi-spec-validator"), folder.path());
+        validate.args(["--schema", "3.1", "openapi.json"]).output(&[]).await.unwrap();
+    }
 
     let schema = node.join("node_modules/@asyncapi/specs/schemas/3.0.0.json");
     let asyncapi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/asyncapi.yaml");

@@ -41,7 +41,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{/* Environment variables of a service that are not secret. */}}
 {{- define "vyzio.env" -}}
 {{- $env := merge (dict) .values.env .root.Values.env }}
-{{- range $name := list "NATS_URL" "DATABASE_URL" "DATABASE_DIRECT_URL" "JWT_SECRET" "JWT_SECRET_PREVIOUS" "ADMIN_ADDR" "GATEWAY_ADDR" "PORT" }}
+{{- range $name := list "NATS_URL" "DATABASE_URL" "DATABASE_DIRECT_URL" "JWT_SECRET" "JWT_SECRET_PREVIOUS" "BACKEND_KEYS" "WEBHOOK_SECRET" "ADMIN_ADDR" "GATEWAY_ADDR" "PORT" }}
 {{- if hasKey $env $name }}
 {{- $place := ternary (printf "%s.env" $.key) "env" (hasKey $.values.env $name) }}
 {{- if or (hasSuffix "ADDR" $name) (eq $name "PORT") }}
