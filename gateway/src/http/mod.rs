@@ -20,7 +20,6 @@ use crate::state::Shared;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    http::StatusCode,
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
 };
@@ -44,17 +43,13 @@ pub fn router(shared: Arc<Shared>) -> Router {
     }
     router
         .fallback(fallback)
-        .method_not_allowed_fallback(method_not_allowed)
+        .method_not_allowed_fallback(Problem::method_not_allowed)
         .layer(from_fn_with_state(shared.clone(), origin::check_origin))
         // Pages of every origin may load the client, so that it can tell them that theirs is not allowed.
         .merge(client::router())
         // Refuses all pages, and has no CORS.
         .merge(backend)
         .with_state(shared)
-}
-
-async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes other methods")
 }
 
 /// Serves sockets, whose paths axum's router cannot describe. Any other path is unknown.

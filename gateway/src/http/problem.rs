@@ -36,6 +36,11 @@ impl Problem {
         Refusal::new(Code::InvalidRequest, detail).into()
     }
 
+    /// A known path with another method; for a fallback of axum.
+    pub async fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes other methods")
+    }
+
     /// An unknown path.
     pub fn no_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "no such path")

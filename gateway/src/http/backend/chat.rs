@@ -1,6 +1,6 @@
 //! Conversations and messages of any users.
 
-use super::{App, IdempotencyKey, request};
+use super::call::{App, IdempotencyKey, request};
 use crate::http::{
     extract::{Body, Cursor, Id, Ids},
     problem::{Problem, ProblemDetails},

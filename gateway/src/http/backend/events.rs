@@ -1,6 +1,6 @@
 //! Events: the answer means that JetStream has them.
 
-use super::{App, IdempotencyKey};
+use super::call::{App, IdempotencyKey};
 use crate::{
     http::{
         extract::JsonBytes,

@@ -1,5 +1,6 @@
 //! The HTTP API for backends: what they may do on NATS, with keys instead of NATS users.
 
+mod call;
 mod chat;
 mod events;
 mod sessions;
@@ -12,7 +13,6 @@ use crate::{
     http::{
         body::read_body_of,
         measured::measure,
-        method_not_allowed,
         openapi::{self, Texts},
         problem::{Problem, ProblemDetails},
         responses::{self, Caller, Responses, Slot},
@@ -21,12 +21,12 @@ use crate::{
 };
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{StatusCode, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use contract::{Code, Refusal, limits};
+use contract::{Code, Refusal};
 use service::trace;
 use std::sync::Arc;
 use utoipa::{
@@ -38,14 +38,10 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-type App = State<Arc<Shared>>;
-
 /// Maximum size of a batch of events in bytes.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// The route of batches.
 const BATCH_ROUTE: &str = "/backend/events";
-/// The header with the key by which a repeat is recognised.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 const ABOUT: &str = "For the backends of a marketplace: publish events, create conversations, send, read and correct \
 messages, revoke sessions. Each call has an equivalent on NATS, which `docs/publishing.md` describes; the same `event_id` \
@@ -109,7 +105,7 @@ pub fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route_layer(from_fn_with_state(shared.clone(), admit))
         .route_layer(from_fn_with_state(Responses::default(), responses::bound))
         .merge(openapi::router("/backend", document, &TEXTS))
-        .method_not_allowed_fallback(method_not_allowed)
+        .method_not_allowed_fallback(Problem::method_not_allowed)
         .layer(from_fn(refuse_pages))
 }
 
@@ -136,7 +132,12 @@ async fn read_body(
 }
 
 /// Identifies the backend, checks its limits and its scopes, and measures and counts the call.
-async fn admit(State(shared): App, path: MatchedPath, mut request: Request, next: Next) -> Response {
+async fn admit(
+    State(shared): State<Arc<Shared>>,
+    path: MatchedPath,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let route = path.as_str().to_owned();
     let response = match admitted(&shared, &route, &mut request).await {
         Err(problem) => problem.into_response(),
@@ -183,46 +184,6 @@ fn is_permitted(backend: &Backend, route: &str) -> bool {
 fn count(route: &str, status: StatusCode) {
     let labels = [("route", route.to_owned()), ("status", status.as_u16().to_string())];
     metrics::counter!("backend_calls_total", &labels).increment(1);
-}
-
-async fn request<R: contract::Request>(shared: &Shared, request: R) -> Result<R::Reply, Problem> {
-    Ok(shared.hub.bus().request_until(&request, limits::SEND_DEADLINE).await?)
-}
-
-/// The key by which a repeat is recognised, if the call has one.
-struct IdempotencyKey(Option<String>);
-
-impl IdempotencyKey {
-    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(Self(None)) };
-        let key = value.to_str().ok().map(str::trim).filter(|key| !key.is_empty());
-        let key = key.filter(|key| key.len() <= limits::EVENT_ID_BYTES).ok_or_else(|| {
-            Problem::invalid(format!(
-                "\"Idempotency-Key\" must be 1 to {} printable ASCII characters",
-                limits::EVENT_ID_BYTES
-            ))
-        })?;
-        Ok(Self(Some(key.to_owned())))
-    }
-}
-
-impl FromRequestParts<Arc<Shared>> for IdempotencyKey {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
-        Self::of(&parts.headers)
-    }
-}
-
-/// The backend that makes a call.
-struct Calling(Backend);
-
-impl FromRequestParts<Arc<Shared>> for Calling {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
-        parts.extensions.get::<Backend>().cloned().map(Self).ok_or_else(|| Refusal::internal().into())
-    }
 }
 
 #[cfg(test)]

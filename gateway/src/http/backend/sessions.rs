@@ -1,6 +1,6 @@
 //! Sessions of users, and the caller's key.
 
-use super::{App, Calling, request};
+use super::call::{App, Calling, request};
 use crate::{
     admission::backend_keys::Scope,
     http::{extract::Body, problem::Problem},
