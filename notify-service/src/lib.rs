@@ -91,12 +91,10 @@ impl NotifyService {
         else {
             return Ok(());
         };
-        let streams = vec![
-            streams::events(),
-            streams::deadletters(),
-            service::streams::chat_log(),
-            service::streams::events_out(),
-        ];
+        let mut streams = vec![streams::events(), streams::deadletters(), service::streams::chat_log()];
+        if !self.endpoints.is_empty() || !self.config.optional_events.is_empty() {
+            streams.push(service::streams::events_out());
+        }
         for stream in &streams {
             service::streams::ensure(&bus, stream.clone(), &shutdown).await;
         }
