@@ -1,0 +1,63 @@
+"""Requests about messages."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from .backends import backend
+from .conf import settings
+from .ids import id_in, user_id
+
+
+def send(
+    conversation: int | Mapping[str, Any],
+    sender: Any,
+    message: str,
+    *,
+    client_id: str | None = None,
+) -> dict[str, Any]:
+    """Sends a message in a user's name. Returns the message, with its `message_id`. Raises Refused or Unavailable.
+
+    `client_id`, 1 to 64 characters, makes it safe to repeat the call: the message is stored once.
+    """
+    body = {
+        "conversation_id": id_in(conversation, "conversation_id"),
+        "sender_id": user_id(sender),
+        "message": message,
+        "client_id": client_id or str(uuid.uuid4()),
+    }
+    return backend().call("chat.messages.send", body, settings().TIMEOUT)
+
+
+def update(
+    conversation: int | Mapping[str, Any],
+    message: int | Mapping[str, Any],
+    text: str,
+    *,
+    if_change: int | None = None,
+) -> dict[str, Any]:
+    """Replaces the text of a message, however old. Returns the message. Raises Refused or Unavailable.
+
+    With `if_change`, only if this is the number of the message's last change (0: it never changed).
+    """
+    body: dict[str, Any] = {**_ids(conversation, message), "message": text}
+    if if_change is not None:
+        body["if_change"] = if_change
+    return backend().call("chat.messages.update", body, settings().TIMEOUT)
+
+
+def remove(
+    conversation: int | Mapping[str, Any], message: int | Mapping[str, Any], reason: str
+) -> dict[str, Any]:
+    """Removes a message, as a moderator. Returns it without its text. Raises Refused or Unavailable."""
+    body = {**_ids(conversation, message), "reason": reason}
+    return backend().call("chat.messages.remove", body, settings().TIMEOUT)
+
+
+def _ids(conversation: int | Mapping[str, Any], message: int | Mapping[str, Any]) -> dict[str, int]:
+    return {
+        "conversation_id": id_in(conversation, "conversation_id"),
+        "message_id": id_in(message, "message_id"),
+    }
