@@ -61,22 +61,28 @@ class Backend:
 
     def request(self, method: str, path: str, body: Any, timeout: float) -> Any:
         """Sends a request and returns the JSON of its answer. Raises a RealtimeError."""
-        deadline = time.monotonic() + timeout
         headers = {"Authorization": f"Bearer {settings().API_KEY}", "Accept": "application/json"}
         payload = None
         if body is not None:
             payload = json.dumps(body, allow_nan=False).encode()
             headers["Content-Type"] = "application/json"
+        return _answer(*self._exchange(method, self._prefix + path, payload, headers, timeout))
+
+    def _exchange(
+        self, method: str, path: str, payload: bytes | None, headers: dict[str, str], timeout: float
+    ) -> tuple[int, bytes]:
+        """The status and the content of the answer. Repeats the request if the server had closed the idle connection."""
+        end = time.monotonic() + timeout
         while True:
             connection, is_new = self._connection()
             try:
-                connection.deadline = deadline
-                connection.request(method, self._prefix + path, payload, headers)
+                connection.deadline.end = end
+                connection.request(method, path, payload, headers)
                 response = connection.getresponse()
                 content = response.read(ANSWER_BYTES + 1)
                 if len(content) > ANSWER_BYTES or not response.isclosed():
                     raise http.client.HTTPException("the answer is too long")
-                return _answer(response, content)
+                return response.status, content
             except CLOSED as error:
                 self._drop()
                 if is_new:
@@ -84,8 +90,6 @@ class Backend:
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 raise Unavailable(_text(error)) from error
-            except RealtimeError:
-                raise
             except BaseException:
                 # The rest of an answer must not be read as the next one.
                 self._drop()
@@ -108,13 +112,25 @@ class Backend:
             connection.close()
 
 
+class _Deadline:
+    """The end of an exchange, by the monotonic clock."""
+
+    end = 0.0
+
+    def left(self) -> float:
+        """Seconds until then. Raises TimeoutError."""
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+
 class _Connection(http.client.HTTPConnection):
     """A connection whose operations together end at a deadline."""
 
-    deadline = 0.0
-
     def __init__(self, host: str, port: int | None, tls: ssl.SSLContext | None) -> None:
         super().__init__(host, port or (443 if tls else 80))
+        self.deadline = _Deadline()
         self._tls = tls
 
     def connect(self) -> None:
@@ -123,13 +139,13 @@ class _Connection(http.client.HTTPConnection):
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             opened = socket.socket(family, kind, protocol)
             try:
-                opened.settimeout(_left(self.deadline))
+                opened.settimeout(self.deadline.left())
                 opened.connect(address)
                 opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls:
-                    opened.settimeout(_left(self.deadline))
+                    opened.settimeout(self.deadline.left())
                     opened = self._tls.wrap_socket(opened, server_hostname=self.host)
-                self.sock = _Socket(opened, self)
+                self.sock = _Socket(opened, self.deadline)
                 return
             except OSError as error:
                 opened.close()
@@ -140,36 +156,36 @@ class _Connection(http.client.HTTPConnection):
 class _Socket:
     """The part of a socket that `http.client` uses."""
 
-    def __init__(self, opened: socket.socket, connection: _Connection) -> None:
+    def __init__(self, opened: socket.socket, deadline: _Deadline) -> None:
         self._opened = opened
-        self._connection = connection
-
-    def before_operation(self) -> None:
-        self._opened.settimeout(_left(self._connection.deadline))
+        self._deadline = deadline
 
     def sendall(self, data: bytes) -> None:
-        self.before_operation()
+        self._opened.settimeout(self._deadline.left())
         self._opened.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self, self._opened.makefile("rb", buffering=0)))
+        return io.BufferedReader(_Reader(self._opened, self._deadline))
 
     def close(self) -> None:
         self._opened.close()
 
+    # The thread of a connection has ended.
+    __del__ = close
+
 
 class _Reader(io.RawIOBase):
-    def __init__(self, owner: _Socket, raw: Any) -> None:
-        self._owner = owner
-        self._raw = raw
+    def __init__(self, opened: socket.socket, deadline: _Deadline) -> None:
+        self._opened = opened
+        self._deadline = deadline
+        self._raw = opened.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._owner.before_operation()
-        count: int | None = self._raw.readinto(buffer)
-        return count
+        self._opened.settimeout(self._deadline.left())
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         if not self.closed:
@@ -177,24 +193,17 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    return left
-
-
 def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _answer(response: http.client.HTTPResponse, content: bytes) -> Any:
+def _answer(status: int, content: bytes) -> Any:
     try:
         answer = json.loads(content) if content else {}
     except ValueError:
         answer = {}
-    if response.status >= 300:
-        raise _problem(response.status, answer)
+    if status >= 300:
+        raise _problem(status, answer)
     return answer
 
 
