@@ -5,6 +5,7 @@ Tests with a real gateway are in test_stack.py.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -147,8 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     owner: Gateway
 
+    numbers = itertools.count()
+
     def setup(self) -> None:
         super().setup()
+        self.number = next(self.numbers)
         self.owner.connections.add(self.connection)
 
     def finish(self) -> None:
@@ -161,14 +165,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {KEY}":
             status, answer = 401, problem(401, "unauthorized")
         else:
-            status, answer = self.owner.answer(id(self.connection), self.command, self.path, body)
+            status, answer = self.owner.answer(self.number, self.command, self.path, body)
         if status == 0:
             self.close_connection = True  # No answer.
             return
         payload = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
+        self.send_header("Content-Length", str(len(payload) if status != 299 else 1_000_000))
         self.end_headers()
         if status == 299:
             # Forever another byte, so that no single read takes long.

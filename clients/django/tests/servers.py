@@ -19,7 +19,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection
-from gateway import Gateway
 
 HERE = Path(__file__).parent
 SECONDS = 60
@@ -96,9 +95,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*arguments: str, gateway: Gateway, port: int = 0, **entries: Any) -> Iterator[Server]:
-    """Runs Python with these arguments, for a gateway, with some entries of `VYZIO`."""
-    vyzio = {**settings.VYZIO, "URL": gateway.url, **entries}
+def running(*arguments: str, url: str, port: int = 0, **entries: Any) -> Iterator[Server]:
+    """Runs Python with these arguments, for the gateway at `url`, with some entries of `VYZIO`."""
+    vyzio = {**settings.VYZIO, "URL": url, **entries}
     env = {
         **os.environ,
         "DATABASE_URL": database_url(),

@@ -33,6 +33,23 @@ class RelayTests(GatewayMixin, TransactionTestCase):
         self.gateway.start()
         later(minutes=1)
 
+    def relay_in_threads(self, count: int) -> list[int]:
+        """Runs relays at once. Returns the number of events that each has sent."""
+        sent: list[int] = []
+
+        def work() -> None:
+            try:
+                sent.append(outbox.relay().sent)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=work) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sent
+
     def test_the_command_publishes_what_is_due(self) -> None:
         self.emit_without_gateway(3)
         self.assertEqual(call("realtime_relay"), "3 published, 0 errors\n")
@@ -57,20 +74,7 @@ class RelayTests(GatewayMixin, TransactionTestCase):
 
     def test_several_relays_publish_each_event_once(self) -> None:
         self.emit_without_gateway(300)
-        sent = []
-
-        def work() -> None:
-            try:
-                sent.append(outbox.relay().sent)
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(sum(sent), 300)
+        self.assertEqual(sum(self.relay_in_threads(4)), 300)
         self.assertEqual(len(self.gateway.publications), 300)
         self.assertFalse(Outbox.objects.exists())
 
@@ -81,11 +85,7 @@ class RelayTests(GatewayMixin, TransactionTestCase):
             emit(f"step{number}", to=456, data={"number": number}, key="order")
         self.gateway.start()
         later(minutes=1)
-        threads = [threading.Thread(target=lambda: (outbox.relay(), connection.close())) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        self.relay_in_threads(3)
         outbox.relay()
         steps = [event for event in self.gateway.publications if event["type"] != "paid"]
         self.assertEqual([event["data"]["number"] for event in steps], list(range(30)))
@@ -119,7 +119,7 @@ class RelayTests(GatewayMixin, TransactionTestCase):
         self.assertEqual(sorted(Received.objects.values_list("pk", flat=True)), ["0", "29"])
 
     def test_a_relay_runs_until_it_is_stopped(self) -> None:
-        with running("manage.py", "realtime_relay", "--forever", gateway=self.gateway, RELAY_AFTER=0) as relay:
+        with running("manage.py", "realtime_relay", "--forever", url=self.gateway.url, RELAY_AFTER=0) as relay:
             with vyzio(URL="http://127.0.0.1:9", RELAY_AFTER=0):
                 for number in range(3):
                     emit("paid", to=456, data={"number": number})

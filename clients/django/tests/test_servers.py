@@ -41,24 +41,24 @@ class ServerTests(GatewayMixin, TransactionTestCase):
         self.assertGreaterEqual(len(set.union(*owners)), processes)
 
     def gunicorn(self, *arguments: str, port: int) -> list[str]:
-        return ["-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *arguments, "project.wsgi"]
+        return ["-m", "gunicorn", "--no-control-socket", "--bind", f"127.0.0.1:{port}", *arguments, "project.wsgi"]
 
     def test_runserver(self) -> None:
         port = free_port()
-        with running("manage.py", "runserver", "--noreload", str(port), gateway=self.gateway, port=port) as server:
+        with running("manage.py", "runserver", "--noreload", str(port), url=self.gateway.url, port=port) as server:
             self.work(server)
 
     @unittest.skipIf(needs("gunicorn"), "gunicorn is not installed")
     def test_gunicorn_with_four_forks(self) -> None:
         port = free_port()
-        with running(*self.gunicorn("--workers=4", port=port), gateway=self.gateway, port=port) as server:
+        with running(*self.gunicorn("--workers=4", port=port), url=self.gateway.url, port=port) as server:
             self.work(server, processes=2)
 
     @unittest.skipIf(needs("gunicorn"), "gunicorn is not installed")
     def test_gunicorn_with_four_forks_of_a_process_that_has_a_connection(self) -> None:
         port = free_port()
         arguments = self.gunicorn("--workers=4", "--preload", "--config=preload.py", port=port)
-        with running(*arguments, gateway=self.gateway, port=port) as server:
+        with running(*arguments, url=self.gateway.url, port=port) as server:
             self.assertEqual(len(self.gateway.of_user(999)), 1, "sent before the forks")
             self.gateway.publications.clear()
             self.work(server, processes=3)
@@ -67,21 +67,21 @@ class ServerTests(GatewayMixin, TransactionTestCase):
     def test_gunicorn_with_threads(self) -> None:
         port = free_port()
         arguments = self.gunicorn("--workers=2", "--threads=4", port=port)
-        with running(*arguments, gateway=self.gateway, port=port) as server:
+        with running(*arguments, url=self.gateway.url, port=port) as server:
             self.work(server)
 
     @unittest.skipIf(needs("gunicorn") or needs("gevent"), "gunicorn or gevent is not installed")
     def test_gevent(self) -> None:
         port = free_port()
         arguments = self.gunicorn("--workers=2", "--worker-class=gevent", port=port)
-        with running(*arguments, gateway=self.gateway, port=port) as server:
+        with running(*arguments, url=self.gateway.url, port=port) as server:
             self.work(server)
 
     @unittest.skipIf(needs("uvicorn"), "uvicorn is not installed")
     def test_uvicorn(self) -> None:
         port = free_port()
         arguments = ["-m", "uvicorn", "--port", str(port), "--lifespan=off", "project.asgi:application"]
-        with running(*arguments, gateway=self.gateway, port=port) as server:
+        with running(*arguments, url=self.gateway.url, port=port) as server:
             self.work(server)
             self.gateway.events.clear()
             self.gateway.publications.clear()
@@ -90,7 +90,7 @@ class ServerTests(GatewayMixin, TransactionTestCase):
     @unittest.skipIf(needs("gunicorn"), "gunicorn is not installed")
     def test_a_kill_between_commit_and_publication_loses_nothing(self) -> None:
         port = free_port()
-        with running(*self.gunicorn("--workers=2", port=port), gateway=self.gateway, port=port) as server:
+        with running(*self.gunicorn("--workers=2", port=port), url=self.gateway.url, port=port) as server:
             self.assertEqual(server.get("/killed/456/"), 0)
             self.assertEqual(Payment.objects.count(), 1, "it was committed")
             self.assertEqual(self.gateway.of_user(456), [])
@@ -102,7 +102,7 @@ class ServerTests(GatewayMixin, TransactionTestCase):
     @unittest.skipIf(needs("gunicorn"), "gunicorn is not installed")
     def test_a_kill_between_publication_and_its_answer_notifies_once(self) -> None:
         port = free_port()
-        with running(*self.gunicorn("--workers=2", port=port), gateway=self.gateway, port=port) as server:
+        with running(*self.gunicorn("--workers=2", port=port), url=self.gateway.url, port=port) as server:
             self.gateway.stored = kill_process
             self.assertEqual(server.get("/pay/456/"), 0)
             self.gateway.stored = lambda event: None
@@ -114,7 +114,7 @@ class ServerTests(GatewayMixin, TransactionTestCase):
     @unittest.skipIf(needs("gunicorn"), "gunicorn is not installed")
     def test_views_work_while_the_gateway_is_away_for_an_hour(self) -> None:
         port = free_port()
-        with running(*self.gunicorn("--workers=4", port=port), gateway=self.gateway, port=port) as server:
+        with running(*self.gunicorn("--workers=4", port=port), url=self.gateway.url, port=port) as server:
             self.assertEqual(server.get("/pay/1/"), 200)
             self.gateway.stop()
             with ThreadPoolExecutor(8) as pool:

@@ -140,7 +140,8 @@ def _try_now(row: Outbox, timeout: float, alias: str) -> None:
     try:
         [error] = _send([row], timeout)
     except RealtimeError as failure:
-        error = failure
+        # Without its traceback, which would keep the frames of this call.
+        error = failure.with_traceback(None)
     if isinstance(error, Unavailable):
         _pause.failed()
     else:
@@ -254,11 +255,11 @@ def _relay_batch(batch: Sequence[Outbox], alias: str, done: Relayed) -> None:
                 if done.error is None:
                     _relay_batch([row], alias, done)
             return
-        outcomes = [error] * len(batch)
+        outcomes = [error.with_traceback(None)] * len(batch)
         if error.status not in INVALID:
             done.error = error
     except Unavailable as error:
-        outcomes = [error] * len(batch)
+        outcomes = [error.with_traceback(None)] * len(batch)
     if all(isinstance(outcome, Unavailable) for outcome in outcomes):
         done.error = outcomes[0]
     for row, outcome in zip(batch, outcomes):

@@ -6,8 +6,8 @@ Nothing is sent; `sent` has the events, like `mail.outbox`. In a `TestCase`, not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, overload
 
 from .backends import locmem
 from .errors import RealtimeError
@@ -24,8 +24,8 @@ class Sent(NamedTuple):
     body: Mapping[str, Any]
 
 
-class _Sent:
-    """The events that were published, oldest first. Compares, counts and indexes like a list of `Sent`."""
+class _Sent(Sequence[Sent]):
+    """The events that were published, oldest first."""
 
     def _list(self) -> list[Sent]:
         return [Sent(kind, body["user_ids"], body.get("data", {}), body) for kind, body in locmem.events]
@@ -33,7 +33,13 @@ class _Sent:
     def __len__(self) -> int:
         return len(locmem.events)
 
-    def __getitem__(self, index: int) -> Sent:
+    @overload
+    def __getitem__(self, index: int) -> Sent: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sent]: ...
+
+    def __getitem__(self, index: int | slice) -> Sent | list[Sent]:
         return self._list()[index]
 
     def __eq__(self, other: object) -> bool:

@@ -1,0 +1,137 @@
+"""The package against a real stack: `STACK` has its addresses as JSON. e2e/tests/client/django.rs starts it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import unittest
+import urllib.error
+import urllib.request
+import uuid
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import TransactionTestCase
+from servers import free_port, running
+from support import later, vyzio
+
+from vyzio_realtime_django import Refused, conversations, emit, messages, notify_now, outbox, sessions, token_for
+from vyzio_realtime_django.checks import signing_key_problem
+from vyzio_realtime_django.models import Outbox
+
+STACK: dict[str, str] = json.loads(os.environ.get("STACK", "{}"))
+# Longest wait for a notification, in seconds.
+PATIENCE = 30
+
+
+@unittest.skipUnless(STACK, "there is no stack")
+class StackTests(TransactionTestCase):
+    def setUp(self) -> None:
+        changed = vyzio(URL=STACK["url"], API_KEY=STACK["key"], SIGNING_KEY=STACK["secret"], TIMEOUT=5)
+        changed.enable()
+        self.addCleanup(changed.disable)
+        outbox._pause.succeeded()
+        # Users of this test only: the stack is for all tests.
+        first = uuid.uuid4().int % 2**30
+        self.ada = User.objects.create(pk=first + 1, username="ada")
+        self.ben = User.objects.create(pk=first + 2, username="ben")
+
+    def get(self, path: str, user: User) -> Any:
+        request = urllib.request.Request(STACK["url"] + path, headers={"Authorization": f"Bearer {token_for(user)}"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            return json.load(response)
+
+    def notifications(self, user: User, count: int) -> list[Any]:
+        """Waits until the user has this number of notifications. Returns them, oldest first."""
+        end = time.monotonic() + PATIENCE
+        while len(items := self.get("/api/notifications", user)["items"]) < count:
+            assert time.monotonic() < end, f"{len(items)} of {count} notifications"
+            time.sleep(0.05)
+        return list(reversed(items))
+
+    def emit(self, number: int, **event: Any) -> str:
+        data = {"payment_id": number}
+        return emit("payment_completed", to=[self.ada, self.ben], data=data, key=f"{self.ada.pk}-{number}", **event)
+
+    def test_an_event_becomes_one_notification_of_each_user(self) -> None:
+        for _ in range(2):
+            self.emit(1)
+        self.emit(2, title="Payé", message="Merci")
+        self.assertFalse(Outbox.objects.exists())
+        for user in (self.ada, self.ben):
+            first, second = self.notifications(user, 2)
+            self.assertEqual((first["type"], first["data"]), ("payment_completed", {"payment_id": 1}))
+            self.assertEqual((second["title"], second["message"]), ("Payé", "Merci"))
+
+    def test_the_relay_publishes_what_was_committed_without_the_gateway(self) -> None:
+        with vyzio(URL="http://127.0.0.1:9"):
+            for number in range(150):
+                self.emit(number)
+        self.assertEqual(Outbox.objects.count(), 150)
+        later(minutes=2)
+        done = outbox.relay()
+        self.assertEqual((done.sent, done.errors, done.error), (150, 0, None))
+        end = time.monotonic() + PATIENCE
+        while (count := self.get("/api/notifications/unread_count", self.ada)["unread_count"]) < 150:
+            self.assertLess(time.monotonic(), end, count)
+
+    def test_an_event_that_the_gateway_refuses_is_an_error(self) -> None:
+        with self.assertRaises(Refused) as raised:
+            notify_now("payment_completed", to=self.ada, title="x" * 201)
+        self.assertEqual(raised.exception.status, 400)
+
+    def test_a_conversation_is_opened_and_written_in(self) -> None:
+        opened = conversations.between(self.ada, self.ben, listing=12)
+        self.assertEqual(conversations.between(self.ben, self.ada, listing=12)["conversation_id"], opened["conversation_id"])
+        self.assertEqual({user["username"] for user in opened["participants"]}, {"ada", "ben"})
+        sent = messages.send(opened, self.ada, "Bonjour", client_id="question")
+        self.assertEqual(messages.send(opened, self.ada, "Bonjour", client_id="question")["message_id"], sent["message_id"])
+        changed = messages.update(opened, sent, "Bonsoir")
+        self.assertEqual(changed["content"], "Bonsoir")
+        with self.assertRaises(Refused) as raised:
+            messages.update(opened, sent, "Non", if_change=0)
+        self.assertEqual((raised.exception.status, raised.exception.code), (409, "conflict"))
+        messages.remove(opened, sent, "insulting")
+        [item] = self.get(f"/api/conversations/{opened['conversation_id']}/messages", self.ben)["items"]
+        self.assertIn("deleted_at", item)
+        with self.assertRaises(Refused) as raised:
+            messages.send(opened, 99, "Bonjour")
+        self.assertEqual(raised.exception.code, "forbidden")
+
+    def test_a_revocation_refuses_the_tokens_until_then(self) -> None:
+        token = token_for(self.ada)
+        self.assertIn("revoked_before", sessions.revoke(self.ada))
+        end = time.monotonic() + PATIENCE
+        while True:
+            request = urllib.request.Request(f"{STACK['url']}/api/unread", headers={"Authorization": f"Bearer {token}"})
+            try:
+                urllib.request.urlopen(request, timeout=PATIENCE).close()
+            except urllib.error.HTTPError as error:
+                error.close()
+                self.assertEqual(error.code, 401)
+                return
+            self.assertLess(time.monotonic(), end, "the token is accepted still")
+
+    def test_check_finds_the_gateway_and_its_key(self) -> None:
+        output = io.StringIO()
+        call_command("realtime_check", stdout=output)
+        self.assertIn("knows this key as shop, for events, chat, users, sessions", output.getvalue())
+        self.assertIsNone(signing_key_problem())
+        changed = {"URL": STACK["url"], "API_KEY": STACK["key"], "SIGNING_KEY": "another key of at least 32 characters"}
+        with vyzio(**changed):
+            self.assertIsNotNone(signing_key_problem())
+
+    def test_a_process_that_is_killed_after_its_commit_notifies_once(self) -> None:
+        port = free_port()
+        stack = {"API_KEY": STACK["key"], "SIGNING_KEY": STACK["secret"]}
+        with running("manage.py", "runserver", "--noreload", str(port), url=STACK["url"], port=port, **stack) as server:
+            self.assertEqual(server.get(f"/killed/{self.ada.pk}/"), 0)
+        later(minutes=1)
+        self.assertEqual(outbox.relay().sent, 1)
+        self.notifications(self.ada, 1)
+        # Another event arrives after any second notification of the first one.
+        notify_now("payment_completed", to=self.ada, data={"payment_id": 2})
+        self.assertEqual(len(self.notifications(self.ada, 2)), 2)
