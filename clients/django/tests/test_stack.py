@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import unittest
 import urllib.error
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -18,11 +20,12 @@ from django.test import TransactionTestCase
 from servers import free_port, running
 from support import later, vyzio
 
-from vyzio_realtime_django import Refused, conversations, emit, messages, notify_now, outbox, sessions, token_for
+from vyzio_realtime_django import Refused, Unavailable, conversations, emit, messages, notify_now, outbox, sessions, token_for
 from vyzio_realtime_django.checks import signing_key_problem
 from vyzio_realtime_django.models import Outbox
 
 STACK: dict[str, str] = json.loads(os.environ.get("STACK", "{}"))
+NATS = "vyzio_realtime_django.backends.nats.Backend"
 # Longest wait for a notification, in seconds.
 PATIENCE = 30
 
@@ -135,3 +138,40 @@ class StackTests(TransactionTestCase):
         # Another event arrives after any second notification of the first one.
         notify_now("payment_completed", to=self.ada, data={"payment_id": 2})
         self.assertEqual(len(self.notifications(self.ada, 2)), 2)
+
+    @unittest.skipUnless(importlib.util.find_spec("nats"), "nats-py is not installed")
+    def test_everything_works_over_nats(self) -> None:
+        with vyzio(BACKEND=NATS, NATS_URL=STACK["nats"], SIGNING_KEY=STACK["secret"], TIMEOUT=5):
+            self.emit(1)
+            self.assertFalse(Outbox.objects.exists())
+            opened = conversations.between(self.ada, self.ben)
+            self.assertEqual(messages.send(opened, self.ada, "Bonjour")["content"], "Bonjour")
+            with self.assertRaises(Refused) as raised:
+                messages.send(opened, 99, "Bonjour")
+            self.assertEqual((raised.exception.status, raised.exception.code), (403, "forbidden"))
+            self.assertIn("revoked_before", sessions.revoke(self.ben))
+            output = io.StringIO()
+            call_command("realtime_check", stdout=output)
+            self.assertIn(NATS, output.getvalue())
+        with vyzio(BACKEND=NATS, NATS_URL="nats://127.0.0.1:9", TIMEOUT=0.5):
+            with self.assertRaises(Unavailable):
+                sessions.revoke(self.ben)
+            self.emit(2)
+        later(minutes=1)
+        self.assertEqual(outbox.relay().sent, 1)
+        with vyzio(URL=STACK["url"], SIGNING_KEY=STACK["secret"]):
+            self.notifications(self.ada, 2)
+
+    @unittest.skipUnless(importlib.util.find_spec("nats"), "nats-py is not installed")
+    @unittest.skipUnless(importlib.util.find_spec("gunicorn"), "gunicorn is not installed")
+    def test_forks_over_nats_have_connections_of_their_own(self) -> None:
+        port = free_port()
+        arguments = ["-m", "gunicorn", "--no-control-socket", "--bind", f"127.0.0.1:{port}", "--workers=2"]
+        arguments += ["--preload", "--config=preload.py", "project.wsgi"]
+        entries = {"BACKEND": NATS, "NATS_URL": STACK["nats"], "SIGNING_KEY": STACK["secret"], "TIMEOUT": 5}
+        with running(*arguments, url=STACK["url"], port=port, **entries) as server:
+            with ThreadPoolExecutor(4) as pool:
+                statuses = set(pool.map(server.get, [f"/pay/{self.ada.pk}/"] * 10))
+            self.assertEqual(statuses, {200})
+        self.assertFalse(Outbox.objects.exists())
+        self.notifications(self.ada, 10)

@@ -1,6 +1,8 @@
-//! Runs the tests of the clients, `clients/js` and `clients/python`, against real stacks. They may kill its services.
+//! Runs the tests of the clients, `clients/js`, `clients/python` and `clients/django`, against real stacks. They may kill
+//! its services.
 
 mod control;
+mod django;
 mod package;
 mod python;
 mod served;

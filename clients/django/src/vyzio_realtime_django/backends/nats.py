@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import logging
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from ..errors import RealtimeError, Refused, Unavailable
 from . import Event
 
 T = TypeVar("T")
+log = logging.getLogger("vyzio_realtime")
 
 
 class Backend:
@@ -63,7 +65,7 @@ class Backend:
                 credentials = {"user_credentials": settings().NATS_CREDS} if settings().NATS_CREDS else {}
                 servers = settings().NATS_URL.split(",")
                 self._connection = await nats.connect(
-                    servers, name="django", max_reconnect_attempts=-1, **credentials
+                    servers, name="django", max_reconnect_attempts=-1, error_cb=_log_error, **credentials
                 )
         return self._connection
 
@@ -93,3 +95,7 @@ class Backend:
         if int(status) in (429, 500, 503):
             raise Unavailable(f"{status} {code}: {detail}")
         raise Refused(int(status), code, detail)
+
+
+async def _log_error(error: Exception) -> None:
+    log.info("the connection to NATS: %r", error)

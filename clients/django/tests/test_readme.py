@@ -1,0 +1,73 @@
+"""Runs the snippets of README.md as one program, in a site with a model of payments."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from django.contrib.auth.models import User
+from django.core import mail
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.test import TestCase
+from django.urls import path
+from support import vyzio
+
+from shop.models import Payment
+from vyzio_realtime_django import testing
+from vyzio_realtime_django.conf import Settings
+from vyzio_realtime_django.signals import reminder_due
+
+SNIPPET = re.compile(r"<!-- snippet -->\n```python\n(.*?)```", re.S)
+urlpatterns: list[Any] = []
+
+
+class Payments:
+    """`Payment` with the amount of the README."""
+
+    class objects:
+        @staticmethod
+        def create(user_id: int, amount: int) -> Payment:
+            return Payment.objects.create(user_id=user_id)
+
+
+@vyzio(BACKEND="vyzio_realtime_django.backends.locmem.Backend")
+class ReadmeTests(testing.RealtimeMixin, TestCase):
+    def test_the_snippets_work(self) -> None:
+        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+        ada, ben = (User.objects.create(username=name, email=f"{name}@shop.example") for name in ("ada", "ben"))
+        world: dict[str, Any] = {
+            "__name__": "readme", "INSTALLED_APPS": [], "urlpatterns": urlpatterns, "buyer": ada, "seller": ben,
+            "Payment": Payments, "User": User, "JsonResponse": JsonResponse,
+        }
+        snippets = SNIPPET.findall(readme)
+        environment = {"VYZIO_KEY": "x" * 32, "JWT_SECRET": "y" * 32, "VYZIO_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjU"}
+        with mock.patch.dict(os.environ, environment):
+            for snippet in snippets:
+                exec(compile(snippet, "README.md", "exec"), world)
+        self.assertEqual(len(snippets), 6)
+        Settings(**world["VYZIO"])
+        self.assertEqual([subject for subject, _ in testing.calls], [
+            "chat.conversations.create", "chat.messages.send", "chat.messages.update", "chat.messages.remove",
+            "sessions.revoke",
+        ])
+
+        data = {"user_id": ada.pk, "items": [{"message": "ben a envoyé un message"}]}
+        with self.captureOnCommitCallbacks(execute=True):
+            reminder_due.send(sender=None, data=data, event_id="1", timestamp=None)
+        reminder_due.disconnect(world["send_mail"])
+        self.assertEqual([(sent.to, sent.body) for sent in mail.outbox], [([ada.email], "ben a envoyé un message")])
+
+        # The test of the README, with its view.
+        def pay(request: HttpRequest, user_id: int, amount: int) -> HttpResponse:
+            response: HttpResponse = world["pay"](request, user_id, amount)
+            return response
+
+        urlpatterns.append(path("pay/<int:user_id>/<int:amount>/", pay))
+        with self.settings(ROOT_URLCONF="test_readme"):
+            test = world["PaymentTests"]("test_a_payment_notifies_its_user")
+            test.setUp()
+            test.client = self.client
+            test.test_a_payment_notifies_its_user()

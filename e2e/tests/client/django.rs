@@ -1,0 +1,50 @@
+//! The Django package, `clients/django`: clean environments install its wheel and run its tests, with the oldest Django
+//! that it supports on SQLite, and with a newer one on Postgres and against a real stack.
+
+use crate::{node, python};
+use e2e::{Options, SECRET, Stack};
+use serde_json::json;
+use testkit::TestDatabase;
+
+/// The key of the backend.
+const KEY: &str = "the-key-of-the-end-to-end-tests-0123456789";
+/// The oldest Django, and the newest one for each Python that this project supports.
+const OLDEST: &str = "Django==4.2.30";
+const NEWER: &str = "Django==5.2.19";
+
+/// Installs the package with a Django and runs its tests.
+async fn run_tests(django: &str, checks_types: bool, env: &[(&str, &str)]) {
+    let folder = tempfile::tempdir().expect("create a folder");
+    let packages = [django, "--requirement", "source/tests/requirements.txt"];
+    let python = match python::installed("django", folder.path(), &packages).await {
+        Ok(python) => python,
+        Err(reason) => return node::skip("the tests of clients/django", &reason),
+    };
+    let must = async |arguments: &[&str], subfolder: &str, env: &[(&str, &str)]| {
+        let output = node::run(&python, arguments, &folder.path().join(subfolder), env).await;
+        output.unwrap_or_else(|error| panic!("{error}"))
+    };
+    if checks_types {
+        let pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "install"];
+        must(&[&pip[..], &["--requirement", "tests/mypy-requirements.txt"]].concat(), "source", &[]).await;
+        must(&["-m", "mypy", "--strict", "src", "tests"], "source", &[("PYTHONPATH", "src:tests")]).await;
+    }
+    must(&["manage.py", "makemigrations", "--check", "vyzio_realtime"], "source/tests", env).await;
+    println!("{}", must(&["-X", "dev", "manage.py", "test"], "source/tests", env).await);
+}
+
+#[tokio::test]
+async fn the_django_package_passes_its_tests_with_the_oldest_django_on_sqlite() {
+    run_tests(OLDEST, false, &[]).await;
+}
+
+#[tokio::test]
+async fn the_django_package_passes_its_tests_on_postgres_and_against_a_stack() {
+    let keys = vec![("BACKEND_KEYS", format!("shop:{KEY}"))];
+    let stack = Stack::with(Options { env: keys, ..Options::default() }).await;
+    let database = TestDatabase::create().await.expect("a database");
+    let url = format!("http://{}", stack.host(0));
+    let nats = stack.nats_urls("operator").join(",");
+    let env = json!({ "url": url, "nats": nats, "key": KEY, "secret": SECRET }).to_string();
+    run_tests(NEWER, true, &[("STACK", &env), ("DATABASE_URL", &database.url())]).await;
+}
