@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import ssl
+import tempfile
+import unittest
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+from unittest import mock
+
 from django.contrib.auth.models import User
 from django.test import SimpleTestCase
-from gateway import problem
+from gateway import Gateway, problem
 from support import GatewayMixin, vyzio
 
 from vyzio_realtime_django import Refused, Unavailable, conversations, messages, sessions, users
+
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gateway")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
 
 
 class RequestTests(GatewayMixin, SimpleTestCase):
@@ -82,6 +120,20 @@ class RequestTests(GatewayMixin, SimpleTestCase):
         with self.assertRaises(Interrupted):
             users.erase(456)
         self.assertIn("revoked_before", sessions.revoke(456))
+
+    @unittest.skipUnless(importlib.util.find_spec("cryptography"), "cryptography is not installed")
+    def test_https_checks_the_certificate(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            certificate, key = certify(Path(folder))
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate, key)
+            gateway = Gateway(tls)
+            self.addCleanup(gateway.stop)
+            with vyzio(URL=gateway.url), self.assertRaisesRegex(Unavailable, "certificate verify failed"):
+                sessions.revoke(456)
+            with mock.patch.dict(os.environ, {"SSL_CERT_FILE": str(certificate)}), vyzio(URL=gateway.url):
+                for _ in range(2):
+                    self.assertIn("revoked_before", sessions.revoke(456))
 
     def test_ids_are_checked(self) -> None:
         with self.assertRaises(ValueError):

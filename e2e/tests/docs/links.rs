@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     ".",
     "docs",
     "docs/adr",
@@ -17,6 +17,7 @@ const FOLDERS: [&str; 9] = [
     "examples",
     "clients/js",
     "clients/python",
+    "clients/django",
 ];
 
 /// The anchor that GitHub derives from a heading.

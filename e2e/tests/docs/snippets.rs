@@ -67,6 +67,10 @@ const ALL: [&Page; 17] = [
     &TROUBLESHOOTING,
 ];
 
+/// Pages with snippets that tests of the clients run: `clients/js/test/readme.test.js` and
+/// `clients/django/tests/test_readme.py`.
+const RUN_ELSEWHERE: [&str; 2] = ["clients/js/README.md", "clients/django/README.md"];
+
 /// A fenced block.
 pub struct Block {
     pub kind: Kind,
@@ -78,7 +82,7 @@ pub struct Block {
 pub enum Kind {
     /// `snippet: NAME`: a test runs it.
     Snippet(String),
-    /// `snippet`, without a name: `clients/js/test/readme.test.js` runs all of these as one program.
+    /// `snippet`, without a name: a test of the client runs all of these of its README as one program.
     Unnamed,
     /// `frame: CHANNEL send` (or `receive`): a test checks it against AsyncAPI.
     Frame(String),
@@ -181,7 +185,7 @@ pub async fn publish_without_tool(lines: &str, stack: &Stack) {
 fn documents() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut paths = vec![root.join("README.md")];
-    for folder in ["docs", "docs/adr", "docs/start", "clients/js", "clients/python"] {
+    for folder in ["docs", "docs/adr", "docs/start", "clients/js", "clients/python", "clients/django"] {
         let entries = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
         paths.extend(entries.filter(|path| path.extension() == Some("md".as_ref())));
     }
@@ -195,7 +199,7 @@ fn every_block_has_a_comment_and_every_page_with_snippets_a_test() {
         let has_snippets = blocks(&name, &text).iter().any(|block| matches!(block.kind, Kind::Snippet(_)));
         let is_unnamed = |block: &Block| block.kind == Kind::Unnamed;
         assert!(
-            name == JS_README.name || !blocks(&name, &text).iter().any(is_unnamed),
+            RUN_ELSEWHERE.contains(&name.as_str()) || !blocks(&name, &text).iter().any(is_unnamed),
             "{name}: a snippet has a name"
         );
         let is_known = ALL.iter().any(|page| page.name == name);

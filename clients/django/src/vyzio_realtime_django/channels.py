@@ -14,18 +14,18 @@ from .conf import settings
 log = logging.getLogger("vyzio_realtime")
 
 
-def send(type: str, body: Mapping[str, Any]) -> None:
-    """Sends an event to its users' groups, if `ALSO_CHANNELS` is set. Never raises, and takes at most `TIMEOUT`."""
+def send(type: str, body: Mapping[str, Any], timeout: float) -> None:
+    """Sends an event to its users' groups, if `ALSO_CHANNELS` is set. Never raises, and takes `timeout` seconds at most."""
     if not settings().ALSO_CHANNELS:
         return
     try:
-        async_to_sync(_send)(type, body)
+        async_to_sync(_send)(type, body, timeout)
     except Exception:
         # Channels may lose messages anyway, and the event is not lost.
         log.warning("event %s was not sent to Django Channels", body["event_id"], exc_info=True)
 
 
-async def _send(type: str, body: Mapping[str, Any]) -> None:
+async def _send(type: str, body: Mapping[str, Any], timeout: float) -> None:
     from channels.layers import get_channel_layer
 
     layer = get_channel_layer()
@@ -40,4 +40,4 @@ async def _send(type: str, body: Mapping[str, Any]) -> None:
     }
     groups = [settings().CHANNELS_GROUP.format(user_id=user) for user in body["user_ids"]]
     sending = asyncio.gather(*(layer.group_send(group, message) for group in groups))
-    await asyncio.wait_for(sending, settings().TIMEOUT)
+    await asyncio.wait_for(sending, timeout)

@@ -39,9 +39,10 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
             Backend()
         except ImproperlyConfigured as error:
             errors.append(Error(f"{error}.", id="vyzio.E001"))
-        if len(settings().API_KEY) < KEY_CHARACTERS:
+        key = settings().API_KEY
+        if len(key) < KEY_CHARACTERS or not key.isascii() or not key.isprintable():
             hint = "It is the secret of an entry of the gateway's BACKEND_KEYS."
-            text = f'VYZIO["API_KEY"] has fewer than {KEY_CHARACTERS} characters.'
+            text = f'VYZIO["API_KEY"] is not {KEY_CHARACTERS} characters of ASCII or more.'
             errors.append(Error(text, hint=hint, id="vyzio.E002"))
     for secret in settings().webhook_secrets:
         try:

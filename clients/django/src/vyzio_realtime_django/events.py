@@ -69,7 +69,7 @@ def notify_now(
     from . import channels
 
     body = _event(type, to=to, data=data, key=key, title=title, message=message, lang=lang)
-    channels.send(type, body)
+    channels.send(type, body, settings().TIMEOUT)
     [error] = backend().publish([(type, body)], settings().TIMEOUT)
     if error is not None:
         raise error

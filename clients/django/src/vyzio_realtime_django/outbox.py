@@ -117,12 +117,13 @@ def _end_budget(**kwargs: object) -> None:
 def _publish_soon(row: Outbox, alias: str) -> None:
     """Publishes a row right after its commit. Never raises, and leaves the row to the relay if there is no time."""
     start = time.monotonic()
+    end = start + (settings().TIMEOUT if _budget.seconds is None else max(0.0, _budget.seconds))
     try:
         if row.subject.startswith(EVENTS):
-            channels.send(row.subject.removeprefix(EVENTS), row.body)
-        timeout = settings().TIMEOUT if _budget.seconds is None else _budget.seconds
-        if timeout > 0 and _pause.is_over() and not _waits_for_another(row, alias):
-            _try_now(row, timeout, alias)
+            # Half of the time, so that a layer that hangs does not take the gateway's.
+            channels.send(row.subject.removeprefix(EVENTS), row.body, (end - start) / 2)
+        if time.monotonic() < end and _pause.is_over() and not _waits_for_another(row, alias):
+            _try_now(row, end - time.monotonic(), alias)
     except Exception:
         # The caller's change is committed. A failed notification must not look like a failed change.
         log.exception("outbox row %s is left to realtime_relay", row.pk)
