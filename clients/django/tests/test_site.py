@@ -164,7 +164,7 @@ class CheckTests(GatewayMixin, SimpleTestCase):
     def ids(self, deploy: bool = False, **entries: Any) -> list[str]:
         with vyzio(**{"URL": self.gateway.url, **entries}):
             found = django_checks.run_checks(tags=["vyzio_realtime"], include_deployment_checks=deploy)
-        return [str(message.id) for message in found]
+        return sorted(str(message.id) for message in found)
 
     def test_each_check_finds_its_mistake(self) -> None:
         self.assertEqual(self.ids(), [])
