@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import SimpleTestCase, TransactionTestCase
+from django.utils.functional import SimpleLazyObject
 from gateway import problem
 from support import GatewayMixin, later, vyzio
 
@@ -38,6 +39,12 @@ class EventTests(GatewayMixin, TransactionTestCase):
             "data": {"at": "2026-01-01T00:00:00Z", "amount": "4.50"}, "lang": "en",
         })
         self.assertFalse(Outbox.objects.exists())
+
+    def test_the_user_of_a_request_is_notified(self) -> None:
+        user = User.objects.create(username="ada")
+        emit("paid", to=SimpleLazyObject(lambda: user))
+        [event] = self.gateway.publications
+        self.assertEqual(event["user_ids"], [user.pk])
 
     def test_a_rolled_back_event_is_not_sent(self) -> None:
         with self.assertRaises(RuntimeError), transaction.atomic():

@@ -296,7 +296,7 @@ class ChannelsTests(testing.RealtimeMixin, TransactionTestCase):
         with override_settings(CHANNEL_LAYERS={}):
             emit("paid", to=456)
             notify_now("paid", to=456)
-        with override_settings(CHANNEL_LAYERS=self.LAYERS), vyzio(BACKEND=LOCMEM, ALSO_CHANNELS=True, TIMEOUT=0.05):
+        with override_settings(CHANNEL_LAYERS=self.LAYERS), vyzio(BACKEND=LOCMEM, ALSO_CHANNELS=True, TIMEOUT=2):
             with mock.patch("channels.layers.InMemoryChannelLayer.group_send", hang):
                 emit("paid", to=456)
         self.assertEqual(len(testing.sent), 3)

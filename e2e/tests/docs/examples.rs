@@ -1,10 +1,10 @@
 //! Runs each program of `examples/` unchanged.
 
 use crate::{
-    notifications, payments,
+    django, notifications, payments,
     tools::{self, Tool, run},
 };
-use e2e::{Kind, Options, Stack, eventually, token_with};
+use e2e::{Kind, Options, SECRET, Stack, eventually, token_with};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -149,23 +149,33 @@ async fn the_backend_of_offers_decides_each_one_once() {
 }
 
 #[tokio::test]
-async fn the_django_site_publishes_from_a_view() {
+async fn the_django_shop_opens_a_conversation_notifies_and_sends_mails() {
     let python = match tools::python().await {
         Ok(python) => python,
-        Err(reason) => return tools::skip("examples/django-view", &reason),
+        Err(reason) => return tools::skip("examples/django-shop", &reason),
     };
-    let stack = Stack::start().await;
-    let call = "import shop, django
-django.setup()
-from django.test import Client
-for _ in range(2): print(Client().get('/pay/456/789/').status_code)";
-    let tool = Tool::new(&python, &folder().join("django-view")).arg("-c").arg(call);
-    assert_eq!(run(tool, &stack, &[]).await.lines().collect::<Vec<_>>(), ["200", "200"]);
-    assert_eq!(
-        payments(&notifications(&stack, 456, 1).await),
-        [789],
-        "a repeat creates no second notification"
-    );
+    let stack = django::stack(Vec::new()).await;
+    let site = tempfile::tempdir().unwrap();
+    e2e::node::copy(&folder().join("django-shop"), site.path());
+    django::write_project(site.path(), &[("visit.py", include_str!("django/visit.py").to_owned())]);
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let [(url_name, url), (key_name, key)] = django::environment(&stack);
+    let env = [(url_name, url.as_str()), (key_name, key.as_str()), ("JWT_SECRET", SECRET)];
+    let env = [&env[..], &[("VYZIO_WEBHOOK_SECRET", secret)]].concat();
+    let manage = Tool::new(&python, site.path()).args(["manage.py", "migrate"]);
+    run(manage, &stack, &env).await;
+
+    let output = run(Tool::new(&python, site.path()).arg("visit.py"), &stack, &env).await;
+    let visit: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    let (seller, buyer) = (visit["seller"].as_i64().unwrap(), visit["buyer"].as_i64().unwrap());
+    assert_eq!(visit["mails"], json!([["seller@shop.example", "List-Unsubscribe=One-Click"]]));
+    let conversations = stack.get("/api/conversations", seller).await;
+    assert_eq!(conversations["items"][0]["last_message"]["content"], "Bonjour");
+    assert_eq!(conversations["items"][0]["listing_id"], 1);
+    assert_eq!(conversations["items"][0]["unread_count"], 1, "a second click sends nothing");
+    assert_eq!(payments(&notifications(&stack, buyer, 1).await), [1]);
+    let of_seller = notifications(&stack, seller, 2).await;
+    assert!(of_seller.iter().any(|item| item["message"] == "buyer a acheté « Vélo »"), "{of_seller:?}");
 }
 
 #[tokio::test]

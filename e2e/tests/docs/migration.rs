@@ -2,16 +2,13 @@
 //! of the page and the files in `migration/`.
 
 use crate::{
-    notifications, payments,
+    django, notifications, payments,
     snippets::{DJANGO, FRENCH, PUBLISHING},
     tools::{self, Tool},
 };
-use e2e::{Options, SECRET, Socket, Stack};
+use e2e::{SECRET, Socket, Stack};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 use testkit::{TestDatabase, provision};
 
 const ORIGIN: &str = "https://www.shop.example";
@@ -27,11 +24,15 @@ struct Shop {
 impl Shop {
     async fn open(python: PathBuf, stack: &Stack) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings =
-            format!("{}\n{}", include_str!("migration/settings.py"), FRENCH.snippet("settings_extract.py"));
-        for (name, text) in [
+        let settings = [
+            include_str!("migration/settings.py"),
+            &FRENCH.snippet("settings_extract.py"),
+            &PUBLISHING.snippet("project/realtime_settings.py"),
+            &DJANGO.snippet("project/export_settings.py"),
+        ];
+        let files = [
             ("manage.py", include_str!("django/manage.py").to_owned()),
-            ("project/settings.py", settings),
+            ("project/settings.py", settings.join("\n")),
             ("project/urls.py", include_str!("migration/urls.py").to_owned()),
             ("chat/management/commands/play.py", include_str!("migration/play.py").to_owned()),
             ("shop/models.py", include_str!("django/models.py").to_owned()),
@@ -39,20 +40,11 @@ impl Shop {
             ("accounts/middleware.py", DJANGO.snippet("accounts/middleware.py")),
             ("shop/payments.py", DJANGO.snippet("shop/payments.py")),
             ("chat/models.py", DJANGO.snippet("chat/models.py")),
-            ("realtime/publisher.py", PUBLISHING.snippet("realtime/publisher.py")),
             ("boutique/vues.py", FRENCH.snippet("boutique/vues.py")),
-            ("export.sql", DJANGO.snippet("export.sql")),
             ("go-back.sql", DJANGO.snippet("go-back.sql")),
             ("take-back.sql", DJANGO.snippet("take-back.sql")),
-        ] {
-            let file = folder.path().join(name);
-            let above = file.parent().unwrap();
-            fs::create_dir_all(above).unwrap();
-            for package in above.ancestors().take_while(|above| *above != folder.path()) {
-                fs::write(package.join("__init__.py"), "").unwrap();
-            }
-            fs::write(file, text).unwrap();
-        }
+        ];
+        django::write_project(folder.path(), &files);
         let psql = provision::postgres(&provision::print).expect("Postgres' programs");
         let database = TestDatabase::create().await.unwrap();
         let shop = Self { python, psql, folder, database };
@@ -66,17 +58,17 @@ impl Shop {
     /// # Errors
     /// If it fails.
     async fn try_run(&self, stack: &Stack, tool: Tool) -> Result<String, String> {
-        let path = format!("{}:{}", self.psql.display(), std::env::var("PATH").unwrap_or_default());
+        let programs =
+            [self.python.parent().unwrap(), self.psql.as_path()].map(|folder| folder.display().to_string());
+        let path = format!("{}:{}", programs.join(":"), std::env::var("PATH").unwrap_or_default());
         let vyzio = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display().to_string();
-        let nats = stack.nats_urls("operator").join(",");
-        let gateway = format!("http://{}", stack.host(0));
         let (django, chat) = (self.database.url(), stack.database.url());
+        let [(url_name, url), (key_name, key)] = django::environment(stack);
         tool.output(&[
             ("PATH", path.as_str()),
             ("VYZIO", vyzio.as_str()),
-            ("NATS_URL", nats.as_str()),
-            ("REALTIME_URL", gateway.as_str()),
-            ("REALTIME_KEY", e2e::BACKEND_KEY),
+            (url_name, url.as_str()),
+            (key_name, key.as_str()),
             ("SECRET_KEY", SECRET),
             ("DJANGO_DATABASE_URL", django.as_str()),
             ("CHAT_DATABASE_URL", chat.as_str()),
@@ -117,7 +109,7 @@ impl Shop {
 /// Starts a stack that accepts the marketplace's tokens.
 async fn stack() -> Stack {
     let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", ORIGIN.to_owned())];
-    Stack::with(Options { env, ..Options::default() }).await
+    django::stack(env).await
 }
 
 /// Messages of a conversation, oldest first: id, `seq`, sender, text, and whether it is read.
@@ -252,9 +244,9 @@ fn every_snippet_of_the_page_is_run_by_a_test() {
         "accounts/middleware.py",
         "accounts/tokens.py",
         "chat/models.py",
-        "export.sql",
         "go-back.sql",
         "import.sh",
+        "project/export_settings.py",
         "shop/payments.py",
         "take-back.sql",
     ];

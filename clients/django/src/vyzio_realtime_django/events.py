@@ -126,7 +126,8 @@ def _event(
 
 
 def _users(to: Any) -> list[int]:
-    several = isinstance(to, Iterable) and not isinstance(to, (str, bytes, Mapping))
+    # `request.user` is lazy and claims to be iterable.
+    several = isinstance(to, Iterable) and not isinstance(to, (str, bytes, Mapping)) and not hasattr(to, "pk")
     users = sorted({user_id(user) for user in (to if several else [to])})
     if not 1 <= len(users) <= USERS:
         raise ValueError(f"an event has 1 to {USERS} users, not {len(users)}")

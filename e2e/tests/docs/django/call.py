@@ -3,8 +3,7 @@ import os
 from django.core.management.base import BaseCommand
 from django.db import connections
 from django.test import Client
-
-from realtime.models import OutboxEvent
+from vyzio_realtime_django.models import Outbox
 
 
 class Command(BaseCommand):
@@ -26,4 +25,4 @@ class Command(BaseCommand):
             if fork and index > 0:
                 os._exit(0)
         if not fork:
-            self.stdout.write(f"{OutboxEvent.objects.count()} in the outbox")
+            self.stdout.write(f"{Outbox.objects.count()} in the outbox")

@@ -12,8 +12,8 @@ DATABASES = {
         "NAME": database.path.lstrip("/"),
     }
 }
-SECRET_KEY = "a test"
-INSTALLED_APPS = ["realtime", "shop"]
+SECRET_KEY = os.environ["SECRET_KEY"]
+INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "shop"]
 ROOT_URLCONF = "project.urls"
 ALLOWED_HOSTS = ["testserver"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

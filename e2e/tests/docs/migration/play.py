@@ -61,9 +61,13 @@ def cookie():
     client.force_login(User.objects.get(id=457))
     first = client.get("/page/").cookies["access_token"].value
     assert "access_token" not in client.get("/page/").cookies, "a valid token is not replaced"
-    client.logout() # This deletes all cookies of the test client.
-    client.cookies["access_token"] = first
-    assert client.get("/page/").cookies["access_token"].value == "", "the cookie is not deleted with the session"
+    # Not the same user, because a logout revokes the user's tokens.
+    other = Client()
+    other.force_login(User.objects.get(id=458))
+    token = other.get("/page/").cookies["access_token"].value
+    other.logout()  # This deletes all cookies of the test client.
+    other.cookies["access_token"] = token
+    assert other.get("/page/").cookies["access_token"].value == "", "the cookie is not deleted with the session"
     return first
 
 
