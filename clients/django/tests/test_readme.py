@@ -43,7 +43,7 @@ class ReadmeTests(testing.RealtimeMixin, TestCase):
             "Payment": Payments, "User": User, "JsonResponse": JsonResponse,
         }
         snippets = SNIPPET.findall(readme)
-        environment = {"VYZIO_KEY": "x" * 32, "JWT_SECRET": "y" * 32, "VYZIO_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjU"}
+        environment = {"VYZIO_KEY": "x" * 32, "JWT_SECRET": "y" * 32, "VYZIO_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
         with mock.patch.dict(os.environ, environment):
             for snippet in snippets:
                 exec(compile(snippet, "README.md", "exec"), world)

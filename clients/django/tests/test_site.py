@@ -174,6 +174,7 @@ class CheckTests(GatewayMixin, SimpleTestCase):
         self.assertEqual(self.ids(URL="", API_KEY="", BACKEND=LOCMEM), [])
         self.assertEqual(self.ids(WEBHOOK_SECRETS="typo"), ["vyzio.E003"])
         self.assertEqual(self.ids(WEBHOOK_SECRET="whsec_no base64"), ["vyzio.E003"])
+        self.assertEqual(self.ids(WEBHOOK_SECRET=["whsec_é", "whsec_c2hvcnQ="]), ["vyzio.E003", "vyzio.E003"])
 
     def test_checks_of_a_deployment_ask_the_gateway(self) -> None:
         self.assertEqual(self.gateway.requests, [])

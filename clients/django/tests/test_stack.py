@@ -20,11 +20,12 @@ from django.test import TransactionTestCase
 from servers import free_port, running
 from support import later, vyzio
 
+from shop.models import Report
 from vyzio_realtime_django import Refused, Unavailable, conversations, emit, messages, notify_now, outbox, sessions, token_for
 from vyzio_realtime_django.checks import signing_key_problem
-from vyzio_realtime_django.models import Outbox
+from vyzio_realtime_django.models import Outbox, Received
 
-STACK: dict[str, str] = json.loads(os.environ.get("STACK", "{}"))
+STACK: dict[str, Any] = json.loads(os.environ.get("STACK", "{}"))
 NATS = "vyzio_realtime_django.backends.nats.Backend"
 # Longest wait for a notification, in seconds.
 PATIENCE = 30
@@ -138,6 +139,24 @@ class StackTests(TransactionTestCase):
         # Another event arrives after any second notification of the first one.
         notify_now("payment_completed", to=self.ada, data={"payment_id": 2})
         self.assertEqual(len(self.notifications(self.ada, 2)), 2)
+
+    @unittest.skipUnless("webhook_port" in STACK, "the stack sends no webhooks")
+    def test_a_report_becomes_a_signal_once(self) -> None:
+        port = int(STACK["webhook_port"])
+        entries = {"API_KEY": STACK["key"], "WEBHOOK_SECRET": STACK["webhook_secret"]}
+        with running("manage.py", "runserver", "--noreload", str(port), url=STACK["url"], port=port, **entries):
+            for reporter in (self.ada, self.ben):
+                body = json.dumps({"user_id": self.ada.pk, "reason": "rude"}).encode()
+                headers = {"Authorization": f"Bearer {token_for(reporter)}", "Content-Type": "application/json"}
+                request = urllib.request.Request(f"{STACK['url']}/api/reports", body, headers, method="POST")
+                urllib.request.urlopen(request, timeout=PATIENCE).close()
+            end = time.monotonic() + PATIENCE
+            while Report.objects.count() < 2:
+                self.assertLess(time.monotonic(), end)
+                time.sleep(0.05)
+        reporters = set(Report.objects.values_list("reporter_id", flat=True))
+        self.assertEqual(reporters, {self.ada.pk, self.ben.pk})
+        self.assertEqual(Received.objects.filter(type="chat.reported").count(), 2)
 
     @unittest.skipUnless(importlib.util.find_spec("nats"), "nats-py is not installed")
     def test_everything_works_over_nats(self) -> None:

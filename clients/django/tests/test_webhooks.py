@@ -164,9 +164,9 @@ class WebhookTests(TransactionTestCase):
             self.received.clear()
             receiver = lambda **kwargs: self.received.append(kwargs)  # noqa: E731
             signal.connect(receiver, weak=False)
-            self.post({"type": kind, "data": {"kind": kind}}, webhook_id=str(number))
+            self.post({"type": kind, "data": {"kind": kind, "reporter_id": 1}}, webhook_id=str(number))
             signal.disconnect(receiver)
-            self.assertEqual([event["data"] for event in self.received], [{"kind": kind}])
+            self.assertEqual([event["data"] for event in self.received], [{"kind": kind, "reporter_id": 1}])
 
     @unittest.skipUnless(importlib.util.find_spec("standardwebhooks"), "standardwebhooks is not installed")
     def test_the_reference_library_signs_the_same(self) -> None:

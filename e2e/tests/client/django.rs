@@ -4,10 +4,11 @@
 use crate::{node, python};
 use e2e::{Options, SECRET, Stack};
 use serde_json::json;
-use testkit::TestDatabase;
+use testkit::{TestDatabase, free_port};
 
 /// The key of the backend.
 const KEY: &str = "the-key-of-the-end-to-end-tests-0123456789";
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// The oldest Django, and the newest one for each Python that this project supports.
 const OLDEST: &str = "Django==4.2.30";
 const NEWER: &str = "Django==5.2.19";
@@ -40,11 +41,21 @@ async fn the_django_package_passes_its_tests_with_the_oldest_django_on_sqlite() 
 
 #[tokio::test]
 async fn the_django_package_passes_its_tests_on_postgres_and_against_a_stack() {
-    let keys = vec![("BACKEND_KEYS", format!("shop:{KEY}"))];
-    let stack = Stack::with(Options { env: keys, ..Options::default() }).await;
+    let port = free_port();
+    let env = vec![
+        ("BACKEND_KEYS", format!("shop:{KEY}")),
+        ("WEBHOOK_URL", format!("http://127.0.0.1:{port}/realtime/webhook/")),
+        ("WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
+        ("WEBHOOK_EVENTS", "chat.reported".to_owned()),
+    ];
+    let stack = Stack::with(Options { env, ..Options::default() }).await;
     let database = TestDatabase::create().await.expect("a database");
     let url = format!("http://{}", stack.host(0));
     let nats = stack.nats_urls("operator").join(",");
-    let env = json!({ "url": url, "nats": nats, "key": KEY, "secret": SECRET }).to_string();
+    let stack_of_test = json!({
+        "url": url, "nats": nats, "key": KEY, "secret": SECRET,
+        "webhook_port": port, "webhook_secret": WEBHOOK_SECRET,
+    });
+    let env = stack_of_test.to_string();
     run_tests(NEWER, true, &[("STACK", &env), ("DATABASE_URL", &database.url())]).await;
 }

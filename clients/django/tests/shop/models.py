@@ -12,6 +12,12 @@ class Reminder(models.Model):
     user_id = models.BigIntegerField()
 
 
+class Report(models.Model):
+    """A report of a webhook."""
+
+    reporter_id = models.BigIntegerField()
+
+
 class Conversation(models.Model):
     listing_id = models.BigIntegerField(null=True)
     title = models.CharField(max_length=200, blank=True)
