@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -193,7 +194,7 @@ class EventTests(GatewayMixin, TransactionTestCase):
                 self.gateway.override = lambda method, path, body: self.hang(status)
                 with vyzio(URL=self.gateway.url, TIMEOUT=0.2):
                     self.assertEqual(self.client.get("/several/456/").status_code, 200)
-                self.assertEqual(len(self.gateway.requests), 1)
+                self.assertLessEqual(len(self.gateway.requests), 1)
                 self.release()
         self.assertEqual(Outbox.objects.count(), 10)
 
@@ -248,6 +249,11 @@ class EventTests(GatewayMixin, TransactionTestCase):
         await aemit("paid", to=456, data={"number": 1})
         self.assertEqual(self.numbers(), [1])
 
+    def test_an_event_of_the_greatest_size_is_published(self) -> None:
+        emit("x" * 128, to=456, data={"text": "x" * (63 * 1024 - 120)})
+        self.assertEqual(len(self.gateway.events), 1)
+        self.assertLess(len(json.dumps(self.gateway.publications[0])), 64 * 1024)
+
     def test_an_event_outside_a_transaction_logs_a_warning_once(self) -> None:
         outbox._warned = False
         with self.assertLogs("vyzio_realtime", "WARNING") as logs:
@@ -275,7 +281,7 @@ class InvalidEventTests(SimpleTestCase):
             ({"data": [1]}, "a dict"),
             ({"data": {"x": Anything()}}, "no JSON"),
             ({"data": {"x": float("nan")}}, "JSON"),
-            ({"data": {"x": "é" * 40_000}}, "64 KiB"),
+            ({"data": {"x": "é" * 40_000}}, "63 KiB"),
             ({"key": "x" * 256}, "255 bytes"),
         ]
         for change, text in invalid:

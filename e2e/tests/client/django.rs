@@ -41,7 +41,7 @@ async fn the_django_package_passes_its_tests_with_the_oldest_django_on_sqlite() 
 
 #[tokio::test]
 async fn the_django_package_passes_its_tests_on_postgres_and_against_a_stack() {
-    let port = free_port();
+    let port = free_port().expect("a port");
     let env = vec![
         ("BACKEND_KEYS", format!("shop:{KEY}")),
         ("WEBHOOK_URL", format!("http://127.0.0.1:{port}/realtime/webhook/")),

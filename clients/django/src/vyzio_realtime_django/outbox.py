@@ -85,8 +85,7 @@ _warned = False
 def add(subject: str, body: Mapping[str, Any], *, key: str = "", using: str | None = None) -> None:
     """Adds a row in the current transaction, and publishes it after the commit."""
     alias = using or router.db_for_write(Outbox)
-    connection = connections[alias]
-    if not connection.in_atomic_block:
+    if subject.startswith(EVENTS) and not connections[alias].in_atomic_block:
         _warn_once()
     now = timezone.now()
     due_at = now + timedelta(seconds=settings().RELAY_AFTER)

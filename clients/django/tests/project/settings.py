@@ -71,6 +71,9 @@ VYZIO = {
     "SIGNING_KEY": "the key that signs tokens, at least 32 characters",
     "PUBLIC_URL": "https://rt.shop.example",
     "WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    # A test may run on a busy machine. Tests of time-outs set their own.
+    "TIMEOUT": 30,
+    "RELAY_TIMEOUT": 30,
     # The tests change some.
     **json.loads(os.environ.get("VYZIO", "{}")),
 }
