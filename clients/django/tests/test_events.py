@@ -30,15 +30,26 @@ class EventTests(GatewayMixin, TransactionTestCase):
     def test_a_committed_event_is_sent_and_its_row_is_gone(self) -> None:
         user = User.objects.create(username="ada")
         with transaction.atomic():
-            event_id = emit("paid", to=[user, 457, 457], data={"at": datetime(2026, 1, 1, tzinfo=timezone.utc),
-                                                               "amount": Decimal("4.50")}, key="payment-1", lang="en")
+            event_id = emit(
+                "paid",
+                to=[user, 457, 457],
+                data={"at": datetime(2026, 1, 1, tzinfo=timezone.utc), "amount": Decimal("4.50")},
+                key="payment-1",
+                lang="en",
+            )
             self.assertEqual(self.gateway.publications, [])
         self.assertEqual(event_id, "paid:payment-1")
         [event] = self.gateway.publications
-        self.assertEqual(event, {
-            "type": "paid", "event_id": "paid:payment-1", "user_ids": sorted([user.pk, 457]),
-            "data": {"at": "2026-01-01T00:00:00Z", "amount": "4.50"}, "lang": "en",
-        })
+        self.assertEqual(
+            event,
+            {
+                "type": "paid",
+                "event_id": "paid:payment-1",
+                "user_ids": sorted([user.pk, 457]),
+                "data": {"at": "2026-01-01T00:00:00Z", "amount": "4.50"},
+                "lang": "en",
+            },
+        )
         self.assertFalse(Outbox.objects.exists())
 
     def test_the_user_of_a_request_is_notified(self) -> None:

@@ -39,20 +39,36 @@ class ReadmeTests(testing.RealtimeMixin, TestCase):
         readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
         ada, ben = (User.objects.create(username=name, email=f"{name}@shop.example") for name in ("ada", "ben"))
         world: dict[str, Any] = {
-            "__name__": "readme", "INSTALLED_APPS": [], "urlpatterns": urlpatterns, "buyer": ada, "seller": ben,
-            "Payment": Payments, "User": User, "JsonResponse": JsonResponse,
+            "__name__": "readme",
+            "INSTALLED_APPS": [],
+            "urlpatterns": urlpatterns,
+            "buyer": ada,
+            "seller": ben,
+            "Payment": Payments,
+            "User": User,
+            "JsonResponse": JsonResponse,
         }
         snippets = SNIPPET.findall(readme)
-        environment = {"VYZIO_KEY": "x" * 32, "JWT_SECRET": "y" * 32, "VYZIO_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+        environment = {
+            "VYZIO_KEY": "x" * 32,
+            "JWT_SECRET": "y" * 32,
+            "VYZIO_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        }
         with mock.patch.dict(os.environ, environment):
             for snippet in snippets:
                 exec(compile(snippet, "README.md", "exec"), world)
         self.assertEqual(len(snippets), 6)
         Settings(**world["VYZIO"])
-        self.assertEqual([subject for subject, _ in testing.calls], [
-            "chat.conversations.create", "chat.messages.send", "chat.messages.update", "chat.messages.remove",
-            "sessions.revoke",
-        ])
+        self.assertEqual(
+            [subject for subject, _ in testing.calls],
+            [
+                "chat.conversations.create",
+                "chat.messages.send",
+                "chat.messages.update",
+                "chat.messages.remove",
+                "sessions.revoke",
+            ],
+        )
 
         data = {"user_id": ada.pk, "items": [{"message": "ben a envoyé un message"}]}
         with self.captureOnCommitCallbacks(execute=True):

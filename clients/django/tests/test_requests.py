@@ -60,20 +60,35 @@ class RequestTests(GatewayMixin, SimpleTestCase):
         sessions.revoke(ada)
         sessions.revoke(456, except_jti="abc")
         users.erase(456)
-        self.assertEqual(self.gateway.requests, [
-            ("POST", "/backend/conversations", {
-                "participants": [{"user_id": 456, "username": "ada"}, {"user_id": 457}], "listing_id": 12, "title": "Vélo",
-            }),
-            ("POST", "/backend/conversations/123/messages",
-             {"sender_id": 456, "message": "Bonjour", "client_id": "question-31"}),
-            ("PATCH", "/backend/conversations/123/messages/987", {"message": "Bonsoir", "if_change": 0}),
-            ("DELETE", "/backend/conversations/123/messages/987", {"reason": "insulting"}),
-            ("POST", "/backend/conversations/123/messages",
-             {"system": True, "client_id": "order-5", "kind": "order", "data": {"state": "paid"}}),
-            ("POST", "/backend/sessions/revoke", {"user_id": 456}),
-            ("POST", "/backend/sessions/revoke", {"user_id": 456, "except_jti": "abc"}),
-            ("POST", "/backend/users/456/erase", {}),
-        ])
+        self.assertEqual(
+            self.gateway.requests,
+            [
+                (
+                    "POST",
+                    "/backend/conversations",
+                    {
+                        "participants": [{"user_id": 456, "username": "ada"}, {"user_id": 457}],
+                        "listing_id": 12,
+                        "title": "Vélo",
+                    },
+                ),
+                (
+                    "POST",
+                    "/backend/conversations/123/messages",
+                    {"sender_id": 456, "message": "Bonjour", "client_id": "question-31"},
+                ),
+                ("PATCH", "/backend/conversations/123/messages/987", {"message": "Bonsoir", "if_change": 0}),
+                ("DELETE", "/backend/conversations/123/messages/987", {"reason": "insulting"}),
+                (
+                    "POST",
+                    "/backend/conversations/123/messages",
+                    {"system": True, "client_id": "order-5", "kind": "order", "data": {"state": "paid"}},
+                ),
+                ("POST", "/backend/sessions/revoke", {"user_id": 456}),
+                ("POST", "/backend/sessions/revoke", {"user_id": 456, "except_jti": "abc"}),
+                ("POST", "/backend/users/456/erase", {}),
+            ],
+        )
 
     def test_a_message_has_a_client_id_so_that_it_can_be_repeated(self) -> None:
         first, second = messages.send(123, 456, "Bonjour"), messages.send(123, 456, "Bonjour")

@@ -60,7 +60,10 @@ class TokenTests(TestCase):
 
     @unittest.skipUnless(HAS_SIMPLEJWT, "djangorestframework-simplejwt is not installed")
     def test_simplejwt_signs_if_there_is_no_key(self) -> None:
-        with vyzio(SIGNING_KEY=""), override_settings(SIMPLE_JWT={"SIGNING_KEY": "simplejwt's own key of 32 characters"}):
+        with (
+            vyzio(SIGNING_KEY=""),
+            override_settings(SIMPLE_JWT={"SIGNING_KEY": "simplejwt's own key of 32 characters"}),
+        ):
             claims = jwt.decode(token_for(self.ada), "simplejwt's own key of 32 characters", algorithms=["HS256"])
             of_simplejwt = signing_key_id()
         self.assertEqual((str(claims["user_id"]), claims["username"]), (str(self.ada.pk), "ada"))
@@ -234,12 +237,15 @@ class TemplateTests(TestCase):
 
     def test_a_page_has_what_the_client_needs(self) -> None:
         values = self.values()
-        self.assertEqual(values, {
-            "url": "https://rt.shop.example",
-            "client": "https://rt.shop.example/client/realtime.js",
-            "token": "/realtime/token/",
-            "user": None,
-        })
+        self.assertEqual(
+            values,
+            {
+                "url": "https://rt.shop.example",
+                "client": "https://rt.shop.example/client/realtime.js",
+                "token": "/realtime/token/",
+                "user": None,
+            },
+        )
         ada = User.objects.create(username="</script>")
         self.client.force_login(ada)
         self.assertEqual(self.values()["user"], {"id": ada.pk, "username": "</script>"})
@@ -288,9 +294,16 @@ class ChannelsTests(testing.RealtimeMixin, TransactionTestCase):
             async_to_sync(layer.group_add)("notifications_456", "page")
             emit("paid", to=[456, 457], data={"payment_id": 1}, title="Payé", message="Merci")
             received = async_to_sync(layer.receive)("page")
-        self.assertEqual(received, {
-            "type": "notify", "event": "paid", "title": "Payé", "message": "Merci", "data": {"payment_id": 1},
-        })
+        self.assertEqual(
+            received,
+            {
+                "type": "notify",
+                "event": "paid",
+                "title": "Payé",
+                "message": "Merci",
+                "data": {"payment_id": 1},
+            },
+        )
         self.assertEqual(len(testing.sent), 1)
 
     def test_a_layer_that_fails_costs_nothing(self) -> None:
@@ -316,12 +329,18 @@ class ExportTests(TransactionTestCase):
             return list(csv.DictReader(file))
 
     def test_the_files_have_what_the_import_reads(self) -> None:
-        ada, ben = User.objects.create(username="ada"), User.objects.create(username="ben, \"b\"")
+        ada, ben = User.objects.create(username="ada"), User.objects.create(username='ben, "b"')
         at = datetime(2026, 1, 1, tzinfo=timezone.utc)
         conversation = Conversation.objects.create(listing_id=12, title="Vélo", created_at=at)
         conversation.participants.add(ada, ben)
         Conversation.objects.create(created_at=at)  # Nobody is in it.
-        texts = [(ada, "Bonjour,\n\"vous\"", True), (ben, "Oui", False), (ada, "", True), (ada, "?", True), (ada, "!", False)]
+        texts = [
+            (ada, 'Bonjour,\n"vous"', True),
+            (ben, "Oui", False),
+            (ada, "", True),
+            (ada, "?", True),
+            (ada, "!", False),
+        ]
         sent = [
             Message.objects.create(conversation=conversation, sender=sender, content=text, is_read=read, created_at=at)
             for sender, text, read in texts
@@ -333,16 +352,33 @@ class ExportTests(TransactionTestCase):
             participants = self.read(folder, "participants.csv")
             exported = self.read(folder, "messages.csv")
         number = str(conversation.pk)
-        self.assertEqual(conversations, [{
-            "conversation_id": number, "listing_id": "12", "title": "Vélo", "created_at": "2026-01-01T00:00:00+00:00",
-        }])
-        self.assertEqual(participants, [
-            {"conversation_id": number, "user_id": str(ada.pk), "username": "ada", "read_message_id": ""},
-            {"conversation_id": number, "user_id": str(ben.pk), "username": "ben, \"b\"", "read_message_id": str(sent[3].pk)},
-        ])
-        self.assertEqual([(row["message_id"], row["sender_id"], row["content"]) for row in exported], [
-            (str(message.pk), str(message.sender.pk), message.content) for message in sent if message.content
-        ])
+        self.assertEqual(
+            conversations,
+            [
+                {
+                    "conversation_id": number,
+                    "listing_id": "12",
+                    "title": "Vélo",
+                    "created_at": "2026-01-01T00:00:00+00:00",
+                }
+            ],
+        )
+        self.assertEqual(
+            participants,
+            [
+                {"conversation_id": number, "user_id": str(ada.pk), "username": "ada", "read_message_id": ""},
+                {
+                    "conversation_id": number,
+                    "user_id": str(ben.pk),
+                    "username": 'ben, "b"',
+                    "read_message_id": str(sent[3].pk),
+                },
+            ],
+        )
+        self.assertEqual(
+            [(row["message_id"], row["sender_id"], row["content"]) for row in exported],
+            [(str(message.pk), str(message.sender.pk), message.content) for message in sent if message.content],
+        )
 
     def test_wrong_names_are_a_clear_error(self) -> None:
         export = {"CONVERSATION": "shop.Conversation", "MESSAGE": "shop.Message"}

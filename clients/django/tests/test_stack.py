@@ -21,7 +21,17 @@ from servers import free_port, running
 from support import later, vyzio
 
 from shop.models import Report
-from vyzio_realtime_django import Refused, Unavailable, conversations, emit, messages, notify_now, outbox, sessions, token_for
+from vyzio_realtime_django import (
+    Refused,
+    Unavailable,
+    conversations,
+    emit,
+    messages,
+    notify_now,
+    outbox,
+    sessions,
+    token_for,
+)
 from vyzio_realtime_django.checks import signing_key_problem
 from vyzio_realtime_django.models import Outbox, Received
 
@@ -89,10 +99,14 @@ class StackTests(TransactionTestCase):
 
     def test_a_conversation_is_opened_and_written_in(self) -> None:
         opened = conversations.between(self.ada, self.ben, listing=12)
-        self.assertEqual(conversations.between(self.ben, self.ada, listing=12)["conversation_id"], opened["conversation_id"])
+        self.assertEqual(
+            conversations.between(self.ben, self.ada, listing=12)["conversation_id"], opened["conversation_id"]
+        )
         self.assertEqual({user["username"] for user in opened["participants"]}, {"ada", "ben"})
         sent = messages.send(opened, self.ada, "Bonjour", client_id="question")
-        self.assertEqual(messages.send(opened, self.ada, "Bonjour", client_id="question")["message_id"], sent["message_id"])
+        self.assertEqual(
+            messages.send(opened, self.ada, "Bonjour", client_id="question")["message_id"], sent["message_id"]
+        )
         changed = messages.update(opened, sent, "Bonsoir")
         self.assertEqual(changed["content"], "Bonsoir")
         with self.assertRaises(Refused) as raised:

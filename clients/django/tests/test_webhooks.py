@@ -150,7 +150,15 @@ class WebhookTests(TransactionTestCase):
 
     def test_a_webhook_of_another_shape_is_refused(self) -> None:
         wrong = {"type": "x", "data": {}, "timestamp": "2026-13-01T00:00:00Z"}
-        bodies: list[Any] = [b"", b"{", [], {"type": "chat.sent"}, {"type": 1, "data": {}}, {"type": "x", "data": []}, wrong]
+        bodies: list[Any] = [
+            b"",
+            b"{",
+            [],
+            {"type": "chat.sent"},
+            {"type": 1, "data": {}},
+            {"type": "x", "data": []},
+            wrong,
+        ]
         for body in bodies:
             with self.subTest(body=body):
                 self.assertEqual(self.post(body).status_code, 400)

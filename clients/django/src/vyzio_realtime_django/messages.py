@@ -48,9 +48,7 @@ def update(
     return backend().call("chat.messages.update", body, settings().TIMEOUT)
 
 
-def remove(
-    conversation: int | Mapping[str, Any], message: int | Mapping[str, Any], reason: str
-) -> dict[str, Any]:
+def remove(conversation: int | Mapping[str, Any], message: int | Mapping[str, Any], reason: str) -> dict[str, Any]:
     """Removes a message, as a moderator. Returns it without its text. Raises Refused or Unavailable."""
     body = {**_ids(conversation, message), "reason": reason}
     return backend().call("chat.messages.remove", body, settings().TIMEOUT)

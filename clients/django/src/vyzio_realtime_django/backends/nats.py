@@ -56,7 +56,13 @@ class Backend:
             return running.result()
         except RealtimeError:
             raise
-        except (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError, nats.errors.Error, OSError) as error:
+        except (
+            TimeoutError,
+            asyncio.TimeoutError,
+            concurrent.futures.TimeoutError,
+            nats.errors.Error,
+            OSError,
+        ) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     async def _connected(self) -> Any:

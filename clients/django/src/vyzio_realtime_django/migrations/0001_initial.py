@@ -5,42 +5,44 @@ import django.utils.timezone
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Received',
+            name="Received",
             fields=[
-                ('webhook_id', models.CharField(max_length=256, primary_key=True, serialize=False)),
-                ('type', models.CharField(max_length=128)),
-                ('received_at', models.DateTimeField(default=django.utils.timezone.now)),
+                ("webhook_id", models.CharField(max_length=256, primary_key=True, serialize=False)),
+                ("type", models.CharField(max_length=128)),
+                ("received_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'verbose_name': 'received webhook',
-                'indexes': [models.Index(fields=['received_at'], name='vyzio_received_at')],
+                "verbose_name": "received webhook",
+                "indexes": [models.Index(fields=["received_at"], name="vyzio_received_at")],
             },
         ),
         migrations.CreateModel(
-            name='Outbox',
+            name="Outbox",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('subject', models.CharField(max_length=160)),
-                ('key', models.CharField(blank=True, max_length=256)),
-                ('body', models.JSONField()),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('due_at', models.DateTimeField()),
-                ('claim', models.UUIDField(blank=True, null=True)),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('last_error', models.TextField(blank=True)),
-                ('failed_at', models.DateTimeField(blank=True, null=True)),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("subject", models.CharField(max_length=160)),
+                ("key", models.CharField(blank=True, max_length=256)),
+                ("body", models.JSONField()),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("due_at", models.DateTimeField()),
+                ("claim", models.UUIDField(blank=True, null=True)),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("last_error", models.TextField(blank=True)),
+                ("failed_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'verbose_name': 'outbox event',
-                'indexes': [models.Index(fields=['due_at'], name='vyzio_outbox_due'), models.Index(fields=['key', 'id'], name='vyzio_outbox_key'), models.Index(fields=['claim'], name='vyzio_outbox_claim')],
+                "verbose_name": "outbox event",
+                "indexes": [
+                    models.Index(fields=["due_at"], name="vyzio_outbox_due"),
+                    models.Index(fields=["key", "id"], name="vyzio_outbox_key"),
+                    models.Index(fields=["claim"], name="vyzio_outbox_claim"),
+                ],
             },
         ),
     ]

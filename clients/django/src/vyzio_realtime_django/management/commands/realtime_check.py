@@ -41,8 +41,10 @@ class Command(BaseCommand):
                 self.stdout.write(f"backend: {settings().BACKEND}")
                 return []
             answer = connection.whoami(settings().RELAY_TIMEOUT)
-            self.stdout.write(f"gateway: {settings().URL} knows this key as {answer.get('name')}, "
-                              f"for {', '.join(answer.get('scopes', []))}")
+            self.stdout.write(
+                f"gateway: {settings().URL} knows this key as {answer.get('name')}, "
+                f"for {', '.join(answer.get('scopes', []))}"
+            )
             problem = signing_key_problem()
         except (RealtimeError, ImproperlyConfigured) as error:
             return [f"gateway: {error}"]

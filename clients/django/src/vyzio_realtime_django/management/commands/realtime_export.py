@@ -91,7 +91,10 @@ class Command(BaseCommand):
                 messages.exclude(**{names["content"]: ""})
                 .order_by("pk")
                 .values_list(
-                    "pk", f"{names['conversation']}_id", f"{names['sender']}_id", names["content"],
+                    "pk",
+                    f"{names['conversation']}_id",
+                    f"{names['sender']}_id",
+                    names["content"],
                     names["message_created_at"],
                 )
                 .iterator(CHUNK),
