@@ -19,7 +19,8 @@ use contract::chat::{
     DescribeMessages, DescribedMessage, EnsureConversation, GetConversation, GetMessage, Heads, Invitee,
     JoinBatch, JoinReply, Kinds, ListBlocks, ListConversations, ListKinds, ListMessages, ListedMessage,
     MakeReport, MarkRead, Marker, Message, MessagePage, OpenConversation, Opened, PageChanges, PageMessages,
-    Participant, RemoveMessage, Reported, Send, SendBatch, SendOne, Sent, SetBlock, Unread, UpdateMessage,
+    Participant, RemoveMessage, Reported, Send, SendBatch, SendOne, Sent, SetBlock, StoreOne, StoredOne,
+    Unread, UpdateMessage,
 };
 use contract::{
     Code, ConversationId, Page, Refusal, Request, UserId,
@@ -101,6 +102,7 @@ pub async fn serve(
     }
     serve!(SendBatch, BATCHES, send_batch);
     serve!(SendOne, BATCHES, send);
+    serve!(StoreOne, BATCHES, store);
     serve!(JoinBatch, REQUESTS, join_batch);
     serve!(PageMessages, REQUESTS, page);
     serve!(MarkRead, REQUESTS, mark_read);
@@ -200,6 +202,10 @@ impl Api {
     }
 
     async fn send(&self, send: SendOne) -> Result<Message, Refusal> {
+        Ok(self.store(StoreOne(send)).await?.message)
+    }
+
+    async fn store(&self, StoreOne(send): StoreOne) -> Result<StoredOne, Refusal> {
         let (sender_id, sender_username) = match (send.sender_id, send.system, &self.system_user) {
             (Some(user), false, _) => (user, send.sender_username.as_deref().and_then(display_name)),
             (None, true, Some(system)) => (system.user_id, display_name(&system.username)),
@@ -228,7 +234,8 @@ impl Api {
         self.as_now(&mut sent).await;
         let [sent] = sent;
         match sent {
-            Sent::Stored(message) | Sent::Repeated(message) => Ok(message),
+            Sent::Stored(message) => Ok(StoredOne { message, is_new: true }),
+            Sent::Repeated(message) => Ok(StoredOne { message, is_new: false }),
             Sent::Refused(refusal) => Err(refusal),
             // Only replies to batches have receipts.
             Sent::Placed(_) => Err(Refusal::internal()),

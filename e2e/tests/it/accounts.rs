@@ -15,7 +15,7 @@ const SERVICES: [&str; 4] = ["gateway", "chat", "notify", "typing"];
 const BACKENDS: [&str; 2] = ["billing", "marketplace"];
 
 /// Subjects, each with the only users that may publish to it.
-const PUBLISH: [(&str, &[&str]); 75] = [
+const PUBLISH: [(&str, &[&str]); 76] = [
     ("chat.messages.pack", &["gateway"]),
     ("chat.messages.page", &["gateway"]),
     ("chat.messages.read", &["gateway"]),
@@ -43,8 +43,9 @@ const PUBLISH: [(&str, &[&str]); 75] = [
     ("chat.messages.send", &["marketplace"]),
     ("chat.conversations.create", &["marketplace"]),
     ("sessions.revoke", &["gateway", "marketplace", "chat"]),
-    ("users.erase", &["marketplace"]),
-    ("users.export", &["marketplace"]),
+    ("users.erase", &["gateway", "marketplace"]),
+    ("users.export", &["gateway", "marketplace"]),
+    ("chat.messages.store", &["gateway"]),
     ("events.listing_published", &["gateway", "marketplace"]),
     ("events.payment_completed", &["gateway", "billing"]),
     ("events.report_received", &["gateway", "moderation"]),

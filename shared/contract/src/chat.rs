@@ -21,7 +21,7 @@ pub use joins::{Admitted, JoinBatch, JoinReply, JoinRequest};
 pub use kinds::{Data, Kind, Kinds, ListKinds, is_kind_name};
 pub use messages::{
     ConversationHead, CountUnread, Heads, MarkRead, MessagePage, PageMessages, Receipt, Send, SendBatch,
-    SendOne, Sent, Unread,
+    SendOne, Sent, StoreOne, StoredOne, Unread,
 };
 pub use moderation::{ListBlocks, MakeReport, Reported, SetBlock};
 

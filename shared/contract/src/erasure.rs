@@ -5,6 +5,7 @@ use crate::{
     streams::ERASED_SUBJECT,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Public, any backend → chat-service: erases a user's data. [`UserErased`] is published once that is done.
 ///
@@ -25,7 +26,7 @@ impl Request for EraseUser {
 }
 
 /// Reply to [`EraseUser`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Erasure {
     /// Id of the erasure, the same for each request about the user.
     pub erasure_id: i64,
@@ -116,7 +117,7 @@ pub struct Export {
 }
 
 /// An item of an [`Export`]: an object with one field, the kind of the item.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
     /// The user's display name.

@@ -9,14 +9,13 @@ use axum::{Json, extract::State, http::StatusCode};
 use contract::{
     ConversationId, MessageId, Page, UserId,
     chat::{
-        Conversation, CreateConversation, EnsureConversation, GetConversation, ListMessages, ListedMessage,
-        Message, RemoveMessage, Send, Sent, UpdateMessage,
+        Conversation, CreateConversation, Data, EnsureConversation, GetConversation, ListMessages,
+        ListedMessage, Message, RemoveMessage, SendOne, StoreOne, StoredOne, UpdateMessage,
     },
-    frames, limits,
+    limits,
     log::Range,
 };
 use serde::Deserialize;
-use tokio::time::Instant;
 use utoipa::ToSchema;
 
 /// Create a conversation
@@ -54,11 +53,26 @@ pub async fn get_conversation(
 /// A message to send.
 #[derive(Deserialize, ToSchema)]
 pub struct NewMessage {
-    /// The participant in whose name it is sent.
-    sender_id: UserId,
-    /// The text, 1 to 4000 characters after trimming.
+    /// The participant in whose name it is sent. Absent in a system message.
+    #[serde(default)]
+    sender_id: Option<UserId>,
+    /// True if the marketplace itself sends the message.
+    #[serde(default)]
+    system: bool,
+    /// The text, 1 to 4000 characters after trimming. It may be absent with a kind whose text is made from its data.
+    #[serde(default)]
     #[schema(min_length = 1)]
-    message: String,
+    message: Option<String>,
+    /// Kind of the message.
+    #[serde(default)]
+    kind: Option<String>,
+    /// Data of the message, which fits the schema of the kind.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    data: Option<Data>,
+    /// The message of the same conversation to which this one replies.
+    #[serde(default)]
+    reply_to: Option<MessageId>,
     /// The backend's own id for the message, 1 to 64 printable characters, unique for the sender and the conversation.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 64)]
@@ -86,21 +100,27 @@ pub async fn send_message(
     IdempotencyKey(key): IdempotencyKey,
     Body(new): Body<NewMessage>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    let send = Send {
+    let send = SendOne {
         conversation_id,
         sender_id: new.sender_id,
+        system: new.system,
         sender_username: None,
         sender_named_at: None,
-        message: frames::message_text(&new.message)?,
-        client_id: new.client_id.or(key).map(frames::client_id).transpose()?,
+        message: new.message,
+        client_id: new.client_id.or(key),
+        kind: new.kind,
+        data: new.data,
+        reply_to: new.reply_to,
     };
-    let deadline = Instant::now() + limits::SEND_DEADLINE;
-    match shared.sends.send(send.clone(), deadline).await {
-        Sent::Placed(receipt) => Ok((StatusCode::CREATED, Json(receipt.message(send)))),
-        Sent::Stored(message) => Ok((StatusCode::CREATED, Json(message))),
-        Sent::Repeated(message) => Ok((StatusCode::OK, Json(message))),
-        Sent::Refused(refusal) => Err(refusal.into()),
-    }
+    let is_repeatable = send.client_id.is_some();
+    let store = StoreOne(send);
+    let StoredOne { message, is_new } = if is_repeatable {
+        request(&shared, store).await?
+    } else {
+        // After an attempt whose reply was lost, the next one would store the message twice.
+        shared.hub.bus().request(&store, limits::SEND_DEADLINE).await?
+    };
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(message)))
 }
 
 /// Read messages with their former texts
@@ -130,27 +150,32 @@ pub async fn list_messages(
     request(&shared, ListMessages { conversation_id, before, limit: Some(limit) }).await.map(Json)
 }
 
-/// The new text of a message.
+/// The new text of a message, or its new data.
 #[derive(Deserialize, ToSchema)]
-pub struct NewText {
+pub struct NewContent {
     /// The text, 1 to 4000 characters after trimming.
+    #[serde(default)]
     #[schema(min_length = 1)]
-    message: String,
+    message: Option<String>,
+    /// The new data, of a message with a kind.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    data: Option<Data>,
     /// Number of the message's last change (0 if it never changed): with another number, the error is `conflict`.
     #[serde(default)]
     #[schema(minimum = 0)]
     if_change: Option<i64>,
 }
 
-/// Replace the text of a message
+/// Replace the text or the data of a message
 ///
-/// Of any sender, however old it is. A repeat with the same text changes nothing.
+/// Of any sender, however old it is. A repeat changes nothing.
 #[utoipa::path(patch, path = "/backend/conversations/{conversation_id}/messages/{message_id}", tag = "Messages",
     params(
         ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
         ("message_id" = MessageId, Path, description = "Id of the message"),
     ),
-    request_body = NewText, responses(
+    request_body = NewContent, responses(
         (status = 200, description = "The message after the change", body = Message),
         (status = 409, description = "`conflict`: the message's last change is not `if_change`",
             body = ProblemDetails, content_type = "application/problem+json"),
@@ -160,9 +185,9 @@ pub struct NewText {
 pub async fn update_message(
     State(shared): App,
     Ids(conversation_id, message_id): Ids<ConversationId, MessageId>,
-    Body(NewText { message, if_change }): Body<NewText>,
+    Body(NewContent { message, data, if_change }): Body<NewContent>,
 ) -> Result<Json<Message>, Problem> {
-    let update = UpdateMessage { conversation_id, message_id, message, if_change };
+    let update = UpdateMessage { conversation_id, message_id, message, data, if_change };
     if if_change.is_some() {
         // Not retried: after an attempt whose reply was lost, the next one would be a conflict.
         return Ok(Json(shared.hub.bus().request(&update, limits::SEND_DEADLINE).await?));

@@ -4,6 +4,7 @@ mod call;
 mod chat;
 mod events;
 mod sessions;
+mod users;
 
 use crate::{
     admission::{
@@ -44,7 +45,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const BATCH_ROUTE: &str = "/backend/events";
 
 const ABOUT: &str = "For the backends of a marketplace: publish events, create conversations, send, read and correct \
-messages, revoke sessions. Each call has an equivalent on NATS, which `docs/publishing.md` describes; the same `event_id` \
+messages, revoke sessions, erase and export users. Each call has an equivalent on NATS, which `docs/publishing.md` describes; the same `event_id` \
 or `client_id` counts once, over HTTP, NATS or both.
 
 Ids are whole numbers. Times are RFC 3339 in UTC. Every error is `application/problem+json` with a stable `code`. After a \
@@ -67,6 +68,7 @@ const TEXTS: Texts = Texts {
         (name = "Conversations", description = "Conversations of any users; scope `chat`"),
         (name = "Messages", description = "Messages of any users; scope `chat`"),
         (name = "Sessions", description = "Sessions of users; scope `sessions`"),
+        (name = "Users", description = "Erasure and export of users' data; scope `users`"),
         (name = "Keys", description = "The caller's key; no scope"),
     ),
 )]
@@ -97,7 +99,9 @@ pub fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .routes(routes!(chat::list_messages, chat::send_message))
         .routes(routes!(chat::update_message, chat::remove_message))
         .routes(routes!(sessions::revoke_sessions))
-        .routes(routes!(sessions::whoami));
+        .routes(routes!(sessions::whoami))
+        .routes(routes!(users::erase_user))
+        .routes(routes!(users::export_user));
     let (router, document) = api.split_for_parts();
     router
         .layer(DefaultBodyLimit::disable())

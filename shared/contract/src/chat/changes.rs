@@ -275,6 +275,7 @@ pub struct Version {
     pub content: String,
     /// The data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, nullable = false)]
     pub data: Option<Data>,
     /// The reason of the backend that deleted the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]

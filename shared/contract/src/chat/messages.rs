@@ -199,6 +199,25 @@ impl Request for SendOne {
     type Reply = Message;
 }
 
+/// gateway → chat-service: [`SendOne`] on behalf of a backend that uses HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreOne(pub SendOne);
+
+impl Request for StoreOne {
+    const SUBJECT: &'static str = "chat.messages.store";
+    type Reply = StoredOne;
+}
+
+/// Reply to [`StoreOne`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredOne {
+    /// The message.
+    pub message: Message,
+    /// False if an earlier request had already stored it.
+    pub is_new: bool,
+}
+
 /// Requests a page of a conversation, together with the state that a socket needs to continue live from there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageMessages {
