@@ -5,7 +5,7 @@ use crate::{
     snippets::snippet,
     tools::{self, Tool, run},
 };
-use e2e::{Kind, Options, SECRET, Stack, eventually};
+use e2e::{BACKEND_KEY, Kind, SECRET, Stack, eventually};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -22,18 +22,9 @@ const REST: [(&str, &str); 4] = [
     ("shop/models.py", include_str!("django/models.py")),
     ("shop/management/commands/call.py", include_str!("django/call.py")),
 ];
-/// Key of the site, whose name is `shop`.
-const KEY: &str = "the-key-of-the-documentation-0123456789";
-
-/// Starts a stack that accepts the site's key.
-pub async fn stack(mut env: Vec<(&'static str, String)>) -> Stack {
-    env.push(("BACKEND_KEYS", format!("shop:{KEY}")));
-    Stack::with(Options { env, ..Options::default() }).await
-}
-
 /// Environment variables of the site.
 pub fn environment(stack: &Stack) -> [(&'static str, String); 2] {
-    [("VYZIO_URL", format!("http://{}", stack.host(0))), ("VYZIO_KEY", KEY.to_owned())]
+    [("REALTIME_URL", format!("http://{}", stack.host(0))), ("REALTIME_KEY", BACKEND_KEY.to_owned())]
 }
 
 /// Writes the files of a project, each folder of which is a package, and links the package `clients/django` into it.
@@ -96,7 +87,7 @@ async fn the_django_snippets_of_publishing_lose_no_event() {
         Ok(python) => python,
         Err(reason) => return tools::skip("the Django snippets of docs/publishing.md", &reason),
     };
-    let mut stack = stack(Vec::new()).await;
+    let mut stack = Stack::start().await;
     let project = Project::create(python).await;
     project.manage(&stack, &["migrate", "--run-syncdb"]).await;
 
@@ -123,7 +114,7 @@ async fn the_django_snippets_of_publishing_lose_no_event() {
     project.relay(&stack, 1).await;
     assert_eq!(payments(&notifications(&stack, 456, 4).await), [1, 2, 4, 5]);
 
-    // Forked processes publish, too.
+    // Forked processes open connections of their own.
     let output = project.manage(&stack, &["call", "--fork", "/pay/457/30/", "/pay/457/31/"]).await;
     assert_eq!(output.lines().filter(|line| *line == "200").count(), 2, "{output}");
     notifications(&stack, 457, 2).await;

@@ -6,7 +6,7 @@ use crate::{
     snippets::{DJANGO, FRENCH, PUBLISHING},
     tools::{self, Tool},
 };
-use e2e::{SECRET, Socket, Stack};
+use e2e::{Options, SECRET, Socket, Stack};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use testkit::{TestDatabase, provision};
@@ -109,7 +109,7 @@ impl Shop {
 /// Starts a stack that accepts the marketplace's tokens.
 async fn stack() -> Stack {
     let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", ORIGIN.to_owned())];
-    django::stack(env).await
+    Stack::with(Options { env, ..Options::default() }).await
 }
 
 /// Messages of a conversation, oldest first: id, `seq`, sender, text, and whether it is read.

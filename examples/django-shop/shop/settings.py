@@ -53,8 +53,8 @@ ROOT_URLCONF = "shop.urls"
 STATIC_URL = "static/"
 
 VYZIO = {
-    "URL": os.environ.get("VYZIO_URL", "http://127.0.0.1:8000"),
-    "API_KEY": os.environ["VYZIO_KEY"],
+    "URL": os.environ.get("REALTIME_URL", "http://127.0.0.1:8000"),
+    "API_KEY": os.environ["REALTIME_KEY"],
     "SIGNING_KEY": os.environ["JWT_SECRET"],
     "WEBHOOK_SECRET": os.environ.get("VYZIO_WEBHOOK_SECRET", ""),
 }
