@@ -215,7 +215,7 @@ pub fn message_text(text: &str) -> Result<String, Refusal> {
 pub fn sent_text(text: Option<&str>, kind: Option<&str>) -> Result<String, Refusal> {
     match (text, kind) {
         (None, Some(_)) => Ok(String::new()),
-        (Some(text), Some(_)) if text.is_empty() => Ok(String::new()),
+        (Some(""), Some(_)) => Ok(String::new()),
         (Some(text), _) => message_text(text),
         (None, None) => Err(invalid_message("\"message\" is missing")),
     }
