@@ -64,9 +64,17 @@ pub struct Api {
     outbox: Outbox,
     changes: Changes,
     erasures: Erasures,
-    kinds: CurrentKinds,
-    system_user: Option<SystemUser>,
-    conversations_by: ConversationsBy,
+    rules: Rules,
+}
+
+/// What an operator permits.
+pub struct Rules {
+    /// The kinds of messages.
+    pub kinds: CurrentKinds,
+    /// The sender of system messages, if there may be any.
+    pub system_user: Option<SystemUser>,
+    /// Who may start conversations.
+    pub conversations_by: ConversationsBy,
 }
 
 /// The sender of system messages.
@@ -138,11 +146,9 @@ impl Api {
         outbox: Outbox,
         changes: Changes,
         erasures: Erasures,
-        kinds: CurrentKinds,
-        system_user: Option<SystemUser>,
-        conversations_by: ConversationsBy,
+        rules: Rules,
     ) -> Self {
-        Self { bus, pool, lanes, joins, outbox, changes, erasures, kinds, system_user, conversations_by }
+        Self { bus, pool, lanes, joins, outbox, changes, erasures, rules }
     }
 
     async fn send_batch(&self, batch: SendBatch) -> Result<Vec<Sent>, Refusal> {
@@ -155,7 +161,7 @@ impl Api {
             .collect();
         let deadlines = batch.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
         let sends = batch.sends.into_iter().zip(spans).zip(deadlines);
-        let kinds = self.kinds.get();
+        let kinds = self.rules.kinds.get();
         let sent = sends.map(async |((send, span), deadline)| {
             let send = match kinds.check(send, Origin::Users) {
                 Ok(send) => send,
@@ -206,7 +212,7 @@ impl Api {
     }
 
     async fn store(&self, StoreOne(send): StoreOne) -> Result<StoredOne, Refusal> {
-        let (sender_id, sender_username) = match (send.sender_id, send.system, &self.system_user) {
+        let (sender_id, sender_username) = match (send.sender_id, send.system, &self.rules.system_user) {
             (Some(user), false, _) => (user, send.sender_username.as_deref().and_then(display_name)),
             (None, true, Some(system)) => (system.user_id, display_name(&system.username)),
             (None, true, None) => return Err(invalid("SYSTEM_USER_ID is not set")),
@@ -228,7 +234,7 @@ impl Api {
             reply_to: send.reply_to,
             system: send.system,
         };
-        let send = self.kinds.get().check(send, Origin::Backends)?;
+        let send = self.rules.kinds.get().check(send, Origin::Backends)?;
         let span = Span::under(trace::current(), "store", Kind::Internal);
         let mut sent = [self.lanes.store(send, span, deadline()).await];
         self.as_now(&mut sent).await;
@@ -374,7 +380,7 @@ impl Api {
     }
 
     async fn open(&self, OpenConversation(request): OpenConversation) -> Result<Opened, Refusal> {
-        if self.conversations_by == ConversationsBy::Backends {
+        if self.rules.conversations_by == ConversationsBy::Backends {
             return Err(Refusal::new(
                 Code::Forbidden,
                 "only the marketplace's backends start conversations here",
@@ -393,8 +399,9 @@ impl Api {
 
     async fn create_or_open(&self, request: CreateConversation) -> Result<Opened, Refusal> {
         let viewer = request.participants.first().map(|first| first.user_id);
-        let is_system =
-            |user: &Invitee| self.system_user.as_ref().is_some_and(|system| system.user_id == user.user_id);
+        let is_system = |user: &Invitee| {
+            self.rules.system_user.as_ref().is_some_and(|system| system.user_id == user.user_id)
+        };
         if request.participants.iter().any(is_system) {
             return Err(invalid("the sender of system messages does not participate"));
         }
@@ -512,7 +519,7 @@ impl Api {
     }
 
     async fn list_kinds(&self, ListKinds {}: ListKinds) -> Result<Kinds, Refusal> {
-        Ok(self.kinds.get().list())
+        Ok(self.rules.kinds.get().list())
     }
 
     async fn unread(&self, request: CountUnread) -> Result<Unread, Refusal> {

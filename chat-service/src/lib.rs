@@ -22,7 +22,7 @@ mod telemetry;
 pub use config::{Config, ConversationsBy};
 
 use anyhow::Context;
-use api::{Api, SystemUser};
+use api::{Api, Rules, SystemUser};
 use changes::{Changes, Times};
 use erasures::Erasures;
 use kinds::{Loader, Source};
@@ -110,9 +110,11 @@ impl ChatService {
             outbox,
             changes,
             erasures,
-            current_kinds,
-            system_user_id.map(|user_id| SystemUser { user_id, username: system_username }),
-            config.conversations_by,
+            Rules {
+                kinds: current_kinds,
+                system_user: system_user_id.map(|user_id| SystemUser { user_id, username: system_username }),
+                conversations_by: config.conversations_by,
+            },
         ));
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
