@@ -56,8 +56,14 @@ fn exposed(text: &str) -> BTreeMap<String, Metric> {
 
 #[tokio::test]
 async fn every_metric_is_in_the_table_of_the_operators_guide() {
-    let env = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1".to_owned())];
+    let env = vec![
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1".to_owned()),
+        ("WEBHOOK_URL", "http://127.0.0.1:1/".to_owned()),
+        ("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+    ];
     let stack = Stack::with(Options { env, ..Options::default() }).await;
+    stack.call_as_backend("GET", "/backend/whoami", None).await.expect(200);
+    stack.post("/api/reports", 1, json!({"user_id": 2, "reason": "rude"})).await.expect(201);
     let id = stack.conversation(&[1, 2]).await;
     let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
     let mut inbox = stack.socket("/ws/notifications/", 2).await;
