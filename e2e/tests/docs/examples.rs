@@ -154,7 +154,7 @@ async fn the_django_shop_opens_a_conversation_notifies_and_sends_mails() {
         Ok(python) => python,
         Err(reason) => return tools::skip("examples/django-shop", &reason),
     };
-    let stack = django::stack(Vec::new()).await;
+    let stack = Stack::start().await;
     let site = tempfile::tempdir().unwrap();
     e2e::node::copy(&folder().join("django-shop"), site.path());
     django::write_project(site.path(), &[("visit.py", include_str!("django/visit.py").to_owned())]);

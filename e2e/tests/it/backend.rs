@@ -124,6 +124,76 @@ async fn backends_use_every_call() {
     assert_eq!(key["signing_key_id"], SIGNING_KEY_ID);
 }
 
+#[tokio::test]
+async fn backends_send_kinds_replies_and_system_messages_and_change_data() {
+    let stack = Stack::with(with(&[("SYSTEM_USER_ID", "9000")])).await;
+    let conversation = stack.conversation(&[456, 457]).await;
+    let messages = format!("/backend/conversations/{conversation}/messages");
+    let post = async |body: Value| stack.call_as_backend("POST", &messages, Some(body)).await;
+    let open = json!({"amount": 4500, "currency": "EUR", "state": "open"});
+    let offer = json!({"sender_id": 456, "kind": "offer", "data": open, "client_id": "offer-1"});
+    let sent = post(offer.clone()).await.expect(201);
+    assert_eq!((&sent["kind"], &sent["data"]), (&json!("offer"), &open));
+    assert_eq!(post(offer).await.expect(200)["message_id"], sent["message_id"], "a repeat");
+
+    let message = format!("{messages}/{}", sent["message_id"]);
+    let accepted = json!({"amount": 4500, "currency": "EUR", "state": "accepted"});
+    let change = json!({"data": accepted, "if_change": 0});
+    let changed = stack.call_as_backend("PATCH", &message, Some(change)).await.expect(200);
+    assert_eq!((&changed["data"], &changed["change"]), (&accepted, &json!(1)));
+    let order = json!({"system": true, "kind": "order", "data": {"order_id": 12, "state": "placed"}});
+    let placed = post(order).await.expect(201);
+    assert_eq!((&placed["sender_id"], &placed["system"]), (&json!(9000), &json!(true)));
+    let reply = json!({"sender_id": 457, "message": "Merci", "reply_to": sent["message_id"]});
+    assert_eq!(post(reply).await.expect(201)["reply_to"], sent["message_id"]);
+
+    for (body, status, code) in [
+        (json!({"sender_id": 456, "kind": "offer", "data": {"amount": "x"}}), 400, "invalid_message"),
+        (json!({"sender_id": 456, "message": "a", "reply_to": 1_000_000}), 404, "not_found"),
+        (json!({"sender_id": 456, "message": "a", "system": true}), 400, "invalid_request"),
+        (json!({"message": "a"}), 400, "invalid_request"),
+        (json!({"sender_id": 456}), 400, "invalid_message"),
+    ] {
+        post(body).await.expect_problem(status, code);
+    }
+}
+
+#[tokio::test]
+async fn backends_export_and_erase_a_user() {
+    let stack = Stack::start().await;
+    let conversation = stack.conversation(&[456, 457]).await;
+    let messages = format!("/backend/conversations/{conversation}/messages");
+    for number in 0..220 {
+        let body = json!({"sender_id": 456, "message": format!("message {number}")});
+        stack.call_as_backend("POST", &messages, Some(body)).await.expect(201);
+    }
+    let url = format!("http://{}/backend/users/456/export", stack.host(0));
+    let response = stack.http().get(url).bearer_auth(BACKEND_KEY).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let lines = response.text().await.unwrap();
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts: Vec<&Value> = records
+        .iter()
+        .filter_map(|record| record.get("message"))
+        .map(|message| &message["content"])
+        .collect();
+    assert_eq!(texts.len(), 220, "several pages");
+    assert_eq!(texts[219], "message 219");
+    assert_eq!(records.iter().filter(|record| record.get("conversation").is_some()).count(), 1);
+
+    let erase =
+        async |body: Value| stack.call_as_backend("POST", "/backend/users/456/erase", Some(body)).await;
+    let erasure = erase(json!({"reason": "her request"})).await.expect(202);
+    assert_eq!(erase(json!({})).await.expect(202), erasure);
+    erase(json!({"reason": ""})).await.expect_problem(400, "invalid_request");
+    eventually("the erasure", async || {
+        let page = stack.get(&format!("/api/conversations/{conversation}/messages?limit=200"), 457).await;
+        let items = page["items"].as_array().unwrap();
+        items.iter().all(|item| item["deleted_by"] == "erasure").then_some(())
+    })
+    .await;
+}
+
 /// `hmac.new(SECRET, b"vyzio signing key", "sha256").hexdigest()[:16]`.
 const SIGNING_KEY_ID: &str = "055ce324c4aefe31";
 
@@ -217,11 +287,14 @@ async fn each_scope_permits_its_calls_and_no_others() {
                 "events" => Some("events"),
                 "conversations" => Some("chat"),
                 "sessions" => Some("sessions"),
+                "users" => Some("users"),
                 "whoami" => None,
                 other => panic!("the scope of {other} is not tested"),
             };
             let real =
                 path.replace("{type}", "a").replace("{conversation_id}", "1").replace("{message_id}", "1");
+            // Not a user: an export would succeed.
+            let real = real.replace("{user_id}", "0");
             for (name, key) in [("events", EVENTS), ("chat", CHAT), ("sessions", SESSIONS), ("users", USERS)]
             {
                 let key = bearer(key);
@@ -556,7 +629,9 @@ async fn the_api_for_backends_has_its_own_document_and_page() {
 #[tokio::test]
 async fn an_event_has_the_headers_that_nats_needs() {
     let stack = Stack::start().await;
-    let mut events = stack.backend().await.subscribe("events.payment_completed").await.unwrap();
+    let nats = stack.backend().await;
+    let mut events = nats.subscribe("events.payment_completed").await.unwrap();
+    nats.flush().await.unwrap();
     let key = bearer(BACKEND_KEY);
     let headers = [("authorization", &*key), ("ce-id", "c1"), ("ce-source", "/pay"), ("x-other", "x")];
     call(&stack, ("POST", "/backend/events/payment_completed"), &headers, Some(&event(1))).await.expect(202);
