@@ -56,15 +56,16 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// Time limit of a request. After that, its sender has already repeated it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// What the handlers need.
 pub struct Api {
-    bus: Bus,
-    pool: Pool,
-    lanes: Lanes,
-    joins: Joins,
-    outbox: Outbox,
-    changes: Changes,
-    erasures: Erasures,
-    rules: Rules,
+    pub bus: Bus,
+    pub pool: Pool,
+    pub lanes: Lanes,
+    pub joins: Joins,
+    pub outbox: Outbox,
+    pub changes: Changes,
+    pub erasures: Erasures,
+    pub rules: Rules,
 }
 
 /// What an operator permits.
@@ -138,19 +139,6 @@ pub async fn serve(
 }
 
 impl Api {
-    pub const fn new(
-        bus: Bus,
-        pool: Pool,
-        lanes: Lanes,
-        joins: Joins,
-        outbox: Outbox,
-        changes: Changes,
-        erasures: Erasures,
-        rules: Rules,
-    ) -> Self {
-        Self { bus, pool, lanes, joins, outbox, changes, erasures, rules }
-    }
-
     async fn send_batch(&self, batch: SendBatch) -> Result<Vec<Sent>, Refusal> {
         if batch.sends.len() > limits::BATCH_SENDS || batch.sends.iter().any(|send| send.client_id.is_none())
         {

@@ -102,20 +102,21 @@ impl ChatService {
         tasks.spawn(retention::run(pool.clone(), outbox.clone(), days, shutdown.clone()));
         let erasures = Erasures { bus: bus.clone(), pool: pool.clone(), outbox: outbox.clone() };
         tasks.spawn(erasures.clone().run(shutdown.clone()));
-        let api = Arc::new(Api::new(
-            bus.clone(),
-            pool.clone(),
+        let rules = Rules {
+            kinds: current_kinds,
+            system_user: system_user_id.map(|user_id| SystemUser { user_id, username: system_username }),
+            conversations_by: config.conversations_by,
+        };
+        let api = Arc::new(Api {
+            bus: bus.clone(),
+            pool: pool.clone(),
             lanes,
             joins,
             outbox,
             changes,
             erasures,
-            Rules {
-                kinds: current_kinds,
-                system_user: system_user_id.map(|user_id| SystemUser { user_id, username: system_username }),
-                conversations_by: config.conversations_by,
-            },
-        ));
+            rules,
+        });
         let endpoints = api::serve(&api, &bus, &tasks, &shutdown).await?;
         drop(api);
 
