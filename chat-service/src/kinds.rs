@@ -314,7 +314,7 @@ fn invalid(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidMessage, detail)
 }
 
-/// Holds the current kinds. Dropped with the task of [`reload`].
+/// Holds the current kinds, and loads them again with [`Loader::reload`].
 pub struct Loader {
     source: Source,
     kinds: watch::Sender<Arc<Kinds>>,
