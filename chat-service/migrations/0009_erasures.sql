@@ -55,7 +55,7 @@ end
 $$;
 
 -- Looks at up to `p_limit` messages of a conversation after one, and erases those of a user: each becomes a deleted message
--- without its sender's name, by one change. Their former texts are deleted. As in `change_message`, markers directly
+-- without its sender's name and the sender's own id, by one change. Their former texts are deleted. As in `change_message`, markers directly
 -- before deleted messages move past them; `moved` has their users. The changes are numbered from `first_change`, in the
 -- order of the messages. `upto` is the last message looked at; null at the end of the conversation.
 create function erase_messages(p_conversation bigint, p_user bigint, p_after bigint, p_limit int)
@@ -70,6 +70,7 @@ as $$
 #variable_conflict use_column
 declare
     pseudonym text := 'user-' || p_user;
+    erased    text := E'\x01erased-'; -- No client sees such an id: see "Send::own_key".
     head      conversations%rowtype;
     at        timestamptz;
     old       record;
@@ -85,8 +86,8 @@ begin
     outbox_ids := '{}';
     moved := '{}';
     for old in
-        select m.ctid, m.conversation_id, m.message_id, m.sender_id, m.sender_username, m.deleted_at from messages m
-        where (m.conversation_id, m.message_id) > (p_conversation, p_after)
+        select m.ctid, m.conversation_id, m.message_id, m.sender_id, m.sender_username, m.client_id, m.deleted_at
+        from messages m where (m.conversation_id, m.message_id) > (p_conversation, p_after)
         order by m.conversation_id, m.message_id limit p_limit
     loop
         exit when old.conversation_id <> p_conversation;
@@ -94,9 +95,10 @@ begin
         upto := old.message_id;
         continue when old.sender_id <> p_user;
         delete from versions v where v.conversation_id = p_conversation and v.message_id = old.message_id;
-        continue when old.deleted_at is not null and old.sender_username = pseudonym;
+        continue when old.deleted_at is not null and old.sender_username = pseudonym
+            and old.client_id = erased || old.message_id;
         update messages m
-        set content = '', data = null, sender_username = pseudonym, change = first_change + cardinality(message_ids),
+        set content = '', data = null, sender_username = pseudonym, client_id = erased || old.message_id, change = first_change + cardinality(message_ids),
             deleted_at = coalesce(m.deleted_at, at), deleted_by = coalesce(m.deleted_by, 'erasure')
         where m.ctid = old.ctid; -- Nothing else moves it: every change holds the lock of the conversation.
         insert into outbox (conversation_ids, message_ids, change)

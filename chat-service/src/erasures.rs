@@ -13,9 +13,9 @@ use crate::{
 };
 use anyhow::Context;
 use contract::{
-    ConversationId, Refusal, Timestamp, UserId,
+    ConversationId, Refusal, UserId,
     chat::Message,
-    erasure::{DeleteInbox, EraseUser, Erasure, RenameSender, UserErased},
+    erasure::{DeleteInbox, EraseUser, Erasure, ErasureProgress, RenameSender, UserErased},
     limits,
     sessions::Revoke,
     streams,
@@ -25,7 +25,7 @@ use service::{
     postgres::{Pool, refusal},
 };
 use sqlx::PgConnection;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Average time between two looks for erasures while none is due.
@@ -93,6 +93,7 @@ impl Erasures {
                 Ok(Step::Idle) => IDLE.mul_f64(0.75 + fastrand::f64() / 2.0),
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "erase a user; will be retried");
+                    pace = Pace::default(); // It has mostly waited.
                     RETRY
                 }
             };
@@ -169,18 +170,21 @@ impl Erasures {
                 let (place, after) = (pending.place, pending.message);
                 match store_erasures::conversation_after(&mut *transaction, user, place).await? {
                     Some(conversation) => {
-                        let upto = self.rename(transaction, conversation, user, after).await?;
-                        pending.advance(conversation, upto);
+                        let (progress, upto) = self.rename(transaction, conversation, user, after).await?;
+                        // The same messages once more, until no notification names the user.
+                        if !progress.more {
+                            pending.advance(conversation, upto);
+                        }
                     }
                     None => pending.stage = Stage::Inbox,
                 }
             }
             Stage::Inbox => {
                 if !self.bus.request(&DeleteInbox { user_id: user }, ANSWER).await?.more {
-                    let erasure_id = pending.erasure_id;
-                    let event_id = format!("users.erased-{erasure_id}");
-                    let erased =
-                        UserErased { event_id, occurred_at: Timestamp::now(), erasure_id, user_id: user };
+                    let Pending { erasure_id, requested_at: occurred_at, .. } = *pending;
+                    // After a restore, another erasure may have the same id.
+                    let event_id = format!("users.erased-{user}-{}", occurred_at.unix_micros());
+                    let erased = UserErased { event_id, occurred_at, erasure_id, user_id: user };
                     self.bus.store(&erased, &erased.event_id).await?;
                     store_erasures::end_erasure(transaction, user).await?;
                     tracing::info!(erasure_id, %user, "erased a user");
@@ -204,13 +208,14 @@ impl Erasures {
         let conversations = vec![conversation.get(); erased.message_ids.len()];
         let messages = store::messages(&self.pool, &conversations, &erased.message_ids).await?;
         let mut moved = members.markers_of(conversation, &erased.moved);
-        let last = messages.last().map(|last| last.message_id);
-        for (message, (number, outbox_id)) in
-            messages.into_iter().zip((erased.first_change..).zip(erased.outbox_ids.iter().copied()))
-        {
+        let last = erased.message_ids.last().copied();
+        let changes = (erased.first_change..).zip(erased.outbox_ids.iter().copied());
+        let changes: HashMap<i64, (i64, i64)> = erased.message_ids.iter().copied().zip(changes).collect();
+        for message in messages {
+            let id = message.message_id.get();
+            let Some((number, outbox_id)) = changes.get(&id).copied() else { continue };
             // The markers follow the last message, past which they have moved.
-            let markers =
-                if Some(message.message_id) == last { std::mem::take(&mut moved) } else { Vec::new() };
+            let markers = if Some(id) == last { std::mem::take(&mut moved) } else { Vec::new() };
             let message = Message { is_read: members.is_read(&message), ..message };
             self.outbox.publish_change(outbox_id, number, message, markers).await;
         }
@@ -243,26 +248,20 @@ impl Erasures {
         Ok(is_consumed)
     }
 
-    /// Replaces the user's name in the notifications of the other participants that are of the next messages after one.
-    /// Returns the last of these messages; `None` at the end of the conversation.
+    /// Replaces the user's name in a part of others' notifications: those of any message, and those of an earlier release
+    /// that are of the next messages of a conversation after one. Returns the last of these messages; `None` at the end of
+    /// the conversation.
     async fn rename(
         &self,
         connection: &mut PgConnection,
-        conversation: ConversationId,
+        conversation_id: ConversationId,
         user: UserId,
         after: i64,
-    ) -> anyhow::Result<Option<i64>> {
+    ) -> anyhow::Result<(ErasureProgress, Option<i64>)> {
         let (message_ids, upto) =
-            store_erasures::messages_of(&mut *connection, conversation, user, after, i64::from(BATCH))
-                .await?;
-        if !message_ids.is_empty() {
-            let members = store::members(&mut *connection, conversation, None).await?;
-            let user_ids = members.user_ids().into_iter().filter(|other| *other != user).collect();
-            let sender_username = format!("user-{user}");
-            let rename =
-                RenameSender { conversation_id: conversation, message_ids, user_ids, sender_username };
-            self.bus.request(&rename, ANSWER).await?;
-        }
-        Ok(upto)
+            store_erasures::messages_of(connection, conversation_id, user, after, i64::from(BATCH)).await?;
+        let sender_username = format!("user-{user}");
+        let rename = RenameSender { sender_id: user, conversation_id, message_ids, sender_username };
+        Ok((self.bus.request(&rename, ANSWER).await?, upto))
     }
 }

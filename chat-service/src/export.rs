@@ -2,10 +2,11 @@
 
 use crate::{
     error::{encoding_failed, invalid},
-    store::export as store,
+    store::{export as store, members},
 };
 use contract::{
     ConversationId, Refusal, UserId,
+    chat::Message,
     erasure::{Export, ExportUser, Record},
     limits,
     log::Range,
@@ -39,7 +40,7 @@ enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Start => out.write_str("start"),
+            Self::Start => Ok(()), // No page ends there.
             Self::Messages(conversation, message) => write!(out, "messages-{conversation}-{message}"),
             Self::Blocks(user) => write!(out, "blocks-{user}"),
             Self::Reports(report) => write!(out, "reports-{report}"),
@@ -118,22 +119,24 @@ async fn stored(pool: &Pool, user: UserId, place: Place) -> sqlx::Result<(Placed
         Place::Messages(conversation, after) => {
             let mut found = Placed::new();
             if let Ok(conversation_id) = ConversationId::new(conversation) {
-                for message in store::messages(pool, conversation_id, user, after, limit).await? {
+                let members = members(pool, conversation_id, None).await?;
+                let (messages, upto) = store::messages(pool, conversation_id, user, after, limit).await?;
+                for message in messages {
                     let at = Place::Messages(conversation, message.message_id.get());
+                    let message = Message { is_read: members.is_read(&message), ..message };
                     found.push((Record::Message(Box::new(message)), at));
                 }
+                if let Some(upto) = upto {
+                    return Ok((found, Some(Place::Messages(conversation, upto))));
+                }
             }
-            let last = found.last().map_or(place, |(_, at)| *at);
-            if is_full(&found) {
-                (found, Some(last))
-            } else if let Some((conversation_id, record)) =
-                store::conversation_after(pool, user, conversation).await?
-            {
-                let next = Place::Messages(conversation_id.get(), 0);
-                found.push((record, next));
-                (found, Some(next))
-            } else {
-                (found, Some(Place::Blocks(0)))
+            match store::conversation_after(pool, user, conversation).await? {
+                Some((conversation_id, record)) => {
+                    let next = Place::Messages(conversation_id.get(), 0);
+                    found.push((record, next));
+                    (found, Some(next))
+                }
+                None => (found, Some(Place::Blocks(0))),
             }
         }
         Place::Blocks(after) => {

@@ -180,7 +180,8 @@ impl Kinds {
 
     /// The kinds that only backends send, whose messages users don't delete.
     pub fn reserved(&self) -> Vec<String> {
-        let reserved = self.0.iter().filter(|(_, kind)| !kind.send.contains(&Origin::Users));
+        let is_reserved = |kind: &Kind| kind.send == [Origin::Backends];
+        let reserved = self.0.iter().filter(|(_, kind)| is_reserved(kind));
         reserved.map(|(name, _)| name.clone()).collect()
     }
 
@@ -261,6 +262,7 @@ fn read(folder: &Path) -> anyhow::Result<Vec<(String, String)>> {
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         ensure!(is_kind_name(&name), "{name}.json is not named after a kind: [a-z][a-z0-9_.]*");
+        ensure!(name != "message", "message.json: this is the name of messages without a kind");
         let text = fs::read_to_string(&path).with_context(|| format!("read {name}.json"))?;
         files.push((name, text));
     }
@@ -299,8 +301,26 @@ fn text_of(schema: &Value) -> anyhow::Result<String> {
 }
 
 fn parsed(data: &Data) -> Result<Value, Refusal> {
-    serde_json::from_str(data.get())
-        .map_err(|_| invalid("\"data\" has a number or a text that can't be stored"))
+    let mut value = serde_json::from_str(data.get())
+        .map_err(|_| invalid("\"data\" has a number or a text that can't be stored"))?;
+    as_integers(&mut value);
+    Ok(value)
+}
+
+/// Writes numbers such as `1.0`, which are integers for JSON Schema, as integers.
+fn as_integers(value: &mut Value) {
+    /// Up to here, every integer is a float.
+    const MAX: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if !number.is_i64() && !number.is_u64() => {
+            if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= MAX) {
+                *number = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(as_integers),
+        Value::Object(object) => object.values_mut().for_each(as_integers),
+        _ => {}
+    }
 }
 
 /// The error names the path in the schema, but no value.

@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time of rest for each unit of time of work: so the work takes 5 % of a connection.
 const REST: u32 = 19;
-/// Maximum time of a rest. Longer work has mostly waited, for a lock or for another service.
-const REST_MAX: Duration = Duration::from_secs(5);
+/// Maximum time of a rest. Work of more than a second has mostly waited, for a lock or for another service.
+const REST_MAX: Duration = Duration::from_secs(20);
 
 /// Measures work, and rests for so long that it takes at most 5 % of the time.
 #[derive(Debug, Default)]

@@ -29,34 +29,69 @@ pub struct Days {
     pub reports: u32,
 }
 
-/// Deletes in regular passes, until the token is cancelled. An error ends a pass; the next one continues.
+/// Deletes in regular passes, until the token is cancelled.
 pub async fn run(pool: Pool, outbox: Outbox, days: Days, shutdown: CancellationToken) {
     let mut wait = START;
     while pause(wait.mul_f64(0.75 + fastrand::f64() / 2.0), &shutdown).await {
         wait = INTERVAL;
-        if let Err(error) = pass(&pool, &outbox, days, &shutdown).await {
-            tracing::warn!(error = service::bus::chain(&error), "delete what is too old; will be retried");
+        for outcome in [
+            delete_rows(&pool, days, &shutdown).await,
+            delete_messages(&pool, &outbox, days, &shutdown).await,
+        ] {
+            if let Err(error) = outcome {
+                tracing::warn!(
+                    error = service::bus::chain(&error),
+                    "delete what is too old; will be retried"
+                );
+            }
         }
     }
 }
 
-async fn pass(pool: &Pool, outbox: &Outbox, days: Days, shutdown: &CancellationToken) -> sqlx::Result<()> {
-    let limit = i64::from(BATCH);
-    while store::delete_old_versions(pool, limit).await? == limit.unsigned_abs() {}
-    while store::delete_old_reports(pool, days.reports, limit).await? == limit.unsigned_abs() {}
+/// Deletes former texts and reports.
+async fn delete_rows(pool: &Pool, days: Days, shutdown: &CancellationToken) -> sqlx::Result<()> {
+    let (limit, mut pace) = (i64::from(BATCH), Pace::default());
+    while pace.work(store::delete_old_versions(pool, limit)).await? == limit.unsigned_abs() {
+        if !pace.rest(shutdown).await {
+            return Ok(());
+        }
+    }
+    while pace.work(store::delete_old_reports(pool, days.reports, limit)).await? == limit.unsigned_abs() {
+        if !pace.rest(shutdown).await {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Deletes messages, conversation by conversation. A conversation that fails is left to the next pass.
+async fn delete_messages(
+    pool: &Pool,
+    outbox: &Outbox,
+    days: Days,
+    shutdown: &CancellationToken,
+) -> sqlx::Result<()> {
     if days.messages == 0 {
         return Ok(());
     }
     let before = OffsetDateTime::now_utc() - time::Duration::days(i64::from(days.messages));
-    let mut place = 0;
-    let mut pace = Pace::default();
+    let (mut place, mut pace) = (0, Pace::default());
     loop {
         let next =
             pace.work(store::conversations_with_old_messages(pool, place, before, CONVERSATIONS)).await?;
         let Some((last, old)) = next else { return Ok(()) };
         place = last;
         for conversation in old {
-            while pace.work(expire(pool, outbox, conversation, before)).await? {
+            loop {
+                match pace.work(expire(pool, outbox, conversation, before)).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        let error = service::bus::chain(&error);
+                        tracing::warn!(error, %conversation, "delete old messages; will be retried");
+                        break;
+                    }
+                }
                 if !pace.rest(shutdown).await {
                     return Ok(());
                 }

@@ -121,6 +121,7 @@ if (!process.argv.includes('--sizes')) {
     bundle('react.cjs', { ...react, format: 'cjs' }),
     bundle('native.js', { entryPoints: ['src/native.ts'], format: 'esm' }),
     bundle('native.cjs', { entryPoints: ['src/native.ts'], format: 'cjs' }),
+    bundle('kinds.cjs', { entryPoints: ['src/kinds.ts'], format: 'cjs' }),
   ]);
   types();
 }

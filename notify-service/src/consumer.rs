@@ -415,7 +415,10 @@ impl Consumer {
             reason: &reason.0,
         };
         match deadletter::store(&self.bus, letter).await {
-            Ok(()) => ack(message, AckKind::Term).await,
+            Ok(()) => {
+                deadletter::log(message.subject.as_str(), place, &reason.0);
+                ack(message, AckKind::Term).await;
+            }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), place, "store a dead letter; will be retried");
                 ack(message, AckKind::Nak(Some(MAX_RETRY_DELAY))).await;

@@ -59,10 +59,13 @@ pub async fn store(bus: &Bus, letter: Letter<'_>) -> anyhow::Result<()> {
             .map_or(most, |limit| if limit == 0 { most } else { limit.min(most) });
         publish(bus, &letter, most).await?;
     }
-    let Letter { subject, place, reason, .. } = letter;
     metrics::counter!("deadletters_total").increment(1);
-    tracing::warn!(subject, place, reason, "an event is invalid; stored as a dead letter");
     Ok(())
+}
+
+/// Logs the dead letter of an invalid event.
+pub fn log(subject: &str, place: &str, reason: &str) {
+    tracing::warn!(subject, place, reason, "an event is invalid; stored as a dead letter");
 }
 
 async fn publish(bus: &Bus, letter: &Letter<'_>, most: usize) -> anyhow::Result<()> {

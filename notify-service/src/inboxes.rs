@@ -432,6 +432,7 @@ fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> i
         conversation,
         message: message.message_id,
         seq,
+        sender: message.sender_id,
         sender_username: message.sender_username,
         kind: message.kind,
         silent: message.silent,

@@ -70,6 +70,7 @@ pub struct Received {
     pub message: MessageId,
     /// Its `seq`, if chat-service sent it.
     pub seq: Option<Seq>,
+    pub sender: UserId,
     pub sender_username: String,
     /// Its kind; `None` for a plain message.
     pub kind: Option<String>,
@@ -247,6 +248,8 @@ pub struct MessageSummary {
     pub message: i64,
     /// Its `seq`, if known.
     pub seq: Option<Seq>,
+    /// The sender of the newest message; `None` if an earlier release stored the notification, or the sender is erased.
+    pub sender: Option<UserId>,
     /// Its sender; `None` if an earlier release stored the notification.
     pub sender_username: Option<String>,
     /// Its kind; `None` for a plain message.
@@ -389,13 +392,14 @@ impl<'a> Plan<'a> {
         }
         let old = self.known.unread.get(&membership).cloned();
         // Replicas may process log entries out of order: a notification never returns to an older message.
-        let (message, seq, sender_username, kind) = match &old {
+        let (message, seq, sender, sender_username, kind) = match &old {
             Some(UnreadMessages { summary: old, .. }) if old.message > received.message.get() => {
-                (old.message, old.seq, old.sender_username.clone(), old.kind.clone())
+                (old.message, old.seq, old.sender, old.sender_username.clone(), old.kind.clone())
             }
             _ => {
                 let sender_username = Some(received.sender_username.clone());
-                (received.message.get(), received.seq, sender_username, received.kind.clone())
+                let sender = Some(received.sender);
+                (received.message.get(), received.seq, sender, sender_username, received.kind.clone())
             }
         };
         let after = old.as_ref().map_or(read, |old| old.summary.message.max(read));
@@ -406,7 +410,7 @@ impl<'a> Plan<'a> {
             return;
         }
         let conversation = received.conversation;
-        let summary = MessageSummary { conversation, message, seq, sender_username, kind, count };
+        let summary = MessageSummary { conversation, message, seq, sender, sender_username, kind, count };
         self.show_messages(user, summary, old.as_ref(), received.key.clone());
     }
 

@@ -133,6 +133,7 @@ impl Rescue {
                 let (headers, reason) = (Headers::Read(headers), &reason.0);
                 let letter = Letter { subject, headers, body: stored.payload.clone(), place: &place, reason };
                 deadletter::store(&self.bus, letter).await?;
+                deadletter::log(subject, &place, reason);
             }
             Err(ProcessingError::Retry(error)) => return Err(error).context("store a rescued message"),
         }

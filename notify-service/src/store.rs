@@ -1,10 +1,17 @@
 //! All queries of the schema `notify`: inboxes and markers here, notifications in [`notifications`]. A transaction
 //! locks a user's inbox before it changes any data of that user.
 
+/// Column of a query: the kind of a notification's newest message.
+macro_rules! kind {
+    () => {
+        r#"substring(data from '"kind":"([a-z0-9_.]+)"') as kind"#
+    };
+}
+
 mod erasure;
 mod notifications;
 
-pub use erasure::{Named, delete_inbox, delete_notifications, notifications_of_messages, rename_sender};
+pub use erasure::{Sender, delete_inbox, delete_notifications, named_notifications, rename_sender};
 pub use notifications::{
     PageQuery, insert, lock_retention, mark, mark_all, mark_one, next_ids, old_notifications, page_after,
     page_before, read_at, remove_notifications, repeated, unread_of_conversations,

@@ -47,6 +47,9 @@ pub async fn sweep(
     Ok(None)
 }
 
+/// Reason of the dead letter of an unreadable message.
+const REASON: &str = "its subject or headers hold characters that can't be read";
+
 /// Stores an unreadable message as a dead letter.
 ///
 /// # Errors
@@ -59,9 +62,10 @@ pub async fn store_dead_letter(bus: &Bus, source: Source, stored: &RawMessage) -
         headers: Headers::Unreadable(&stored.hdrs),
         body: body.into(),
         place: &place,
-        reason: "its subject or headers hold characters that can't be read",
+        reason: REASON,
     };
     deadletter::store(bus, letter).await?;
+    deadletter::log(&stored.subject, &place, REASON);
     let stream = bus.jetstream().get_stream(source.name()).await.context("open the stream")?;
     stream.delete_message(stored.seq).await.context("delete the original of a dead letter")?;
     Ok(())

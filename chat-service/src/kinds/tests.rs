@@ -48,6 +48,31 @@ fn schema(more: Value) -> Value {
 }
 
 #[test]
+fn a_whole_number_with_a_point_is_an_integer() {
+    let kinds = built_in("fr");
+    let text = r#"{"amount": 4500.0, "currency": "EUR", "state": "open", "offer_id": 12.0}"#;
+    let offer = Send {
+        data: Some(Data::new(RawValue::from_string(text.to_owned()).unwrap())),
+        ..send("offer", "", &json!({}))
+    };
+    let sent = kinds.check(offer, Origin::Users).unwrap();
+    assert_eq!(sent.message, "Offre : 45 € (en attente)");
+    assert_eq!(sent.data.unwrap().get(), r#"{"amount":4500,"currency":"EUR","offer_id":12,"state":"open"}"#);
+
+    let mut value = json!([1.5, -0.0, 1e300, 9_007_199_254_740_992.0, {"deep": 2.0}]);
+    as_integers(&mut value);
+    assert_eq!(value.to_string(), r#"[1.5,0,1e+300,9007199254740992,{"deep":2}]"#);
+}
+
+#[test]
+fn a_kind_that_is_switched_off_is_not_reserved() {
+    let off = schema(json!({"x-vyzio": {"send": []}}));
+    let kinds = kinds(&[("offer.json", off.clone())]).unwrap();
+    assert_eq!(kinds.reserved(), ["order"]);
+    assert!(self::kinds(&[("message.json", off)]).is_err(), "the name of messages without a kind");
+}
+
+#[test]
 fn built_in_kinds_have_readable_texts_in_both_languages() {
     let samples = [
         (

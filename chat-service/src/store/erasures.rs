@@ -1,7 +1,7 @@
 //! Erasures of users: their state, and what they delete.
 
-use super::id;
-use contract::{ConversationId, MessageId, UserId};
+use super::{id, timestamp};
+use contract::{ConversationId, MessageId, Timestamp, UserId};
 use service::postgres;
 use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 
@@ -10,6 +10,7 @@ use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 pub struct Pending {
     pub user_id: UserId,
     pub erasure_id: i64,
+    pub requested_at: Timestamp,
     pub stage: Stage,
     /// Last conversation that the stage has finished; 0 if none.
     pub place: i64,
@@ -48,22 +49,22 @@ pub enum Stage {
     Inbox,
 }
 
-const STAGES: [(Stage, &str); 5] = [
-    (Stage::Sessions, "sessions"),
-    (Stage::Messages, "messages"),
-    (Stage::Streams, "streams"),
-    (Stage::Names, "names"),
-    (Stage::Inbox, "inbox"),
-];
-
 impl Stage {
-    fn text(self) -> &'static str {
-        STAGES.iter().find(|(stage, _)| *stage == self).map_or("sessions", |(_, text)| text)
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Messages => "messages",
+            Self::Streams => "streams",
+            Self::Names => "names",
+            Self::Inbox => "inbox",
+        }
     }
 
     fn parse(text: &str) -> sqlx::Result<Self> {
-        let found = STAGES.iter().find(|(_, of_stage)| *of_stage == text);
-        found.map(|(stage, _)| *stage).ok_or_else(|| sqlx::Error::Protocol(format!("the stage {text:?}")))
+        [Self::Sessions, Self::Messages, Self::Streams, Self::Names, Self::Inbox]
+            .into_iter()
+            .find(|stage| stage.text() == text)
+            .ok_or_else(|| sqlx::Error::Protocol(format!("the stage {text:?}")))
     }
 }
 
@@ -103,6 +104,7 @@ pub async fn lock_erasure(db: &mut PgConnection) -> sqlx::Result<Option<Pending>
         Ok(Pending {
             user_id: id(row.try_get("user_id")?)?,
             erasure_id: row.try_get("erasure_id")?,
+            requested_at: timestamp(&row, "requested_at")?,
             stage: Stage::parse(row.try_get("stage")?)?,
             place: row.try_get("place")?,
             message: row.try_get("message")?,

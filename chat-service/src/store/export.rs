@@ -44,25 +44,30 @@ pub async fn conversation_after(
     row.as_ref().map(conversation).transpose()
 }
 
-/// The user's messages in a conversation, after an id.
+/// Looks at up to `limit` messages of a conversation after one. Returns those of the user, and the last message that was
+/// looked at: `None` at the end of the conversation. The caller sets `is_read`.
 pub async fn messages(
     db: impl PgExecutor<'_>,
     conversation: ConversationId,
     user: UserId,
     after: i64,
     limit: i64,
-) -> sqlx::Result<Vec<Message>> {
+) -> sqlx::Result<(Vec<Message>, Option<i64>)> {
     let rows = postgres::query(
-        "select * from messages where conversation_id = $1 and sender_id = $2 and message_id > $3
-         order by message_id limit $4",
+        "select * from messages where (conversation_id, message_id) > ($1, $2)
+         order by conversation_id, message_id limit $3",
     )
     .bind(conversation.get())
-    .bind(user.get())
     .bind(after)
     .bind(limit)
     .fetch_all(db)
     .await?;
-    rows.iter().map(message).collect()
+    let seen: Vec<Message> = rows.iter().map(message).collect::<sqlx::Result<_>>()?;
+    let seen: Vec<Message> =
+        seen.into_iter().take_while(|message| message.conversation_id == conversation).collect();
+    let is_full = i64::try_from(seen.len()).is_ok_and(|seen| seen == limit);
+    let upto = seen.last().filter(|_| is_full).map(|last| last.message_id.get());
+    Ok((seen.into_iter().filter(|message| message.sender_id == user).collect(), upto))
 }
 
 /// The users whom the user blocks, after an id.

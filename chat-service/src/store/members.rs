@@ -135,11 +135,6 @@ impl Members {
             .map(|marker| Marker { unread_count: Some((self.head.seq - marker.seq).max(0)), ..marker })
             .collect()
     }
-
-    /// The participants.
-    pub fn user_ids(&self) -> Vec<UserId> {
-        self.members.iter().map(|member| member.user_id).collect()
-    }
 }
 
 /// Head and participants of a conversation, as a viewer sees them. Without participants, the conversation doesn't

@@ -153,6 +153,9 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     });
     reads_at_most!(reads, 20, erasures::messages_of(pool, longest, one, middle, 10));
     reads_at_most!(reads, 20, export::conversation_after(pool, one, longest.get()));
+    reads_at_most!(reads, 60, export::messages(pool, longest, one, middle, 50));
+    reads_at_most!(reads, 60, export::blocks(pool, one, 0, 50));
+    reads_at_most!(reads, 60, export::reports(pool, one, 0, 50));
     let before = OffsetDateTime::now_utc();
     reads_at_most!(reads, 4 * 50 + 20, conversations_with_old_messages(pool, 0, before, 50));
     reads_at_most!(reads, 6 * 20, expire_messages(pool, longest, before, 20));

@@ -28,13 +28,13 @@ export interface KindSchema {
   [keyword: string]: unknown;
 }
 
+/** Answers of a conversation, since its last change. */
 interface Read {
-  /** The number of the conversation's last change when it was read. */
   _changes: number | undefined;
-  _answer: Promise<Result<Original | null>>;
+  _answers: Map<number, Promise<Result<Original | null>>>;
 }
 
-const read = new WeakMap<Conversation, Map<number, Read>>();
+const read = new WeakMap<Conversation, Read>();
 const schemas = new WeakMap<Realtime, Promise<Result<Map<string, KindSchema>>>>();
 
 /** The message to which this one replies, if it is among the messages that are here; otherwise `undefined`. */
@@ -51,23 +51,24 @@ export function original(rt: Realtime, chat: Conversation, message: Message): Pr
   const { reply_to: id } = message;
   const here = originalHere(chat, message);
   if (!id || here) return Promise.resolve(here ? { ok: true, data: here } : DONE);
-  const all = read.get(chat) ?? new Map<number, Read>();
-  read.set(chat, all);
   const { _changes } = chat;
-  const known = all.get(id);
-  // A change of a message that is not here reaches the conversation as a number only. It may have been this one's.
-  if (known?._changes === _changes) return known!._answer;
-  const _answer = rt.call('GET', `/api/conversations/${chat.id}/messages/${id}`).then((answer) => {
+  let known = read.get(chat);
+  // A change of a message that is not here reaches the conversation as a number only. It may have been of any of these.
+  if (!known || known._changes !== _changes) read.set(chat, (known = { _changes, _answers: new Map() }));
+  const { _answers } = known;
+  const earlier = _answers.get(id);
+  if (earlier) return earlier;
+  const answer = rt.call('GET', `/api/conversations/${chat.id}/messages/${id}`).then((answer) => {
     if (!answer.ok) {
-      all.delete(id);
+      _answers.delete(id);
       return answer;
     }
     const { message_id, sender_id, sender_username, content, kind, data, deleted_at } = answer.data;
     const deleted = !!deleted_at;
     return { ok: true as const, data: { message_id, sender_id, sender_username, content, kind, data, deleted } };
   });
-  all.set(id, { _changes, _answer });
-  return _answer;
+  _answers.set(id, answer);
+  return answer;
 }
 
 /** The schemas of all kinds, by name: read once for each client. Never rejects. */

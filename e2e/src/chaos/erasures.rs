@@ -32,7 +32,7 @@ pub struct Erased {
 /// What is left of a user at the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Rows and entries of streams with the user's secret.
+    /// Rows with the user's secret.
     pub rows: Vec<String>,
     /// Number of unread messages of the other participant.
     pub unread: i64,

@@ -313,6 +313,7 @@ pub fn plain(message: &Message) -> Message {
         content: short(&message.content).to_owned(),
         is_read: false,
         client_id: None,
+        data: None,
         change: None,
         edited_at: None,
         deleted_at: None,

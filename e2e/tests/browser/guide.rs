@@ -89,9 +89,14 @@ async fn chat_in(engine: Engine) {
     mary.next_of("changed").await;
     mary.send(json!({"type": "read", "message_id": shown[0]["message_id"]})).await;
     browser.eval("chatSocket.send('this is not JSON')").await;
+    // A message of a kind that replies to another one is a message with a text.
+    let data = json!({"amount": 4500, "currency": "EUR", "state": "open"});
+    let offer = json!({"kind": "offer", "data": data, "reply_to": shown[0]["message_id"]});
+    mary.send(offer).await;
     mary.say("Tu es là ?").await;
-    browser.until("shown.length === 3").await;
-    assert_eq!(browser.eval("shown[2].content").await, "Tu es là ?");
+    browser.until("shown.length === 4").await;
+    let contents = browser.eval("shown.slice(2).map(({ content }) => content)").await;
+    assert_eq!(contents, json!(["Offre : 45 € (en attente)", "Tu es là ?"]));
 
     stack.kill(Kind::Gateway, 0).await;
     browser.until("logged.includes('Chat connection closed')").await;

@@ -4,13 +4,16 @@ use e2e::node;
 use std::fs;
 
 /// JavaScript that `clients/js/build.mjs` builds and that is committed.
-const BUILT: [&str; 11] = [
+const BUILT: [&str; 14] = [
     "index.js",
     "index.cjs",
     "react.js",
     "react.cjs",
     "edits.js",
     "kinds.js",
+    "kinds.cjs",
+    "native.js",
+    "native.cjs",
     "lists.js",
     "persist.js",
     "poll.js",
@@ -36,9 +39,13 @@ async fn the_built_client_is_current_and_small() {
 }
 
 /// A program for each way to use the package. Each ends with an error if something is missing.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("esm.mjs", "import { connect } from '@vyzio/realtime'; if (typeof connect !== 'function') throw connect;"),
     ("cjs.cjs", "const { connect } = require('@vyzio/realtime'); if (typeof connect !== 'function') throw connect;"),
+    (
+        "kinds.cjs",
+        "const { textOf } = require('@vyzio/realtime/kinds'); if (typeof textOf !== 'function') throw textOf;",
+    ),
     (
         "global.cjs",
         "const { readFileSync } = require('node:fs'); const path = require.resolve('@vyzio/realtime/realtime.global.js');

@@ -625,9 +625,8 @@ async fn the_api_for_backends_has_its_own_document_and_page() {
     assert_eq!(read("/backend/docs/").await.url().path(), "/backend/docs");
 }
 
-/// A backend's call continues its trace.
 #[tokio::test]
-async fn an_event_has_the_headers_that_nats_needs() {
+async fn an_event_has_the_headers_of_cloudevents_and_no_others() {
     let stack = Stack::start().await;
     let nats = stack.backend().await;
     let mut events = nats.subscribe("events.payment_completed").await.unwrap();

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use contract::UserId;
+use futures_util::StreamExt;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -154,10 +155,18 @@ impl Responses {
     }
 }
 
+/// Extension of a response that is sent as it is read: only a part of it is in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Streamed;
+
 impl Answer {
     /// Keeps the place until the response is written. Without room for its bytes, the response becomes a problem.
     async fn hold(mut self, response: Response) -> Response {
         let (parts, body) = response.into_parts();
+        if parts.extensions.get::<Streamed>().is_some() {
+            let parts_of_body = body.into_data_stream().inspect(move |_| _ = &self);
+            return Response::from_parts(parts, Body::from_stream(parts_of_body));
+        }
         let bytes = match to_bytes(body, usize::MAX).await {
             Ok(bytes) => bytes,
             Err(error) => {

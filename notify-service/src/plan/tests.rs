@@ -37,6 +37,7 @@ fn message_at(id: i64, conversation_id: i64, message: i64, seq: Option<Seq>) -> 
         conversation: conversation(conversation_id),
         message: MessageId::new(message).unwrap(),
         seq,
+        sender: user(9),
         sender_username: "ada".to_owned(),
     };
     Op { user: user(id), kind: OpKind::Message(Arc::new(received)), cause: None }
@@ -459,6 +460,7 @@ fn of_kind(kind: &str, silent: bool, op: Op) -> Op {
         kind: Some(kind.to_owned()),
         silent,
         key: received.key.clone(),
+        sender: received.sender,
         sender_username: received.sender_username.clone(),
         ..**received
     };

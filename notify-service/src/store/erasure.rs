@@ -3,13 +3,25 @@
 use crate::catalogue::Text;
 use contract::{ConversationId, UserId};
 use service::postgres;
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use sqlx::{FromRow, PgConnection};
+
+/// The sender whose name is to be replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    pub user: UserId,
+    /// The new name.
+    pub username: &'a str,
+    /// Messages of the sender in one conversation, to find notifications of earlier releases.
+    pub conversation: ConversationId,
+    pub messages: &'a [i64],
+}
 
 /// A `message_received` that names the sender of a message.
 #[derive(FromRow)]
 pub struct Named {
     pub user_id: i64,
     pub notification_id: i64,
+    pub conversation_id: i64,
     pub message_id: i64,
     pub kind: Option<String>,
     pub count: i64,
@@ -17,36 +29,45 @@ pub struct Named {
     pub lang: Option<String>,
 }
 
-/// The notifications of these users whose newest message is one of these.
-pub async fn notifications_of_messages(
-    db: impl PgExecutor<'_>,
-    users: &[i64],
-    conversation: ConversationId,
-    messages: &[i64],
+/// Notifications that name the sender, up to `limit`. With `users`, only theirs.
+pub async fn named_notifications(
+    db: &mut PgConnection,
+    sender: Sender<'_>,
+    users: Option<&[i64]>,
+    limit: i64,
 ) -> sqlx::Result<Vec<Named>> {
-    postgres::query_as(
-        "select user_id, notification_id, message_id, coalesce(message_count, 0) as count, lang,
-            substring(data from '\"kind\":\"([a-z0-9_.]+)\"') as kind
-        from notifications join inboxes using (user_id)
-        where user_id = any($1) and conversation_id = $2 and message_id = any($3)",
-    )
+    postgres::query_as(concat!(
+        "select user_id, notification_id, conversation_id, message_id, coalesce(message_count, 0) as count, lang, ",
+        kind!(),
+        " from (
+            (select * from notifications where sender_id = $1 limit $6)
+            union all
+            (select * from notifications
+            where sender_id is null and conversation_id = $2 and message_id = any($3)
+              and sender_username is distinct from $4 limit $6)
+        ) as named join inboxes using (user_id)
+        where $5::bigint[] is null or user_id = any($5) limit $6"
+    ))
+    .bind(sender.user.get())
+    .bind(sender.conversation.get())
+    .bind(sender.messages)
+    .bind(sender.username)
     .bind(users)
-    .bind(conversation.get())
-    .bind(messages)
+    .bind(limit)
     .fetch_all(db)
     .await
 }
 
-/// Replaces the texts of notifications, and the name of their sender.
+/// Replaces the texts of notifications, and the name of their sender. The inboxes are locked.
 pub async fn rename_sender(
-    db: impl PgExecutor<'_>,
+    db: &mut PgConnection,
     texts: &[(i64, i64, Text)],
     sender_username: &str,
 ) -> sqlx::Result<()> {
     let column = |value: fn(&(i64, i64, Text)) -> i64| texts.iter().map(value).collect::<Vec<_>>();
     let text = |value: fn(&Text) -> &str| texts.iter().map(|(_, _, text)| value(text)).collect::<Vec<_>>();
     postgres::query(
-        "update notifications set title = new.title, message = new.message, sender_username = $5
+        "update notifications set title = new.title, message = new.message, sender_username = $5, sender_id = null
         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as new (user_id, id, title, message)
         where notifications.user_id = new.user_id and notification_id = new.id",
     )

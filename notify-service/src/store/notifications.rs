@@ -83,19 +83,21 @@ pub async fn unread_of_conversations(
         notification_id: i64,
         message: i64,
         message_seq: Option<Seq>,
+        sender_id: Option<i64>,
         sender_username: Option<String>,
         kind: Option<String>,
         count: i64,
         created_at: OffsetDateTime,
     }
-    let rows: Vec<Unread> = postgres::query_as(
+    let rows: Vec<Unread> = postgres::query_as(concat!(
         "select user_id, conversation_id, notification_id, coalesce(message_id, 0) as message, message_seq,
-            sender_username, substring(data from '\"kind\":\"([a-z0-9_.]+)\"') as kind,
-            coalesce(message_count, 0) as count, created_at
+            sender_id, sender_username, ",
+        kind!(),
+        ", coalesce(message_count, 0) as count, created_at
         from unnest($1::bigint[], $2::bigint[]) as place (user_id, conversation_id)
         join notifications using (user_id, conversation_id)
-        where read_at is null and conversation_id is not null",
-    )
+        where read_at is null and conversation_id is not null"
+    ))
     .bind(users)
     .bind(conversations)
     .fetch_all(db)
@@ -107,6 +109,7 @@ pub async fn unread_of_conversations(
                 conversation: membership.1,
                 message: row.message,
                 seq: row.message_seq,
+                sender: row.sender_id.map(|sender| valid(UserId::new(sender))).transpose()?,
                 sender_username: row.sender_username,
                 kind: row.kind,
                 count: row.count,
@@ -141,13 +144,13 @@ pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) 
     }
     postgres::query(
         "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, sender_username, created_at)
+            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, created_at)
         select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, sender_username, $15
+            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, $15
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[])
+            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $16::bigint[])
         as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, sender_username)",
+            conversation_id, message_id, message_seq, message_count, sender_username, sender_id)",
     )
     .bind(column(added, |added| added.user.get()))
     .bind(column(added, |added| added.shown.notification_id.get()))
@@ -164,6 +167,7 @@ pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) 
     .bind(column(added, |added| Some(added.summary.as_ref()?.count)))
     .bind(column(added, |added| added.summary.as_ref()?.sender_username.as_deref()))
     .bind(at)
+    .bind(column(added, |added| Some(added.summary.as_ref()?.sender?.get())))
     .execute(db)
     .await
     .map(drop)

@@ -153,6 +153,7 @@ fn received(user: i64, message: i64) -> OpKind {
         conversation: ConversationId::new(user).unwrap(),
         message: MessageId::new(message).unwrap(),
         seq: Some(message),
+        sender: UserId::new(1).unwrap(),
         sender_username: "ada".to_owned(),
     }))
 }

@@ -239,16 +239,20 @@ impl Webhook {
             let at = info.published.unix_timestamp_nanos();
             format!("{}:{}:{}:{at}", self.consumer(), info.stream, info.stream_sequence)
         });
-        let subject = self.own_subject();
+        let (subject, place) = (self.own_subject(), place.unwrap_or_default());
         let letter = Letter {
             subject: &subject,
             headers: Headers::Read(Some(&headers)),
             body: message.payload.clone(),
-            place: &place.unwrap_or_default(),
+            place: &place,
             reason,
         };
         match deadletter::store(&self.bus, letter).await {
-            Ok(()) => self.finish(message, AckKind::Term, "dead").await,
+            Ok(()) => {
+                let endpoint = &self.endpoint.name;
+                tracing::warn!(endpoint, place, "a delivery was given up; stored as a dead letter");
+                self.finish(message, AckKind::Term, "dead").await;
+            }
             Err(error) => {
                 let (endpoint, error) = (&self.endpoint.name, format!("{error:#}"));
                 tracing::warn!(endpoint, error, "store a dead letter; will be retried");

@@ -38,7 +38,7 @@ pub struct Erasure {
 pub struct UserErased {
     /// The same for each repeat.
     pub event_id: String,
-    /// Time at which the last data was erased.
+    /// Time of the request.
     pub occurred_at: Timestamp,
     /// Id of the erasure.
     pub erasure_id: i64,
@@ -54,22 +54,22 @@ impl Event for UserErased {
     }
 }
 
-/// chat-service → notify-service: replaces the name of a sender in the notifications of messages.
+/// chat-service → notify-service: replaces the name of a sender in a part of the notifications of messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenameSender {
-    /// Conversation of the messages.
+    /// The sender.
+    pub sender_id: UserId,
+    /// A conversation of the sender.
     pub conversation_id: ConversationId,
-    /// The messages, all of the same sender.
+    /// Messages of the sender in it, by which notifications of earlier releases are found.
     pub message_ids: Vec<MessageId>,
-    /// Users whose notifications may name the sender.
-    pub user_ids: Vec<UserId>,
     /// The new name.
     pub sender_username: String,
 }
 
 impl Request for RenameSender {
     const SUBJECT: &'static str = "notify.erasure.rename";
-    type Reply = ();
+    type Reply = ErasureProgress;
 }
 
 /// chat-service → notify-service: deletes a part of a user's inbox.
@@ -81,13 +81,13 @@ pub struct DeleteInbox {
 
 impl Request for DeleteInbox {
     const SUBJECT: &'static str = "notify.erasure.delete";
-    type Reply = InboxDeleted;
+    type Reply = ErasureProgress;
 }
 
-/// Reply to [`DeleteInbox`].
+/// Reply to [`RenameSender`] and [`DeleteInbox`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InboxDeleted {
-    /// True if something is left: the request is to be repeated.
+pub struct ErasureProgress {
+    /// True if something may be left: the request is to be repeated.
     pub more: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::{
 use async_nats::HeaderMap as NatsHeaders;
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
 };
 use bytes::Bytes;
@@ -79,7 +79,7 @@ enum Outcome {
     responses((status = 202, description = "JetStream has the event", body = Stored)))]
 pub async fn publish_event(
     State(shared): App,
-    Path(kind): Path<String>,
+    kind: Result<Path<String>, PathRejection>,
     IdempotencyKey(key): IdempotencyKey,
     headers: HeaderMap,
     JsonBytes(body): JsonBytes,
@@ -89,6 +89,7 @@ pub async fn publish_event(
         .filter(|(name, _)| name.as_str() == "content-type" || name.as_str().starts_with("ce-"))
         .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
         .collect();
+    let Path(kind) = kind.map_err(|_| Problem::invalid("the type in the path is not UTF-8"))?;
     let event = Checked::new(kind, &headers, body, key)?;
     store(&shared, event, Instant::now() + limits::SEND_DEADLINE)
         .await
@@ -170,6 +171,8 @@ impl Checked {
                 let id = key.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
                 let id = event::event_id(id).map_err(|reason| Problem::invalid(reason.0))?;
                 let body = with_id(&body, &id)?;
+                // Again: it may have become too large.
+                event::parse(&kind, headers, &body).map_err(|reason| unusable(&reason, &body))?;
                 (id, body)
             }
         };
@@ -188,7 +191,8 @@ fn is_cloud_event(headers: &[(&str, &str)], body: &[u8]) -> bool {
         specversion: Option<IgnoredAny>,
     }
     headers.iter().any(|(name, value)| {
-        name.starts_with("ce-") || *name == "content-type" && value.starts_with("application/cloudevents")
+        let is_structured = || value.to_ascii_lowercase().starts_with("application/cloudevents");
+        name.starts_with("ce-") || *name == "content-type" && is_structured()
     }) || serde_json::from_slice::<Structured>(body).is_ok_and(|event| event.specversion.is_some())
 }
 

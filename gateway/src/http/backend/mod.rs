@@ -45,8 +45,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const BATCH_ROUTE: &str = "/backend/events";
 
 const ABOUT: &str = "For the backends of a marketplace: publish events, create conversations, send, read and correct \
-messages, revoke sessions, erase and export users. Each call has an equivalent on NATS, which `docs/publishing.md` describes; the same `event_id` \
-or `client_id` counts once, over HTTP, NATS or both.
+messages, revoke sessions, erase and export users. Almost every call has an equivalent on NATS, which `docs/publishing.md` describes; \
+the same `event_id` or `client_id` counts once, over HTTP, NATS or both.
 
 Ids are whole numbers. Times are RFC 3339 in UTC. Every error is `application/problem+json` with a stable `code`. After a \
 time-out, `429`, `500` or `503`, repeat the call with the same ids. Ignore unknown fields, because later versions may add \

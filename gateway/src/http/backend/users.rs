@@ -3,13 +3,15 @@
 use super::call::{App, request};
 use crate::{
     http::{
-        extract::{Body, Id},
+        extract::{Body as JsonBody, Id},
         problem::Problem,
+        responses::Streamed,
     },
     state::Shared,
 };
 use axum::{
     Json,
+    body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -43,7 +45,7 @@ pub struct Reason {
 pub async fn erase_user(
     State(shared): App,
     Id(user_id): Id<UserId>,
-    Body(Reason { reason }): Body<Reason>,
+    JsonBody(Reason { reason }): JsonBody<Reason>,
 ) -> Result<(StatusCode, Json<Erasure>), Problem> {
     let erasure = request(&shared, EraseUser { user_id, reason }).await?;
     Ok((StatusCode::ACCEPTED, Json(erasure)))
@@ -60,7 +62,9 @@ pub async fn export_user(State(shared): App, Id(user_id): Id<UserId>) -> Result<
     let first = request(&shared, ExportUser { user_id, after: None }).await?;
     let pages = stream::try_unfold(Some(first), move |page| rest(shared.clone(), user_id, page));
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, axum::body::Body::from_stream(pages)).into_response())
+    let mut response = (headers, Body::from_stream(pages)).into_response();
+    response.extensions_mut().insert(Streamed);
+    Ok(response)
 }
 
 /// The lines of a page, and the page after it.
