@@ -55,7 +55,7 @@ fn a_whole_number_with_a_point_is_an_integer() {
         data: Some(Data::new(RawValue::from_string(text.to_owned()).unwrap())),
         ..send("offer", "", &json!({}))
     };
-    let sent = kinds.check(offer, Origin::Users).unwrap();
+    let sent = kinds.check(offer, Origin::Backends).unwrap();
     assert_eq!(sent.message, "Offre : 45 € (en attente)");
     assert_eq!(sent.data.unwrap().get(), r#"{"amount":4500,"currency":"EUR","offer_id":12,"state":"open"}"#);
 
