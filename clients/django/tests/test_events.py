@@ -294,6 +294,9 @@ class InvalidEventTests(SimpleTestCase):
             ({"data": {"x": float("nan")}}, "JSON"),
             ({"data": {"x": "é" * 40_000}}, "63 KiB"),
             ({"key": "x" * 256}, "255 bytes"),
+            ({"data": {"x": ["\0"]}}, "NUL"),
+            ({"title": "\ud83d"}, "surrogate"),
+            ({"key": "\0"}, "NUL"),
         ]
         for change, text in invalid:
             with self.subTest(change=change), self.assertRaisesRegex(ValueError, text):

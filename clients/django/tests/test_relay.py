@@ -72,6 +72,19 @@ class RelayTests(GatewayMixin, TransactionTestCase):
         later(minutes=2)
         self.assertEqual(call("realtime_relay"), "1 published, 0 errors\n")
 
+    def test_a_request_without_a_scope_does_not_hold_up_events(self) -> None:
+        self.gateway.stop()
+        for user in (1, 2):
+            outbox.add("sessions.revoke", {"user_id": user})
+        emit("paid", to=456)
+        self.gateway.start()
+        later(minutes=1)
+        self.gateway.override = lambda method, path, body: (
+            (403, problem(403, "forbidden")) if "sessions" in path else None
+        )
+        self.assertEqual(call("realtime_relay"), "1 published, 2 errors\n")
+        self.assertEqual(len(self.gateway.events), 1)
+
     def test_several_relays_publish_each_event_once(self) -> None:
         self.emit_without_gateway(300)
         self.assertEqual(sum(self.relay_in_threads(4)), 300)

@@ -1,3 +1,5 @@
+import hashlib
+
 from django.contrib import messages as flash
 from django.contrib.auth.decorators import login_required
 from django.core import signing
@@ -24,9 +26,11 @@ def contact(request, pk):
     """Writes to the seller. A second click with the same text sends nothing."""
     listing = get_object_or_404(Listing, pk=pk)
     text = request.POST["text"]
+    # The page's number and the text: an edited text is another message.
+    client_id = hashlib.sha256(f"{request.POST['client_id']}:{text}".encode()).hexdigest()[:32]
     try:
         conversation = conversations.between(request.user, listing.seller, listing=listing.pk)
-        messages.send(conversation, request.user, text, client_id=request.POST["client_id"])
+        messages.send(conversation, request.user, text, client_id=client_id)
     except Refused as error:
         flash.error(request, {"blocked": "This seller does not want your messages."}.get(error.code, error.detail))
     except Unavailable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.db import router
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -63,8 +64,9 @@ class OutboxAdmin(OutboxBase):
     @admin.action(description="Publish now")
     def publish_now(self, request: HttpRequest, rows: QuerySet[Outbox]) -> None:
         """Tries these rows, even if the relay has given them up."""
-        ids = list(rows.order_by("pk").values_list("pk", flat=True)[:PUBLISH])
-        done = outbox.relay(using=rows.db, only=ids)
+        alias = router.db_for_write(Outbox)
+        ids = list(rows.using(alias).order_by("pk").values_list("pk", flat=True)[:PUBLISH])
+        done = outbox.relay(using=alias, only=ids)
         level = messages.SUCCESS if done.sent == len(ids) else messages.WARNING
         reason = f": {done.error}" if done.error else ""
         self.message_user(request, f"{done.sent} of {len(ids)} published{reason}", level)

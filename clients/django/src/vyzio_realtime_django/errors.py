@@ -8,7 +8,7 @@ class RealtimeError(Exception):
 
 
 class Unavailable(RealtimeError):
-    """A temporary failure. The call may have had its effect; it is safe to repeat it."""
+    """A temporary failure. The call may have had its effect. Repeat it with the same `key` or `client_id`, if it has one."""
 
 
 class Refused(RealtimeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -123,7 +123,27 @@ def _event(
     if len(text.encode()) > EVENT_BYTES:
         raise ValueError("an event has at most 63 KiB")
     plain: dict[str, Any] = json.loads(text)
+    if not all(_is_storable(string) for string in _strings(plain)):
+        raise ValueError("an event has no NUL characters and no halves of surrogate pairs")
     return plain
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, also the names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, field in value.items():
+            yield name
+            yield from _strings(field)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _is_storable(string: str) -> bool:
+    """Whether Postgres can store a string."""
+    return "\0" not in string and not any("\ud800" <= char <= "\udfff" for char in string)
 
 
 def _users(to: Any) -> list[int]:

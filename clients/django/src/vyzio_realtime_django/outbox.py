@@ -43,6 +43,8 @@ CLAIM_SECONDS = 60.0
 MAX_PAUSE = 60.0
 # Statuses of a refusal for good. Others can be corrected: the API key, its scopes, the address.
 INVALID = frozenset({400, 413, 422})
+# The status of the answer to a key that the gateway does not know.
+UNKNOWN_KEY = 401
 # Received webhooks that one call of `prune` deletes.
 PRUNE = 5000
 
@@ -256,7 +258,9 @@ def _relay_batch(batch: Sequence[Outbox], alias: str, done: Relayed) -> None:
                     _relay_batch([row], alias, done)
             return
         outcomes = [error.with_traceback(None)] * len(batch)
-        if error.status not in INVALID:
+        # A key that lacks the scope of a request may still publish events. What refuses events refuses all of them.
+        is_of_request = not batch[0].subject.startswith(EVENTS) and error.status != UNKNOWN_KEY
+        if error.status not in INVALID and not is_of_request:
             done.error = error
     except Unavailable as error:
         outcomes = [error.with_traceback(None)] * len(batch)
