@@ -31,6 +31,7 @@ from vyzio_realtime_django import (
     outbox,
     sessions,
     token_for,
+    users,
 )
 from vyzio_realtime_django.checks import signing_key_problem
 from vyzio_realtime_django.models import Outbox, Received
@@ -118,6 +119,21 @@ class StackTests(TransactionTestCase):
         with self.assertRaises(Refused) as raised:
             messages.send(opened, 99, "Bonjour")
         self.assertEqual(raised.exception.code, "forbidden")
+
+    def test_an_offer_is_accepted_and_an_order_is_announced(self) -> None:
+        opened = conversations.between(self.ada, self.ben)
+        offer = {"amount": 4500, "currency": "EUR", "state": "open"}
+        sent = messages.send(opened, self.ada, kind="offer", data=offer)
+        accepted = messages.update(opened, sent, data={**offer, "state": "accepted"}, if_change=0)
+        self.assertEqual((accepted["data"]["state"], accepted["change"]), ("accepted", 1))
+        order = conversations.system(opened, kind="order", data={"order_id": 12, "state": "placed"})
+        self.assertIs(order["system"], True)
+        reply = messages.send(opened, self.ben, "Merci", reply_to=sent)
+        self.assertEqual(reply["reply_to"], sent["message_id"])
+
+    def test_a_user_is_erased(self) -> None:
+        first = users.erase(self.ada, reason="her request")
+        self.assertEqual(users.erase(self.ada), first)
 
     def test_a_revocation_refuses_the_tokens_until_then(self) -> None:
         token = token_for(self.ada)

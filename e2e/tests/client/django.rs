@@ -47,6 +47,7 @@ async fn the_django_package_passes_its_tests_on_postgres_and_against_a_stack() {
         ("WEBHOOK_URL", format!("http://127.0.0.1:{port}/realtime/webhook/")),
         ("WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
         ("WEBHOOK_EVENTS", "chat.reported".to_owned()),
+        ("SYSTEM_USER_ID", "9000000000".to_owned()),
     ];
     let stack = Stack::with(Options { env, ..Options::default() }).await;
     let database = TestDatabase::create().await.expect("a database");

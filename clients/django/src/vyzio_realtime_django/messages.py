@@ -14,19 +14,25 @@ from .ids import id_in, user_id
 def send(
     conversation: int | Mapping[str, Any],
     sender: Any,
-    message: str,
+    message: str | None = None,
     *,
+    kind: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    reply_to: int | Mapping[str, Any] | None = None,
     client_id: str | None = None,
 ) -> dict[str, Any]:
     """Sends a message in a user's name. Returns the message, with its `message_id`. Raises Refused or Unavailable.
 
-    `client_id`, 1 to 64 characters, makes it safe to repeat the call: the message is stored once.
+    A message of a kind has data that fit its schema; its text may be made from them. `reply_to` is a message of the same
+    conversation. `client_id`, 1 to 64 characters, makes it safe to repeat the call: the message is stored once.
     """
+    original = None if reply_to is None else id_in(reply_to, "message_id")
+    optional = {"message": message, "kind": kind, "data": data, "reply_to": original}
     body = {
         "conversation_id": id_in(conversation, "conversation_id"),
         "sender_id": user_id(sender),
-        "message": message,
         "client_id": client_id or str(uuid.uuid4()),
+        **{name: value for name, value in optional.items() if value is not None},
     }
     return backend().call("chat.messages.send", body, settings().TIMEOUT)
 
@@ -34,17 +40,20 @@ def send(
 def update(
     conversation: int | Mapping[str, Any],
     message: int | Mapping[str, Any],
-    text: str,
+    text: str | None = None,
     *,
+    data: Mapping[str, Any] | None = None,
     if_change: int | None = None,
 ) -> dict[str, Any]:
-    """Replaces the text of a message, however old. Returns the message. Raises Refused or Unavailable.
+    """Replaces the text or the data of a message, however old. Returns the message. Raises Refused or Unavailable.
 
     With `if_change`, only if this is the number of the message's last change (0: it never changed).
     """
-    body: dict[str, Any] = {**_ids(conversation, message), "message": text}
-    if if_change is not None:
-        body["if_change"] = if_change
+    optional = {"message": text, "data": data, "if_change": if_change}
+    body: dict[str, Any] = {
+        **_ids(conversation, message),
+        **{name: value for name, value in optional.items() if value is not None},
+    }
     return backend().call("chat.messages.update", body, settings().TIMEOUT)
 
 
