@@ -22,10 +22,6 @@ create table erasures (
 );
 create index erasures_due on erasures (next_at) where done_at is null;
 
--- Old reports, and those of a user.
-create index reports_age on reports (created_at);
-create index reports_by_reporter on reports (reporter_id, report_id);
-
 -- The last of the deleted messages that directly follow a message. No row: a live one follows, or none.
 create function last_deleted_after(p_conversation bigint, p_message bigint) returns table (seq bigint, message_id bigint)
 language plpgsql stable
