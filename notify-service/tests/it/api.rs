@@ -143,7 +143,14 @@ async fn the_service_supports_nats_micro() {
         let endpoints = reply["endpoints"].as_array().unwrap();
         endpoints.iter().map(|endpoint| endpoint["subject"].as_str().unwrap().to_owned()).collect()
     };
-    let ours = ["notify.heads", "notify.languages", "notify.notifications.page", "notify.notifications.read"];
+    let ours = [
+        "notify.erasure.delete",
+        "notify.erasure.rename",
+        "notify.heads",
+        "notify.languages",
+        "notify.notifications.page",
+        "notify.notifications.read",
+    ];
     let mut named = subjects(&request("INFO").await);
     named.sort_unstable();
     // In addition, each process checks its endpoints by requests to itself, on its own subject.
