@@ -2,6 +2,7 @@
 //! checks of a run know nothing of them.
 
 use super::{
+    ledger::Erased,
     rules::{Fault, Rule},
     world::{Counters, Phase, World},
 };
@@ -18,16 +19,6 @@ use tokio::time::{sleep, timeout};
 pub const FIRST: i64 = 1_000_000;
 /// Timeout of a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// A user whose erasure was requested and acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Erased {
-    pub user: i64,
-    /// The part of all of the user's names and texts that nothing else has.
-    pub secret: String,
-    /// Ids of the erasure, from each reply.
-    pub erasures: Vec<i64>,
-}
 
 /// What is left of a user at the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

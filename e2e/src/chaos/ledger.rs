@@ -1,7 +1,6 @@
 //! Promises to clients and backends, and the frames delivered to sockets. Pure: no I/O and no clock.
 
 use super::{
-    erasures::Erased,
     rules::{Fault, Rule},
     view::Shown,
 };
@@ -79,6 +78,16 @@ pub struct Published {
     pub promise: Promise,
     /// True if JetStream acknowledged it.
     pub acked: bool,
+}
+
+/// A user whose erasure was requested and acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erased {
+    pub user: i64,
+    /// The part of all of the user's names and texts that nothing else has.
+    pub secret: String,
+    /// Ids of the erasure, from each reply.
+    pub erasures: Vec<i64>,
 }
 
 /// All promises.
