@@ -11,8 +11,8 @@ use crate::Stack;
 use contract::log::Head;
 use std::time::{Duration, Instant};
 
-/// Maximum time for that.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum time for that. Most is needed by erasures, which rest for up to 20 s after a slow step.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Waits until every repeated message is acknowledged, all committed data is published, and every client has received
 /// everything. Anything that is missing after the timeout is a violation.
