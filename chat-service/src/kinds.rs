@@ -178,7 +178,7 @@ impl Kinds {
         kind.and_then(|kind| self.0.get(kind)).is_none_or(|kind| kind.notifies)
     }
 
-    /// The kinds that only backends send, whose messages users don't delete.
+    /// The kinds that only backends send. Users can't delete their messages.
     pub fn reserved(&self) -> Vec<String> {
         let is_reserved = |kind: &Kind| kind.send == [Origin::Backends];
         let reserved = self.0.iter().filter(|(_, kind)| is_reserved(kind));

@@ -89,7 +89,7 @@ pub async fn start_erasure(db: &mut PgConnection, user: UserId, reason: Option<&
     .await
 }
 
-/// Locks the erasure whose next step is due first, among those on which no other replica works.
+/// Locks the erasure that is due first and that no other replica is working on.
 pub async fn lock_erasure(db: &mut PgConnection) -> sqlx::Result<Option<Pending>> {
     let row = postgres::query(
         "select * from erasures where done_at is null and next_at <= clock_timestamp()

@@ -70,7 +70,7 @@ pub async fn messages(
     Ok((seen.into_iter().filter(|message| message.sender_id == user).collect(), upto))
 }
 
-/// The users whom the user blocks, after an id.
+/// Users that the user blocks, after an id.
 pub async fn blocks(
     db: impl PgExecutor<'_>,
     user: UserId,

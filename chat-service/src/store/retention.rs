@@ -38,8 +38,8 @@ pub async fn expire_messages(
     .transpose()
 }
 
-/// The next `limit` conversations by id: the last of them, and those whose first message was sent before a time. `None`:
-/// there are no more conversations.
+/// Looks at the next `limit` conversations by id. Returns the last of them, and those with messages from before a time;
+/// `None` if there are no more conversations.
 pub async fn conversations_with_old_messages(
     db: impl PgExecutor<'_>,
     after: i64,

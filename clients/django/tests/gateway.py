@@ -33,7 +33,7 @@ class Gateway:
         self.events: dict[str, dict[str, Any]] = {}
         self.publications: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str, Any]] = []
-        # The processes whose events came over each connection.
+        # For each connection, the processes that published events over it.
         self.processes: dict[int, set[int]] = {}
         # The answer to a request instead of the usual one, if it returns one.
         self.override: Callable[[str, str, Any], Answer | None] = lambda method, path, body: None

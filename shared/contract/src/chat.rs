@@ -153,6 +153,11 @@ impl ChatEvent {
             change: i64,
             message: Message,
         }
+        // Most events are messages. As serialized, the tag comes first; it is skipped as an unknown field, and the text is
+        // read once.
+        if text.starts_with(r#"{"type":"message","#) {
+            return serde_json::from_str(text).map(Self::Message);
+        }
         // Not by an attribute of serde: it would copy every field, and could not keep the text of `data`.
         let Tag { r#type } = serde_json::from_str(text)?;
         Ok(match r#type {
@@ -284,6 +289,10 @@ mod tests {
         let json = r#"{"type":"message","conversation_id":123,"message_id":987,"seq":17,"sender_id":456,"sender_username":"john_doe","content":"45 €","created_at":"2025-12-09T10:30:00.123456Z","is_read":false,"kind":"offer","data":{"b": 1.50, "a":{}},"reply_to":985,"system":true}"#;
         let event: ChatEvent = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), json);
+        let last = json.replacen(r#""type":"message","#, "", 1);
+        let last = format!(r#"{},"type":"message"}}"#, last.strip_suffix('}').unwrap());
+        assert_eq!(ChatEvent::parse(&last).unwrap(), event, "wherever the tag is");
+        assert!(ChatEvent::parse(r#"{"type":"message","seq":1}"#).is_err());
         assert!(ChatEvent::parse(r#"{"type":"unknown"}"#).is_err());
         assert!(ChatEvent::parse(r#"{"type":"read"}"#).is_err());
     }

@@ -12,7 +12,7 @@ from .ids import user_id
 def erase(user: Any, *, reason: str | None = None) -> dict[str, Any]:
     """Erases everything that Vyzio Realtime has about a user. Returns `{"erasure_id": …}`; a repeat returns the same id.
 
-    The signal `user_erased` tells when it is done. Raises Refused or Unavailable.
+    The signal `user_erased` is sent when it is done. Raises Refused or Unavailable.
     """
     body: dict[str, Any] = {"user_id": user_id(user)}
     if reason is not None:

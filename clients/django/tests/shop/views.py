@@ -1,4 +1,4 @@
-"""Each view emits an event whose data has its process, so that a test sees who has used which connection."""
+"""Views that emit an event with the id of their process, so that tests see which process used which connection."""
 
 import os
 import signal

@@ -126,7 +126,7 @@ class _Deadline:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection whose operations together end at a deadline."""
+    """A connection with one deadline for all of its operations."""
 
     def __init__(self, host: str, port: int | None, tls: ssl.SSLContext | None) -> None:
         super().__init__(host, port or (443 if tls else 80))

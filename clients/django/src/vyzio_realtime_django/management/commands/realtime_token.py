@@ -12,7 +12,7 @@ from ...tokens import token_for
 
 
 class Command(BaseCommand):
-    """Tokens of any user: whoever may run it has the signing key anyway."""
+    """Prints a token of any user. Anyone who can run this command already has the signing key."""
 
     help = "Prints a token of a user, who is named by id or by username."
 
