@@ -425,10 +425,8 @@ async fn rebuild(
         let conversation = ConversationId::new(conversation)?;
         let reader = UserId::new(reader)?;
         let members = store::members(pool, conversation, None).await?;
-        let mut markers = members.markers(conversation).into_iter();
-        let marker = markers.find(|marker| marker.user_id == reader).context("the reader has no marker")?;
         // The marker may have moved on since then. Publishing the newer one is correct.
-        let marker = Marker { unread_count: Some(members.head().seq - marker.seq), ..marker };
+        let marker = members.markers_of(conversation, &[reader]).pop().context("the reader has no marker")?;
         return Ok(Some((vec![(read_event(marker), Span::none())], read_entry(marker))));
     }
     if let Some(change) = row.change {

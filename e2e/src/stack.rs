@@ -430,6 +430,23 @@ impl Stack {
         options.connect(self.nats_urls("operator")).await.expect("connect to NATS")
     }
 
+    /// Sends a request over NATS with all permissions. Returns the reply, or the refusal as `code: detail`.
+    ///
+    /// # Errors
+    /// If the service refuses the request.
+    ///
+    /// # Panics
+    /// If there is no reply.
+    pub async fn request(&self, subject: &'static str, body: &Value) -> Result<Value, String> {
+        let backend = self.backend().await;
+        let reply = crate::within("a reply", backend.request(subject, body.to_string().into())).await;
+        let reply = reply.expect("a reply");
+        match reply.headers.and_then(|headers| headers.get("Nats-Service-Error").map(ToString::to_string)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(serde_json::from_slice(&reply.payload).expect("JSON")),
+        }
+    }
+
     /// Connection options for a user of `deploy/nats/accounts.conf`: async-nats takes no password from an address.
     pub fn nats_options(&self, user: &str) -> async_nats::ConnectOptions {
         async_nats::ConnectOptions::with_user_and_password(user.to_owned(), accounts::password(user))

@@ -44,15 +44,6 @@ fn changed(frame: &Value) -> (i64, &str, bool) {
     (frame["change"].as_i64().expect("a number"), content, message.get("deleted_at").is_some())
 }
 
-async fn request(stack: &Stack, subject: &'static str, body: Value) -> Result<Value, String> {
-    let backend = stack.backend().await;
-    let reply = within("a reply", backend.request(subject, body.to_string().into())).await.expect("a reply");
-    match reply.headers.and_then(|headers| headers.get("Nats-Service-Error").map(ToString::to_string)) {
-        Some(error) => Err(error),
-        None => Ok(serde_json::from_slice(&reply.payload).expect("JSON")),
-    }
-}
-
 #[tokio::test]
 async fn every_socket_and_page_shows_an_edit_and_a_deletion() {
     let stack = Stack::with(Options { counts: [2, 1, 1, 1], ..Options::default() }).await;
@@ -186,7 +177,7 @@ async fn a_refused_change_gets_its_answer_and_changes_nothing() {
         ("chat.messages.remove", with(json!({"reason": " "})), "invalid_request"),
         ("chat.messages.remove", with(json!({"message_id": 1_i64 << 40, "reason": "spam"})), "not_found"),
     ] {
-        let error = request(&stack, subject, body.clone()).await.unwrap_err();
+        let error = stack.request(subject, &body).await.unwrap_err();
         assert!(error.starts_with(&format!("{code}: ")), "{subject} {body}: {error}");
     }
     // A number beyond the last change, or a broken one.
@@ -300,7 +291,7 @@ async fn a_backend_edits_and_deletes_any_message_and_moderators_read_former_text
     let (conversation, messages) = talk(&stack, &["bad words", "fine"]).await;
     let id = &messages[0]["message_id"];
     let update = json!({"conversation_id": conversation, "message_id": id, "message": "…", "if_change": 0});
-    let updated = request(&stack, "chat.messages.update", update.clone()).await.unwrap();
+    let updated = stack.request("chat.messages.update", &update).await.unwrap();
     assert_eq!((&updated["content"], &updated["change"]), (&json!("…"), &json!(1)));
     assert_eq!(updated.get("client_id"), None);
     // A report keeps the text that was reported.
@@ -308,13 +299,13 @@ async fn a_backend_edits_and_deletes_any_message_and_moderators_read_former_text
     let reported = stack.post("/api/reports", BEN, report).await.expect(201);
     assert_eq!(reported["message"]["content"], "…");
     let remove = json!({"conversation_id": conversation, "message_id": id, "reason": "spam"});
-    let removed = request(&stack, "chat.messages.remove", remove.clone()).await.unwrap();
+    let removed = stack.request("chat.messages.remove", &remove).await.unwrap();
     assert_eq!((&removed["content"], &removed["deleted_by"]), (&json!(""), &json!("moderation")));
-    assert_eq!(request(&stack, "chat.messages.remove", remove).await.unwrap(), removed);
-    assert!(request(&stack, "chat.messages.update", update).await.unwrap_err().starts_with("not_found: "));
+    assert_eq!(stack.request("chat.messages.remove", &remove).await.unwrap(), removed);
+    assert!(stack.request("chat.messages.update", &update).await.unwrap_err().starts_with("not_found: "));
 
     let list = json!({"conversation_id": conversation, "limit": 1, "before": messages[1]["message_id"]});
-    let listed = request(&stack, "chat.messages.list", list).await.unwrap();
+    let listed = stack.request("chat.messages.list", &list).await.unwrap();
     let versions = listed["items"][0]["versions"].as_array().unwrap();
     let versions: Vec<_> = versions
         .iter()

@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use e2e::{
     Kind, Options, Stack,
     documented::{self, Sender},
-    eventually, within,
+    eventually,
 };
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -14,15 +14,6 @@ use std::collections::BTreeSet;
 const ADA: i64 = 1;
 const BEN: i64 = 2;
 const EVE: i64 = 3;
-
-async fn request(stack: &Stack, subject: &'static str, body: Value) -> Result<Value, String> {
-    let backend = stack.backend().await;
-    let reply = within("a reply", backend.request(subject, body.to_string().into())).await.expect("a reply");
-    match reply.headers.and_then(|headers| headers.get("Nats-Service-Error").map(ToString::to_string)) {
-        Some(error) => Err(error),
-        None => Ok(serde_json::from_slice(&reply.payload).expect("JSON")),
-    }
-}
 
 async fn database(stack: &Stack) -> PgPool {
     PgPool::connect(&stack.database.url()).await.unwrap()
@@ -107,12 +98,12 @@ async fn nothing_names_an_erased_user_or_has_a_text_of_theirs() {
             ("chat.messages.update", json!({"conversation_id": id.0, "message_id": id.1}));
         if index % 4 == 3 {
             body["reason"] = json!("spam");
-            request(&stack, "chat.messages.remove", body).await.unwrap();
+            stack.request("chat.messages.remove", &body).await.unwrap();
         } else {
             let text = secret();
             body["message"] = json!(text);
             secrets.push(text);
-            request(&stack, subject, body).await.unwrap();
+            stack.request(subject, &body).await.unwrap();
         }
     }
     let of_ben = format!("/api/conversations/{with_ben}/messages");
@@ -154,8 +145,8 @@ async fn nothing_names_an_erased_user_or_has_a_text_of_theirs() {
     let socket = format!("ws://{}/ws/notifications/?token={ada}", stack.host(0));
     let mut hers = e2e::Socket::open(&socket).await;
     let erase = json!({"user_id": ADA, "reason": "her request"});
-    let erasure = request(&stack, "users.erase", erase.clone()).await.unwrap()["erasure_id"].clone();
-    assert_eq!(request(&stack, "users.erase", erase.clone()).await.unwrap()["erasure_id"], erasure);
+    let erasure = stack.request("users.erase", &erase).await.unwrap()["erasure_id"].clone();
+    assert_eq!(stack.request("users.erase", &erase).await.unwrap()["erasure_id"], erasure);
     assert_eq!(hers.closed().await, Some(4401), "her sessions are revoked");
     // G4: open sockets receive the erasure as changes.
     let frame = ben.next_of("changed").await;
@@ -188,7 +179,7 @@ async fn nothing_names_an_erased_user_or_has_a_text_of_theirs() {
 
     // Erasing twice is the same as erasing once.
     let after = dump_without_erasures(&database).await;
-    assert_eq!(request(&stack, "users.erase", erase).await.unwrap()["erasure_id"], erasure);
+    assert_eq!(stack.request("users.erase", &erase).await.unwrap()["erasure_id"], erasure);
     let events = erased(&stack, &erasure, 2).await;
     assert_ne!(events[0]["event_id"], events[1]["event_id"]);
     assert_eq!(dump_without_erasures(&database).await, after);
@@ -220,7 +211,7 @@ async fn an_erasure_continues_after_any_kill() {
     let mut ben = stack.socket(&format!("/ws/chat/{conversation}/"), BEN).await;
     // Without notify-service, it can't end.
     stack.kill(Kind::Notify, 0).await;
-    let erasure = request(&stack, "users.erase", json!({"user_id": ADA})).await.unwrap();
+    let erasure = stack.request("users.erase", &json!({"user_id": ADA})).await.unwrap();
     let database = database(&stack).await;
     wait_for_stage(&database, "messages").await;
     stack.kill(Kind::Chat, 0).await;
@@ -264,7 +255,7 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
         if !after.is_null() {
             body["after"] = after;
         }
-        let page = request(&stack, "users.export", body).await.unwrap();
+        let page = stack.request("users.export", &body).await.unwrap();
         documented::check("exportUserReply", Sender::Server, &page).unwrap();
         items.extend(page["items"].as_array().unwrap().iter().cloned());
         after = page["next"].clone();
@@ -287,13 +278,13 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
 
     for after in ["x", "messages-1", "blocks-x", "users-1"] {
         let body = json!({"user_id": ADA, "after": after});
-        let error = request(&stack, "users.export", body).await.unwrap_err();
+        let error = stack.request("users.export", &body).await.unwrap_err();
         assert!(error.starts_with("invalid_request: "), "{error}");
     }
-    let nobody = request(&stack, "users.export", json!({"user_id": 99})).await.unwrap();
+    let nobody = stack.request("users.export", &json!({"user_id": 99})).await.unwrap();
     assert_eq!(nobody, json!({"items": [], "next": null}));
     for body in [json!({"user_id": 0}), json!({"user_id": ADA, "reason": ""})] {
-        let error = request(&stack, "users.erase", body).await.unwrap_err();
+        let error = stack.request("users.erase", &body).await.unwrap_err();
         assert!(error.starts_with("invalid_request: "), "{error}");
     }
 }

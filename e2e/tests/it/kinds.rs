@@ -1,9 +1,10 @@
 //! Messages of a kind, system messages and replies.
 
-use e2e::{Kind, Options, Stack, documented, eventually, within};
+use e2e::{Kind, OnLine, Options, Stack, documented, eventually, within};
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, sync::Arc};
 use testkit::Signal;
+use tokio::sync::mpsc;
 
 const ADA: i64 = 1;
 const BEN: i64 = 2;
@@ -15,17 +16,10 @@ fn with_system() -> Options {
 }
 
 async fn request(stack: &Stack, subject: &'static str, channel: &str, body: Value) -> Result<Value, String> {
-    let backend = stack.backend().await;
-    let reply = within("a reply", backend.request(subject, body.to_string().into())).await.expect("a reply");
-    match reply.headers.and_then(|headers| headers.get("Nats-Service-Error").map(ToString::to_string)) {
-        Some(error) => Err(error),
-        None => {
-            documented::check(channel, documented::Sender::Client, &body).unwrap();
-            let reply: Value = serde_json::from_slice(&reply.payload).expect("JSON");
-            documented::check(&format!("{channel}Reply"), documented::Sender::Server, &reply).unwrap();
-            Ok(reply)
-        }
-    }
+    let reply = stack.request(subject, &body).await?;
+    documented::check(channel, documented::Sender::Client, &body).unwrap();
+    documented::check(&format!("{channel}Reply"), documented::Sender::Server, &reply).unwrap();
+    Ok(reply)
 }
 
 async fn send(stack: &Stack, body: Value) -> Result<Value, String> {
@@ -348,7 +342,13 @@ async fn the_files_of_kinds_and_texts_are_used_and_loaded_again() {
         ("KINDS_DIR", kinds.path().to_string_lossy().into_owned()),
         ("CATALOGUE_DIR", texts.path().to_string_lossy().into_owned()),
     ];
-    let stack = Stack::with(Options { env, ..Options::default() }).await;
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let on_line: OnLine = Arc::new(move |_, line| {
+        if line.contains("reload the kinds") {
+            failed.send(()).ok(); // The test may have ended.
+        }
+    });
+    let stack = Stack::with(Options { env, on_line, ..Options::default() }).await;
     let conversation = stack.conversation(&[ADA, BEN]).await;
     let path = messages(conversation);
     let poll = |property: &str| json!({"message": "Une question", "kind": "poll", "data": {property: "x"}});
@@ -369,6 +369,7 @@ async fn the_files_of_kinds_and_texts_are_used_and_loaded_again() {
     let schema_of = async || stack.get("/api/kinds", ADA).await["kinds"][4]["schema"]["required"][0].clone();
     write("{");
     stack.signal(Kind::Chat, 0, Signal::Hup);
+    within("the failed reload", failures.recv()).await.unwrap();
     stack.post(&path, ADA, poll("question")).await.expect(201);
     write(&schema("subject"));
     stack.signal(Kind::Chat, 0, Signal::Hup);
