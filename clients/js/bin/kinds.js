@@ -28,8 +28,21 @@ async function fromFolder(folder) {
   return Promise.all(names.map(kind));
 }
 
-/** `order.shipped` becomes `OrderShipped`. */
+/** `order.shipped` becomes `OrderShipped`, and so does `order_shipped`: see `typeNames`. */
 const typeName = (kind) => kind.replace(/(?:^|[._])+([a-z0-9])/g, (_, first) => first.toUpperCase()).replace(/[._]/g, '');
+
+/** The name of each kind's type. One that is taken gets underscores, which no other name has. */
+function typeNames(kinds) {
+  const taken = new Set(['Kinds', 'KindMessage', 'Message']);
+  const names = new Map();
+  for (const { kind } of kinds) {
+    let name = typeName(kind);
+    while (taken.has(name)) name += '_';
+    taken.add(name);
+    names.set(kind, name);
+  }
+  return names;
+}
 
 const comment = ({ description } = {}, indent) =>
   description ? `${indent}/** ${description.replaceAll('*/', '*\\/').replace(/\s+/g, ' ')} */\n` : '';
@@ -80,8 +93,9 @@ function objectType({ properties = {}, required = [], additionalProperties }, ro
 }
 
 function fileOf(kinds) {
-  const types = kinds.map(({ kind, schema }) => `${comment(schema, '')}export type ${typeName(kind)} = ${typeOf(schema, schema)};\n`);
-  const entries = kinds.map(({ kind }) => `  ${JSON.stringify(kind)}: ${typeName(kind)};\n`);
+  const names = typeNames(kinds);
+  const types = kinds.map(({ kind, schema }) => `${comment(schema, '')}export type ${names.get(kind)} = ${typeOf(schema, schema)};\n`);
+  const entries = kinds.map(({ kind }) => `  ${JSON.stringify(kind)}: ${names.get(kind)};\n`);
   return `// Written by vyzio-kinds; do not edit.
 
 import type { Message } from '@vyzio/realtime';

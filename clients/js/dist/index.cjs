@@ -271,9 +271,9 @@ var Feed = class extends Observable {
   g = [];
   /** The server's time of the subscription. */
   #joinedAt = 0;
-  /** @internal */
+  /** `fields`: those of its snapshot that not every feed has. @internal */
   constructor(core, name, fields) {
-    super(core, fields);
+    super(core, [...fields, "state", "error", "unread", "hasOlder"]);
     this.n = name;
   }
   /** @internal */
@@ -495,7 +495,7 @@ var Conversation = class extends Feed {
   #linger;
   /** @internal */
   constructor(core, id) {
-    super(core, `chat/${id}`, ["id", "state", "error", "info", "messages", "typists", "unread", "hasOlder"]);
+    super(core, `chat/${id}`, ["id", "info", "messages", "typists"]);
     this.id = id;
     this.#path = `/api/conversations/${id}`;
     const changed = () => this.p();
@@ -820,7 +820,6 @@ var CODES = {
 };
 var REFUSALS = 3;
 var QUICK = 2e3;
-var QUICK_REFUSALS = 3;
 var Connection = class {
   state = "connecting";
   /** Why it is offline or closed. */
@@ -890,7 +889,7 @@ var Connection = class {
     this.#deadline = this.#since + timing.open;
     this.#watch = setInterval(() => this.#check(), Math.min(timing.idle, timing.probe) / 4);
     const current = () => socket === this.#socket;
-    socket.onopen = () => current() && this.#ping();
+    socket.onopen = () => current() && this.#put({ op: "ping" });
     socket.onmessage = ({ data }) => current() && this.#receive(data);
     socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
     socket.onerror = () => {
@@ -921,6 +920,7 @@ var Connection = class {
     this.#renewIn(tokens.et());
     if (!socket.lt) this.K = null;
     this.#become("online", this.K);
+    if (globalThis.document?.hidden) this.Ft();
     for (const channel of this.m.values()) this.#subscribe(channel);
     this.#wakeAll();
     return socket === this.#socket;
@@ -932,10 +932,7 @@ var Connection = class {
   #check() {
     const now = monotonic();
     if (now > this.#deadline) this.ut("no answer");
-    else if (this.#deadline === Infinity && now - this.#receivedAt > this.#core.timing.idle) this.#ping();
-  }
-  #ping(patience) {
-    this.#put({ op: "ping" }, patience);
+    else if (this.#deadline === Infinity && now - this.#receivedAt > this.#core.timing.idle) this.#put({ op: "ping" });
   }
   /** The socket is closed, or counts as closed. */
   #lost(socket, code, reason = "") {
@@ -960,9 +957,9 @@ var Connection = class {
     if (code === 1012 && this.#attempt === 1) wait = Math.random() * timing.spread;
     this.#retry(wait, error);
     const quick = !accepted && code === 1006 && age < QUICK;
-    this.#quickRefusals = socket.lt ? QUICK_REFUSALS - 1 : quick ? this.#quickRefusals + 1 : 0;
+    this.#quickRefusals = socket.lt ? REFUSALS - 1 : quick ? this.#quickRefusals + 1 : 0;
     if (socket.lt) this.ht = null;
-    if (this.#quickRefusals < QUICK_REFUSALS) return;
+    if (this.#quickRefusals < REFUSALS) return;
     this.#quickRefusals = -7;
     import("./poll.js").then(({ diagnose }) => diagnose(this.#core)).catch(() => {
     });
@@ -1008,7 +1005,7 @@ var Connection = class {
     this.#timer = setTimeout(() => this.#renew(), ms);
   }
   async #renew() {
-    const { a: tokens, d: client } = this.#core;
+    const { d: client, a: tokens } = this.#core;
     const socket = this.#socket;
     const token = await tokens.j(true).catch(tokenFailure);
     if (socket !== this.#socket) return;
@@ -1094,10 +1091,16 @@ var Connection = class {
       );
     });
   }
+  /**
+   * Tells the server whether the page is visible, if there is a connection. Like a ping, it has an answer, which shows that
+   * the connection is alive.
+   */
+  Ft() {
+    return this.#accepted && this.#put({ op: "visible", visible: !globalThis.document?.hidden }, this.#core.timing.probe);
+  }
   /** Tries now rather than later, and checks a connection that seems to be there. */
   ct() {
-    if (this.state === "online") return this.#ping(this.#core.timing.probe);
-    if (this.h || this.#socket || monotonic() < this.#notBefore) return;
+    if (this.Ft() || this.h || this.#socket || monotonic() < this.#notBefore) return;
     this.#refusals = 0;
     this.#connect();
   }
@@ -1109,7 +1112,7 @@ var Connection = class {
   It() {
     if (this.state === "closed") return;
     this.#drop();
-    this.#become("offline", failure("network", "hidden"));
+    this.#become("offline", NO_ANSWER);
   }
   /** Ends for good. */
   close(error) {
@@ -1407,10 +1410,12 @@ var NONE2 = Object.freeze([]);
 var Notifications = class extends Feed {
   /** The number of unread notifications, loaded or not. */
   unread = 0;
+  /** The number of unread notifications that are later than the last one that was seen. */
+  unseen = 0;
   #log = null;
   /** @internal */
   constructor(core) {
-    super(core, "notifications", ["state", "error", "items", "unread", "hasOlder"]);
+    super(core, "notifications", ["items", "unseen"]);
     core.z();
     this.F();
   }
@@ -1441,7 +1446,7 @@ var Notifications = class extends Feed {
   /** Nothing stays to be shown. @internal */
   P() {
     this.#log?.clear();
-    this.unread = 0;
+    this.unread = this.unseen = 0;
     this.g = [];
   }
   /** @internal */
@@ -1466,7 +1471,7 @@ var Notifications = class extends Feed {
   }
   /** @internal */
   C(frame) {
-    this.#log.C(frame);
+    this.#log?.C(frame);
   }
   /** @internal */
   N() {
@@ -1476,7 +1481,8 @@ var Notifications = class extends Feed {
 
 // src/index.ts
 var Realtime = class extends Emitter {
-  #core;
+  /** @internal */
+  t;
   #notifications = null;
   #list = null;
   #life = new AbortController();
@@ -1484,21 +1490,21 @@ var Realtime = class extends Emitter {
   constructor(options) {
     super();
     if (!(options.WebSocket ?? globalThis.WebSocket)) throw new TypeError("no option WebSocket");
-    const core = this.#core = new Core(this, options);
+    const core = this.t = new Core(this, options);
     if (options.persist) core.V = import("./persist.js").then(({ keep }) => keep(core, this.#life.signal));
     this.#watchPage();
   }
   /** `connecting`, `online`, `offline` (it tries again) or `closed` (it does not). */
   get state() {
-    return this.#core.e.state;
+    return this.t.e.state;
   }
   /** Why it is offline or closed. */
   get error() {
-    return this.#core.e.error;
+    return this.t.e.error;
   }
   /** The user, as the server names it; before that, as the token does. `null`: not known yet. */
   get userId() {
-    return this.#core.userId;
+    return this.t.userId;
   }
   /**
    * Opens a conversation, or returns the open one. Each call is a use; end it with `close()`.
@@ -1506,50 +1512,50 @@ var Realtime = class extends Emitter {
    * @throws {RangeError} if this is not an id
    */
   conversation(id) {
-    const { _: conversations } = this.#core;
+    const { _: conversations } = this.t;
     const key = idOf(id);
-    const conversation = conversations.get(key) ?? new Conversation(this.#core, key);
+    const conversation = conversations.get(key) ?? new Conversation(this.t, key);
     conversations.set(key, conversation);
     return conversation.bt();
   }
   /** The user's notifications. */
   notifications() {
-    if (!this.#notifications || this.#notifications.state === "closed") this.#notifications = new Notifications(this.#core);
+    if (!this.#notifications || this.#notifications.state === "closed") this.#notifications = new Notifications(this.t);
     return this.#notifications;
   }
   /** The list of the user's conversations. */
   conversations() {
     this.notifications();
-    return this.#list ??= new Conversations(this.#core);
+    return this.#list ??= new Conversations(this.t);
   }
   /** What is open, without opening anything: for `@vyzio/realtime/react`. @internal */
   get opened() {
     return {
-      conversation: (id) => this.#core._.get(id) ?? null,
+      conversation: (id) => this.t._.get(id) ?? null,
       notifications: this.#notifications,
       conversations: this.#list
     };
   }
   /** Calls the HTTP API, for example `call('GET', '/api/unread')`. Never rejects. */
   call(method, path, body) {
-    return this.#core.E.Q(method, path, body);
+    return this.t.E.Q(method, path, body);
   }
   /** Tries now rather than later; also after the server refused the connection. */
   reconnect() {
-    this.#core.e.ct();
+    this.t.e.ct();
   }
   /** Ends everything, and forgets the unsent messages of this user that the option `persist` has kept. */
   async signOut() {
     this.r(CLOSED, true);
-    await (await this.#core.V)?.forget();
+    await (await this.t.V)?.forget();
   }
   /** Ends everything. */
   close() {
-    this.r(CLOSED, false);
+    this.r(CLOSED);
   }
   /** Ends everything. With `forget`, nothing of the user's is sent or shown any more. @internal */
   r(error, forget) {
-    const { e: connection, _: conversations } = this.#core;
+    const { e: connection, _: conversations } = this.t;
     if (connection.h) return;
     this.#life.abort();
     connection.close(error);
@@ -1557,27 +1563,27 @@ var Realtime = class extends Emitter {
     this.#notifications?.r(error);
     if (!forget) return;
     this.#notifications?.P();
-    this.#core.U?.clear();
+    this.t.U?.clear();
   }
   /** The server named another user than the token had claimed. @internal */
   k() {
-    for (const conversation of this.#core._.values()) conversation.k();
+    for (const conversation of this.t._.values()) conversation.k();
     this.#notifications?.k();
-    this.#core.U?.clear();
+    this.t.U?.clear();
     this.#list?.reload();
   }
   /** Follows the network and the visibility of the page, if there is one. */
   #watchPage() {
-    const { document, addEventListener: listen } = globalThis;
-    if (!document || !listen) return;
+    if (!globalThis.document) return;
+    const listen = addEventListener;
+    const connection = this.t.e;
     const life = this.#life;
-    const connection = this.#core.e;
     const wake = () => connection.state !== "closed" && connection.ct();
     listen("online", wake, life);
     listen("offline", () => connection.ut("offline"), life);
     listen("pagehide", () => connection.It(), life);
     listen("pageshow", wake, life);
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && wake(), life);
+    listen("visibilitychange", () => document.hidden ? connection.Ft() : wake(), life);
   }
 };
 function connect(options) {

@@ -36,12 +36,10 @@ const CODES: Record<number, string> = {
   4403: 'refused',
   4429: 'rate_limited',
 };
-/** Refusals of fresh tokens in a row after which the client gives up. */
+/** Refusals of fresh tokens in a row after which the client gives up; quick ones, after which it looks for the reason. */
 const REFUSALS = 3;
 /** A handshake that fails within this time was refused, rather than lost. */
 const QUICK = 2_000;
-/** Quick refusals in a row after which the client looks for the reason. */
-const QUICK_REFUSALS = 3;
 
 export class Connection {
   state: State = 'connecting';
@@ -118,7 +116,7 @@ export class Connection {
     const current = () => socket === this.#socket;
     // The server accepts a socket even if it refuses the token, because a page could not read the reason otherwise.
     // So only its first frame shows that all is well.
-    socket.onopen = () => current() && this.#ping();
+    socket.onopen = () => current() && this.#put({ op: 'ping' });
     socket.onmessage = ({ data }: { data: string }) => current() && this.#receive(data);
     socket.onclose = ({ code, reason }: { code: number; reason: string }) => this.#lost(socket, code, reason);
     socket.onerror = () => {}; // A close follows.
@@ -151,6 +149,7 @@ export class Connection {
     this.#renewIn(tokens._dueIn());
     if (!socket._polls) this._diagnosis = null;
     this.#become('online', this._diagnosis);
+    if (globalThis.document?.hidden) this._look(); // A new socket counts as visible.
     for (const channel of this._channels.values()) this.#subscribe(channel);
     this.#wakeAll();
     return socket === this.#socket;
@@ -164,11 +163,7 @@ export class Connection {
   #check() {
     const now = monotonic();
     if (now > this.#deadline) this._lose('no answer');
-    else if (this.#deadline === Infinity && now - this.#receivedAt > this.#core.timing.idle) this.#ping();
-  }
-
-  #ping(patience?: number) {
-    this.#put({ op: 'ping' }, patience);
+    else if (this.#deadline === Infinity && now - this.#receivedAt > this.#core.timing.idle) this.#put({ op: 'ping' });
   }
 
   /** The socket is closed, or counts as closed. */
@@ -195,9 +190,9 @@ export class Connection {
     this.#retry(wait, error);
     const quick = !accepted && code === 1006 && age < QUICK;
     // After a time of polling, one refusal shows that WebSockets are still blocked.
-    this.#quickRefusals = socket._polls ? QUICK_REFUSALS - 1 : quick ? this.#quickRefusals + 1 : 0;
+    this.#quickRefusals = socket._polls ? REFUSALS - 1 : quick ? this.#quickRefusals + 1 : 0;
     if (socket._polls) this._Poll = null;
-    if (this.#quickRefusals < QUICK_REFUSALS) return;
+    if (this.#quickRefusals < REFUSALS) return;
     this.#quickRefusals = -7; // Not at each attempt.
     // If the module can't be loaded, or the server is down, the client goes on trying WebSockets.
     import('./poll.js').then(({ diagnose }) => diagnose(this.#core)).catch(() => {});
@@ -250,7 +245,7 @@ export class Connection {
   }
 
   async #renew() {
-    const { _tokens: tokens, _client: client } = this.#core;
+    const { _client: client, _tokens: tokens } = this.#core;
     const socket = this.#socket;
     const token = await tokens._get(true).catch(tokenFailure);
     if (socket !== this.#socket) return;
@@ -348,10 +343,17 @@ export class Connection {
     });
   }
 
+  /**
+   * Tells the server whether the page is visible, if there is a connection. Like a ping, it has an answer, which shows that
+   * the connection is alive.
+   */
+  _look() {
+    return this.#accepted && this.#put({ op: 'visible', visible: !globalThis.document?.hidden }, this.#core.timing.probe);
+  }
+
   /** Tries now rather than later, and checks a connection that seems to be there. */
   _wake() {
-    if (this.state === 'online') return this.#ping(this.#core.timing.probe);
-    if (this._ended || this.#socket || monotonic() < this.#notBefore) return;
+    if (this._look() || this._ended || this.#socket || monotonic() < this.#notBefore) return;
     this.#refusals = 0;
     this.#connect();
   }
@@ -365,7 +367,7 @@ export class Connection {
   _pause() {
     if (this.state === 'closed') return;
     this.#drop();
-    this.#become('offline', failure('network', 'hidden'));
+    this.#become('offline', NO_ANSWER);
   }
 
   /** Ends for good. */

@@ -28,6 +28,8 @@ export const CHARS = 4_000;
 export const failure = (code: string, detail = code): Failure => ({ code, detail });
 export const refused = (error: Failure): Result<never> => ({ ok: false, error });
 
+/** The type of a frame from this client itself: no event of a backend has such a type. */
+export const ARCHIVED = '/archived';
 export const DONE: Result<null> = { ok: true, data: null };
 export const NO_ANSWER = failure('network', 'no answer');
 export const NO_TOKEN = failure('unauthorized');

@@ -73,7 +73,7 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
 
   /** @internal */
   constructor(core: Core, id: number) {
-    super(core, `chat/${id}`, ['id', 'state', 'error', 'info', 'messages', 'typists', 'unread', 'hasOlder']);
+    super(core, `chat/${id}`, ['id', 'info', 'messages', 'typists']);
     this.id = id;
     this.#path = `/api/conversations/${id}`;
     const changed = () => this._changed();
@@ -200,7 +200,7 @@ export class Conversation extends Feed<ConversationEvents, ConversationSnapshot,
   }
 
   /** Fails what waits to be sent. With `forget`, nothing is shown any more. @internal */
-  _abort(error: Failure, forget: boolean) {
+  _abort(error: Failure, forget?: boolean) {
     this.#outbox._end(error, forget);
     if (forget) this._forget();
     this._end(error);

@@ -28,9 +28,9 @@ export abstract class Feed<
   /** The server's time of the subscription. */
   #joinedAt = 0;
 
-  /** @internal */
-  constructor(core: Core, name: string, fields: readonly (keyof Snapshot)[]) {
-    super(core, fields);
+  /** `fields`: those of its snapshot that not every feed has. @internal */
+  constructor(core: Core, name: string, fields: readonly string[]) {
+    super(core, [...fields, 'state', 'error', 'unread', 'hasOlder'] as (keyof Snapshot)[]);
     this._name = name;
   }
 

@@ -3,13 +3,14 @@
  * that a page with neither does not download it.
  */
 
-import { DONE } from './constants.js';
+import { ARCHIVED, DONE } from './constants.js';
 import type { Conversation } from './conversation.js';
 import type { Conversations } from './conversations.js';
 import type { Core } from './core.js';
 import type { Notifications } from './notifications.js';
 import { Pager } from './pager.js';
-import type { ConversationInfo, Notification, Result, WireMessage } from './types.js';
+import { isMuted } from './muted.js';
+import type { ConversationInfo, Notification, OwnSettings, Result, WireMessage } from './types.js';
 
 /** `timing.settle`, if the page does not set it. */
 const SETTLE = 1_000;
@@ -46,7 +47,7 @@ export class InboxLog {
   }
 
   get items(): readonly Notification[] {
-    return (this.#items ??= Object.freeze(newestOfEach(this.#log.items)));
+    return (this.#items ??= Object.freeze(newestOfEach(this.#log.items.filter((item) => !item.archived_at))));
   }
 
   get hasOlder(): boolean {
@@ -77,8 +78,21 @@ export class InboxLog {
   /** Reads the loaded part, and the number of unread ones with it. */
   async #read(): Promise<Result<null>> {
     const page = await this.#log.reload();
-    if (page.ok) this.#inbox.unread = this.#log.items[0]?.unread_count ?? 0;
+    if (page.ok) this.#count(this.#log.items[0] ?? { unread_count: 0 });
     return page;
+  }
+
+  /** Takes the counts of the latest state. Until some device says what the user has seen, nothing is. */
+  #count({ unread_count, unseen_count = unread_count }: { unread_count: number; unseen_count?: number }) {
+    this.#inbox.unread = unread_count;
+    this.#inbox.unseen = unseen_count;
+    this.#inbox._changed();
+  }
+
+  /** Hides a notification that is archived, and so read. */
+  #archived(id: number) {
+    const known = this.#log.find(id);
+    if (known) this.#log.put([{ ...known, is_read: true, archived_at: new Date().toISOString() }]);
   }
 
   /** A reconnect replays notifications, but not what was read meanwhile: once reads arrive again, lists are read again. */
@@ -97,12 +111,14 @@ export class InboxLog {
       version = this.#log._version;
       const page = await this.#core._repeat(() => this.#read(), live);
       if (!page.ok) return;
-      this.#inbox._changed();
     }
   }
 
   _onEvent(frame: any) {
     const { type, notification_id: id } = frame;
+    if (type === 'mine') return this.#core._list?._onMine(frame.conversation_id, frame);
+    if (type === ARCHIVED) return this.#archived(id);
+    if (type === 'seen') return this.#count({ unread_count: this.#inbox.unread, ...frame });
     if (type === 'read') {
       // The user's marker in a conversation moved, on any device. Its count is the conversation's.
       if ('conversation_id' in frame) return this.#moved(frame.conversation_id);
@@ -118,10 +134,10 @@ export class InboxLog {
       this._last = Math.max(this._last, id);
       this.#log.put([frame]);
       this.#movedBy(frame);
-      if (!frame.is_read && !known) this.#inbox._arrived(frame, () => this.#announce(frame));
+      const { is_read: isRead, data } = frame;
+      if (!isRead && !known && !data?.muted) this.#inbox._arrived(frame, () => this.#announce(frame));
     } else return;
-    this.#inbox.unread = frame.unread_count;
-    this.#inbox._changed();
+    this.#count(frame);
   }
 
   #movedBy({ type, data }: Notification) {
@@ -158,10 +174,14 @@ function newestOfEach(items: readonly Notification[]): Notification[] {
 /** Time that a hidden tab leaves to a visible one to announce a notification. */
 const HIDDEN = 400;
 
+/** Time after which every tab sees what another one stored. */
+const STORED = 5_000;
+
 /** Whether no other tab of this browser has announced this notification or a later one. A visible tab comes first. */
 async function isFirst(core: Core, { notification_id: id, created_at: at }: Notification): Promise<boolean> {
   const { document } = globalThis;
   if (!document) return true;
+  const pause = (time: number) => new Promise((resolve) => setTimeout(resolve, time));
   try {
     const storage = core._options.storage ?? localStorage;
     const key = `vyzio-realtime/${core._base}/${core.userId}`;
@@ -172,8 +192,16 @@ async function isFirst(core: Core, { notification_id: id, created_at: at }: Noti
       storage.setItem(key, JSON.stringify([id, at]));
       return true;
     };
-    if (document.visibilityState !== 'visible') await new Promise((resolve) => setTimeout(resolve, HIDDEN));
-    return navigator.locks ? await navigator.locks.request(key, take) : take(); // Only secure pages have locks.
+    if (document.visibilityState !== 'visible') await pause(HIDDEN);
+    if (!navigator.locks) return take(); // Only secure pages have locks.
+    // Tabs may be processes, which see late what others stored. So the lock of the notification stays until they do.
+    return await new Promise((resolve, reject) => {
+      const hold = (lock: unknown) => {
+        resolve(!!lock && take());
+        return pause(STORED);
+      };
+      navigator.locks.request(key + id, { ifAvailable: true }, hold).catch(reject);
+    });
   } catch {
     return true; // The storage is full or forbidden. Twice is better than never.
   }
@@ -191,9 +219,13 @@ function compare(a: ConversationInfo, b: ConversationInfo): number {
   return at(a) < at(b) ? 1 : at(a) > at(b) ? -1 : b.conversation_id - a.conversation_id;
 }
 
+/** The user's own settings of a conversation. */
+const ownOf = ({ muted_until, archived, pinned }: OwnSettings) => ({ muted_until, archived, pinned });
+
 /** Answers may overtake each other: the later state has more messages, a later change, or fewer unread ones. */
 function later(known: ConversationInfo, fresh: ConversationInfo): ConversationInfo {
-  if (lastSeq(known) !== lastSeq(fresh)) return lastSeq(known) > lastSeq(fresh) ? known : fresh;
+  if (lastSeq(known) > lastSeq(fresh)) return { ...known, ...ownOf(fresh) };
+  if (lastSeq(known) < lastSeq(fresh)) return fresh;
   const unread = Math.min(known.unread_count, fresh.unread_count);
   const last = changeOf(known) > changeOf(fresh) ? known.last_message : fresh.last_message;
   const isRead = known.last_message?.is_read || fresh.last_message?.is_read;
@@ -208,18 +240,49 @@ export class ConversationList extends Pager<ConversationInfo> {
   readonly #moved = new Set<number>();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #loading: Promise<Result<null>> | null = null;
+  /** Made of the items by activity. */
+  #arranged: { _of: readonly ConversationInfo[]; _items: readonly ConversationInfo[] } | null = null;
 
   constructor(core: Core, shown: Conversations) {
     super({
       id: ({ conversation_id }) => conversation_id,
       compare,
       merge: later,
-      load: (before, limit) => core._page('/api/conversations', before, limit),
+      load: (before, limit) => this.#page(before, limit),
       onChange: () => shown._changed(),
     });
     this.#core = core;
     this.#shown = shown;
     core._list = this;
+  }
+
+  /** Those that are not archived: the pinned ones, then the others, each by activity. */
+  override get items(): readonly ConversationInfo[] {
+    const of = super.items;
+    if (this.#arranged?._of !== of) {
+      const pinned = [...this._all.values()].filter((item) => item.pinned).sort(compare);
+      const shown = [...pinned, ...of.filter((item) => !item.pinned)].filter((item) => !item.archived);
+      this.#arranged = { _of: of, _items: Object.freeze(shown) };
+    }
+    return this.#arranged!._items;
+  }
+
+  /** A page. Behind the first one may be pinned conversations, which are shown all the same. */
+  async #page(before: number | null, limit: number): Promise<Result<any>> {
+    const path = '/api/conversations';
+    const page = await this.#core._page(path, before, limit);
+    if (before !== null || !page.ok || page.data.next === null) return page;
+    const pinned = await this.#core.get(`${path}?pinned=true&limit=200`);
+    // An earlier release lists others, too.
+    if (pinned.ok) this.put(pinned.data.items.filter((item: ConversationInfo) => item.pinned));
+    return pinned.ok ? page : pinned;
+  }
+
+  /** Takes all of the user's settings of a conversation. */
+  _onMine(id: number, settings: OwnSettings) {
+    const item = this.find(id);
+    if (item) this.put([{ ...item, ...ownOf(settings) }]);
+    else this._onMoved(id);
   }
 
   /** Reads everything that is shown again. */
@@ -254,7 +317,10 @@ export class ConversationList extends Pager<ConversationInfo> {
     const change = { last_message: lastOf(chat), unread_count: chat.unread };
     const text = ({ unread_count: unread, last_message: last }: typeof change) =>
       [unread, last?.message_id, last?.is_read, last?.change, last?.content].join();
-    if (text(item) !== text(change)) this.put([{ ...item, ...change }]);
+    if (text(item) === text(change)) return;
+    // A message ends an archive, unless it is muted.
+    const archived = item.archived && (isMuted(item) || change.last_message?.seq === lastSeq(item));
+    this.put([{ ...item, ...change, ...(item.archived && { archived }) }]);
   }
 
   /** Reads the conversations in which something happened. */

@@ -15,6 +15,8 @@ export interface InboxSnapshot {
   items: readonly Notification[];
   /** The number of unread notifications, loaded or not. */
   unread: number;
+  /** The number of those that are later than the last one that was seen; `unread` before anything was seen. */
+  unseen: number;
   /** Whether there are older notifications to load. */
   hasOlder: boolean;
 }
@@ -22,7 +24,7 @@ export interface InboxSnapshot {
 /** Events of the notifications. */
 export interface InboxEvents {
   change: void;
-  /** A new notification, in only one of the user's tabs in this browser: for sounds and banners. */
+  /** A new notification, in only one of the user's tabs in this browser: for sounds and banners. Not of a muted conversation. */
   notification: Notification;
   /** Unread notifications that arrived late, after the connection was lost. */
   missed: readonly Notification[];
@@ -33,11 +35,13 @@ const NONE: readonly Notification[] = Object.freeze([]);
 export class Notifications extends Feed<InboxEvents, InboxSnapshot, Notification> {
   /** The number of unread notifications, loaded or not. */
   unread = 0;
+  /** The number of unread notifications that are later than the last one that was seen. */
+  unseen = 0;
   #log: InboxLog | null = null;
 
   /** @internal */
   constructor(core: Core) {
-    super(core, 'notifications', ['state', 'error', 'items', 'unread', 'hasOlder']);
+    super(core, 'notifications', ['items', 'unseen']);
     core._lists(); // While the token is requested.
     this._start();
   }
@@ -75,7 +79,7 @@ export class Notifications extends Feed<InboxEvents, InboxSnapshot, Notification
   /** Nothing stays to be shown. @internal */
   _forget() {
     this.#log?.clear();
-    this.unread = 0;
+    this.unread = this.unseen = 0;
     this._late = [];
   }
 
@@ -105,7 +109,7 @@ export class Notifications extends Feed<InboxEvents, InboxSnapshot, Notification
 
   /** @internal */
   _onEvent(frame: any) {
-    this.#log!._onEvent(frame);
+    this.#log?._onEvent(frame);
   }
 
   /** @internal */

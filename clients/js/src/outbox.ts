@@ -116,7 +116,7 @@ export class Outbox {
   }
 
   /** Fails everything that waits; with `forget`, nothing stays. */
-  _end(error: Failure, forget: boolean) {
+  _end(error: Failure, forget?: boolean) {
     for (const draft of this.#drafts.filter(waits)) this.#fail(draft, error);
     if (forget) this.#drafts = [];
     this.#changed();

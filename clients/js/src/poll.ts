@@ -120,8 +120,8 @@ function pollSocket(core: Core) {
       if (op === 'auth') this.#token = frame.token;
       if (op === 'unsubscribe') this.#subscriptions.delete(channel);
       this.#reply({ op: 'ok', ref });
-      if (op === 'ping') this.#pollAll(); // The page is in view again.
-      if (op !== 'subscribe' || channel.startsWith('typing/')) return;
+      if (op === 'visible' || op === 'ping') this.#pollAll(); // The page may be in view again.
+      if (op !== 'subscribe' || /^(typing|presence)/.test(channel)) return;
       this.#subscriptions.set(channel, { ref, after: frame.after ?? 0, changes: frame.changes, busy: false, again: false });
       this.#poll(channel);
     }

@@ -6,7 +6,18 @@ import type { Conversations, ConversationsSnapshot } from './conversations.js';
 import { idOf } from './ids.js';
 import type { Realtime } from './index.js';
 import type { InboxSnapshot, Notifications } from './notifications.js';
-import type { Failure, State } from './types.js';
+import { type Presence, type PresenceSnapshot, openPresence, presenceOf } from './presence.js';
+import {
+  type MineChanges,
+  NO_PREFERENCES,
+  type Preferences,
+  type PreferencesSnapshot,
+  archiveNotification,
+  markSeen,
+  preferencesOf,
+  setMine,
+} from './settings.js';
+import type { Failure, Result, State } from './types.js';
 
 /** The state of the connection. */
 export interface ConnectionSnapshot {
@@ -24,9 +35,24 @@ export type UseConnection = Readonly<ConnectionSnapshot> & Actions<Realtime, 're
 export type UseConversation = Readonly<ConversationSnapshot> &
   Actions<Conversation, 'send' | 'retry' | 'discard' | 'edit' | 'delete' | 'read' | 'type' | 'loadOlder'>;
 /** What `useConversations` returns. */
-export type UseConversations = Readonly<ConversationsSnapshot> & Actions<Conversations, 'reload' | 'loadOlder'>;
+export type UseConversations = Readonly<ConversationsSnapshot> &
+  Actions<Conversations, 'reload' | 'loadOlder'> & {
+    /** Mutes, archives or pins a conversation, for this user only. */
+    readonly setMine: (id: number, changes: MineChanges) => Promise<Result<null>>;
+  };
 /** What `useInbox` returns. */
-export type UseInbox = Readonly<InboxSnapshot> & Actions<Notifications, 'read' | 'readAll' | 'loadOlder'>;
+export type UseInbox = Readonly<InboxSnapshot> &
+  Actions<Notifications, 'read' | 'readAll' | 'loadOlder'> & {
+    /** The user has seen the notifications that are here: `unseen` becomes 0. */
+    readonly markSeen: () => Promise<Result<null>>;
+    /** Archives a notification, which also marks it as read. */
+    readonly archive: (id: number) => Promise<Result<null>>;
+  };
+/** What `usePresence` returns. */
+export type UsePresence = Readonly<PresenceSnapshot>;
+/** What `usePreferences` returns. */
+export type UsePreferences = Readonly<PreferencesSnapshot> &
+  Actions<Preferences, 'reload' | 'isOn' | 'set' | 'setQuiet' | 'showPresence'>;
 
 const Context = createContext<Realtime | null>(null);
 
@@ -88,6 +114,24 @@ function usePart<Snapshot extends object, Part extends Source<Snapshot>, Name ex
   return useMemo(() => ({ ...snapshot, ...store.actions }) as any, [snapshot, store]);
 }
 
+/** Functions that need a client: bound to that of the provider. */
+function useBound<Functions extends Record<string, (client: Realtime, ...values: any[]) => unknown>>(functions: Functions) {
+  const client = useContext(Context);
+  type Bound = {
+    readonly [Name in keyof Functions]: Functions[Name] extends (client: Realtime, ...values: infer Values) => infer Value
+      ? (...values: Values) => Value
+      : never;
+  };
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `functions` are constants.
+  return useMemo(
+    () =>
+      Object.fromEntries(
+        Object.entries(functions).map(([name, call]) => [name, (...values: unknown[]) => call(client!, ...values)]),
+      ) as Bound,
+    [client],
+  );
+}
+
 const CONNECTION: ConnectionSnapshot = { state: 'connecting', error: null, userId: null };
 
 function connectionOf(client: Realtime): Source<ConnectionSnapshot> & Pick<Realtime, 'reconnect'> {
@@ -136,6 +180,9 @@ export function useConversation(id: number | string): UseConversation {
   return usePart(access, empty, ['send', 'retry', 'discard', 'edit', 'delete', 'read', 'type', 'loadOlder'], key);
 }
 
+const LIST_SETTINGS = { setMine };
+const INBOX_SETTINGS = { markSeen, archive: archiveNotification };
+
 const LIST: ConversationsSnapshot = { items: [], loaded: false, error: null, hasOlder: false };
 
 /** The list of the user's conversations. */
@@ -144,10 +191,12 @@ export function useConversations(): UseConversations {
     peek: (client) => client.opened.conversations,
     open: (client) => client.conversations(),
   };
-  return usePart(access, LIST, ['reload', 'loadOlder']);
+  const list = usePart(access, LIST, ['reload', 'loadOlder']);
+  const own = useBound(LIST_SETTINGS);
+  return useMemo(() => ({ ...list, ...own }), [list, own]);
 }
 
-const INBOX: InboxSnapshot = { state: 'loading', error: null, items: [], unread: 0, hasOlder: false };
+const INBOX: InboxSnapshot = { state: 'loading', error: null, items: [], unread: 0, unseen: 0, hasOlder: false };
 
 /** The user's notifications. */
 export function useInbox(): UseInbox {
@@ -155,5 +204,26 @@ export function useInbox(): UseInbox {
     peek: (client) => client.opened.notifications,
     open: (client) => client.notifications(),
   };
-  return usePart(access, INBOX, ['read', 'readAll', 'loadOlder']);
+  const inbox = usePart(access, INBOX, ['read', 'readAll', 'loadOlder']);
+  const own = useBound(INBOX_SETTINGS);
+  return useMemo(() => ({ ...inbox, ...own }), [inbox, own]);
+}
+
+const NOBODY: PresenceSnapshot = { people: [], error: null };
+
+/** The presence of the other participants of a conversation. All components that use it share it. */
+export function usePresence(id: number | string): UsePresence {
+  const key = idOf(id);
+  const access: Access<Presence> = {
+    peek: (client) => openPresence(client, key),
+    open: (client) => presenceOf(client, key),
+    close: (presence) => presence.close(),
+  };
+  return usePart(access, NOBODY, [], key);
+}
+
+/** The user's preferences. */
+export function usePreferences(): UsePreferences {
+  const access: Access<Preferences> = { peek: () => null, open: preferencesOf };
+  return usePart(access, NO_PREFERENCES, ['reload', 'isOn', 'set', 'setQuiet', 'showPresence']);
 }

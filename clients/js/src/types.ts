@@ -122,8 +122,16 @@ export interface WireMessage extends MessageChange, Structure {
   system?: true;
 }
 
+/** A user's own settings of a conversation, which nobody else sees. What is absent is not set. */
+export interface OwnSettings {
+  /** Until when it is muted: a time (RFC 3339), which may have passed, or `forever`. */
+  muted_until?: string | undefined;
+  archived?: boolean | undefined;
+  pinned?: boolean | undefined;
+}
+
 /** A conversation as the server describes it to the user. */
-export interface ConversationInfo {
+export interface ConversationInfo extends OwnSettings {
   conversation_id: number;
   listing_id: number | null;
   title: string | null;
@@ -144,8 +152,12 @@ export interface Notification {
   created_at: string;
   is_read: boolean;
   unread_count: number;
+  /** The number of those that are later than the last one that was seen. Absent if nothing was ever seen. */
+  unseen_count?: number;
   /** The notification that this one replaces. */
   replaces?: number;
+  /** RFC 3339. The list of notifications leaves archived ones out. */
+  archived_at?: string;
 }
 
 /** `offline`: it tries again; `closed`: it does not. `rt.error` has the reason for both. */

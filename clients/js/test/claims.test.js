@@ -2,7 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ask, client, someone, tokenOf, until } from './stack.js';
+import { preferencesOf } from '@vyzio/realtime/settings';
+import { HASTE, ask, client, someone, tokenOf, until } from './stack.js';
 
 const tokenFor = (user) => tokenOf(user, 3600, { user_id: undefined, sub: String(user) });
 
@@ -35,4 +36,19 @@ test('a token of another user ends the client', async (context) => {
   await ask('call', { subject: 'sessions.revoke', payloads: [{ user_id: ada }] });
   await until('the end', () => rt.state === 'closed');
   assert.equal(rt.error.code, 'user_changed');
+});
+
+test('preferences are loaded again if the server names another user than the token', async (context) => {
+  const [ada, ben] = [someone(), someone()];
+  const token = await tokenOf(ben, 3600, { sub: String(ada) });
+  const timing = { ...HASTE, backoff: 300 };
+  const { rt, line } = await client(context, ada, { token: () => token, blocked: true, timing });
+  const preferences = preferencesOf(rt);
+  const seen = [];
+  preferences.on('change', () => seen.push(preferences.snapshot.loaded));
+  await until('them', () => preferences.snapshot.loaded, preferences);
+  assert.equal(rt.userId, ben);
+  line.refusal = '';
+  await until('them again', () => seen.length > 2, preferences);
+  assert.deepEqual([seen, rt.userId], [[true, false, true], ada]);
 });

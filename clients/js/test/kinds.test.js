@@ -2,6 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { kindsOf, original, originalHere, textOf } from '@vyzio/realtime/kinds';
@@ -97,5 +100,24 @@ describe('kinds', { concurrency: true }, () => {
       /answers 401; VYZIO_TOKEN/,
     );
     await assert.rejects(run(process.execPath, [program]), /usage/);
+  });
+
+  test('vyzio-kinds gives each kind its own type', async (context) => {
+    const folder = await mkdtemp(join(tmpdir(), 'kinds-'));
+    context.after(() => rm(folder, { recursive: true }));
+    for (const kind of ['a.b', 'a_b', 'ab', 'message'])
+      await writeFile(join(folder, `${kind}.json`), JSON.stringify({ const: kind }));
+    const program = new URL('../bin/kinds.js', import.meta.url).pathname;
+    const { stdout } = await run(process.execPath, [program, folder]);
+    const types = [
+      ['a.b', 'AB'],
+      ['a_b', 'AB_'],
+      ['ab', 'Ab'],
+      ['message', 'Message_'],
+    ];
+    for (const [kind, type] of types) {
+      assert.ok(stdout.includes(`export type ${type} = "${kind}";\n`), stdout);
+      assert.ok(stdout.includes(`  "${kind}": ${type};\n`), stdout);
+    }
   });
 });

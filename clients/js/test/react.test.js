@@ -6,8 +6,16 @@ import React, { StrictMode, act as reactAct, createElement as h } from 'react';
 import { renderToString } from 'react-dom/server';
 import { create } from 'react-test-renderer';
 import WebSocket from 'ws';
-import { RealtimeProvider, useConnection, useConversation, useConversations, useInbox } from '@vyzio/realtime/react';
-import { HASTE, ask, client, pair, someone, until } from './stack.js';
+import {
+  RealtimeProvider,
+  useConnection,
+  useConversation,
+  useConversations,
+  useInbox,
+  usePreferences,
+  usePresence,
+} from '@vyzio/realtime/react';
+import { HASTE, ask, client, messages, pair, someone, until } from './stack.js';
 
 /** React wants `act` around what a test does, but what the server sends comes when it comes. */
 async function act(what) {
@@ -161,4 +169,38 @@ describe('on the server (K3)', () => {
     }
     assert.deepEqual([rt.opened.conversation(8), rt.opened.notifications, rt.opened.conversations], [null, null, null]);
   });
+});
+
+test('presence, and a user’s own settings', async (context) => {
+  const { id, ada, ben } = await pair(context);
+  await until('both', () => ada.chat.state === 'live' && ben.chat.state === 'live', ada.chat, ben.chat);
+  const shown = {};
+  const Page = () => {
+    Object.assign(shown, {
+      presence: usePresence(id),
+      list: useConversations(),
+      inbox: useInbox(),
+      preferences: usePreferences(),
+    });
+    return null;
+  };
+  const { unmount } = await render(context, ada.rt, h(Page));
+  await act(() => until('Ben', () => shown.presence.people[0]?.online && shown.list.loaded));
+  assert.deepEqual(shown.presence, { people: [{ user_id: ben.user, online: true }], error: null });
+  await act(async () => assert.ok((await shown.list.setMine(id, { pinned: true })).ok));
+  await act(() => until('it', () => shown.list.items[0].pinned));
+  const { setMine } = shown.list;
+  await messages(id, ben.user, ['hello']);
+  await act(() => until('a notification', () => shown.inbox.unseen === 1));
+  await act(async () => assert.ok((await shown.inbox.markSeen()).ok));
+  await act(() => until('it to be seen', () => shown.inbox.unseen === 0 && shown.inbox.unread === 1));
+  await act(async () => assert.ok((await shown.inbox.archive(shown.inbox.items[0].notification_id)).ok));
+  await act(() => until('nothing', () => !shown.inbox.items.length && !shown.inbox.unread));
+  await act(() => until('the preferences', () => shown.preferences.loaded));
+  await act(async () => assert.ok((await shown.preferences.set('*', 'mail', false)).ok));
+  assert.deepEqual([shown.preferences.types, shown.preferences.isOn('other', 'mail')], [{ '*': { mail: false } }, false]);
+  assert.equal(shown.list.setMine, setMine, 'the actions stay the same');
+  await unmount();
+  const html = renderToString(h(RealtimeProvider, { client: null }, h(Page)));
+  assert.deepEqual([html, shown.presence.people, shown.preferences.loaded, shown.inbox.unseen], ['', [], false, 0]);
 });

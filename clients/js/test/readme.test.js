@@ -27,6 +27,8 @@ test('the snippets of README.md run', async (context) => {
     'openConversation',
     'showOriginal',
     'showText',
+    'showPresence',
+    'showPreferences',
   ].forEach(show);
   globalThis.bell = new EventTarget();
   globalThis.WebSocket = WebSocket;
@@ -51,12 +53,11 @@ test('the snippets of README.md run', async (context) => {
   await until('the page to show it', () => shown.showTypists?.[0][0] === `name-${other}` || void chat.type(), ran.chat);
   await chat.send('Salut');
   await until('the answer', () => shown.showMessages?.[0].length === 4 && shown.showUnread[0] === 1, ran.chat);
-  await until(
-    'the bell',
-    () => shown.ring && shown.showBell[0] === 1 && shown.showList?.[0][0].conversation_id === id,
-    ran.inbox,
-  );
-  assert.equal(shown.ring[0], 'Nouveau message');
+  await until('the bell', () => shown.showBell?.[0] === 1 && shown.showList?.[0][0].conversation_id === id, ran.inbox);
+  // The conversation is muted, and a payment is not.
+  await ask('publish', { subject: 'events.payment_completed', payload: { user_id: user, data: { payment_id: 1 } } });
+  await until('the payment', () => shown.ring && shown.showBell[0] === 2, ran.inbox);
+  assert.equal(shown.ring[0], 'Paiement confirmé');
   assert.deepEqual(shown.showConnection, ['online', null]);
   globalThis.bell.dispatchEvent(new Event('click'));
   await until('it to be read', () => shown.showBell[0] === 0, ran.inbox);

@@ -119,6 +119,12 @@ async def an_inbox(control: Control) -> None:
         await control.ask("publish", subject="events.payment_completed", payload={"user_id": user, "data": {"payment_id": 7}})
         notification = await reading
         assert (notification.type, notification.data) == ("payment_completed", {"payment_id": 7})
+        # What was seen or read is no notification.
+        reading = asyncio.ensure_future(next_of(notifications))
+        await rt.call("POST", "/api/notifications/seen", {"notification_id": notification.notification_id})
+        await rt.call("POST", "/api/notifications/read_all")
+        await control.ask("publish", subject="events.payment_completed", payload={"user_id": user, "data": {"payment_id": 8}})
+        assert (await reading).data == {"payment_id": 8}
         await notifications.aclose()  # type: ignore[attr-defined]
 
 
@@ -174,9 +180,30 @@ async def tokens(control: Control) -> None:
             assert closed.code == "user_changed", closed
 
 
+async def a_token_that_fails(control: Control) -> None:
+    """A function for tokens that raises is called again."""
+    token = await control.token(next(USERS))
+    asked: list[bool] = []
+
+    def get(refresh: bool) -> str:
+        asked.append(refresh)
+        if len(asked) < 4:
+            raise RuntimeError("the site is away")
+        return token
+
+    async with Client(f"http://{STACK['gateways'][0]}", get, backoff=0.05, backoff_max=0.3) as rt:
+        try:
+            await rt.call("GET", "/api/unread")
+            raise AssertionError("it did not fail")
+        except Failure as failure:
+            assert failure.code == "token_failed", failure
+        await asyncio.wait_for(rt.online(), 20)
+    assert asked == [False] * 4
+
+
 async def main() -> None:
     async with Control() as control:
-        for test in (a_conversation, losses, a_slow_reader, an_inbox, refusals, tokens):
+        for test in (a_conversation, losses, a_slow_reader, an_inbox, refusals, tokens, a_token_that_fails):
             await asyncio.wait_for(test(control), 120)
             print(test.__name__, "ok", flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
 from ._types import Closed, Failure, Message, Notification, Typing, of
+
+log = logging.getLogger("vyzio_realtime")
 
 #: A token, or a function that returns one. With `refresh`, the last one has ended, ends soon or was refused. `None`:
 #: nobody is signed in, so the client ends.
@@ -153,9 +156,12 @@ class Client:
     async def _get_token(self, refresh: bool) -> str:
         if self._token is None or refresh:
             source = self._source
-            token = source if isinstance(source, str) else source(refresh)
-            if inspect.isawaitable(token):
-                token = await token
+            try:
+                token = source if isinstance(source, str) else source(refresh)
+                if inspect.isawaitable(token):
+                    token = await token
+            except Exception as error:
+                raise Failure("token_failed", f"the function for tokens raised {type(error).__name__}") from error
             if not token:
                 raise Closed("unauthorized", "there is no token")
             self._token = token
@@ -177,6 +183,8 @@ class Client:
                     code = socket.close_code
             except Closed as closed:
                 return self._end(closed)
+            except Failure as failure:
+                log.warning("connecting again later: %s", failure, exc_info=failure.__cause__)
             except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
                 code = error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else None
             finally:
@@ -188,10 +196,13 @@ class Client:
                 if refusals > REFUSALS:
                     return self._end(Closed("unauthorized", "the server refuses the tokens", code))
             least = 10.0 if code == 4429 else 0.0
-            first, most = self._backoff
-            # Half to all of a growing time, so that many clients don't return at once.
-            await asyncio.sleep(max(least, min(most, first * 2**attempt) * random.uniform(0.5, 1)))
+            await asyncio.sleep(max(least, self._pause(attempt)))
             attempt += 1
+
+    def _pause(self, attempt: int) -> float:
+        """Half to all of a growing time, so that many clients don't return at once."""
+        first, most = self._backoff
+        return min(most, first * 2.0**attempt) * random.uniform(0.5, 1)
 
     async def _receive(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
         match frame["op"]:
@@ -217,7 +228,8 @@ class Client:
         """Passes an event to its reader. Never waits: the answers that the reader waits for are on the same socket."""
         if reader.paused:
             return
-        if reader.key is not None and (reader.key not in data or data["type"] == "read"):
+        # Only entries have a time of creation: what was read or seen has an id, too.
+        if reader.key is not None and (reader.key not in data or "created_at" not in data):
             return
         if reader.queue.full():
             reader.paused = True
@@ -303,8 +315,7 @@ class Client:
             except Failure as failure:
                 if failure.code not in TEMPORARY | {"network"}:
                     raise
-                first, most = self._backoff
-                await asyncio.sleep(failure.retry_after or min(most, first * 2**attempt) * random.uniform(0.5, 1))
+                await asyncio.sleep(failure.retry_after or self._pause(attempt))
                 attempt += 1
 
     async def _subscribe(self, subscription: _Subscription) -> None:
@@ -321,7 +332,7 @@ class Client:
                     return  # The next connection subscribes again.
                 if failure.code not in TEMPORARY:
                     return await subscription.queue.put(failure)
-                await asyncio.sleep(failure.retry_after or min(self._backoff[1], self._backoff[0] * 2**attempt))
+                await asyncio.sleep(failure.retry_after or self._pause(attempt))
                 attempt += 1
 
 
