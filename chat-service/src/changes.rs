@@ -7,13 +7,11 @@ use crate::{
     store::{self, Change, Changed, Kind, Members},
 };
 use contract::{
-    Code, ConversationId, MessageId, Page, Refusal, UserId,
+    Code, ConversationId, MessageId, Refusal, UserId,
     chat::{
-        Action, ChangeMessage, ChangePage, DeletedBy, ListMessages, ListedMessage, Message, PageChanges,
-        RemoveMessage, UpdateMessage,
+        Action, ChangeMessage, ChangePage, DeletedBy, Message, PageChanges, RemoveMessage, UpdateMessage,
     },
     frames, limits,
-    log::Range,
 };
 use service::{
     bus::truncate_page,
@@ -210,37 +208,6 @@ impl Changes {
         members.show_to(user_id, &mut items);
         more |= truncate_page(&mut items).map_err(|error| encoding_failed("measure a page", &error))?;
         Ok(ChangePage { items, more, changes: members.changes() })
-    }
-
-    /// Messages with their former texts, for moderators.
-    pub async fn list(&self, request: ListMessages) -> Result<Page<ListedMessage>, Refusal> {
-        let ListMessages { conversation_id, before, limit } = request;
-        let limit = limit.unwrap_or(limits::PAGE_DEFAULT).clamp(1, limits::PAGE_MAX);
-        let range = before.map_or(Range::Newest, |before| Range::Before(before.get()));
-        let read = async {
-            let members = store::members(&self.pool, conversation_id, None).await?;
-            let items = store::page(&self.pool, conversation_id, range, i64::from(limit) + 1).await?;
-            let changed: Vec<i64> = items
-                .iter()
-                .filter(|message| message.change.is_some())
-                .map(|message| message.message_id.get())
-                .collect();
-            let versions = store::versions(&self.pool, conversation_id, &changed).await?;
-            sqlx::Result::Ok((members, items, versions))
-        };
-        let (members, items, mut versions) = read.await.map_err(|error| refusal("list messages", &error))?;
-        let page = Page::of(items, usize::from(limit), |message| message.message_id.get());
-        let listed = |mut message: Message| {
-            message.is_read = members.is_read(&message);
-            message.client_id = None;
-            ListedMessage { versions: versions.remove(&message.message_id).unwrap_or_default(), message }
-        };
-        let mut page =
-            Page { items: page.items.into_iter().map(listed).collect::<Vec<_>>(), next: page.next };
-        if truncate_page(&mut page.items).map_err(|error| encoding_failed("measure a page", &error))? {
-            page.next = page.items.last().map(|last| last.message.message_id.get());
-        }
-        Ok(page)
     }
 }
 

@@ -54,7 +54,8 @@ pub struct Config {
     /// Display name of the sender of system messages
     #[arg(long, env = "SYSTEM_USERNAME", default_value = "Vyzio")]
     pub system_username: String,
-    /// Optional events for backends on the stream EVENTS_OUT, separated by commas. This service publishes changed
+    /// Optional events for backends on the stream EVENTS_OUT, separated by commas. This service publishes changed, and
+    /// notes opened for notify-service
     #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]
     pub optional_events: Vec<OptionalEvent>,
     /// Number of message batches written at the same time, each over its own connection

@@ -155,6 +155,9 @@ impl Erasures {
                 };
                 let erased =
                     store_erasures::erase_messages(transaction, conversation, user, after, BATCH).await?;
+                if erased.upto.is_none() {
+                    store::clear_mine(&mut *transaction, conversation, user).await?;
+                }
                 pending.advance(conversation, erased.upto);
                 return Ok((Step::Erased(conversation, erased), wait));
             }
@@ -248,9 +251,9 @@ impl Erasures {
         Ok(is_consumed)
     }
 
-    /// Replaces the user's name in a part of others' notifications: those of any message, and those of an earlier release
-    /// that are of the next messages of a conversation after one. Returns the last of these messages; `None` at the end of
-    /// the conversation.
+    /// Replaces the user's name in a part of others' notifications: those of any message, and those of an earlier
+    /// release that are of the next messages of a conversation after one. Returns the last of these messages; `None` at
+    /// the end of the conversation.
     async fn rename(
         &self,
         connection: &mut PgConnection,

@@ -11,6 +11,8 @@ use contract::{
     limits,
     log::Range,
     notify::PageNotifications,
+    preferences::{GetPreferences, Preferences},
+    presence::{GetShown, StoredPresence},
 };
 use service::{
     Bus,
@@ -35,6 +37,8 @@ enum Place {
     Reports(i64),
     /// Notifications after this one.
     Notifications(i64),
+    /// The preferences, which are last.
+    Preferences,
 }
 
 impl fmt::Display for Place {
@@ -45,6 +49,7 @@ impl fmt::Display for Place {
             Self::Blocks(user) => write!(out, "blocks-{user}"),
             Self::Reports(report) => write!(out, "reports-{report}"),
             Self::Notifications(notification) => write!(out, "notifications-{notification}"),
+            Self::Preferences => out.write_str("preferences-0"),
         }
     }
 }
@@ -63,6 +68,7 @@ impl FromStr for Place {
                 "blocks" => Self::Blocks(place.parse().ok()?),
                 "reports" => Self::Reports(place.parse().ok()?),
                 "notifications" => Self::Notifications(place.parse().ok()?),
+                "preferences" if place == "0" => Self::Preferences,
                 _ => return None,
             })
         };
@@ -82,6 +88,7 @@ pub async fn page(bus: &Bus, pool: &Pool, request: ExportUser) -> Result<Export,
     loop {
         let (found, next) = match place {
             Place::Notifications(after) => notifications(bus, user, after).await?,
+            Place::Preferences => (preferences(bus, user).await?, None),
             place => stored(pool, user, place).await.map_err(|error| refusal("export a user", &error))?,
         };
         for (record, at) in found {
@@ -152,20 +159,42 @@ async fn stored(pool: &Pool, user: UserId, place: Place) -> sqlx::Result<(Placed
                 found.last().filter(|_| is_full(&found)).map_or(Place::Notifications(0), |(_, at)| *at);
             (found, Some(next))
         }
-        Place::Notifications(_) => (Placed::new(), Some(place)),
+        Place::Notifications(_) | Place::Preferences => (Placed::new(), Some(place)),
     })
 }
 
-/// Reads notifications after an id. Returns the place after them; `None` at the end.
+/// Reads notifications after an id. Returns the place after them.
 async fn notifications(bus: &Bus, user: UserId, after: i64) -> Result<(Placed, Option<Place>), Refusal> {
     let range = Range::After(after);
-    let page = PageNotifications { user_id: user, range, limit: limits::PAGE_MAX, unread: false };
+    let (limit, unread, hides_archived) = (limits::PAGE_MAX, false, false);
+    let page = PageNotifications { user_id: user, range, limit, unread, hides_archived };
     let page = bus.request_until(&page, ANSWER).await.map_err(RequestError::into_refusal)?.page;
     let placed = |item: contract::notify::Notification| {
         let at = Place::Notifications(item.notification_id.get());
         (Record::Notification(Box::new(item)), at)
     };
-    Ok((page.items.into_iter().map(placed).collect(), page.next.map(Place::Notifications)))
+    let mut found: Placed = page.items.into_iter().map(placed).collect();
+    if after == 0 {
+        found.splice(0..0, presence(bus, user).await?.map(|record| (record, Place::Notifications(0))));
+    }
+    Ok((found, Some(page.next.map_or(Place::Preferences, Place::Notifications))))
+}
+
+/// Reads what notify-service stores about a user's presence, if anything.
+async fn presence(bus: &Bus, user_id: UserId) -> Result<Option<Record>, Refusal> {
+    let stored =
+        bus.request_until(&GetShown { user_id }, ANSWER).await.map_err(RequestError::into_refusal)?;
+    let StoredPresence { choice: shown, last_seen, .. } = stored;
+    Ok((shown.is_some() || last_seen.is_some()).then_some(Record::Presence { shown, last_seen }))
+}
+
+/// Reads what the user has set, if anything.
+async fn preferences(bus: &Bus, user: UserId) -> Result<Placed, Refusal> {
+    let request = GetPreferences { user_id: user };
+    let preferences = bus.request_until(&request, ANSWER).await.map_err(RequestError::into_refusal)?;
+    let Preferences { types, quiet, .. } = preferences;
+    let is_set = !types.is_empty() || quiet.is_some();
+    Ok(is_set.then_some((Record::Preferences { types, quiet }, Place::Preferences)).into_iter().collect())
 }
 
 #[cfg(test)]
@@ -181,6 +210,7 @@ mod tests {
                 Place::Blocks(first),
                 Place::Reports(second),
                 Place::Notifications(first),
+                Place::Preferences,
             ] {
                 prop_assert_eq!(place.to_string().parse::<Place>().ok(), Some(place));
             }

@@ -81,9 +81,17 @@ async fn admit(connection: &mut PgConnection, entries: &[&JoinRequest]) -> sqlx:
         })
         .collect();
     if !names.is_empty() {
-        store::save_usernames(connection, &names).await?;
+        store::save_usernames(&mut *connection, &names).await?;
     }
-    Ok(entries.iter().zip(&members).map(|(entry, members)| join_reply(entry, members)).collect())
+    let mut replies = Vec::with_capacity(entries.len());
+    for (entry, members) in entries.iter().zip(&members) {
+        let mut reply = join_reply(entry, members);
+        if let (true, JoinReply::Admitted(admitted)) = (entry.with_people, &mut reply) {
+            admitted.people = members.users().filter(|user| *user != entry.user_id).collect();
+        }
+        replies.push(reply);
+    }
+    Ok(replies)
 }
 
 fn join_reply(entry: &JoinRequest, members: &Members) -> JoinReply {
@@ -98,5 +106,6 @@ fn join_reply(entry: &JoinRequest, members: &Members) -> JoinReply {
         username: name.map_or_else(|| format!("user-{}", entry.user_id), str::to_owned),
         blocks: members.is_other_blocked(),
         changes: members.changes(),
+        people: Vec::new(),
     })
 }

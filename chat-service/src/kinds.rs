@@ -368,6 +368,7 @@ impl Loader {
                     tracing::info!("reloaded the kinds");
                 }
                 Err(error) => {
+                    metrics::counter!("chat_kinds_reloads_failed_total").increment(1);
                     tracing::error!(error = format!("{error:#}"), "reload the kinds; the old ones stay");
                 }
             }

@@ -12,10 +12,12 @@ mod export;
 mod joins;
 pub mod kinds;
 mod lanes;
+mod listing;
 mod outbox;
 mod pace;
 mod reports;
 mod retention;
+mod soft_state;
 mod store;
 mod telemetry;
 
@@ -85,10 +87,12 @@ impl ChatService {
             streams_health.clone(),
             shutdown.clone(),
         ));
-        let publishes_changes = config.optional_events.contains(&OptionalEvent::Changed);
+        let is_wanted = |event| config.optional_events.contains(&event);
+        let publishes_changes = is_wanted(OptionalEvent::Changed);
+        let publishes_openings = is_wanted(OptionalEvent::Opened);
         let current_kinds = kinds.current();
         tasks.spawn(kinds.reload(hangup, shutdown.clone()));
-        let events = EventRules { publishes_changes, kinds: current_kinds.clone() };
+        let events = EventRules { publishes_changes, publishes_openings, kinds: current_kinds.clone() };
         let outbox = outbox::start(bus.clone(), pool.clone(), events, &tasks, shutdown.clone());
         let lanes = lanes::start(usize::from(config.lanes), &pool, &outbox, &tasks);
         let joins = joins::start(&pool, &tasks);

@@ -10,6 +10,10 @@ pub const METRICS: &[Metric] = &[
         "chat_expired_messages_total",
         "Messages deleted because they were older than MESSAGE_DAYS.",
     ),
+    Metric::counter(
+        "chat_kinds_reloads_failed_total",
+        "Reloads of the kinds (SIGHUP) that failed because a file is invalid; the former kinds stay.",
+    ),
     Metric::gauge("chat_erasures_waiting", "Erasures of users that are not done."),
     Metric::histogram("chat_batch_messages", "Messages per batch. Each batch is one commit."),
     Metric::counter(

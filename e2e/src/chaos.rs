@@ -1,8 +1,8 @@
 //! The fault harness: clients chat while parts of the stack are killed, frozen and disconnected. At the end, everything
 //! that clients received and that was promised to them is compared with the stored data.
 //!
-//! As far as a real system allows, a seed determines the whole run: the conversations, the behaviour of the clients, and
-//! the faults. The frames of a socket are checked one by one ([`watch`]) and compared with those of other sockets
+//! As far as a real system allows, a seed determines the whole run: the conversations, the behaviour of the clients,
+//! and the faults. The frames of a socket are checked one by one ([`watch`]) and compared with those of other sockets
 //! ([`ledger`]). [`judge`], [`changes`] and [`inbox`] check the stored data at the end. These modules are pure, so that
 //! tests can prove that they detect errors.
 
@@ -10,6 +10,7 @@ mod backend;
 pub mod changes;
 mod connection;
 pub mod erasures;
+mod events_out;
 pub mod faults;
 mod final_state;
 pub mod frame;
@@ -18,13 +19,16 @@ pub mod judge;
 pub mod ledger;
 mod page;
 mod people;
+mod presence;
 mod receive;
+mod reminders;
 pub mod report;
 pub mod rules;
 mod settle;
 pub mod stored;
 pub mod view;
 pub mod watch;
+mod webhooks;
 pub mod world;
 
 pub use faults::Part;
@@ -34,24 +38,27 @@ pub use world::Counters;
 use crate::{OnLine, Options, Stack};
 use anyhow::Context;
 use backend::Backend;
+use contract::streams::REMINDER_SUBJECT;
 use erasures::Eraser;
 use faults::FaultInjector;
 use people::People;
+use reminders::Wishes;
 use rules::{Fault, Rule};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use std::{
     fs::File,
     io::Write,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
+use world::{Phase, World};
 
 /// The file of the kind `note`.
 const NOTE: &str = r#"{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["text"],
     "properties": {"text": {"type": "string"}}}"#;
-use world::{Phase, World};
 
 /// Options of a run.
 #[derive(Debug, Clone)]
@@ -101,8 +108,14 @@ impl Chaos {
         // A kind whose data repeat the text. An earlier release has no kinds.
         let kinds = tempfile::tempdir().context("create a folder")?;
         std::fs::write(kinds.path().join("note.json"), NOTE).context("write a kind")?;
+        let mut env = vec![("KINDS_DIR", kinds.path().to_string_lossy().into_owned())];
+        let receiver = webhooks::Receiver::start(self.seed).await?;
+        if self.other_release.is_none() {
+            env.extend(receiver.env());
+            env.push(("REMINDERS", reminders::STEPS.to_owned()));
+        }
         let options = Options {
-            env: vec![("KINDS_DIR", kinds.path().to_string_lossy().into_owned())],
+            env,
             counts: self.counts,
             servers: self.servers,
             own_postgres: true,
@@ -116,7 +129,11 @@ impl Chaos {
         let hosts = (0..self.counts[0]).map(|gateway| stack.host(gateway)).collect();
         let people = People::new(self.seed, self.clients);
         let conversations = open(&stack, &people).await;
-        let world = World::new(hosts, counters);
+        let wishes = match self.other_release {
+            None => Some(Wishes::set(&stack, &people.users, &conversations).await?),
+            Some(_) => None,
+        };
+        let world = World::new(hosts, counters, wishes.is_some());
         panics.set(world.clone()).ok();
 
         let mut running = self.start(&world, &stack, &people, &conversations).await?;
@@ -127,7 +144,7 @@ impl Chaos {
         world.set_phase(Phase::Settling);
         stack.ready().await;
         let began = Instant::now();
-        settle::wait(&stack, &world).await?;
+        settle::wait(&stack, &world, wishes).await?;
         let settled = began.elapsed();
         world.set_phase(Phase::Over);
         while let Some(ended) = running.join_next().await {
@@ -142,7 +159,21 @@ impl Chaos {
         found.into_iter().for_each(|fault| world.violation(fault));
         let erased = world.ledger().erased.clone();
         let mut found = Vec::new();
-        erasures::judge(&erasures::left(&stack, &erased).await?, &mut found);
+        let events = events_out::read(&stack).await?;
+        erasures::judge(&erasures::left(&stack, &erased, &events).await?, &mut found);
+        if let Some(wishes) = wishes {
+            let accepted = receiver.accepted();
+            let published = events.iter().map(|event| event.id.as_str()).collect();
+            let messages = state.messages.iter().map(|row| row.message_id);
+            webhooks::judge(&accepted, &published, messages, &mut found);
+            let mut database =
+                PgConnection::connect(&stack.database.url()).await.context("connect to Postgres")?;
+            let reminders = events.iter().filter(|event| event.subject == REMINDER_SUBJECT).count();
+            world.counters.reminders.store(reminders as u64, Ordering::Relaxed);
+            let rows = reminders::read(&mut database).await?;
+            reminders::judge(&events, &rows, wishes, &world.ledger(), &mut found);
+            presence::judge(&presence::wrong(&stack, &people.users).await?, &mut found);
+        }
         found.into_iter().for_each(|fault| world.violation(fault));
         stop(&mut stack, &world).await;
         Ok(Report {
@@ -173,9 +204,7 @@ impl Chaos {
         }
         for number in 0..2 {
             let (conversations, users) = (conversations.to_vec(), people.users.clone());
-            let mut backend =
-                Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
-            backend.uses_kinds = self.other_release.is_none();
+            let backend = Backend::new(world.clone(), self.seed, number, stack, conversations, users).await?;
             running.spawn(backend.run());
         }
         running.spawn(Eraser::new(world.clone(), self.seed, stack).await?.run());

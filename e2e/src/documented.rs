@@ -1,8 +1,8 @@
 //! Checks that frames and responses agree with their schemas.
 //!
 //! Frames and NATS payloads are checked against `docs/asyncapi.yaml`, HTTP responses against the gateway's
-//! `/api/openapi.json` and `/backend/openapi.json`. Clients must ignore unknown fields. Here, an unknown field is an error, so that every field is
-//! documented.
+//! `/api/openapi.json` and `/backend/openapi.json`. Clients must ignore unknown fields. Here, an unknown field is an
+//! error, so that every field is documented.
 
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
@@ -109,6 +109,7 @@ pub fn channel_at(url: &str) -> Option<&'static str> {
         "chat" => Some("chat"),
         "notifications" => Some("notifications"),
         "typing" => Some("typing"),
+        "presence" => Some("presence"),
         _ => None,
     }
 }

@@ -10,6 +10,8 @@ use std::{
 use tokio::process::Command;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients/js");
+/// What programs leave in the folders of clients and examples.
+const LEFT_BEHIND: [&str; 4] = ["node_modules", "__pycache__", ".venv", "shop.sqlite3"];
 /// Time limit of npm, and of all tests of the client together.
 const TIMEOUT: Duration = Duration::from_secs(1_200);
 
@@ -89,7 +91,7 @@ async fn install(folder: &Path, manifest: &str) {
 pub fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("read a folder").map(|entry| entry.expect("an entry")) {
         let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_name() == "node_modules" || entry.file_name() == "__pycache__" {
+        if LEFT_BEHIND.iter().any(|name| entry.file_name() == *name) {
             continue;
         }
         if path.is_dir() {

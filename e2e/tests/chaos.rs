@@ -1,5 +1,5 @@
-//! A minute of faults, and a shorter run on a cluster. It is a separate program, so that nothing else runs on the
-//! machine.
+//! Forty-five seconds of faults, and a shorter run on a cluster. It is a separate program, so that nothing else runs on
+//! the machine.
 
 use e2e::chaos::{Chaos, Counters, Part};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -29,7 +29,7 @@ async fn run(name: &str, length: u64, chaos: Chaos) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_duplicated_or_reordered_during_faults() {
-    run("chaos", number("CHAOS_SECONDS").unwrap_or(60), Chaos::default()).await;
+    run("chaos", number("CHAOS_SECONDS").unwrap_or(45), Chaos::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -373,12 +373,17 @@ async fn each_acknowledged_event_is_in_its_inboxes_once_despite_kills() {
     let publishing = began.elapsed();
     let restored = settle(&jetstream).await;
     println!("restored by a killed nats-server at the end, and handled again: {restored}\n");
+    let pool =
+        PgPool::connect(&format!("{}?options=-csearch_path%3Dnotify", stack.database.url())).await.unwrap();
+    e2e::eventually("chat-service's outbox to be empty", || async {
+        let rows = sqlx::query_scalar("select count(*) from chat.outbox").fetch_one(&pool).await;
+        (rows.ok() == Some(0_i64)).then_some(())
+    })
+    .await;
     handled(&jetstream, "CHAT").await;
     stack.ready().await;
     let took = began.elapsed();
 
-    let pool =
-        PgPool::connect(&format!("{}?options=-csearch_path%3Dnotify", stack.database.url())).await.unwrap();
     let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
         "select user_id, (data::json->>'number')::bigint, count(*) from notifications
         where type = 'payment_completed' group by 1, 2",

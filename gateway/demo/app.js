@@ -10,6 +10,8 @@ import { Actions } from './actions.js';
 import { Bell } from './bell.js';
 import { element, nameText, parts, showAvatar } from './dom.js';
 import { List } from './list.js';
+import { PresenceLine } from './presence.js';
+import { ConversationSettings, Settings } from './settings.js';
 import { Thread } from './thread.js';
 import { closedText, lostText, setLanguage, t } from './words.js';
 
@@ -48,6 +50,9 @@ class App {
       describe: (id) => this.list.item(id),
       onPeople: (people) => this.actions.show(people),
     });
+    this.presence = new PresenceLine(this.rt);
+    this.settings = new Settings(this.rt);
+    this.own = new ConversationSettings(this.rt, { onChange: () => this.list.reloadArchived() });
     this.bell = new Bell(this.rt, {
       nats,
       isSeen: ({ type, data }) => type === 'message_received' && this.thread.isShowing(data.conversation_id),
@@ -60,6 +65,7 @@ class App {
     parts.back.addEventListener('click', () => this.go(null));
     window.addEventListener('popstate', () => this.#show());
     WIDE.addEventListener('change', () => this.#choose());
+    this.list.onShown = () => this.own.show(this.list.item(this.thread.chat?.id));
     this.list.list.on('change', () => this.#choose());
     this.#show();
   }
@@ -79,7 +85,7 @@ class App {
     parts.me.title = t('signed_in', { name: nameText(this.me.username) });
     parts.me.role = 'img';
     parts.me.ariaLabel = parts.me.title;
-    for (const part of [this.list, this.thread, this.actions, this.bell]) part.render();
+    for (const part of [this.list, this.thread, this.actions, this.bell, this.presence, this.settings]) part.render();
     this.#showConnection();
   }
 
@@ -87,6 +93,7 @@ class App {
   #show() {
     const id = Number(fragment().get('c')) || null;
     this.thread.open(id);
+    this.presence.open(id);
     this.list.select(id);
     parts.app.dataset.open = id ?? '';
     parts.conversation.hidden = !id;

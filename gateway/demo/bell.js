@@ -1,5 +1,6 @@
 /** Notifications: the bell, its panel, and the toasts. */
 
+import { archiveNotification, markSeen } from '/client/settings.js';
 import { Rows, arrange, element, icon, parts } from './dom.js';
 import { t, whenText } from './words.js';
 
@@ -28,9 +29,11 @@ export class Bell {
   }
 
   render() {
-    const { unread, items, hasOlder, state } = this.inbox;
-    parts['bell-badge'].hidden = unread === 0;
-    parts['bell-badge'].textContent = unread > 99 ? '99+' : unread;
+    const { unread, unseen, items, hasOlder, state } = this.inbox;
+    // The number of those that are new; what was seen in the panel may still be unread.
+    parts['bell-badge'].hidden = unseen === 0;
+    parts['bell-badge'].textContent = unseen > 99 ? '99+' : unseen;
+    if (!parts.panel.hidden && document.visibilityState === 'visible') markSeen(this.rt);
     parts.bell.ariaLabel = t('bell', { n: unread });
     parts['read-all'].hidden = unread === 0;
     parts['no-notifications'].hidden = items.length > 0 || state === 'loading';
@@ -44,6 +47,7 @@ export class Bell {
     parts.panel.hidden = !open;
     parts.bell.ariaExpanded = open;
     parts.toasts.replaceChildren(); // The list says the same.
+    if (open) this.render();
     if (open) parts['panel-title'].focus();
     else if (back) parts.bell.focus();
   }
@@ -67,9 +71,11 @@ export class Bell {
   }
 
   #make() {
-    const [node, button] = [element('li'), element('button', 'notification')];
-    node.append(button);
-    const row = { node, button };
+    const [node, button, archive] = [element('li'), element('button', 'notification'), element('button', 'round archive')];
+    archive.append(icon('archive'));
+    node.append(button, archive);
+    const row = { node, button, archive };
+    archive.addEventListener('click', () => this.#archive(row));
     button.addEventListener('click', () => this.#open(row.item));
     return row;
   }
@@ -77,6 +83,7 @@ export class Bell {
   #update(row, item) {
     row.item = item;
     row.button.classList.toggle('unread', !item.is_read);
+    row.archive.title = row.archive.ariaLabel = t('archive', { title: item.title });
     const at = new Date(item.created_at);
     const time = element('time', '', whenText(at));
     time.dateTime = at.toISOString();
@@ -88,6 +95,14 @@ export class Bell {
     if (!item.is_read) this.inbox.read(item.notification_id);
     this.#toggle(false);
     this.onOpen(item);
+  }
+
+  /** The focus goes to the next one, because the button is gone. */
+  async #archive(row) {
+    const next = row.node.nextElementSibling ?? row.node.previousElementSibling;
+    const hadFocus = row.node.contains(document.activeElement);
+    const done = await archiveNotification(this.rt, row.item.notification_id);
+    if (done.ok && hadFocus) (next?.querySelector('.archive') ?? parts['panel-title']).focus();
   }
 
   /** The command that notifies this person from outside. */

@@ -37,6 +37,15 @@ const WORDS = {
   offline: ['Hors ligne', 'Offline'],
   closed: ['Déconnecté', 'Disconnected'],
   lost: ['Connexion perdue. Nouvel essai…', 'Connection lost. Trying again…'],
+  is_online: ['En ligne', 'Online'],
+  online_many: ['{n} personne en ligne|{n} personnes en ligne', '{n} person online|{n} people online'],
+  seen: ['Vu {when}', 'Seen {when}'],
+  muted: ['Sans alerte', 'Muted'],
+  pinned: ['Épinglée', 'Pinned'],
+  archive: ['Archiver\u00a0: {title}', 'Archive: {title}'],
+  type_message_received: ['Nouveaux messages', 'New messages'],
+  type_payment_completed: ['Paiements', 'Payments'],
+  type_listing_published: ['Annonces publiées', 'Published listings'],
   bell: ['Notifications\u00a0: {n} non lue|Notifications\u00a0: {n} non lues', 'Notifications: {n} unread'],
   unread: ['Non lue', 'Unread'],
   unread_messages: ['non lu|non lus', 'unread'],
@@ -145,6 +154,18 @@ export const timeText = (date) => date.toLocaleTimeString(locale(), { hour: '2-d
 /** The time of what happened today, the day of what didn't. */
 export function whenText(date) {
   return sameDay(date, new Date()) ? timeText(date) : date.toLocaleDateString(locale(), { day: 'numeric', month: 'short' });
+}
+
+/** How long ago something was, in the largest unit that fits. */
+export function agoText(date) {
+  const minutes = Math.max(1, Math.round((Date.now() - date) / 60_000));
+  const [count, unit] =
+    minutes < 60
+      ? [minutes, 'minute']
+      : minutes < 1_440
+        ? [Math.floor(minutes / 60), 'hour']
+        : [Math.floor(minutes / 1_440), 'day'];
+  return new Intl.RelativeTimeFormat(locale()).format(-count, unit);
 }
 
 /** The day, as a heading. */

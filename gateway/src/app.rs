@@ -3,8 +3,8 @@
 use crate::{
     Config,
     admission::{
-        backend_keys::BackendKeys, rate_limits::Limits, revocations::Revocations, tokens::Verifier,
-        user_sockets::Users,
+        backend_keys::BackendKeys, presence_reports::Reports, present_users::PresentUsers,
+        rate_limits::Limits, revocations::Revocations, tokens::Verifier, user_sockets::Users,
     },
     channel::hub::Hub,
     http::{self, listener},
@@ -20,7 +20,7 @@ use crate::{
 };
 use anyhow::Context;
 use contract::sessions::Revoke;
-use service::{Admin, Bus, Endpoints, admin::Checks, boot};
+use service::{Admin, Bus, Endpoints, admin::Checks, boot, config::Switch};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{
@@ -131,7 +131,15 @@ async fn wire(
     let connection = AbortOnDropHandle::new(tokio::spawn(link.clone().run(dialer, hub.clone())));
     let limits = Arc::new(Limits::new(&config.limits));
     tasks.spawn(limits.clone().clean_up(ended.clone()));
-    let users = Arc::new(Users::new(limits.sockets_per_user, DAY * config.limits.revocation_days));
+    let id = format!("{:016x}", fastrand::u64(..));
+    let present = (config.presence == Switch::On).then(Arc::<PresentUsers>::default);
+    if let Some(present) = &present {
+        let reports = Reports::new(bus.clone(), id.clone(), present.clone()).await?;
+        tasks.spawn(reports.run(ended.clone()));
+        tasks.spawn(hub.presence().clone().compare(ended.clone()));
+    }
+    let retention = DAY * config.limits.revocation_days;
+    let users = Arc::new(Users::new(limits.sockets_per_user, retention, present));
     let revocations = Arc::new(Revocations::new(users.clone(), bus.clone()));
     let endpoints = serve_revocations(&bus, &revocations, &tasks, shutdown).await?;
     if !follow_revocations(revocations, &tasks, &ended, shutdown).await {
@@ -148,7 +156,8 @@ async fn wire(
         backend_keys,
         limits,
         users,
-        id: format!("{:016x}", fastrand::u64(..)),
+        id,
+        presence_people: (config.presence == Switch::On).then_some(config.presence_people.into()),
         allowed_origins: config.allowed_origins,
         outbox_frames: config.outbox_frames as usize,
         outbox_bytes: config.outbox_bytes as usize,

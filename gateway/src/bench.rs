@@ -122,7 +122,7 @@ fn fan_out() -> Box<dyn FnMut()> {
 
 /// From pending sends to the bytes of a batch.
 fn build_batch() -> Box<dyn FnMut()> {
-    let sends: Vec<Send> = (1..=BATCH)
+    let mut sends: Vec<Send> = (1..=BATCH)
         .map(|index| Send {
             sender_named_at: None,
             conversation_id: ConversationId::new(123).expect("a positive number"),
@@ -138,12 +138,13 @@ fn build_batch() -> Box<dyn FnMut()> {
         .collect();
     Box::new(move || {
         let batch = SendBatch {
-            sends: black_box(&sends).clone(),
+            sends: std::mem::take(black_box(&mut sends)),
             traces: Vec::new(),
             deadlines: Vec::new(),
             receipts: true,
         };
         black_box(serde_json::to_vec(&batch).expect("a batch"));
+        sends = batch.sends;
     })
 }
 

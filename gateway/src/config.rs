@@ -1,7 +1,7 @@
 //! The gateway's configuration.
 
 use clap::{Args, Parser, ValueEnum};
-use service::config::{Nats, Telemetry};
+use service::config::{Nats, Switch, Telemetry};
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 /// Connects clients (WebSockets and HTTP) with the services (NATS).
@@ -46,6 +46,12 @@ pub struct Config {
     /// come from one sender alone; 0 for none. A longer time costs less CPU where messages are few
     #[arg(long, env = "SEND_GATHER_MS", default_value = "3", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub send_gather_ms: u8,
+    /// Whether to know and show which users are present: on or off; the same for all services
+    #[arg(long, env = "PRESENCE", value_enum, default_value_t = Switch::On)]
+    pub presence: Switch,
+    /// Maximum number of people in a conversation whose presence is shown to each other
+    #[arg(long, env = "PRESENCE_PEOPLE", default_value = "10", value_parser = clap::value_parser!(u8).range(2..=100))]
+    pub presence_people: u8,
     /// Maximum number of seconds over which sockets are closed when the gateway stops
     #[arg(long, env = "DRAIN_SECONDS", default_value = "10", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub drain_seconds: u8,

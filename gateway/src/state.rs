@@ -33,6 +33,8 @@ pub struct Shared {
     pub languages: Arc<Languages>,
     /// A random id that distinguishes this gateway from the others.
     pub id: String,
+    /// Maximum number of people in a conversation whose presence is shown; `None` if presence is switched off.
+    pub presence_people: Option<usize>,
     pub allowed_origins: Vec<String>,
     pub outbox_frames: usize,
     pub outbox_bytes: usize,

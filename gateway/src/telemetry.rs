@@ -6,7 +6,7 @@ use service::metrics::Metric;
 pub const METRICS: &[Metric] = &[
     Metric::gauge("gateway_sockets", "Open sockets, by kind."),
     Metric::counter("gateway_handshakes_total", "Accepted handshakes, by kind.")
-        .by("kind", &["chat", "notifications", "typing", "multiplexed"]),
+        .by("kind", &["chat", "notifications", "typing", "presence", "multiplexed"]),
     Metric::counter("gateway_handshakes_refused_total", "Refused handshakes, by reason.").by(
         "reason",
         &["address", "bad_address", "overload", "origin", "user", "token", "forbidden", "unavailable"],
@@ -117,6 +117,22 @@ pub const METRICS: &[Metric] = &[
         "The gateway's own NATS connections closed because too many commands waited to be written.",
     ),
     Metric::counter("gateway_changes_repaired_total", "Reads of missed changes from chat-service."),
+    Metric::gauge("gateway_present_users", "Users who are present at this gateway."),
+    Metric::counter("gateway_presence_batches_total", "Batches of users who came or left, published."),
+    Metric::counter("gateway_presence_snapshots_total", "Pages of present users, sent to services."),
+    Metric::counter(
+        "gateway_presence_limited_total",
+        "Changes of who sees a user's presence refused because their user made more than 10 in a minute.",
+    ),
+    Metric::gauge(
+        "gateway_presence_waiting",
+        "Users who came or are leaving, which is not published yet.",
+    ),
+    Metric::gauge("gateway_presence_watches", "Subscriptions of sockets to presence."),
+    Metric::counter(
+        "gateway_presence_unread_total",
+        "Times that presence or blocks of watched users could not be read from notify-service or chat-service.",
+    ),
     Metric::gauge("gateway_channels_repairing", "Channels whose missed entries or markers are being read.")
         .formerly("gateway_channels_mending"),
     Metric::counter(

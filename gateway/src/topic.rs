@@ -1,6 +1,8 @@
 //! Topics, and their names for NATS and for clients. Imports no other module of the gateway.
 
-use contract::{ConversationId, UserId, chat::ChatEvent, notify::InboxEvent, typing::channel_subject};
+use contract::{
+    ConversationId, UserId, chat::ChatEvent, notify::InboxEvent, presence::UserNews, typing::channel_subject,
+};
 
 /// A topic that a socket may subscribe to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,6 +11,8 @@ pub enum Topic {
     Log(LogKey),
     /// Typing in a conversation.
     Typing(ConversationId),
+    /// The presence of the participants of a conversation.
+    Presence(ConversationId),
 }
 
 /// The position at which a socket starts.
@@ -34,8 +38,12 @@ pub enum LogKey {
 /// A subscriber of a NATS subject on the gateway's own connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscriber {
-    /// The channel of a topic.
-    Topic(Topic),
+    /// The channel of a log.
+    Log(LogKey),
+    /// The typing channel of a conversation.
+    Typing(ConversationId),
+    /// The watchers of a user's presence.
+    Person(UserId),
     /// The readiness probe of a gateway.
     Probe(u64),
 }
@@ -56,13 +64,8 @@ impl Topic {
         match self {
             Self::Log(key) => key.name(),
             Self::Typing(conversation) => format!("typing/{conversation}"),
+            Self::Presence(conversation) => format!("presence/{conversation}"),
         }
-    }
-}
-
-impl From<Topic> for Subscriber {
-    fn from(topic: Topic) -> Self {
-        Self::Topic(topic)
     }
 }
 
@@ -70,11 +73,10 @@ impl Subscriber {
     /// The NATS subject of its events.
     pub fn subject(self) -> String {
         match self {
-            Self::Topic(Topic::Log(LogKey::Conversation(conversation))) => {
-                ChatEvent::subject_of(conversation)
-            }
-            Self::Topic(Topic::Log(LogKey::Inbox(user))) => InboxEvent::subject_of(user),
-            Self::Topic(Topic::Typing(conversation)) => channel_subject(conversation),
+            Self::Log(LogKey::Conversation(conversation)) => ChatEvent::subject_of(conversation),
+            Self::Log(LogKey::Inbox(user)) => InboxEvent::subject_of(user),
+            Self::Typing(conversation) => channel_subject(conversation),
+            Self::Person(user) => UserNews::subject_of(user),
             // A subject that only the gateway's NATS user may publish.
             Self::Probe(id) => format!("_INBOX.gateway.probe.{id:016x}"),
         }
@@ -84,9 +86,10 @@ impl Subscriber {
     /// subscription that ends and begins again has the same id: both receive the same events.
     pub fn sid(self) -> String {
         match self {
-            Self::Topic(Topic::Log(LogKey::Conversation(conversation))) => format!("c{conversation}"),
-            Self::Topic(Topic::Log(LogKey::Inbox(user))) => format!("n{user}"),
-            Self::Topic(Topic::Typing(conversation)) => format!("t{conversation}"),
+            Self::Log(LogKey::Conversation(conversation)) => format!("c{conversation}"),
+            Self::Log(LogKey::Inbox(user)) => format!("n{user}"),
+            Self::Typing(conversation) => format!("t{conversation}"),
+            Self::Person(user) => format!("p{user}"),
             Self::Probe(id) => format!("g{id}"),
         }
     }
@@ -95,9 +98,10 @@ impl Subscriber {
     pub fn of_sid(sid: &str) -> Option<Self> {
         let (kind, id) = sid.split_at_checked(1)?;
         Some(match kind {
-            "c" => Self::Topic(Topic::Log(LogKey::Conversation(id.parse().ok()?))),
-            "n" => Self::Topic(Topic::Log(LogKey::Inbox(id.parse().ok()?))),
-            "t" => Self::Topic(Topic::Typing(id.parse().ok()?)),
+            "c" => Self::Log(LogKey::Conversation(id.parse().ok()?)),
+            "n" => Self::Log(LogKey::Inbox(id.parse().ok()?)),
+            "t" => Self::Typing(id.parse().ok()?),
+            "p" => Self::Person(id.parse().ok()?),
             "g" => Self::Probe(id.parse().ok()?),
             _ => return None,
         })

@@ -9,6 +9,12 @@
 #      *[other] { $count } annonces vous attendent
 #   }
 
+# Trois attributs facultatifs, lus dans ce fichier d'abord, règlent les rappels d'un type (docs/reminders.md) :
+#
+#   .remind = push, mail     ses étapes, parmi celles de REMINDERS ; sans lui, toutes pour message_received, aucune sinon
+#   .default = mail          celles qui sont actives tant que l'utilisateur ne choisit rien ; sans lui, toutes ; « none » : aucune
+#   .mandatory = yes         l'utilisateur ne peut pas les désactiver
+
 # Ses paramètres : sender_username, count, conversation_id, message_id, et kind, le genre du dernier message
 # (« offer », « order » ; « message » pour un message ordinaire) :
 #
@@ -21,6 +27,7 @@ message_received = Nouveau message
 
 payment_completed = Paiement confirmé
     .message = Votre paiement a été traité
+    .mandatory = yes
 
 listing_published = Annonce publiée
     .message = Votre annonce est maintenant visible

@@ -2,6 +2,8 @@
 
 use crate::erasure;
 use crate::inboxes::{Inboxes, StoreError};
+use crate::preferences::{self, PreferencesError};
+use crate::presence::PresenceStore;
 use crate::store::{self, PageQuery};
 use contract::{
     Code, Lang, Page, Refusal, UserId,
@@ -9,9 +11,11 @@ use contract::{
     limits,
     log::{Head, Range},
     notify::{
-        InboxHead, InboxHeads, InboxRead, MarkNotification, NotificationPage, PageNotifications,
-        RememberLanguages,
+        ArchiveNotification, InboxHead, InboxHeads, InboxRead, MarkNotification, MarkSeen, NotificationPage,
+        PageNotifications, RememberLanguages,
     },
+    preferences::{GetPreferences, SetPreferences},
+    presence::{GetShown, SetShown, Who},
 };
 use service::{Endpoints, bus::PAYLOAD_BYTES, postgres};
 use std::collections::BTreeMap;
@@ -27,7 +31,12 @@ const PAGE_BYTES: usize = PAYLOAD_BYTES - 8 * 1024;
 ///
 /// # Errors
 /// If subscribing to NATS fails.
-pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<()> {
+pub async fn serve(
+    endpoints: &Endpoints,
+    inboxes: &Inboxes,
+    presences: &PresenceStore,
+) -> anyhow::Result<()> {
+    serve_presence(endpoints, presences).await?;
     let (pages, marks, heads, languages) =
         (inboxes.clone(), inboxes.clone(), inboxes.clone(), inboxes.clone());
     endpoints
@@ -42,6 +51,19 @@ pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<(
             async move { mark(&inboxes, request).await }
         })
         .await?;
+    let (views, archives) = (inboxes.clone(), inboxes.clone());
+    endpoints
+        .serve::<MarkSeen, _, _>(CONCURRENCY, move |request| {
+            let inboxes = views.clone();
+            async move { inboxes.mark_seen(&request).await.map_err(|error| refusal(&error)) }
+        })
+        .await?;
+    endpoints
+        .serve::<ArchiveNotification, _, _>(CONCURRENCY, move |request| {
+            let inboxes = archives.clone();
+            async move { inboxes.archive(&request).await.map_err(|error| refusal(&error)) }
+        })
+        .await?;
     endpoints
         .serve::<RememberLanguages, _, _>(CONCURRENCY, move |request| {
             let inboxes = languages.clone();
@@ -54,7 +76,25 @@ pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<(
             async move { inbox_heads(&inboxes, request).await }
         })
         .await?;
-    let (renames, deletions) = (inboxes.clone(), inboxes.clone());
+    let (reads, changes) = (inboxes.clone(), inboxes.clone());
+    endpoints
+        .serve::<GetPreferences, _, _>(CONCURRENCY, move |request| {
+            let inboxes = reads.clone();
+            async move { preferences::get(&inboxes, request.user_id).await.map_err(|error| refusal(&error)) }
+        })
+        .await?;
+    endpoints
+        .serve::<SetPreferences, _, _>(CONCURRENCY, move |request| {
+            let inboxes = changes.clone();
+            async move {
+                preferences::set(&inboxes, &request).await.map_err(|error| match error {
+                    PreferencesError::Store(error) => refusal(&error),
+                    PreferencesError::Invalid(detail) => Refusal::new(Code::InvalidRequest, detail),
+                })
+            }
+        })
+        .await?;
+    let (renames, deletions, erased) = (inboxes.clone(), inboxes.clone(), presences.clone());
     endpoints
         .serve::<RenameSender, _, _>(ERASURES, move |request| {
             let inboxes = renames.clone();
@@ -63,8 +103,36 @@ pub async fn serve(endpoints: &Endpoints, inboxes: &Inboxes) -> anyhow::Result<(
         .await?;
     endpoints
         .serve::<DeleteInbox, _, _>(ERASURES, move |request| {
-            let inboxes = deletions.clone();
-            async move { erasure::delete(&inboxes, request).await.map_err(|error| refusal(&error)) }
+            let (inboxes, presences) = (deletions.clone(), erased.clone());
+            async move {
+                let progress = erasure::delete(&inboxes, request).await.map_err(|error| refusal(&error))?;
+                if !progress.more {
+                    presences.erased(request.user_id).await;
+                }
+                Ok(progress)
+            }
+        })
+        .await
+}
+
+async fn serve_presence(endpoints: &Endpoints, presences: &PresenceStore) -> anyhow::Result<()> {
+    let (who, shown, hides) = (presences.clone(), presences.clone(), presences.clone());
+    endpoints
+        .serve::<Who, _, _>(CONCURRENCY, move |request| {
+            let presences = who.clone();
+            async move { presences.who(request).await }
+        })
+        .await?;
+    endpoints
+        .serve::<GetShown, _, _>(CONCURRENCY, move |request| {
+            let presences = shown.clone();
+            async move { presences.shown(request).await }
+        })
+        .await?;
+    endpoints
+        .serve::<SetShown, _, _>(CONCURRENCY, move |request| {
+            let presences = hides.clone();
+            async move { presences.set_shown(request).await }
         })
         .await
 }
@@ -74,6 +142,7 @@ async fn page(inboxes: &Inboxes, request: PageNotifications) -> Result<Notificat
     let query = PageQuery {
         user,
         unread: request.unread,
+        hides_archived: request.hides_archived,
         limit: request.limit.min(limits::PAGE_MAX),
         bytes: i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX),
     };
@@ -90,6 +159,7 @@ async fn page(inboxes: &Inboxes, request: PageNotifications) -> Result<Notificat
     let (mut items, more, inbox) = inboxes.with_retry(read).await.map_err(|error| refusal(&error))?;
     for item in &mut items {
         item.unread_count = inbox.unread_count;
+        item.unseen_count = inbox.seen.map(|seen| seen.unseen_count);
     }
     let next = items.last().filter(|_| more).map(|last| last.notification_id.get());
     Ok(NotificationPage {
@@ -100,6 +170,7 @@ async fn page(inboxes: &Inboxes, request: PageNotifications) -> Result<Notificat
         reads: Some(inbox.reads),
         moves: Some(inbox.moves),
         last_moved: inbox.last_moved,
+        seen: inbox.seen,
     })
 }
 
@@ -135,6 +206,7 @@ fn refusal(error: &StoreError) -> Refusal {
             tracing::warn!("a request to Postgres timed out");
             Refusal::unavailable()
         }
+        StoreError::Full => Refusal::unavailable(),
         StoreError::Sql(error) => postgres::refusal("serve a request", error),
     }
 }

@@ -1,5 +1,9 @@
 //! The texts of notifications: a catalogue with one Project Fluent file for each language.
 
+mod policies;
+
+pub use policies::{MESSAGE_RECEIVED, Policy};
+
 use anyhow::{Context, bail};
 use contract::{
     Lang,
@@ -21,8 +25,6 @@ use unic_langid::LanguageIdentifier;
 
 /// The fallback language.
 pub const DEFAULT_LANGUAGE: &str = "fr";
-/// The type of notifications of unread messages.
-pub const MESSAGE_RECEIVED: &str = "message_received";
 /// Parameters that its text may use.
 const MESSAGE_RECEIVED_PARAMETERS: [&str; 5] =
     ["sender_username", "count", "conversation_id", "message_id", "kind"];
@@ -55,6 +57,8 @@ pub enum NoText {
 pub struct Catalogue {
     /// Languages by name, always with the default one.
     languages: BTreeMap<String, Language>,
+    /// How each type, by its id, reminds users.
+    policies: BTreeMap<String, Policy>,
 }
 
 /// The texts of one language.
@@ -84,7 +88,8 @@ impl Catalogue {
         for language in languages.values_mut() {
             language.render_fixed();
         }
-        let catalogue = Self { languages };
+        let policies = read_policies(&languages)?;
+        let catalogue = Self { languages, policies };
         catalogue.check_messages()?;
         catalogue.warn_of_gaps();
         Ok(catalogue)
@@ -122,6 +127,17 @@ impl Catalogue {
             }
         }
         Err(failure)
+    }
+
+    /// How a type reminds users. An unknown type does not.
+    pub fn policy(&self, kind: &str) -> &Policy {
+        static UNKNOWN: Policy = Policy::unknown();
+        self.policies.get(&*fluent_id(kind)).unwrap_or(&UNKNOWN)
+    }
+
+    /// All types, by the ids that they have in the catalogue, with the way in which they remind users.
+    pub fn policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
+        self.policies.iter().map(|(id, policy)| (id.as_str(), policy))
     }
 
     /// Checks that the text of chat messages can always be rendered, even if a folder overrides it.
@@ -227,8 +243,23 @@ fn message_id(line: &str) -> Option<&str> {
     id.starts_with(|first: char| first.is_ascii_alphabetic()).then(|| id.trim_end())
 }
 
+/// Reads the policies of all types. Where languages differ, the default language wins.
+fn read_policies(languages: &BTreeMap<String, Language>) -> anyhow::Result<BTreeMap<String, Policy>> {
+    let mut policies: BTreeMap<String, Policy> = BTreeMap::new();
+    let others = languages.iter().filter(|(lang, _)| *lang != DEFAULT_LANGUAGE);
+    for (lang, language) in languages.get_key_value(DEFAULT_LANGUAGE).into_iter().chain(others) {
+        for id in &language.ids {
+            let found =
+                policies::policy(&language.bundle, id).with_context(|| format!("{lang}.ftl: {id}"))?;
+            let policy = policies.entry(id.clone()).or_default();
+            *policy = std::mem::take(policy).or(found);
+        }
+    }
+    Ok(policies)
+}
+
 /// Identifiers in Fluent have no dots.
-fn fluent_id(kind: &str) -> Cow<'_, str> {
+pub fn fluent_id(kind: &str) -> Cow<'_, str> {
     if kind.contains('.') { Cow::Owned(kind.replace('.', "-")) } else { Cow::Borrowed(kind) }
 }
 
@@ -376,6 +407,33 @@ mod tests {
         assert!(error(&[("french.ftl", "")]).contains("not named after a language"));
         let chat = "message_received = { $nobody }\n    .message = x\n";
         assert!(error(&[("en.ftl", chat)]).contains("message_received uses nobody"));
+    }
+
+    #[test]
+    fn attributes_say_how_a_type_reminds() {
+        let built_in = Catalogue::load(None).unwrap();
+        let reminds =
+            |catalogue: &Catalogue, kind: &str, step| catalogue.policy(kind).reminds(&fluent_id(kind), step);
+        assert!(reminds(&built_in, "message_received", "anything"));
+        for kind in ["payment_completed", "listing_published", "nothing"] {
+            assert!(!reminds(&built_in, kind, "mail"), "{kind}");
+        }
+        assert!(built_in.policy("payment_completed").mandatory && !built_in.policy("nothing").mandatory);
+
+        let fr = "order-paid = Payé\n    .message = x\n    .remind = push, mail\n    .default = mail\n\
+            message_received = x\n    .message = x\n    .remind = none\n";
+        let en = "order-paid = Paid\n    .message = x\n    .remind = sms\n    .mandatory = yes\n";
+        let folder = folder(&[("fr.ftl", fr), ("en.ftl", en)]);
+        let catalogue = Catalogue::load(Some(folder.path())).unwrap();
+        let paid = catalogue.policy("order.paid");
+        assert!(["push", "mail"].iter().all(|step| reminds(&catalogue, "order.paid", step)));
+        assert!(!reminds(&catalogue, "order.paid", "sms"), "the default language wins");
+        assert_eq!((paid.is_on("push"), paid.is_on("mail"), paid.mandatory), (false, true, true));
+        assert!(!reminds(&catalogue, "message_received", "push"));
+
+        let text = |attribute| format!("a = b\n    .message = c\n    {attribute}\n");
+        assert!(error(&[("fr.ftl", &text(".remind = Push"))]).contains("fr.ftl: a: .remind: must be steps"));
+        assert!(error(&[("fr.ftl", &text(".mandatory = maybe"))]).contains(".mandatory must be yes or no"));
     }
 
     #[test]

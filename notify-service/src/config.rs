@@ -1,7 +1,8 @@
 //! The configuration of notify-service.
 
-use clap::{ArgAction, Args, Parser, builder::BoolishValueParser};
-use service::config::{Command, Database, Nats, OptionalEvent, Telemetry};
+use crate::steps::Steps;
+use clap::{ArgAction, Args, Parser, ValueEnum, builder::BoolishValueParser};
+use service::config::{Command, Database, Nats, OptionalEvent, Switch, Telemetry};
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 /// The notify service: turns events of backends and chat messages into notifications in users' inboxes.
@@ -30,15 +31,36 @@ pub struct Config {
     /// SIGHUP
     #[arg(long, env = "CATALOGUE_DIR")]
     pub catalogue_dir: Option<PathBuf>,
-    /// Optional events for backends on the stream EVENTS_OUT, separated by commas. This service publishes sent and read
+    /// Steps of reminders of what users have not read, separated by spaces; off if empty. Each is name:away/present,
+    /// the delays for a user who is away and for one who is present, then perhaps :every=time, the minimum time between
+    /// two reminders of a user, and :settle, if notify.settled follows: push:20s/3m:settle mail:15m/2h:every=1h
+    #[arg(long, env = "REMINDERS", default_value = "", hide_default_value = true)]
+    pub reminders: Steps,
+    /// Optional events for backends on the stream EVENTS_OUT, separated by commas. This service publishes
+    /// opened, sent, read and presence
     #[arg(long = "tell", env = "TELL", value_enum, value_delimiter = ',')]
     pub optional_events: Vec<OptionalEvent>,
     /// Whether the event chat.sent has the text of the message
     #[arg(long, env = "TELL_TEXT", action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "no")]
     pub tell_text: bool,
+    /// Whether to know and show which users are present: on or off; the same for all services
+    #[arg(long, env = "PRESENCE", value_enum, default_value_t = Switch::On)]
+    pub presence: Switch,
+    /// Whether the presence of users who have not chosen is shown or hidden
+    #[arg(long, env = "PRESENCE_DEFAULT", value_enum, default_value_t = PresenceDefault::Shown)]
+    pub presence_default: PresenceDefault,
     /// Webhooks.
     #[command(flatten)]
     pub webhooks: Webhooks,
+}
+
+/// The presence of users who have not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PresenceDefault {
+    /// Shown to users who share a conversation with them.
+    Shown,
+    /// Hidden.
+    Hidden,
 }
 
 /// The endpoints that receive events over HTTP.

@@ -1,16 +1,17 @@
 //! Consumes a stream in batches. A message is acknowledged only once it is stored or a dead letter.
 
 use crate::{
-    chat_events::ChatEvents,
+    chat_events::Wanted,
     consumer_health::ConsumerHealth,
     deadletter::{self, Headers, Letter},
     event::{Delivery, Unusable},
     fetch::{self, Fetcher, ack, ack_all},
     inboxes::{Applied, BYTES_PER_TRANSACTION, Inboxes, OPS_PER_TRANSACTION, StoreError, bytes_of},
-    message_ops::{ProcessingError, ops, place},
+    message_ops::{Parsed, ProcessingError, parse, place},
     pace::Pace,
     plan::{Op, OpKind},
     rescue::{self, Rescue},
+    store::telling::Outgoing,
     streams::{ACK_WAIT, Source},
     unreadable,
 };
@@ -41,8 +42,8 @@ pub struct Consumer {
     pub source: Source,
     pub bus: Bus,
     pub inboxes: Inboxes,
-    /// Events for backends that are made from the messages, if the operator wants them.
-    chat_events: Option<ChatEvents>,
+    /// The events for backends that the operator wants.
+    wanted: Wanted,
     pub health: Arc<ConsumerHealth>,
     pub shutdown: CancellationToken,
     rescue: Rescue,
@@ -59,6 +60,8 @@ struct Work {
     ops: Vec<Op>,
     /// Operations that are not due yet.
     held: Vec<Op>,
+    /// Events for backends that are not stored yet.
+    events: Vec<Outgoing>,
     /// The spans of the traced parts of the message, which end when it is dropped.
     _spans: Vec<Span>,
 }
@@ -76,16 +79,16 @@ impl Consumer {
         source: Source,
         bus: &Bus,
         inboxes: Inboxes,
-        chat_events: Option<ChatEvents>,
+        wanted: Wanted,
         health: Arc<ConsumerHealth>,
         shutdown: CancellationToken,
     ) -> Self {
-        let rescue = Rescue::new(source, bus.clone(), inboxes.clone(), chat_events.clone());
+        let rescue = Rescue::new(source, bus.clone(), inboxes.clone(), wanted);
         Self {
             source,
             bus: bus.clone(),
             inboxes,
-            chat_events,
+            wanted,
             health,
             shutdown,
             rescue,
@@ -165,7 +168,21 @@ impl Consumer {
                 span.failed("unusable");
                 span.clone().within(self.store_dead_letter(message, place, reason))
             }));
-        tokio::join!(self.store_and_retry(self.hold_early(works), fetcher, backoff), dead_letters);
+        tokio::join!(self.tell_and_store(works, fetcher, backoff), dead_letters);
+    }
+
+    /// Stores the events of valid messages for backends, and then the messages. An event needs no notification, and a
+    /// message that comes again has the same events.
+    async fn tell_and_store(&self, mut works: Vec<Work>, fetcher: &mut Fetcher, backoff: &mut Backoff) {
+        let events: Vec<Outgoing> =
+            works.iter_mut().flat_map(|work| std::mem::take(&mut work.events)).collect();
+        match self.inboxes.tell(&events).await {
+            Ok(()) => self.store_and_retry(self.hold_early(works), fetcher, backoff).await,
+            Err(error) => {
+                let undone = works.into_iter().map(|work| work.message).collect();
+                self.retry_later(error, undone, fetcher, backoff.delay()).await;
+            }
+        }
     }
 
     /// Stores valid messages. What can't be stored because of Postgres is returned to NATS.
@@ -215,10 +232,10 @@ impl Consumer {
             let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
             let delivery = Delivery { subject, headers, payload: &message.payload, place: &place };
             let span = self.source.span(delivery);
-            match ops(self.source, delivery, &catalogue, span.parent()) {
-                Ok((ops, mut spans)) => {
+            match parse(self.source, delivery, &catalogue, self.wanted, span.parent()) {
+                Ok(Parsed { ops, events, mut spans }) => {
                     spans.push(span);
-                    works.push(Work { message, place, ops, held: Vec::new(), _spans: spans });
+                    works.push(Work { message, place, ops, held: Vec::new(), events, _spans: spans });
                 }
                 Err(reason) => unusable.push(UnusableMessage { message, place, reason, span }),
             }
@@ -280,7 +297,7 @@ impl Consumer {
                 Ok(applied) => {
                     self.forget_slow(&transaction);
                     let done = self.settle(transaction, &applied);
-                    self.acknowledge(&done).await;
+                    ack_all(messages(&done), AckKind::Ack).await;
                 }
                 Err(ProcessingError::Unusable(reason)) if transaction.len() == 1 => {
                     self.store_dead_letter(&transaction[0].message, &transaction[0].place, &reason).await;
@@ -314,14 +331,6 @@ impl Consumer {
             }
         }
         None
-    }
-
-    /// Acknowledges messages that are stored.
-    async fn acknowledge(&self, done: &[Work]) {
-        match &self.chat_events {
-            Some(events) => events.acknowledge(messages(done)).await,
-            None => ack_all(messages(done), AckKind::Ack).await,
-        }
     }
 
     /// Stores one transaction. While it runs, sends progress acknowledgements, so that NATS doesn't redeliver.
@@ -426,7 +435,7 @@ impl Consumer {
         }
     }
 
-    /// Postgres failed: NATS redelivers the messages after a delay, to this replica or to another one.
+    /// A batch was not stored: NATS redelivers the messages after a delay, to this replica or to another one.
     async fn retry_later(
         &self,
         error: StoreError,
@@ -441,7 +450,7 @@ impl Consumer {
             tracing::warn!(
                 stream = self.source.name(),
                 error = reason,
-                "Postgres is unavailable; events will be retried"
+                "a batch is not stored; it will be retried"
             );
         } else {
             tracing::error!(

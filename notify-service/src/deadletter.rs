@@ -15,7 +15,10 @@ use contract::{
     streams::{DEADLETTERS_PREFIX, EVENTS_PREFIX},
 };
 use service::Bus;
+use std::borrow::Cow;
 
+/// Longest id, in bytes, that identifies a dead letter.
+const ID_BYTES: usize = 256;
 /// Maximum size of all headers of a message in bytes: JetStream accepts less than 64 KiB.
 const HEADERS_BYTES: usize = 65_535;
 /// Maximum size of a reason in bytes.
@@ -42,6 +45,20 @@ pub enum Headers<'a> {
     Read(Option<&'a HeaderMap>),
     /// Base64 of headers that can't be parsed.
     Unreadable(&'a str),
+}
+
+impl Letter<'_> {
+    /// Identity of the dead letter. A message that its publisher repeats because an acknowledgement was lost has the
+    /// same id, and perhaps another place: JetStream forgets the ids of messages that are consumed when it restarts.
+    fn id(&self) -> Cow<'_, str> {
+        let Headers::Read(Some(headers)) = self.headers else { return self.place.into() };
+        match headers.get(NATS_MESSAGE_ID).map(HeaderValue::as_str) {
+            Some(id) if id.len() <= ID_BYTES => {
+                format!("{} {id}", first_bytes(self.subject, ID_BYTES)).into()
+            }
+            _ => self.place.into(),
+        }
+    }
 }
 
 /// Stores a message as a dead letter: its unchanged body, its headers, its subject and the reason. If it is too large,
@@ -96,7 +113,7 @@ fn contents(letter: &Letter<'_>, most: usize) -> (HeaderMap, Bytes) {
     let subject = one_line(letter.subject);
     let mut own = vec![
         (REASON_HEADER, one_line(first_bytes(letter.reason, REASON_BYTES))),
-        (NATS_MESSAGE_ID.as_ref(), one_line(letter.place)),
+        (NATS_MESSAGE_ID.as_ref(), one_line(&letter.id())),
     ];
     let mut cut = Vec::new();
     if subject != letter.subject {
@@ -206,7 +223,7 @@ mod tests {
         };
         let (kept, _) = contents(&letter, 1_000);
         let value = |name: &str| kept.get(name).map(|value| value.as_str().to_owned());
-        assert_eq!(value("Nats-Msg-Id").as_deref(), Some("EVENTS:7"));
+        assert_eq!(value("Nats-Msg-Id").as_deref(), Some("events.a m1"));
         assert_eq!(value("Original-Nats-Msg-Id").as_deref(), Some("m1"));
         assert_eq!(value("Original-nats-expected-stream").as_deref(), Some("EVENTS"));
         assert_eq!(value("nats-expected-stream"), None);
@@ -215,6 +232,23 @@ mod tests {
         assert_eq!(value("Original-Subject").as_deref(), Some("events.a"));
         assert_eq!((value("Truncated"), value("Original-Truncated").as_deref()), (None, Some("mine")));
         assert_eq!(kept.get_all("X-Trace").count(), 2);
+    }
+
+    #[test]
+    fn a_repeated_message_is_one_dead_letter() {
+        let id = |subject: &str, id: Option<&str>, place: &str| {
+            let mut headers = HeaderMap::new();
+            if let Some(id) = id {
+                headers.insert(NATS_MESSAGE_ID, id);
+            }
+            let headers = Headers::Read(Some(&headers));
+            Letter { subject, headers, body: Bytes::new(), place, reason: "not JSON" }.id().into_owned()
+        };
+        assert_eq!(id("events.a", Some("m1"), "EVENTS:7"), id("events.a", Some("m1"), "EVENTS:9"));
+        assert_ne!(id("events.a", Some("m1"), "EVENTS:7"), id("events.a", Some("m2"), "EVENTS:7"));
+        assert_ne!(id("webhook.a", Some("m1"), "EVENTS_OUT:7"), id("webhook.b", Some("m1"), "EVENTS_OUT:7"));
+        assert_eq!(id("events.a", None, "EVENTS:7"), "EVENTS:7");
+        assert_eq!(id("events.a", Some(&"x".repeat(300)), "EVENTS:7"), "EVENTS:7");
     }
 
     proptest! {

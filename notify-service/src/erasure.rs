@@ -13,8 +13,8 @@ use contract::{
 /// Maximum number of notifications changed or deleted in one request.
 const BATCH: i64 = 500;
 
-/// Replaces the name of a sender in a part of the notifications of others. Sockets that are open keep the name until they
-/// read the notifications anew.
+/// Replaces the name of a sender in a part of the notifications of others. Sockets that are open keep the name until
+/// they read the notifications anew.
 ///
 /// # Errors
 /// If Postgres fails.
@@ -51,6 +51,7 @@ async fn rename_part(inboxes: &Inboxes, request: &RenameSender) -> Result<Erasur
             sender_username: Some(sender_username.clone()),
             kind: named.kind,
             count: named.count,
+            muted: false, // The text does not depend on it.
         };
         let text = message_text(&catalogue, catalogue.language(named.lang.as_deref()), &summary);
         texts.push((named.user_id, named.notification_id, text));

@@ -1,14 +1,17 @@
 //! Changes inboxes. Each change is one transaction that locks the inbox, and is published to the gateways after its
 //! commit.
 
-use crate::catalogue::Catalogue;
+mod marks;
+
+use crate::catalogue::{Catalogue, fluent_id};
 use crate::plan::{
-    self, Changes, Inbox, InboxUpdate, Known, LastRead, Membership, Moved, Op, OpKind, Plan, Step,
+    self, Changes, Inbox, InboxUpdate, Known, Membership, Moved, Mute, Op, OpKind, Plan, Step,
 };
-use crate::store;
+use crate::steps::Steps;
+use crate::store::{self, telling::Outgoing};
 use contract::{
-    NotificationId, TraceParent, UserId,
-    notify::{INBOX_PLACE_HEADER, InboxEvent, InboxRead, MarkNotification, ReadPlace},
+    TraceParent, UserId,
+    notify::{INBOX_PLACE_HEADER, InboxEvent},
 };
 use service::{
     Bus, Span,
@@ -22,7 +25,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 /// Maximum number of operations in one transaction.
 pub const OPS_PER_TRANSACTION: usize = 4_000;
@@ -47,6 +53,12 @@ pub struct Inboxes {
     shared: Pool,
     bus: Bus,
     catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// The steps of reminders.
+    steps: Arc<Steps>,
+    /// Wakes the publisher of events for backends.
+    publisher: Arc<Notify>,
+    /// Whether users who have chosen nothing hide their presence.
+    hides_by_default: bool,
     /// Maximum number of attempts: each connection of the pool may be broken.
     attempts: u32,
 }
@@ -72,6 +84,9 @@ pub enum StoreError {
     /// There is no such notification in this inbox.
     #[error("no such notification")]
     NotFound,
+    /// Too many changes of presence wait until the stream `EVENTS_OUT` accepts them.
+    #[error("too many changes of presence wait for EVENTS_OUT")]
+    Full,
 }
 
 impl StoreError {
@@ -98,7 +113,7 @@ impl StoreError {
         match self {
             Self::TimedOut => true,
             Self::Sql(error) => postgres::is_delayed(error),
-            Self::NotFound => false,
+            Self::NotFound | Self::Full => false,
         }
     }
 
@@ -107,7 +122,7 @@ impl StoreError {
         match self {
             _ if self.is_slow() => true,
             Self::Sql(error) => postgres::is_transient_error(error),
-            Self::TimedOut => true,
+            Self::TimedOut | Self::Full => true,
             Self::NotFound => false,
         }
     }
@@ -117,7 +132,36 @@ impl Inboxes {
     /// The inboxes in this database, with changes published on this bus.
     pub fn new(pool: Pool, bus: Bus, catalogue: watch::Receiver<Arc<Catalogue>>) -> Self {
         let attempts = pool.options().get_max_connections() + 1;
-        Self { shared: pool.clone(), pool, bus, catalogue, attempts }
+        Self {
+            shared: pool.clone(),
+            pool,
+            bus,
+            catalogue,
+            steps: Arc::default(),
+            publisher: Arc::default(),
+            hides_by_default: false,
+            attempts,
+        }
+    }
+
+    /// The same with reminders of what is unread.
+    pub fn with_steps(self, steps: Steps) -> Self {
+        Self { steps: Arc::new(steps), ..self }
+    }
+
+    /// The same with users who hide their presence unless they choose to show it.
+    pub fn with_hides_by_default(self, hides_by_default: bool) -> Self {
+        Self { hides_by_default, ..self }
+    }
+
+    /// Whether users who have chosen nothing hide their presence.
+    pub const fn hides_by_default(&self) -> bool {
+        self.hides_by_default
+    }
+
+    /// The steps of reminders.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// The same with its own connection, for a consumer that stores batch after batch. The pool hands out its
@@ -127,7 +171,9 @@ impl Inboxes {
         let connect = self.pool.connect_options().as_ref().clone();
         let pool = options.connect_lazy_with(postgres::with_settings(connect, &WRITER_SETTINGS));
         let own = Self::new(pool.into(), self.bus.clone(), self.catalogue.clone());
-        Self { shared: self.pool.clone(), ..own }
+        let (steps, publisher, hides_by_default) =
+            (self.steps.clone(), self.publisher.clone(), self.hides_by_default);
+        Self { shared: self.pool.clone(), steps, publisher, hides_by_default, ..own }
     }
 
     /// The current catalogue.
@@ -135,9 +181,37 @@ impl Inboxes {
         self.catalogue.borrow().clone()
     }
 
+    /// The connection to NATS.
+    pub const fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
     /// The database, for reading.
     pub const fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Stores events for backends, which [`crate::outbox`] publishes at once.
+    ///
+    /// # Errors
+    /// If Postgres fails.
+    pub async fn tell(&self, events: &[Outgoing]) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.with_retry(async || Ok(store::telling::add(&self.pool, events).await?)).await?;
+        self.wake_publisher();
+        Ok(())
+    }
+
+    /// Has events for backends published, which were just committed.
+    pub fn wake_publisher(&self) {
+        self.publisher.notify_one();
+    }
+
+    /// Notified when events for backends were committed.
+    pub const fn publisher(&self) -> &Arc<Notify> {
+        &self.publisher
     }
 
     /// Applies operations and publishes the resulting events. Waits if notifications can't be superseded yet. After an
@@ -209,19 +283,6 @@ impl Inboxes {
             .is_ok_and(|done| done.is_ok())
     }
 
-    /// Marks one or all of a user's notifications as read. Returns `None` if the inbox is empty.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`] if the user has no such notification.
-    pub async fn mark(&self, request: &MarkNotification) -> Result<Option<InboxRead>, StoreError> {
-        let (read, place) = self.with_retry(async || self.mark_stored(request).await).await?;
-        if let (Some(read), Some(_)) = (read, place) {
-            let update = InboxUpdate { user: request.user_id, event: InboxEvent::Read(read), place };
-            self.publish(&update, trace::current()).await;
-        }
-        Ok(read)
-    }
-
     /// Runs a query or transaction with a time limit, and retries at once after a broken connection: after a restart of
     /// Postgres, all connections of the pool are broken.
     ///
@@ -269,54 +330,37 @@ impl Inboxes {
         let known = known(&mut tx, &steps, inboxes).await?;
         let notifications = steps.iter().filter(|step| known.may_add(step.op)).count();
         let (at, ids) = store::next_ids(&mut tx, notifications).await?;
-        let changes = Plan::new(&catalogue, at.into(), ids, known).run(&steps);
+        let mut changes = Plan::new(&catalogue, at.into(), ids, known).run(&steps);
+        for added in &mut changes.added {
+            added.since = added.since.or(Some(at)).filter(|_| self.reminds(&catalogue, &added.shown.kind));
+        }
         // Older notifications become read first: a conversation may have at most one unread notification.
         if !changes.read.is_empty() {
             store::mark(&mut tx, &changes.read, at).await?;
         }
         if !changes.added.is_empty() {
-            store::insert(&mut tx, &changes.added, at).await?;
+            store::insert(&mut tx, &changes.added, &changes.inboxes, at).await?;
+        } else if !changes.inboxes.is_empty() {
+            store::update_inboxes(&mut tx, &changes.inboxes).await?;
         }
         if !changes.markers.is_empty() {
             store::move_markers(&mut tx, &changes.markers).await?;
         }
-        if !changes.inboxes.is_empty() {
-            store::update_inboxes(&mut tx, &changes.inboxes).await?;
+        if !changes.mutes.is_empty() {
+            store::save_mutes(&mut tx, &changes.mutes).await?;
         }
+        let is_settled = !self.steps.is_empty() && self.follow(&mut tx, &changes, at.into()).await?;
         tx.commit().await?;
+        if is_settled {
+            self.wake_publisher();
+        }
         Ok(changes)
     }
 
-    async fn mark_stored(
-        &self,
-        request: &MarkNotification,
-    ) -> Result<(Option<InboxRead>, Option<ReadPlace>), StoreError> {
-        let user = request.user_id;
-        let mut tx = self.pool.begin().await?;
-        let inbox = store::lock_inboxes(&mut tx, &[user.get()]).await?.remove(&user).unwrap_or_default();
-        let Some(last) = NotificationId::new(inbox.last_id).ok() else {
-            return if request.notification_id.is_some() {
-                Err(StoreError::NotFound)
-            } else {
-                Ok((None, None))
-            };
-        };
-        let (at, marked) = match request.notification_id {
-            Some(id) => match store::mark_one(&mut tx, user, id).await? {
-                Some(at) => (at, 1),
-                None => (store::read_at(&mut tx, user, id).await?.ok_or(StoreError::NotFound)?, 0),
-            },
-            None => store::mark_all(&mut tx, user).await?,
-        };
-        let (id, all) = (request.notification_id.unwrap_or(last), request.notification_id.is_none());
-        let (unread_count, last_read) = (inbox.unread_count - marked, Some(LastRead { id, at, all }));
-        let inbox = Inbox { unread_count, last_read, reads: inbox.reads + 1, ..inbox };
-        let (read, place) = (inbox.read(), (marked > 0).then(|| inbox.read_place()));
-        if marked > 0 {
-            store::update_inboxes(&mut tx, &HashMap::from([(user, inbox)])).await?;
-        }
-        tx.commit().await?;
-        Ok((read, place))
+    /// Whether any configured step sends reminders of a type.
+    fn reminds(&self, catalogue: &Catalogue, kind: &str) -> bool {
+        let (id, policy) = (fluent_id(kind), catalogue.policy(kind));
+        self.steps.iter().any(|step| policy.reminds(&id, &step.name))
     }
 
     /// Locks these users' inboxes. Creates those that are missing.
@@ -345,7 +389,7 @@ pub fn bytes_of(op: &Op) -> usize {
             let texts = notice.text.title.len() + notice.text.message.len() + notice.key.len();
             ROW + texts + notice.data.get().len()
         }
-        OpKind::Message(_) | OpKind::Read(_) => ROW,
+        OpKind::Message(_) | OpKind::Read(_) | OpKind::Mute(_) => ROW,
     }
 }
 
@@ -409,6 +453,11 @@ pub fn chat_ops(entry: contract::chat::LogEntry) -> (Vec<Op>, Vec<Span>) {
             });
             (moved.collect(), vec![])
         }
+        LogEntry::Opened { .. } => (Vec::new(), vec![]),
+        LogEntry::Muted { user_id, conversation_id, muted_until, change } => {
+            let mute = Mute { conversation: conversation_id, until: muted_until, change };
+            (vec![Op { user: user_id, kind: OpKind::Mute(mute), cause: None }], vec![])
+        }
         LogEntry::Stored { messages } => {
             let mut spans = Vec::new();
             let ops = messages.into_iter().flat_map(|message| {
@@ -436,6 +485,7 @@ fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> i
         sender_username: message.sender_username,
         kind: message.kind,
         silent: message.silent,
+        muted: message.muted,
     });
     let recipients = message.recipients.into_iter().filter(move |user| *user != message.sender_id);
     let received = recipients.map(move |user| Op { user, kind: OpKind::Message(received.clone()), cause });

@@ -12,31 +12,49 @@ mod config;
 mod consumer;
 mod consumer_health;
 mod deadletter;
+mod decision;
 mod erasure;
 pub mod event;
 mod fetch;
 mod inboxes;
 mod message_ops;
+mod outbox;
 mod pace;
 mod plan;
+mod preferences;
+mod presence;
+mod presence_events;
+mod quiet;
 mod raw_message;
+mod reminders;
 mod rescue;
 mod retention;
+mod settled;
+mod steps;
 mod store;
 mod streams;
 mod telemetry;
 mod unreadable;
 mod webhooks;
 
-pub use config::{Config, Webhooks};
+pub use config::{Config, PresenceDefault, Webhooks};
+pub use steps::{Step, Steps};
 
 use anyhow::Context;
 use catalogue::Catalogue;
-use chat_events::ChatEvents;
+use chat_events::Wanted;
 use consumer::Consumer;
 use consumer_health::ConsumerHealth;
 use inboxes::Inboxes;
-use service::{Admin, Bus, Endpoints, admin::Checks, postgres, streams::StreamsHealth};
+use outbox::Outbox;
+use presence::PresenceStore;
+use service::{
+    Admin, Bus, Endpoints, Presence,
+    admin::Checks,
+    config::{OptionalEvent, Switch},
+    postgres,
+    streams::StreamsHealth,
+};
 use sqlx::migrate::Migrator;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use streams::Source;
@@ -92,7 +110,8 @@ impl NotifyService {
             return Ok(());
         };
         let mut streams = vec![streams::events(), streams::deadletters(), service::streams::chat_log()];
-        if !self.endpoints.is_empty() || !self.config.optional_events.is_empty() {
+        let steps = self.config.reminders.clone();
+        if !self.endpoints.is_empty() || !self.config.optional_events.is_empty() || !steps.is_empty() {
             streams.push(service::streams::events_out());
         }
         for stream in &streams {
@@ -106,25 +125,45 @@ impl NotifyService {
             streams_health.clone(),
             shutdown.clone(),
         ));
-        let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe());
+        let inboxes = Inboxes::new(pool.clone(), bus.clone(), self.catalogue.subscribe())
+            .with_steps(steps)
+            .with_hides_by_default(self.config.presence_default == PresenceDefault::Hidden);
         let streams_health = move || std::future::ready(streams_health.check());
         let mut checks = Checks::default().nats(&bus).postgres(&pool).with("streams", streams_health);
-        let Config { optional_events, tell_text, .. } = &self.config;
-        let mut chat_events = ChatEvents::start(&bus, optional_events, *tell_text, &tasks);
+        let wanted = Wanted::of(&self.config.optional_events, self.config.tell_text);
+        let outbox = Outbox::start(&inboxes, wanted, &tasks, &shutdown);
         for source in [Source::Events, Source::Chat] {
-            let chat_events = chat_events.take_if(|_| source == Source::Chat);
-            let health = consume(source, &bus, &inboxes, chat_events, &tasks, &shutdown);
+            let health = consume(source, &bus, &inboxes, wanted, &tasks, &shutdown);
             checks = checks.with(source.name(), move || std::future::ready(health.check()));
         }
         let schedule = webhooks::Schedule::default();
-        webhooks::start(&bus, self.endpoints, &schedule, &tasks, &shutdown)?;
+        let webhooks = webhooks::start(&bus, self.endpoints, &schedule, &tasks, &shutdown)?;
+        checks = checks.with("webhooks", move || std::future::ready(webhooks.check()));
         let days = self.config.notification_retention_days;
         tasks.spawn(retention::run(inboxes.clone(), days, shutdown.clone()));
+        let present = match self.config.presence {
+            Switch::On => Some(Presence::follow(&bus, &tasks, shutdown.clone()).await?),
+            Switch::Off => None,
+        };
+        if !inboxes.steps().is_empty() {
+            tasks.spawn(reminders::run(inboxes.clone(), present.clone(), shutdown.clone()));
+        }
+        let is_told = self.config.optional_events.contains(&OptionalEvent::Presence);
+        let told = is_told.then_some(outbox);
+        let presences = PresenceStore::new(inboxes.clone(), present.clone(), told);
+        tasks.spawn(presences.clone().forget_undecided(shutdown.clone()));
+        if let Some(present) = present {
+            if is_told {
+                let (presences, present) = (presences.clone(), present.clone());
+                tasks.spawn(presence_events::run(presences, present, shutdown.clone()));
+            }
+            tasks.spawn(presences.clone().store_seen(present, shutdown.clone()));
+        }
         let folder = self.config.catalogue_dir.clone();
         tasks.spawn(reload(hangup, folder, self.catalogue, shutdown.clone()));
         let description = "users' inboxes";
         let endpoints = Endpoints::new(&bus, "notify", description, tasks.clone(), shutdown.clone()).await?;
-        api::serve(&endpoints, &inboxes).await?;
+        api::serve(&endpoints, &inboxes, &presences).await?;
         let endpoints_health = endpoints.health();
         self.admin.started(checks.with("endpoints", move || {
             let health = endpoints_health.clone();
@@ -148,19 +187,13 @@ fn consume(
     source: Source,
     bus: &Bus,
     inboxes: &Inboxes,
-    chat_events: Option<ChatEvents>,
+    wanted: Wanted,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Arc<ConsumerHealth> {
     let health = Arc::new(ConsumerHealth::new(source));
-    let consumer = Consumer::new(
-        source,
-        bus,
-        inboxes.with_own_connection(),
-        chat_events,
-        health.clone(),
-        shutdown.clone(),
-    );
+    let consumer =
+        Consumer::new(source, bus, inboxes.with_own_connection(), wanted, health.clone(), shutdown.clone());
     tasks.spawn(consumer.run());
     let (watched, bus, shutdown) = (health.clone(), bus.clone(), shutdown.clone());
     tasks.spawn(async move { watched.watch(&bus, shutdown).await });

@@ -1,10 +1,12 @@
-//! The operations that a message of a stream performs on inboxes, and its permanent identifier.
+//! What a message of a stream causes: operations on inboxes, and events for backends; and its permanent identifier.
 
 use crate::{
     catalogue::Catalogue,
+    chat_events::Wanted,
     event::{self, Delivery, Unusable},
     inboxes::{StoreError, chat_ops},
     plan::{Op, OpKind},
+    store::telling::Outgoing,
     streams::Source,
 };
 use contract::TraceParent;
@@ -50,25 +52,40 @@ impl Source {
     }
 }
 
-/// Returns the operations of a message, and the spans of its traced parts.
+/// What a message causes.
+pub struct Parsed {
+    pub ops: Vec<Op>,
+    /// The events for backends that the operator wants.
+    pub events: Vec<Outgoing>,
+    /// The spans of the traced parts of the message.
+    pub spans: Vec<Span>,
+}
+
+/// Reads a message.
 ///
 /// # Errors
 /// The reason why the message is invalid.
-pub fn ops(
+pub fn parse(
     source: Source,
     delivery: Delivery<'_>,
     catalogue: &Catalogue,
+    wanted: Wanted,
     cause: Option<TraceParent>,
-) -> Result<(Vec<Op>, Vec<Span>), Unusable> {
+) -> Result<Parsed, Unusable> {
     match source {
         Source::Events => {
             let (users, notice) = event::parse(delivery, catalogue)?;
             let notice = Arc::new(notice);
             let op = |user| Op { user, kind: OpKind::Notice(notice.clone()), cause };
-            Ok((users.into_iter().map(op).collect(), vec![]))
+            let ops = users.into_iter().map(op).collect();
+            Ok(Parsed { ops, events: Vec::new(), spans: Vec::new() })
         }
-        Source::Chat => serde_json::from_slice(delivery.payload)
-            .map(chat_ops)
-            .map_err(|error| Unusable(format!("not an entry of the chat's log: {error}"))),
+        Source::Chat => {
+            let unusable = |error| Unusable(format!("not an entry of the chat's log: {error}"));
+            let entry = serde_json::from_slice(delivery.payload).map_err(unusable)?;
+            let events = wanted.events(&entry).map_err(unusable)?;
+            let (ops, spans) = chat_ops(entry);
+            Ok(Parsed { ops, events, spans })
+        }
     }
 }

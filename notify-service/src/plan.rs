@@ -4,8 +4,8 @@ use crate::catalogue::{Catalogue, MESSAGE_RECEIVED, PLAIN, Text};
 use crate::event::Notice;
 use contract::{
     ConversationId, MessageId, NotificationId, Seq, Timestamp, TraceParent, UserId,
-    chat::Marker,
-    notify::{InboxEvent, InboxRead, Notification, ReadPlace},
+    chat::{Marker, MutedUntil},
+    notify::{InboxEvent, InboxRead, InboxSeen, Notification, ReadPlace},
 };
 use serde_json::{Map, Value, json, value::RawValue};
 use std::collections::{HashMap, HashSet, hash_map::Entry};
@@ -37,6 +37,18 @@ pub enum OpKind {
     Message(Arc<Received>),
     /// The user has read a conversation up to a message.
     Read(Moved),
+    /// The user has muted a conversation, or ended a mute.
+    Mute(Mute),
+}
+
+/// A mute or its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Mute {
+    pub conversation: ConversationId,
+    /// `None`: the conversation is not muted.
+    pub until: Option<MutedUntil>,
+    /// Greater in later changes.
+    pub change: i64,
 }
 
 /// A marker that moved.
@@ -76,6 +88,24 @@ pub struct Received {
     pub kind: Option<String>,
     /// Whether it causes no notification.
     pub silent: bool,
+    /// Users who have muted the conversation.
+    pub muted: Vec<UserId>,
+}
+
+impl Received {
+    /// What a notification of this message tells a user, before the unread messages are counted.
+    fn summary(&self, user: UserId) -> MessageSummary {
+        MessageSummary {
+            conversation: self.conversation,
+            message: self.message.get(),
+            seq: self.seq,
+            sender: Some(self.sender),
+            sender_username: Some(self.sender_username.clone()),
+            kind: self.kind.clone(),
+            count: 0,
+            muted: self.muted.contains(&user),
+        }
+    }
 }
 
 impl Op {
@@ -84,7 +114,7 @@ impl Op {
         match &self.kind {
             OpKind::Notice(notice) => Some(&notice.key),
             OpKind::Message(message) => Some(&message.key),
-            OpKind::Read(..) => None,
+            OpKind::Read(..) | OpKind::Mute(_) => None,
         }
     }
 
@@ -94,6 +124,7 @@ impl Op {
             OpKind::Notice(_) => return None,
             OpKind::Message(message) => message.conversation,
             OpKind::Read(moved) => moved.conversation,
+            OpKind::Mute(mute) => mute.conversation,
         };
         Some((self.user, conversation))
     }
@@ -102,7 +133,7 @@ impl Op {
     pub fn received(&self) -> Option<Membership> {
         match &self.kind {
             OpKind::Message(_) => self.membership(),
-            OpKind::Notice(_) | OpKind::Read(_) => None,
+            OpKind::Notice(_) | OpKind::Read(_) | OpKind::Mute(_) => None,
         }
     }
 }
@@ -120,20 +151,21 @@ pub struct Step<'a> {
 struct Covered {
     /// Whether the newest message that notifies exists, and that message; otherwise the newest silent one.
     newest: Option<(bool, MessageId)>,
-    ids: HashSet<MessageId>,
+    /// Sorted, without repeats.
+    ids: Vec<MessageId>,
     /// Whether the conversation's first message is one of them.
     has_first: bool,
 }
 
-/// Collapses a batch: of a conversation's messages for a user, only the newest that notifies remains. Markers come first, so that a
-/// message that was read in the meantime creates no notification.
+/// Collapses a batch: of a conversation's messages for a user, only the newest that notifies remains. Markers come
+/// first, so that a message that was read in the meantime creates no notification.
 pub fn collapse(ops: &[Op]) -> Vec<Step<'_>> {
     let mut messages: HashMap<Membership, Covered> = HashMap::new();
     for op in ops {
         if let (OpKind::Message(received), Some(membership)) = (&op.kind, op.received()) {
             let covered = messages.entry(membership).or_default();
             covered.has_first |= received.seq == Some(1);
-            covered.ids.insert(received.message);
+            covered.ids.push(received.message);
             // A silent message only stands for itself.
             let rank = (!received.silent, received.message);
             covered.newest = covered.newest.max(Some(rank));
@@ -146,7 +178,12 @@ pub fn collapse(ops: &[Op]) -> Vec<Step<'_>> {
         };
         let Entry::Occupied(found) = messages.entry((op.user, received.conversation)) else { return None };
         let is_newest = found.get().newest == Some((!received.silent, received.message));
-        is_newest.then(|| Step { op, covered: found.remove() })
+        is_newest.then(|| {
+            let mut covered = found.remove();
+            covered.ids.sort_unstable();
+            covered.ids.dedup();
+            Step { op, covered }
+        })
     });
     steps.collect()
 }
@@ -169,6 +206,8 @@ pub struct Inbox {
     pub lang: Option<String>,
     /// The last time that notifications were marked as read.
     pub last_read: Option<LastRead>,
+    /// What the user has seen, if a device ever said so.
+    pub seen: Option<InboxSeen>,
 }
 
 /// The last time that notifications of an inbox were marked as read, as published to its sockets.
@@ -184,7 +223,22 @@ impl Inbox {
     /// The frame of the last read, with the current unread count.
     pub fn read(&self) -> Option<InboxRead> {
         let LastRead { id, at, all } = self.last_read?;
-        Some(InboxRead { notification_id: id, read_at: at, unread_count: self.unread_count, all })
+        let unseen_count = self.seen.map(|seen| seen.unseen_count);
+        Some(InboxRead {
+            notification_id: id,
+            read_at: at,
+            unread_count: self.unread_count,
+            unseen_count,
+            all,
+        })
+    }
+
+    /// Counts an unread notification that was marked as read.
+    pub fn count_read(&mut self, id: NotificationId) {
+        self.unread_count -= 1;
+        if let Some(seen) = self.seen.as_mut().filter(|seen| id > seen.notification_id) {
+            seen.unseen_count -= 1;
+        }
     }
 
     /// The position of that frame among the inbox's changes.
@@ -211,6 +265,8 @@ pub struct UnreadMessages {
     pub summary: MessageSummary,
     /// The time at which it was created.
     pub created_at: Timestamp,
+    /// Since when its first message is unread, if that may cause a reminder.
+    pub since: Option<OffsetDateTime>,
 }
 
 /// The state before a batch, read while the inboxes are locked.
@@ -235,6 +291,7 @@ impl Known {
             (OpKind::Read(moved), Some(membership)) => {
                 self.unread.get(&membership).is_some_and(|unread| corrected(unread, moved).is_some())
             }
+            (OpKind::Mute(_), _) => false,
             _ => true,
         }
     }
@@ -256,6 +313,8 @@ pub struct MessageSummary {
     pub kind: Option<String>,
     /// Number of unread messages when the notification was created.
     pub count: i64,
+    /// Whether the user had muted the conversation at the newest message.
+    pub muted: bool,
 }
 
 /// An event for a user's sockets.
@@ -277,6 +336,8 @@ pub struct Added {
     pub key: String,
     /// The messages that a `message_received` covers.
     pub summary: Option<MessageSummary>,
+    /// Since when it, or what it supersedes, is unread; `None` if that is its own time.
+    pub since: Option<OffsetDateTime>,
 }
 
 /// The changes of a batch.
@@ -286,6 +347,12 @@ pub struct Changes {
     pub added: Vec<Added>,
     /// Older notifications that become read.
     pub read: Vec<(UserId, NotificationId)>,
+    /// Conversations that are read.
+    pub ended: Vec<Membership>,
+    /// Conversations that are read in part: the unread notification, and since when the rest of it is unread.
+    pub shortened: HashMap<Membership, (NotificationId, OffsetDateTime)>,
+    /// Mutes, the last one of each conversation.
+    pub mutes: HashMap<Membership, Mute>,
     /// Markers that move.
     pub markers: HashMap<Membership, Reached>,
     /// New states of the inboxes that change.
@@ -298,8 +365,8 @@ pub struct Changes {
     pub repeated: usize,
     /// Number of superseded notifications.
     pub superseded: usize,
-    /// Conversations in which a notification is still to come, because the unread one that it would supersede is younger
-    /// than [`SUPERSEDE_INTERVAL`], and the time after which it can: their operations are to be repeated then.
+    /// Conversations in which a notification is still to come, because the unread one that it would supersede is
+    /// younger than [`SUPERSEDE_INTERVAL`], and the time after which it can: their operations are to be repeated then.
     pub early: HashMap<Membership, Duration>,
 }
 
@@ -312,8 +379,8 @@ pub struct Plan<'a> {
     seen: HashSet<(UserId, String)>,
     /// Markers for the users' own sockets, the last one of each conversation.
     moved: HashMap<Membership, Marker>,
-    /// The new messages and idempotency keys of unread notifications with a count that a late marker corrects. A message
-    /// of the batch may supersede such a notification before.
+    /// The new messages and idempotency keys of unread notifications with a count that a late marker corrects. A
+    /// message of the batch may supersede such a notification before.
     late: HashMap<Membership, (MessageSummary, String)>,
     changes: Changes,
 }
@@ -334,6 +401,7 @@ impl<'a> Plan<'a> {
                 OpKind::Notice(notice) => self.notice(op.user, notice),
                 OpKind::Message(message) => self.message(op.user, message, covered),
                 OpKind::Read(moved) => self.read(op.user, moved),
+                OpKind::Mute(mute) => self.mute(op.user, *mute),
             }
             if let Some(cause) = op.cause {
                 self.changes
@@ -358,7 +426,7 @@ impl<'a> Plan<'a> {
         }
         let text = self.notice_text(user, notice);
         let content = Content { kind: &notice.kind, text, data: notice.data.clone(), replaces: None };
-        self.add(user, content, notice.key.clone(), None);
+        self.add(user, content, notice.key.clone(), Source::default());
     }
 
     /// The text in the user's language, unless the event determines the language.
@@ -392,25 +460,19 @@ impl<'a> Plan<'a> {
         }
         let old = self.known.unread.get(&membership).cloned();
         // Replicas may process log entries out of order: a notification never returns to an older message.
-        let (message, seq, sender, sender_username, kind) = match &old {
-            Some(UnreadMessages { summary: old, .. }) if old.message > received.message.get() => {
-                (old.message, old.seq, old.sender, old.sender_username.clone(), old.kind.clone())
-            }
-            _ => {
-                let sender_username = Some(received.sender_username.clone());
-                let sender = Some(received.sender);
-                (received.message.get(), received.seq, sender, sender_username, received.kind.clone())
-            }
+        let newest = match &old {
+            Some(UnreadMessages { summary: old, .. }) if old.message > received.message.get() => old.clone(),
+            _ => received.summary(user),
         };
         let after = old.as_ref().map_or(read, |old| old.summary.message.max(read));
         let fresh = covered.ids.iter().filter(|message| message.get() > after).count();
         let old_count = old.as_ref().map_or(0, |old| old.summary.count);
-        let count = self.count_unread(membership, seq, old_count, i64::try_from(fresh).unwrap_or(i64::MAX));
+        let count =
+            self.count_unread(membership, newest.seq, old_count, i64::try_from(fresh).unwrap_or(i64::MAX));
         if old.is_some() && fresh == 0 && count <= old_count {
             return;
         }
-        let conversation = received.conversation;
-        let summary = MessageSummary { conversation, message, seq, sender, sender_username, kind, count };
+        let summary = MessageSummary { count, ..newest };
         self.show_messages(user, summary, old.as_ref(), received.key.clone());
     }
 
@@ -436,11 +498,14 @@ impl<'a> Plan<'a> {
         }
         let text = message_text(self.catalogue, self.language(user), &summary);
         let kind = summary.kind.as_ref().map(|kind| format!(r#","kind":"{kind}""#)).unwrap_or_default();
-        let data =
-            format!(r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}{kind}}}"#);
+        let muted = if summary.muted { r#","muted":true"# } else { "" };
+        let data = format!(
+            r#"{{"conversation_id":{conversation},"message_id":{message},"count":{count}{kind}{muted}}}"#
+        );
         let data = RawValue::from_string(data).unwrap_or_else(|_| contract::event::empty_object());
         let content = Content { kind: MESSAGE_RECEIVED, text, data, replaces: old.map(|old| old.id) };
-        self.add(user, content, key, Some(summary));
+        let since = old.and_then(|old| old.since);
+        self.add(user, content, key, Source { summary: Some(summary), since });
     }
 
     /// Before the first message of a conversation, nothing was read: from then on, the seq of the marker is known.
@@ -480,6 +545,9 @@ impl<'a> Plan<'a> {
         }
         let Some(unread) = self.known.unread.get(&membership).cloned() else { return };
         if unread.summary.message > message {
+            if before < message {
+                self.shorten(membership, &unread, moved);
+            }
             if let Some(summary) = corrected(&unread, moved) {
                 self.late.insert(membership, (summary, format!("read:{message}:{}", unread.id)));
             }
@@ -487,7 +555,9 @@ impl<'a> Plan<'a> {
         }
         self.known.unread.remove(&membership);
         self.late.remove(&membership);
+        self.changes.shortened.remove(&membership);
         self.mark(user, unread.id);
+        self.changes.ended.push(membership);
         let at = self.at;
         let inbox = self.inbox_mut(user);
         inbox.last_read = Some(LastRead { id: unread.id, at, all: false });
@@ -497,19 +567,46 @@ impl<'a> Plan<'a> {
         self.changes.updates.extend(update);
     }
 
+    /// Starts the episode of the messages after a marker. If there is only one, that is its time; otherwise that of the
+    /// first one is not known, but it came before now.
+    fn shorten(&mut self, membership: Membership, unread: &UnreadMessages, moved: &Moved) {
+        if unread.since.is_none() {
+            return;
+        }
+        let rest = unread.summary.seq.zip(moved.seq).map(|(newest, read)| newest - read);
+        let since = if rest == Some(1) { unread.created_at } else { self.at };
+        self.changes.shortened.insert(membership, (unread.id, since.into()));
+        if let Some(unread) = self.known.unread.get_mut(&membership) {
+            unread.since = Some(since.into());
+        }
+    }
+
+    fn mute(&mut self, user: UserId, mute: Mute) {
+        let last = self.changes.mutes.entry((user, mute.conversation)).or_insert(mute);
+        if last.change < mute.change {
+            *last = mute;
+        }
+    }
+
     /// Publishes a new marker to the user's own sockets, so that the user's other devices show the unread count, and
     /// after a message of the user, that message in their lists of conversations.
     fn publish_marker(&mut self, membership: Membership, moved: &Moved) {
         let (user_id, conversation_id) = membership;
+        // The marker may come after messages that were sent after the move.
+        let newest = self.known.unread.get(&membership).and_then(|unread| unread.summary.seq);
+        let unread_after = |seq: Seq| newest.map(|newest| (newest - seq).max(0));
         let marker = match (&moved.marker, moved.seq) {
-            (Some(marker), _) => Marker { by_sending: false, ..**marker },
+            (Some(marker), _) => {
+                let unread_count = marker.unread_count.max(unread_after(marker.seq));
+                Marker { by_sending: false, unread_count, ..**marker }
+            }
             (None, Some(seq)) if self.marker(membership) < moved.message.get() => Marker {
                 conversation_id,
                 user_id,
                 message_id: moved.message,
                 seq,
                 read_at: self.at,
-                unread_count: Some(0),
+                unread_count: unread_after(seq).or(Some(0)),
                 by_sending: false,
             },
             _ => return,
@@ -528,7 +625,9 @@ impl<'a> Plan<'a> {
     fn is_repeated(&mut self, user: UserId, key: &str) -> bool {
         let named = (user, key.to_owned());
         if let Some(mut shown) = self.known.repeated.remove(&named) {
-            shown.unread_count = self.inbox(user).unread_count;
+            let inbox = self.inbox(user);
+            shown.unread_count = inbox.unread_count;
+            shown.unseen_count = inbox.seen.map(|seen| seen.unseen_count);
             self.changes.updates.push(InboxUpdate {
                 user,
                 event: InboxEvent::Notification(shown),
@@ -541,13 +640,16 @@ impl<'a> Plan<'a> {
         !self.seen.insert(named)
     }
 
-    fn add(&mut self, user: UserId, content: Content<'_>, key: String, summary: Option<MessageSummary>) {
+    fn add(&mut self, user: UserId, content: Content<'_>, key: String, source: Source) {
         let Some(id) = self.ids.next() else { return };
         let at = self.at;
         let inbox = self.inbox_mut(user);
         inbox.last_seq += 1;
         inbox.last_id = id.get();
         inbox.unread_count += 1;
+        if let Some(seen) = &mut inbox.seen {
+            seen.unseen_count += 1;
+        }
         let shown = Notification {
             kind: content.kind.to_owned(),
             notification_id: id,
@@ -558,17 +660,20 @@ impl<'a> Plan<'a> {
             created_at: at,
             is_read: false,
             unread_count: inbox.unread_count,
+            unseen_count: inbox.seen.map(|seen| seen.unseen_count),
             replaces: content.replaces,
+            archived_at: None,
         };
         let event = InboxEvent::Notification(shown.clone());
         self.changes.updates.push(InboxUpdate { user, event, place: None });
-        self.changes.added.push(Added { user, shown, key, summary });
+        let Source { summary, since } = source;
+        self.changes.added.push(Added { user, shown, key, summary, since });
     }
 
     /// Marks an unread notification as read.
     fn mark(&mut self, user: UserId, unread: NotificationId) {
         self.changes.read.push((user, unread));
-        self.inbox_mut(user).unread_count -= 1;
+        self.inbox_mut(user).count_read(unread);
     }
 
     fn marker(&self, membership: Membership) -> i64 {
@@ -608,15 +713,24 @@ pub fn message_text(catalogue: &Catalogue, lang: &str, summary: &MessageSummary)
         .unwrap_or_else(|_| Text { title: MESSAGE_RECEIVED.to_owned(), message: sender.to_owned() })
 }
 
-/// The messages of an unread notification, counted from a marker that came late: the replica that processed it was killed
-/// or slower than the one that processed a later message. `None` if the notification is right. If the marker moved after
-/// the newest of these messages, it is: all of them were unread then.
+/// The messages of an unread notification, counted from a marker that came late: the replica that processed it was
+/// killed or slower than the one that processed a later message. `None` if the notification is right. If the marker
+/// moved after the newest of these messages, it is: all of them were unread then.
 fn corrected(unread: &UnreadMessages, moved: &Moved) -> Option<MessageSummary> {
     let UnreadMessages { summary, .. } = unread;
     let (newest, read, last) = (summary.seq?, moved.seq?, moved.last_seq()?);
     summary.sender_username.as_ref()?;
     let count = newest - read;
     (last < newest && count < summary.count).then(|| MessageSummary { count, ..summary.clone() })
+}
+
+/// What a notification is made from, besides its content.
+#[derive(Default)]
+struct Source {
+    /// [`Added::summary`].
+    summary: Option<MessageSummary>,
+    /// [`Added::since`].
+    since: Option<OffsetDateTime>,
 }
 
 /// The content of a notification, without its position in the inbox.

@@ -6,11 +6,11 @@
 //! because repeating changes nothing, and then deletes it.
 
 use crate::{
-    chat_events::ChatEvents,
+    chat_events::Wanted,
     deadletter::{self, Headers, Letter},
     event::Delivery,
     inboxes::Inboxes,
-    message_ops::{ProcessingError, ops, place},
+    message_ops::{Parsed, ProcessingError, parse, place},
     raw_message,
     streams::{CONSUMER, Source},
     unreadable,
@@ -36,14 +36,14 @@ pub struct Rescue {
     source: Source,
     bus: Bus,
     inboxes: Inboxes,
-    chat_events: Option<ChatEvents>,
+    wanted: Wanted,
     /// The sequence at which the next run starts.
     next: AtomicU64,
 }
 
 impl Rescue {
-    pub const fn new(source: Source, bus: Bus, inboxes: Inboxes, chat_events: Option<ChatEvents>) -> Self {
-        Self { source, bus, inboxes, chat_events, next: AtomicU64::new(1) }
+    pub const fn new(source: Source, bus: Bus, inboxes: Inboxes, wanted: Wanted) -> Self {
+        Self { source, bus, inboxes, wanted, next: AtomicU64::new(1) }
     }
 
     /// Processes and deletes such messages. Returns whether there may be more. After a message that fails, the next run
@@ -115,19 +115,19 @@ impl Rescue {
         let (subject, headers) = (stored.subject.as_str(), Some(&stored.headers));
         let delivery = Delivery { subject, headers, payload: &stored.payload, place: &place };
         let span = self.source.span(delivery);
-        let done = match ops(self.source, delivery, &self.inboxes.catalogue(), span.parent()) {
-            Ok((ops, _spans)) => self.inboxes.apply(&ops).await.map_err(ProcessingError::from),
+        let catalogue = self.inboxes.catalogue();
+        let done = match parse(self.source, delivery, &catalogue, self.wanted, span.parent()) {
+            Ok(Parsed { ops, events, spans: _spans }) => {
+                let stored = async {
+                    self.inboxes.tell(&events).await?;
+                    self.inboxes.apply(&ops).await
+                };
+                stored.await.map_err(ProcessingError::from)
+            }
             Err(reason) => Err(ProcessingError::Unusable(reason)),
         };
         match done {
-            Ok(()) => {
-                if let Some(events) = &self.chat_events {
-                    events
-                        .publish(&stored.payload)
-                        .await
-                        .context("publish the events of a rescued message")?;
-                }
-            }
+            Ok(()) => {}
             Err(ProcessingError::Unusable(reason)) => {
                 span.failed("unusable");
                 let (headers, reason) = (Headers::Read(headers), &reason.0);

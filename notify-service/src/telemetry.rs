@@ -43,19 +43,52 @@ pub const METRICS: &[Metric] = &[
     )
     .formerly("stranded_messages_total")
     .by("stream", &["EVENTS", "CHAT"]),
+    Metric::gauge(
+        "events_out_waiting",
+        "Events for backends that are not in the stream EVENTS_OUT yet, counted up to a million of each subject.",
+    ),
+    Metric::gauge("events_out_age_seconds", "Age of the oldest of them; 0 if there are none."),
     Metric::counter(
-        "chat_events_full_total",
-        "Entries of the chat's log deferred because too many waited for their events to be published.",
+        "events_out_retries_total",
+        "Publications of events for backends that failed; they are repeated.",
     ),
     Metric::counter(
-        "chat_events_retries_total",
-        "Batches of the chat's log returned to NATS because their events were not published.",
+        "events_out_full_total",
+        "Times that changes of presence were put off because a million of them waited.",
+    ),
+    Metric::counter(
+        "reminders_total",
+        "Decisions on reminders, by step and outcome: issued (users), postponed or dropped (unread things).",
+    ),
+    Metric::histogram(
+        "reminders_late_seconds",
+        "Time from when a reminder of an unread thing was due until it was issued.",
+    ),
+    Metric::gauge(
+        "reminders_behind_seconds",
+        "Time by which the sweeps of a step are behind: what is due since then may not be decided. Up to 12 s if nothing is due.",
+    ),
+    Metric::gauge(
+        "reminders_waiting",
+        "Unread things whose reminder is postponed, by step; at most 100,000.",
+    ),
+    Metric::counter(
+        "reminders_forgotten_total",
+        "Decisions on reminders removed because what they were about had been read, or their step is gone.",
     ),
     Metric::counter(
         "webhooks_total",
         "Deliveries of webhooks, by endpoint and outcome: delivered, failed (to be retried) or dead.",
     ),
     Metric::gauge("webhook_lag", "Events that an endpoint has not received, by endpoint."),
+    Metric::counter(
+        "presence_events_dropped_total",
+        "Changes of presence put off because too many had not settled; a comparison finds them.",
+    ),
+    Metric::counter(
+        "presence_unstored_total",
+        "Users whose last-seen time could not be stored; the next time follows.",
+    ),
     Metric::counter("deadletters_total", "Invalid events, stored as dead letters."),
     Metric::counter(
         "deadletters_truncated_total",

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use contract::limits::TYPING_TTL;
-use service::config::{Nats, Telemetry};
+use service::config::{Nats, Switch, Telemetry};
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 /// The typing service: tracks which users are typing in which conversations. Its state is in memory; any number of
@@ -22,6 +22,9 @@ pub struct Config {
     /// Maximum number of users typing at once, about 400 bytes each; further users are not shown
     #[arg(long, env = "TYPISTS_MAX", default_value = "100000")]
     pub typists_max: NonZeroUsize,
+    /// Whether to know and show which users are present: on or off; the same for all services
+    #[arg(long, env = "PRESENCE", value_enum, default_value_t = Switch::On)]
+    pub presence: Switch,
     /// Time from a user's last input until typing ends. Operators can't change it, because gateways depend on it too.
     #[arg(skip = TYPING_TTL)]
     pub ttl: Duration,

@@ -1,9 +1,10 @@
-//! typing-service: tracks which users are typing in which conversations.
+//! typing-service: tracks which users are typing in which conversations, and publishes which users are present.
 //!
 //! Its soft state is in memory, in any number of equal replicas; [`typists`] describes how they agree. A replica starts
 //! without state and learns from the renewals of the others. Gateways expire typists that are not renewed.
 
 mod config;
+mod presence;
 mod telemetry;
 pub mod typists;
 mod wire;
@@ -17,7 +18,7 @@ use contract::{
     typing::{self, TypingEvent, TypingInputs, WhoTypes},
 };
 use futures_util::StreamExt;
-use service::{Admin, Bus, Endpoints, admin::Checks};
+use service::{Admin, Bus, Endpoints, admin::Checks, config::Switch};
 use std::{
     future::{Future, pending},
     net::SocketAddr,
@@ -82,6 +83,9 @@ impl TypingService {
         let stop = shutdown.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
+        if self.config.presence == Switch::On {
+            presence::start(&bus, &tasks, stop.clone()).await?;
+        }
         let endpoints = serve(&bus, &typists, &tasks, stop).await?;
         let (beat_sender, beats) = mpsc::channel(8);
         self.admin.started(checks(&bus, &endpoints, beat_sender));

@@ -15,4 +15,9 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("typing_unpublished_total", "Events that could not be published to NATS."),
     Metric::counter("typing_unreadable_total", "Payloads that could not be parsed.")
         .by("what", &["input", "event"]),
+    Metric::counter("presence_published_total", "Changes of users' presence, published for gateways."),
+    Metric::counter(
+        "presence_unpublished_total",
+        "Changes of users' presence that could not be published to NATS.",
+    ),
 ];

@@ -8,6 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{build, servers};
 
+/// The variable in which the test harness expects the number of its threads.
+const THREADS: &str = "RUST_TEST_THREADS";
+
 /// Run all tests, on a real nats-server, a real Postgres and, if available, real browsers.
 ///
 /// Missing programs are fetched or installed first.
@@ -46,11 +49,19 @@ impl Test {
         let mut args = vec!["test", "--workspace", "--locked", "--no-fail-fast", "--"];
         args.extend(self.filters.iter().map(String::as_str));
         let tests = build::cargo(&args)
+            .env(THREADS, threads())
             .env(database::TEST_POSTGRES_URL, postgres.url("postgres"))
             .env(provision::NATS_SERVER_BIN, provision::nats_server(&provision::print)?)
             .env(provision::POSTGRES_BIN_DIR, provision::postgres(&provision::print)?);
         Ok(ExitCode::from(run(tests).await?))
     }
+}
+
+/// Number of tests of a test program that run at the same time: one more than there are processors, because many tests
+/// wait.
+fn threads() -> String {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::env::var(THREADS).unwrap_or_else(|_| (processors + 1).to_string())
 }
 
 /// Runs cargo and returns its exit code. If this future is dropped, cargo and all its children are stopped.

@@ -44,9 +44,9 @@ pub async fn finish(outbox: &Outbox, jobs: Vec<Call>, batch: Batch) -> Vec<Call>
     let mut answers = Vec::with_capacity(jobs.len());
     for (job, outcome) in jobs.into_iter().zip(batch.outcomes) {
         let answer = match outcome {
-            Outcome::Stored(message, participants) => {
+            Outcome::Stored(message, people) => {
                 job.request.span.set("message.id", message.message_id.get());
-                commit.add(&message, participants, &job.request.span);
+                commit.add(&message, people, &job.request.span);
                 Sent::Stored(message)
             }
             Outcome::Repeated(message) => Sent::Repeated(message),

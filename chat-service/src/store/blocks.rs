@@ -2,7 +2,10 @@
 
 use super::id;
 use contract::{ConversationId, UserId};
-use contract::{chat::Participant, log::Range};
+use contract::{
+    chat::{Participant, Person},
+    log::Range,
+};
 use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
@@ -27,6 +30,58 @@ pub async fn is_blocked_by_any(
         .bind(user.get())
         .fetch_one(db)
         .await
+}
+
+/// These users, in ascending order, each with whether one of the two blocks the other.
+pub async fn people(db: impl PgExecutor<'_>, user: UserId, others: &[i64]) -> sqlx::Result<Vec<Person>> {
+    let rows = postgres::query(
+        "select o.user_id,
+                exists (select from blocks b where b.user_id = $1 and b.blocked_id = o.user_id)
+                or exists (select from blocks b where b.user_id = o.user_id and b.blocked_id = $1) as blocked
+         from unnest($2::bigint[]) as o (user_id) order by o.user_id",
+    )
+    .bind(user.get())
+    .bind(others)
+    .fetch_all(db)
+    .await?;
+    let person =
+        |row: &PgRow| Ok(Person { user_id: id(row.try_get("user_id")?)?, blocked: row.try_get("blocked")? });
+    rows.iter().map(person).collect()
+}
+
+/// Those of these pairs of users of which either blocks the other.
+pub async fn blocked_pairs(
+    db: impl PgExecutor<'_>,
+    pairs: &[(UserId, UserId)],
+) -> sqlx::Result<Vec<(UserId, UserId)>> {
+    let (users, others): (Vec<i64>, Vec<i64>) =
+        pairs.iter().map(|(user, other)| (user.get(), other.get())).unzip();
+    let blocked: Vec<(i64, i64)> = postgres::query_as(
+        "select p.user_id, p.other_id from unnest($1::bigint[], $2::bigint[]) as p (user_id, other_id)
+         where exists (select from blocks b where b.user_id = p.user_id and b.blocked_id = p.other_id)
+            or exists (select from blocks b where b.user_id = p.other_id and b.blocked_id = p.user_id)",
+    )
+    .bind(users)
+    .bind(others)
+    .fetch_all(db)
+    .await?;
+    blocked.into_iter().map(|(user, other)| Ok((id(user)?, id(other)?))).collect()
+}
+
+/// Those of these users who share a conversation with a user, in ascending order.
+pub async fn sharing(db: impl PgExecutor<'_>, user: UserId, others: &[i64]) -> sqlx::Result<Vec<i64>> {
+    postgres::query_scalar(
+        "select o.user_id from (select distinct unnest($2::bigint[]) as user_id) o
+         where o.user_id <> $1 and exists (
+             select from participants p
+             join participants own on own.conversation_id = p.conversation_id and own.user_id = $1
+             where p.user_id = o.user_id
+         ) order by o.user_id",
+    )
+    .bind(user.get())
+    .bind(others)
+    .fetch_all(db)
+    .await
 }
 
 /// Unblocks a user.

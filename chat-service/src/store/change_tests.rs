@@ -122,7 +122,7 @@ async fn check(pool: &Pool, conversation: ConversationId, are_versions_kept: boo
     assert_eq!(seqs, (members.first_seq()..=members.head().seq).collect::<Vec<_>>());
     // Changes are numbered without a gap, and a message has the number of its last one.
     let ids: Vec<i64> = log.iter().map(|message| message.message_id.get()).collect();
-    let versions = versions(pool, conversation, &ids).await.unwrap();
+    let versions = versions(pool, conversation, &ids, 0, usize::MAX).await.unwrap();
     if are_versions_kept {
         let mut numbers: Vec<i64> = versions.values().flatten().map(|version| version.change).collect();
         numbers.sort_unstable();
@@ -244,6 +244,21 @@ async fn a_change_that_is_refused_changes_nothing() {
     assert_eq!(moved, [user(2)], "user 1 had read it by sending it");
     assert_eq!(make(Some((1, 0)), delete, None).await, Changed::Unchanged);
     assert_eq!(make(None, edit, None).await, Changed::NotFound);
+}
+
+#[tokio::test]
+async fn rows_behind_many_refused_changes_are_found_at_once() {
+    let database = database().await;
+    let query = "insert into outbox (conversation_ids, message_ids, change)
+        select array[1], array[number], case when number < 10000 then number end
+        from generate_series(1, 10001) as number";
+    service::postgres::query(query).execute(&database.pool).await.unwrap();
+    let mut connection = database.pool.acquire().await.unwrap();
+    for (skips_changes, expected) in [(false, [1, 2]), (true, [10_000, 10_001])] {
+        let rows = lock_stale(&mut connection, 0, -1.0, 2, skips_changes).await.unwrap();
+        let messages: Vec<i64> = rows.into_iter().flat_map(|row| row.messages).collect();
+        assert_eq!(messages, expected);
+    }
 }
 
 #[tokio::test]

@@ -137,20 +137,34 @@ pub async fn changes(
     rows.iter().map(message).collect()
 }
 
-/// Former texts of messages of a conversation, oldest first.
+/// Former texts by message, oldest first.
+pub type FormerTexts = HashMap<MessageId, Vec<Version>>;
+
+/// Former texts of messages of a conversation, from changes after this one. They are counted in the order of `messages`
+/// and end with the one that exceeds `bytes`.
 pub async fn versions(
     db: impl PgExecutor<'_>,
     conversation: ConversationId,
     messages: &[i64],
-) -> sqlx::Result<HashMap<MessageId, Vec<Version>>> {
+    after: i64,
+    bytes: usize,
+) -> sqlx::Result<FormerTexts> {
     let rows = postgres::query(
-        "select * from versions where conversation_id = $1 and message_id = any ($2) order by message_id, change",
+        "select * from (
+             select v.*, sum(octet_length(content) + coalesce(octet_length(data), 0)) over (
+                 order by array_position($2::bigint[], message_id), change
+                 rows between unbounded preceding and 1 preceding
+             ) as bytes
+             from versions v where conversation_id = $1 and message_id = any ($2) and change > $3
+         ) v where bytes is null or bytes <= $4 order by message_id, change",
     )
     .bind(conversation.get())
     .bind(messages)
+    .bind(after)
+    .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
     .fetch_all(db)
     .await?;
-    let mut versions: HashMap<MessageId, Vec<Version>> = HashMap::new();
+    let mut versions = FormerTexts::new();
     for row in &rows {
         versions.entry(id(row.try_get("message_id")?)?).or_default().push(Version {
             change: row.try_get("change")?,

@@ -1,23 +1,43 @@
 //! Conversations: opening and listing them.
 
-use super::{id, messages, timestamp};
+use super::{
+    id, messages,
+    mine::{mine, muted_until},
+    timestamp,
+};
 use contract::{ConversationId, MessageId, UserId};
 use contract::{
-    chat::{Conversation, CreateConversation, DescribedMessage, Message, Participant},
+    chat::{
+        Conversation, ConversationOpened, CreateConversation, DescribedMessage, ListConversations, Message,
+        Participant,
+    },
     log::Range,
 };
 use service::postgres::{self, Pool};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 
-/// Returns the conversation of these users about this listing, and whether it is new. Both lists have the same order.
+/// A conversation that was requested.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    pub conversation_id: ConversationId,
+    /// Whether the request created it.
+    pub is_new: bool,
+    /// Row of the outbox, if it is new and to be published.
+    pub outbox_id: Option<i64>,
+}
+
+/// Opens the conversation of these users about this listing. Both lists have the same order. If it is new and
+/// `is_published` is set, the outbox has a row of it.
 pub async fn open_conversation(
     pool: &Pool,
     users: &[i64],
     usernames: &[Option<String>],
     request: &CreateConversation,
-) -> sqlx::Result<(ConversationId, bool)> {
+    is_published: bool,
+) -> sqlx::Result<Opening> {
     let mut transaction = pool.begin().await?;
+    let mut outbox_id = None;
     let created: Option<i64> = postgres::query_scalar(
         "insert into conversations (listing_id, title, people)
          values ($1, $2, sha256(convert_to(format('%s|%s', $1, $3::bigint[]), 'UTF8')))
@@ -37,6 +57,11 @@ pub async fn open_conversation(
             .bind(users)
             .execute(&mut *transaction)
             .await?;
+            if is_published {
+                let query = "insert into outbox (conversation_ids, message_ids) values (array[$1], '{}') returning id";
+                let id = postgres::query_scalar(query).bind(conversation).fetch_one(&mut *transaction);
+                outbox_id = Some(id.await?);
+            }
             conversation
         }
         None => {
@@ -60,7 +85,25 @@ pub async fn open_conversation(
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok((id(conversation)?, created.is_some()))
+    Ok(Opening { conversation_id: id(conversation)?, is_new: created.is_some(), outbox_id })
+}
+
+/// The event of a new conversation. `None` if it doesn't exist.
+pub async fn opened(pool: &Pool, conversation: ConversationId) -> sqlx::Result<Option<ConversationOpened>> {
+    let row = postgres::query(
+        "select listing_id, created_at, array(
+             select user_id from participants p where p.conversation_id = c.conversation_id order by user_id
+         ) as users
+         from conversations c where conversation_id = $1",
+    )
+    .bind(conversation.get())
+    .fetch_optional(pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let users: Vec<i64> = row.try_get("users")?;
+    let users = users.into_iter().map(id).collect::<sqlx::Result<_>>()?;
+    let created_at = timestamp(&row, "created_at")?;
+    Ok(Some(ConversationOpened::new(conversation, row.try_get("listing_id")?, users, created_at)))
 }
 
 /// The position of a conversation in a list.
@@ -78,19 +121,26 @@ impl Listed {
     }
 }
 
-/// A user's conversations, newest activity first (oldest first after a cursor).
+/// A user's conversations, newest activity first (oldest first after a cursor). `limit` replaces the limit of the
+/// request.
 pub async fn list(
     db: impl PgExecutor<'_>,
-    user: UserId,
-    range: Range,
+    request: &ListConversations,
     limit: i64,
 ) -> sqlx::Result<Vec<Listed>> {
-    let (query, from) = match range {
+    let (query, from) = match request.range {
         Range::Newest => (LIST_BEFORE, None),
         Range::Before(id) => (LIST_BEFORE, Some(id)),
         Range::After(id) => (LIST_AFTER, Some(id)),
     };
-    let rows = postgres::query(query).bind(user.get()).bind(from).bind(limit).fetch_all(db).await?;
+    let rows = postgres::query(query)
+        .bind(request.user_id.get())
+        .bind(from)
+        .bind(limit)
+        .bind(request.archived)
+        .bind(request.pinned)
+        .fetch_all(db)
+        .await?;
     let listed =
         |row: &PgRow| Ok(Listed { id: row.try_get("conversation_id")?, activity: row.try_get("activity")? });
     rows.iter().map(listed).collect()
@@ -101,7 +151,7 @@ pub async fn list(
 /// does one that doesn't exist.
 const LIST_BEFORE: &str = "select c.conversation_id, c.activity
     from participants p join conversations c on c.conversation_id = p.conversation_id
-    where p.user_id = $1
+    where p.user_id = $1 and (p.archived_seq is not null and is_archived(p, c)) = $4 and (p.pinned or not $5)
       and ($2::bigint is null or c.activity < case when $2 < 0 then -$2 else (
           select f.activity from conversations f join participants o on o.conversation_id = f.conversation_id
           where f.conversation_id = $2 and o.user_id = $1
@@ -110,20 +160,23 @@ const LIST_BEFORE: &str = "select c.conversation_id, c.activity
 
 const LIST_AFTER: &str = "select c.conversation_id, c.activity
     from participants p join conversations c on c.conversation_id = p.conversation_id
-    where p.user_id = $1
+    where p.user_id = $1 and (p.archived_seq is not null and is_archived(p, c)) = $4 and (p.pinned or not $5)
       and c.activity > case when $2 <= 0 then -$2 else (
           select f.activity from conversations f join participants o on o.conversation_id = f.conversation_id
           where f.conversation_id = $2 and o.user_id = $1
       ) end
     order by c.activity limit $3";
 
-/// Conversations as a participant sees them, in the order of the ids, without those of other users.
+/// Conversations as a participant sees them, with the participant's own settings, in the order of the ids, without
+/// those of other users.
 pub async fn conversations(pool: &Pool, ids: &[i64], viewer: UserId) -> sqlx::Result<Vec<Conversation>> {
-    let rows = postgres::query(
-        "select c.*, c.last_seq - v.read_seq as unread from conversations c
-         join participants v on v.conversation_id = c.conversation_id and v.user_id = $2
-         where c.conversation_id = any ($1)",
-    )
+    let rows = postgres::query(concat!(
+        "select c.*, c.last_seq - p.read_seq as unread, ",
+        mine!(),
+        " from conversations c
+         join participants p on p.conversation_id = c.conversation_id and p.user_id = $2
+         where c.conversation_id = any ($1)"
+    ))
     .bind(ids)
     .bind(viewer.get())
     .fetch_all(pool)
@@ -153,14 +206,17 @@ pub async fn conversations(pool: &Pool, ids: &[i64], viewer: UserId) -> sqlx::Re
             participants,
             last_message,
             unread_count: row.try_get("unread")?,
+            muted_until: muted_until(row)?,
+            archived: row.try_get("archived")?,
+            pinned: row.try_get("pinned")?,
         };
         found.insert(conversation, entry);
     }
     Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
 }
 
-/// Messages with the listings of their conversations, and with their texts if `text` is set. Messages that don't exist are
-/// left out.
+/// Messages with the listings of their conversations, and with their texts if `text` is set. Messages that don't exist
+/// are left out.
 pub async fn describe(
     pool: &Pool,
     wanted: &[(ConversationId, MessageId)],

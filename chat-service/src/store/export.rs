@@ -1,6 +1,10 @@
 //! What is stored about a user.
 
-use super::{id, message, timestamp};
+use super::{
+    id, message,
+    mine::{mine, muted_until},
+    timestamp,
+};
 use contract::{ConversationId, MessageId, Timestamp, UserId, chat::Message, erasure::Record};
 use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
@@ -19,11 +23,12 @@ pub async fn conversation_after(
     user: UserId,
     after: i64,
 ) -> sqlx::Result<Option<(ConversationId, Record)>> {
-    let row = postgres::query(
-        "select c.*, p.read_message_id, p.read_at
-         from participants p join conversations c on c.conversation_id = p.conversation_id
-         where p.user_id = $1 and p.conversation_id > $2 order by p.conversation_id limit 1",
-    )
+    let row = postgres::query(concat!(
+        "select c.*, p.read_message_id, p.read_at, ",
+        mine!(),
+        " from participants p join conversations c on c.conversation_id = p.conversation_id
+         where p.user_id = $1 and p.conversation_id > $2 order by p.conversation_id limit 1"
+    ))
     .bind(user.get())
     .bind(after)
     .fetch_optional(db)
@@ -38,14 +43,17 @@ pub async fn conversation_after(
             created_at: timestamp(row, "created_at")?,
             read_message_id: MessageId::new(row.try_get("read_message_id")?).ok(),
             read_at: read_at.map(Timestamp::from),
+            muted_until: muted_until(row)?,
+            archived: row.try_get("archived")?,
+            pinned: row.try_get("pinned")?,
         };
         Ok((conversation_id, record))
     };
     row.as_ref().map(conversation).transpose()
 }
 
-/// Looks at up to `limit` messages of a conversation after one. Returns those of the user, and the last message that was
-/// looked at: `None` at the end of the conversation. The caller sets `is_read`.
+/// Looks at up to `limit` messages of a conversation after one. Returns those of the user, and the last message that
+/// was looked at: `None` at the end of the conversation. The caller sets `is_read`.
 pub async fn messages(
     db: impl PgExecutor<'_>,
     conversation: ConversationId,

@@ -124,7 +124,7 @@ async fn perform(pool: &Pool, conversations: &[ConversationId; 2], step: &Step) 
 async fn check(pool: &Pool, conversation: ConversationId) {
     let log = log(pool, conversation).await;
     let ids: Vec<i64> = log.iter().map(|message| message.message_id.get()).collect();
-    let versions = versions(pool, conversation, &ids).await.unwrap();
+    let versions = versions(pool, conversation, &ids, 0, usize::MAX).await.unwrap();
     for message in &log {
         // S6: a reply stays in its conversation.
         assert!(message.reply_to.is_none_or(|id| ids.contains(&id.get())), "{message:?}");

@@ -2,9 +2,10 @@
 
 use super::{id, timestamp};
 use contract::chat::{ConversationHead, Marker, Unread};
-use contract::{ConversationId, MessageId, Seq, UserId};
+use contract::{ConversationId, MessageId, Seq, Timestamp, UserId};
 use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
+use time::OffsetDateTime;
 
 /// Outcome of [`mark_read`].
 pub enum MarkOutcome {
@@ -44,6 +45,45 @@ pub async fn mark_read(
         by_sending: false,
     };
     Ok(MarkOutcome::At(marker, row.try_get("outbox_id")?))
+}
+
+/// A participant's marker, with the unread count at the time when it moved: when the participant read, or at the time
+/// `moved_at` of a deletion, if that was later. Looks at the messages since then. `None` if the participant has read
+/// nothing.
+pub async fn moved_marker(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    user: UserId,
+    moved_at: Option<Timestamp>,
+) -> sqlx::Result<Option<Marker>> {
+    // Compared as rows, the keys fit one index alone: see "messages" in the service.
+    let row = postgres::query(
+        "select p.read_message_id, p.read_seq, p.read_at, p.read_by_sending, coalesce((
+             select m.seq from messages m
+             where (m.conversation_id, m.message_id) > (p.conversation_id, p.read_message_id)
+                 and m.conversation_id = p.conversation_id and m.created_at <= greatest(p.read_at, $3)
+             order by m.conversation_id desc, m.message_id desc limit 1
+         ), p.read_seq) as last_seq
+         from participants p where p.conversation_id = $1 and p.user_id = $2 and p.read_message_id > 0",
+    )
+    .bind(conversation.get())
+    .bind(user.get())
+    .bind(moved_at.map(OffsetDateTime::from))
+    .fetch_optional(db)
+    .await?;
+    let marker = |row: PgRow| {
+        let (seq, last): (Seq, Seq) = (row.try_get("read_seq")?, row.try_get("last_seq")?);
+        Ok(Marker {
+            conversation_id: conversation,
+            user_id: user,
+            message_id: id(row.try_get("read_message_id")?)?,
+            seq,
+            read_at: timestamp(&row, "read_at")?,
+            unread_count: Some((last - seq).max(0)),
+            by_sending: row.try_get("read_by_sending")?,
+        })
+    };
+    row.map(marker).transpose()
 }
 
 /// Heads and marker sums of conversations.

@@ -20,6 +20,24 @@ pub struct Members {
     members: Vec<Member>,
 }
 
+/// The participants of a conversation, for notifications.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct People {
+    /// All of them, by id.
+    pub all: Vec<UserId>,
+    /// Those who have muted the conversation, by id.
+    pub muted: Vec<UserId>,
+}
+
+impl People {
+    /// Parses ids of users. Those who have muted it may be in any order.
+    pub fn of(all: Vec<i64>, mut muted: Vec<i64>) -> sqlx::Result<Self> {
+        muted.sort_unstable();
+        let users = |ids: Vec<i64>| ids.into_iter().map(id).collect::<sqlx::Result<_>>();
+        Ok(Self { all: users(all)?, muted: users(muted)? })
+    }
+}
+
 struct Member {
     user_id: UserId,
     username: Option<String>,
@@ -62,6 +80,11 @@ impl Members {
     /// `seq` of the first message that is still stored.
     pub const fn first_seq(&self) -> Seq {
         self.first_seq
+    }
+
+    /// The participants.
+    pub fn users(&self) -> impl Iterator<Item = UserId> {
+        self.members.iter().map(|member| member.user_id)
     }
 
     /// Whether the user is a participant.
@@ -223,17 +246,19 @@ pub async fn save_usernames(db: impl PgExecutor<'_>, names: &[DisplayName<'_>]) 
 pub async fn participants(
     db: impl PgExecutor<'_>,
     conversations: &[i64],
-) -> sqlx::Result<HashMap<ConversationId, Vec<UserId>>> {
+) -> sqlx::Result<HashMap<ConversationId, People>> {
     let rows = postgres::query(
-        "select conversation_id, array_agg(user_id order by user_id) as users from participants
-         where conversation_id = any ($1) group by conversation_id",
+        "select conversation_id, array_agg(user_id order by user_id) as users,
+                array_agg(user_id) filter (where muted_until > now()) as muted
+         from participants where conversation_id = any ($1) group by conversation_id",
     )
     .bind(conversations)
     .fetch_all(db)
     .await?;
     let entry = |row: &PgRow| {
-        let users: Vec<i64> = row.try_get("users")?;
-        Ok((id(row.try_get("conversation_id")?)?, users.into_iter().map(id).collect::<sqlx::Result<_>>()?))
+        let muted: Option<Vec<i64>> = row.try_get("muted")?;
+        let people = People::of(row.try_get("users")?, muted.unwrap_or_default())?;
+        Ok((id(row.try_get("conversation_id")?)?, people))
     };
     rows.iter().map(entry).collect()
 }

@@ -1,7 +1,7 @@
 //! Messages: storing batches and reading pages.
 
-use super::{id, timestamp};
-use contract::{ConversationId, Deadline, MessageId, Timestamp, UserId};
+use super::{People, id, time_of, timestamp};
+use contract::{ConversationId, Deadline, MessageId};
 use contract::{
     chat::{Data, DeletedBy, Message, Send},
     log::Range,
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 #[derive(Debug)]
 pub enum Outcome {
     /// The message is stored. The first message of each conversation in a batch comes with the participants.
-    Stored(Message, Option<Vec<UserId>>),
+    Stored(Message, Option<People>),
     /// The message was already stored, in this form; the fields of its changes are missing.
     Repeated(Message),
     /// The sender isn't a participant, or the conversation doesn't exist.
@@ -68,24 +68,21 @@ pub async fn store_messages(
         })
         .collect();
     let column = |of: fn(&Send) -> i64| distinct.iter().map(|send| of(send)).collect::<Vec<i64>>();
-    let rows =
-        postgres::query("select * from store_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
-            .bind(column(|send| send.conversation_id.get()))
-            .bind(column(|send| send.sender_id.get()))
-            .bind(distinct.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
-            .bind(distinct.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
-            .bind(distinct.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
-            .bind(
-                distinct.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>(),
-            )
-            .bind(deadlines)
-            .bind(wait)
-            .bind(optional(&distinct, |send| send.kind.as_deref()))
-            .bind(optional(&distinct, |send| send.data.as_ref().map(Data::get)))
-            .bind(optional(&distinct, |send| send.reply_to.map(MessageId::get)))
-            .bind(optional(&distinct, |send| send.system.then_some(true)))
-            .fetch_all(db)
-            .await?;
+    let rows = postgres::query(STORE)
+        .bind(column(|send| send.conversation_id.get()))
+        .bind(column(|send| send.sender_id.get()))
+        .bind(distinct.iter().map(|send| send.sender_username.as_deref()).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.sender_named_at).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.message.as_str()).collect::<Vec<_>>())
+        .bind(distinct.iter().map(|send| send.client_id.as_deref().unwrap_or_default()).collect::<Vec<_>>())
+        .bind(deadlines)
+        .bind(wait)
+        .bind(optional(&distinct, |send| send.kind.as_deref()))
+        .bind(optional(&distinct, |send| send.data.as_ref().map(Data::get)))
+        .bind(optional(&distinct, |send| send.reply_to.map(MessageId::get)))
+        .bind(optional(&distinct, |send| send.system.then_some(true)))
+        .fetch_all(db)
+        .await?;
     if rows.len() != distinct.len() {
         return Err(sqlx::Error::Protocol(format!("{} rows for {} messages", rows.len(), distinct.len())));
     }
@@ -100,6 +97,12 @@ pub async fn store_messages(
     let outcomes = indexes.iter().map(outcome).collect::<sqlx::Result<_>>()?;
     Ok(Batch { outcomes, outbox_id })
 }
+
+const STORE: &str = "select s.*, case when s.recipients is not null then array(
+        select p.user_id from participants p
+        where p.conversation_id = ($1::bigint[])[s.ord] and p.muted_until > s.created_at
+    ) end as muted
+    from store_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) s";
 
 /// A column that few messages have a value in: empty if none has, because the function fills it up with null.
 fn optional<'a, T>(sends: &[&'a Send], of: impl Fn(&'a Send) -> Option<T>) -> Vec<Option<T>> {
@@ -139,9 +142,9 @@ fn outcome(row: &PgRow, send: &Send) -> sqlx::Result<Outcome> {
     if kind == "repeated" {
         return Ok(Outcome::Repeated(message));
     }
-    let participants: Option<Vec<i64>> = row.try_get("recipients")?;
-    let participants = participants.map(|users| users.into_iter().map(id).collect()).transpose()?;
-    Ok(Outcome::Stored(message, participants))
+    let all: Option<Vec<i64>> = row.try_get("recipients")?;
+    let people = all.map(|all| People::of(all, row.try_get("muted")?)).transpose()?;
+    Ok(Outcome::Stored(message, people))
 }
 
 /// Messages of a conversation. The caller sets `is_read` with [`Members::is_read`].
@@ -166,6 +169,27 @@ const PAGE_BEFORE: &str =
 const PAGE_AFTER: &str =
     "select * from messages where conversation_id = $1 and message_id > $2 order by message_id limit $3";
 
+/// Messages of a conversation between two ids, oldest first. The caller sets `is_read` with [`Members::is_read`].
+pub async fn between(
+    db: impl PgExecutor<'_>,
+    conversation: ConversationId,
+    after: i64,
+    before: MessageId,
+    limit: i64,
+) -> sqlx::Result<Vec<Message>> {
+    let rows = postgres::query(
+        "select * from messages where conversation_id = $1 and message_id > $2 and message_id < $3
+         order by message_id limit $4",
+    )
+    .bind(conversation.get())
+    .bind(after)
+    .bind(before.get())
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(message).collect()
+}
+
 /// Messages by their keys, ordered by id.
 pub async fn messages(
     db: impl PgExecutor<'_>,
@@ -189,10 +213,6 @@ pub async fn messages(
     .fetch_all(db)
     .await?;
     rows.iter().map(message).collect()
-}
-
-fn time_of(row: &PgRow, column: &str) -> sqlx::Result<Option<Timestamp>> {
-    Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
 }
 
 pub fn message(row: &PgRow) -> sqlx::Result<Message> {

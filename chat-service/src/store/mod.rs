@@ -8,16 +8,20 @@ pub mod export;
 mod markers;
 mod members;
 mod messages;
+mod mine;
 mod outbox;
 pub mod reports;
 mod retention;
 
-pub use blocks::{block, blocks, conversations_of_two, is_blocked_by_any, unblock};
-pub use changes::{Change, Changed, Kind, change_message, changes, versions};
-pub use conversations::{conversations, describe, list, open_conversation};
-pub use markers::{MarkOutcome, heads, mark_read, unread};
-pub use members::{DisplayName, Members, members, members_of_each, participants, save_usernames};
-pub use messages::{Batch, Outcome, message, messages, page, store_messages};
+pub use blocks::{
+    block, blocked_pairs, blocks, conversations_of_two, is_blocked_by_any, people, sharing, unblock,
+};
+pub use changes::{Change, Changed, FormerTexts, Kind, change_message, changes, versions};
+pub use conversations::{Opening, conversations, describe, list, open_conversation, opened};
+pub use markers::{MarkOutcome, heads, mark_read, moved_marker, unread};
+pub use members::{DisplayName, Members, People, members, members_of_each, participants, save_usernames};
+pub use messages::{Batch, Outcome, between, message, messages, page, store_messages};
+pub use mine::{clear_mine, mine_of, mute, set_mine};
 pub use outbox::{OutboxRow, delete_outbox, lock_stale, outbox_age};
 pub use retention::{
     conversations_with_old_messages, delete_old_reports, delete_old_versions, expire_messages,
@@ -38,11 +42,19 @@ fn timestamp(row: &PgRow, column: &str) -> sqlx::Result<Timestamp> {
     row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
 }
 
+fn time_of(row: &PgRow, column: &str) -> sqlx::Result<Option<Timestamp>> {
+    Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
+}
+
 #[cfg(test)]
 mod change_tests;
 #[cfg(test)]
 mod kind_tests;
 #[cfg(test)]
+mod mine_tests;
+#[cfg(test)]
 mod plans;
 #[cfg(test)]
-mod tests;
+mod report_tests;
+#[cfg(test)]
+pub mod tests;

@@ -6,28 +6,35 @@ use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 /// One row of the outbox.
 pub struct OutboxRow {
     pub outbox_id: i64,
-    /// The conversation of each message.
+    /// The conversation of each message; a new conversation if there is no message.
     pub conversations: Vec<i64>,
     pub messages: Vec<i64>,
-    /// The user whose marker moved to the only message; `None` if the row is of stored messages or a change.
+    /// The user whose marker moved to the only message; without a message, the participant who muted the conversation
+    /// or ended a mute; `None` if the row is of something else.
     pub reader: Option<i64>,
     /// Number of the only message's change, if the row is of a change.
     pub change: Option<i64>,
 }
 
-/// Locks up to `limit` rows that are older than this and that no other replica is publishing.
+/// Locks up to `limit` rows that are older than this and that no other replica is publishing; with `skips_changes`,
+/// only rows of something else than changes.
 pub async fn lock_stale(
     db: &mut PgConnection,
+    after: i64,
     older_than_secs: f64,
     limit: i64,
+    skips_changes: bool,
 ) -> sqlx::Result<Vec<OutboxRow>> {
     let rows = postgres::query(
         "select id, conversation_ids, message_ids, reader, change from outbox
-         where created_at < clock_timestamp() - make_interval(secs => $1)
-         order by id limit $2 for update skip locked",
+         where id > $1 and created_at < clock_timestamp() - make_interval(secs => $2)
+             and (change is null or not $4)
+         order by id limit $3 for update skip locked",
     )
+    .bind(after)
     .bind(older_than_secs)
     .bind(limit)
+    .bind(skips_changes)
     .fetch_all(db)
     .await?;
     let outbox_row = |row: &PgRow| {

@@ -3,7 +3,9 @@
 use super::*;
 use contract::{
     ConversationId, Deadline, MessageId, UserId,
-    chat::{CreateConversation, Data, DeletedBy, JoinRequest, Send},
+    chat::{
+        CreateConversation, Data, DeletedBy, JoinRequest, ListConversations, MineChanges, MutedUntil, Send,
+    },
     log::Range,
 };
 use serde_json::value::RawValue;
@@ -26,6 +28,7 @@ const SEED: &[&str] = &[
     "update conversations c set last_seq = m.seq, last_message_id = m.id, activity = m.id
      from (select conversation_id, max(seq) as seq, max(message_id) as id from messages group by 1) m
      where m.conversation_id = c.conversation_id",
+    "update participants set muted_until = 'infinity', archived_seq = 0 where conversation_id % 10 = 3",
     // Many changed messages elsewhere.
     "update messages set change = seq where conversation_id > 10",
     "insert into versions select conversation_id, message_id, change, 'old', null, now() from messages where change > 0",
@@ -98,6 +101,7 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
         user_id: one,
         username: None,
         named_at: None,
+        with_people: false,
     };
     let entries: Vec<JoinRequest> = ids.iter().map(entry).collect();
     for (name, value) in postgres::PLANS {
@@ -108,8 +112,13 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     for range in [Range::Newest, Range::Before(middle), Range::After(middle)] {
         reads_at_most!(reads, 60, page(pool, longest, range, 51));
     }
+    reads_at_most!(reads, 60, between(pool, longest, middle, MessageId::new(i64::MAX).unwrap(), 51));
+    reads_at_most!(reads, 60, between(pool, longest, 0, MessageId::new(middle).unwrap(), 51));
     for range in [Range::Newest, Range::Before(longest.get()), Range::After(longest.get())] {
-        reads_at_most!(reads, 60, list(pool, one, range, 50));
+        for (archived, pinned) in [(false, false), (true, false), (false, true)] {
+            let request = ListConversations { user_id: one, range, limit: 50, archived, pinned };
+            reads_at_most!(reads, 60, list(pool, &request, 50));
+        }
         reads_at_most!(reads, 60, blocks(pool, one, range, 50));
     }
     reads_at_most!(reads, 110, messages(pool, &vec![longest.get(); some.len()], &some));
@@ -118,6 +127,20 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 400, conversations(&pool.clone().into(), &ids, one));
     reads_at_most!(reads, 60, unread(pool, one));
     reads_at_most!(reads, 200, conversations_of_two(pool, one, other));
+    for pinned in [true, false] {
+        let changes = MineChanges {
+            muted_until: Some(pinned.then_some(MutedUntil::Forever)),
+            archived: Some(pinned),
+            pinned: Some(pinned),
+        };
+        reads_at_most!(reads, 20, set_mine(pool, longest, one, changes));
+        reads_at_most!(reads, 20, mine_of(pool, longest, one));
+    }
+    reads_at_most!(reads, 4, mute(pool, longest, one));
+    reads_at_most!(reads, 20, clear_mine(pool, longest, one));
+    reads_at_most!(reads, 20, people(pool, one, &[other.get()]));
+    reads_at_most!(reads, 40, blocked_pairs(pool, &[(one, other), (other, one)]));
+    reads_at_most!(reads, 60, sharing(pool, one, &[other.get(), 29_999]));
     reads_at_most!(reads, 20, block(pool, one, other));
     reads_at_most!(reads, 20, unblock(pool, one, other));
     reads_at_most!(
@@ -134,8 +157,9 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     let read = Cell::new(0);
     let next = || MessageId::new(some[read.replace(read.get() + 1)]).unwrap();
     reads_at_most!(reads, 20, mark_read(pool, longest, one, next()));
+    reads_at_most!(reads, 4, moved_marker(pool, longest, one, None));
     reads_at_most!(reads, 60, changes(pool, longest, 0, 51));
-    reads_at_most!(reads, 60, versions(pool, longest, &some));
+    reads_at_most!(reads, 60, versions(pool, longest, &some, 0, 1 << 18));
     reads_at_most!(reads, 60, delete_old_versions(pool, 50));
     let kind = Cell::new(Kind::Edit("new"));
     let change = || Change {
@@ -162,7 +186,12 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 60, delete_old_reports(pool, 365, 50));
     let request = CreateConversation { participants: Vec::new(), listing_id: Some(7), title: None };
     let people = [one.get(), other.get()];
-    reads_at_most!(reads, 20, open_conversation(&pool.clone().into(), &people, &[None, None], &request));
+    reads_at_most!(
+        reads,
+        20,
+        open_conversation(&pool.clone().into(), &people, &[None, None], &request, true)
+    );
+    reads_at_most!(reads, 10, opened(&pool.clone().into(), longest));
     let reply_to = Cell::new(None);
     let batch = |key: u64| -> Vec<Send> {
         let send = |(conversation, sender): &(i64, i64)| Send {

@@ -1,10 +1,14 @@
 //! Reports, which are stored before they are published.
 
-use super::{id, messages, messages::message, timestamp};
-use contract::chat::{Message, Reported};
+use super::{
+    id, messages,
+    messages::{data_of, message},
+    timestamp,
+};
+use contract::chat::{Data, Message, Reported};
 use contract::{MessageId, Timestamp, UserId};
 use service::postgres;
-use sqlx::{PgConnection, PgExecutor, Row};
+use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 
 /// A message by its id alone, if the user is a participant of its conversation.
@@ -34,21 +38,24 @@ pub async fn report(
     reason: &str,
 ) -> sqlx::Result<(i64, Timestamp)> {
     let row = postgres::query(
-        "insert into reports (reporter_id, user_id, conversation_id, message_id, content, reason)
-         values ($1, $2, $3, $4, $5, $6) returning report_id, created_at",
+        "insert into reports (reporter_id, user_id, conversation_id, message_id, content, kind, data, reason)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) returning report_id, created_at",
     )
     .bind(reporter.get())
     .bind(user.get())
     .bind(message.map(|message| message.conversation_id.get()))
     .bind(message.map(|message| message.message_id.get()))
     .bind(message.map(|message| message.content.as_str()))
+    .bind(message.and_then(|message| message.kind.as_deref()))
+    .bind(message.and_then(|message| message.data.as_ref()).map(Data::get))
     .bind(reason)
     .fetch_one(db)
     .await?;
     Ok((row.try_get("report_id")?, timestamp(&row, "created_at")?))
 }
 
-/// Locks up to `limit` unpublished reports that are older than this and that no other replica is publishing.
+/// Locks up to `limit` unpublished reports that are older than this and that no other replica is publishing. Their messages
+/// are as they were reported.
 pub async fn lock_unpublished(
     db: &mut PgConnection,
     older_than_secs: f64,
@@ -78,16 +85,37 @@ pub async fn lock_unpublished(
         .map(|row| {
             let message: Option<i64> = row.try_get("message_id")?;
             let message = message.and_then(|message| found.get(&message).cloned());
+            let message = message.map(|message| as_reported(row, message)).transpose()?;
             Ok(Reported {
                 report_id: row.try_get("report_id")?,
                 reporter_id: id(row.try_get("reporter_id")?)?,
                 user_id: id(row.try_get("user_id")?)?,
-                message: message.map(|message| Message { client_id: None, ..message }),
+                message,
                 reason: row.try_get("reason")?,
                 created_at: timestamp(row, "created_at")?,
             })
         })
         .collect()
+}
+
+/// The message as it was at the time of its report. If it was changed later, the number of its change at that time is not
+/// known.
+fn as_reported(report: &PgRow, now: Message) -> sqlx::Result<Message> {
+    let at = timestamp(report, "created_at")?;
+    let is_changed = [now.edited_at, now.deleted_at].into_iter().flatten().any(|change| change > at);
+    let deletion = now.deleted_at.filter(|deletion| *deletion <= at);
+    // A report of an earlier release has no kind and no data.
+    let data = if report.try_get::<Option<&str>, _>("kind")?.is_some() { data_of(report)? } else { now.data };
+    Ok(Message {
+        client_id: None,
+        content: report.try_get::<Option<String>, _>("content")?.unwrap_or_default(),
+        data,
+        change: now.change.filter(|_| !is_changed),
+        edited_at: now.edited_at.filter(|edit| *edit <= at),
+        deleted_at: deletion,
+        deleted_by: now.deleted_by.filter(|_| deletion.is_some()),
+        ..now
+    })
 }
 
 /// Marks reports as published to JetStream.

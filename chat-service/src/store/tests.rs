@@ -2,8 +2,8 @@
 
 use super::*;
 use contract::{
-    ConversationId, Deadline, UserId,
-    chat::{CreateConversation, JoinRequest, Send},
+    ConversationId, Deadline, Timestamp, UserId,
+    chat::{CreateConversation, JoinRequest, ListConversations, Send},
     log::Range,
 };
 use proptest::{
@@ -15,12 +15,12 @@ use sqlx::{ConnectOptions, PgExecutor, postgres::PgConnectOptions, postgres::PgP
 use std::{str::FromStr, time::Duration};
 use testkit::TestDatabase;
 
-pub(super) struct Database {
-    pub(super) pool: Pool,
+pub struct Database {
+    pub pool: Pool,
     _database: TestDatabase,
 }
 
-pub(super) async fn database() -> Database {
+pub async fn database() -> Database {
     let database = TestDatabase::create().await.unwrap();
     let options = PgConnectOptions::from_str(&database.url()).unwrap().options([("search_path", "chat")]);
     let mut connection = options.connect().await.unwrap();
@@ -30,17 +30,17 @@ pub(super) async fn database() -> Database {
     Database { pool: pool.into(), _database: database }
 }
 
-pub(super) async fn conversation(pool: &Pool, users: &[i64]) -> ConversationId {
+pub async fn conversation(pool: &Pool, users: &[i64]) -> ConversationId {
     let listing_id = Some(fastrand::i64(1..));
     let request = CreateConversation { participants: Vec::new(), listing_id, title: None };
-    open_conversation(pool, users, &vec![None; users.len()], &request).await.unwrap().0
+    open_conversation(pool, users, &vec![None; users.len()], &request, false).await.unwrap().conversation_id
 }
 
-pub(super) fn user(id: i64) -> UserId {
+pub fn user(id: i64) -> UserId {
     UserId::new(id).unwrap()
 }
 
-pub(super) fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
+pub fn send(conversation_id: ConversationId, sender: i64, key: &str) -> Send {
     Send {
         conversation_id,
         sender_id: user(sender),
@@ -56,7 +56,7 @@ pub(super) fn send(conversation_id: ConversationId, sender: i64, key: &str) -> S
 }
 
 /// The sends, each with a deadline that doesn't pass.
-pub(super) fn in_time(sends: &[Send]) -> Vec<(&Send, Deadline)> {
+pub fn in_time(sends: &[Send]) -> Vec<(&Send, Deadline)> {
     sends.iter().map(|send| (send, Deadline::after(Duration::from_secs(3_600)))).collect()
 }
 
@@ -208,6 +208,35 @@ fn concurrent_writes_leave_no_gaps_and_no_repeats() {
 }
 
 #[tokio::test]
+async fn a_marker_that_is_published_late_counts_what_was_unread_when_it_moved() {
+    let database = database().await;
+    let (pool, id) = (&database.pool, conversation(&database.pool, &[1, 2]).await);
+    let say = async |key: &str| {
+        let batch = store_messages(pool, &in_time(&[send(id, 1, key)]), true).await.unwrap();
+        let Outcome::Stored(message, _) = &batch.outcomes[0] else { panic!("the message is stored") };
+        message.message_id
+    };
+    let late = async |of| {
+        let marker = moved_marker(pool, id, user(of), None).await.unwrap();
+        marker.map(|marker| (marker.message_id, marker.seq, marker.unread_count, marker.by_sending))
+    };
+    assert_eq!(late(2).await, None, "nothing is read");
+    let (_, second, third) = (say("a").await, say("b").await, say("c").await);
+    mark_read(pool, id, user(2), second).await.unwrap();
+    let fourth = say("d").await;
+    assert_eq!(late(2).await, Some((second, 2, Some(1), false)), "the fourth message came afterwards");
+    assert_eq!(late(1).await, Some((fourth, 4, Some(0), true)));
+    mark_read(pool, id, user(2), third).await.unwrap();
+    assert_eq!(late(2).await, Some((third, 3, Some(1), false)));
+    assert_eq!(late(3).await, None, "not a participant");
+    // A deletion moved it.
+    let deleted_at = Some(Timestamp::now());
+    say("e").await;
+    let marker = moved_marker(pool, id, user(2), deleted_at).await.unwrap();
+    assert_eq!(marker.unwrap().unread_count, Some(1), "the fifth message came afterwards");
+}
+
+#[tokio::test]
 async fn concurrent_sends_with_the_same_key_store_one_message() {
     let database = database().await;
     let conversation_id = conversation(&database.pool, &[1, 2]).await;
@@ -232,7 +261,8 @@ async fn the_first_message_of_a_conversation_in_a_batch_comes_with_its_participa
         other => panic!("{other:?}"),
     });
     let participants = participants.collect::<Vec<_>>();
-    assert_eq!(participants, [Some(vec![user(1), user(2), user(3)]), None]);
+    let people = People { all: vec![user(1), user(2), user(3)], muted: Vec::new() };
+    assert_eq!(participants, [Some(people), None]);
 }
 
 #[tokio::test]
@@ -247,7 +277,13 @@ async fn each_join_of_a_batch_gets_its_own_conversation() {
     let mut entries = Vec::new();
     for conversation_id in [big, nowhere, small, big, small] {
         for id in 1..=4 {
-            entries.push(JoinRequest { conversation_id, user_id: user(id), username: None, named_at: None });
+            entries.push(JoinRequest {
+                conversation_id,
+                user_id: user(id),
+                username: None,
+                named_at: None,
+                with_people: false,
+            });
         }
     }
     let together = members_of_each(&database.pool, &entries.iter().collect::<Vec<_>>()).await.unwrap();
@@ -348,7 +384,9 @@ async fn a_send_whose_deadline_has_passed_is_not_stored() {
 async fn read_while_moving(pool: &Pool, reader: UserId, moves: &[ConversationId]) -> Vec<i64> {
     let (mut range, mut read) = (Range::Newest, Vec::new());
     for number in 0.. {
-        let page = list(pool, reader, range, 2).await.unwrap();
+        let (archived, pinned) = (false, false);
+        let request = ListConversations { user_id: reader, range, limit: 2, archived, pinned };
+        let page = list(pool, &request, 2).await.unwrap();
         let Some(last) = page.last() else { break };
         range = Range::Before(last.cursor());
         read.extend(page.iter().map(|listed| listed.id));

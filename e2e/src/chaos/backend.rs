@@ -5,7 +5,7 @@ use super::{
     rules::{Fault, Rule},
     world::{Counters, Phase, World},
 };
-use crate::Stack;
+use crate::{BACKEND_KEY, Stack};
 use async_nats::{HeaderMap, jetstream};
 use contract::chat::Message;
 use fastrand::Rng;
@@ -26,8 +26,6 @@ pub struct Backend {
     conversations: Vec<(i64, Vec<i64>)>,
     name: String,
     published: u64,
-    /// Whether it sends messages of the kind `note`.
-    pub uses_kinds: bool,
 }
 
 impl Backend {
@@ -53,17 +51,7 @@ impl Backend {
         jetstream.set_timeout(ACK_TIMEOUT);
         let rng = Rng::with_seed(seed ^ (0xbac0 + number as u64));
         let name = format!("b{number}");
-        Ok(Self {
-            world,
-            rng,
-            client,
-            jetstream,
-            users,
-            conversations,
-            name,
-            published: 0,
-            uses_kinds: false,
-        })
+        Ok(Self { world, rng, client, jetstream, users, conversations, name, published: 0 })
     }
 
     /// Publishes while clients chat, and finishes what it has begun.
@@ -93,11 +81,23 @@ impl Backend {
         self.world.ledger().events.insert(event.to_owned(), Published { users, promise, acked: false });
     }
 
-    /// Publishes an event with an id until it is acknowledged, and sometimes once more.
+    /// Publishes an event with an id until it is acknowledged, and sometimes once more; over NATS, HTTP or both.
     async fn notify(&mut self, event: &str) {
         let users = self.recipients();
         let mut body = json!({"user_ids": users, "data": {"event": event}});
         let mut headers = HeaderMap::new();
+        if self.world.is_new && self.rng.u8(..3) == 0 {
+            self.record(event, users, Promise::Once);
+            self.publish_over_http(event, &body).await;
+            if self.rng.u8(..3) == 0 {
+                self.publish_over_http(event, &body).await;
+            }
+            if self.rng.u8(..3) == 0 {
+                body["event_id"] = event.into();
+                self.publish("events.payment_completed", event, &headers, &body).await;
+            }
+            return;
+        }
         if self.rng.bool() {
             body["event_id"] = event.into();
         } else {
@@ -134,12 +134,35 @@ impl Backend {
                 self.jetstream.publish_with_headers(subject, headers.clone(), body.to_string().into());
             let acked = async { published.await.ok()?.await.ok() };
             if let Ok(Some(_)) = timeout(2 * ACK_TIMEOUT, acked).await {
-                if let Some(published) = self.world.ledger().events.get_mut(event)
-                    && !std::mem::replace(&mut published.acked, true)
-                {
-                    Counters::increment(&self.world.counters.events);
+                return self.acked(event);
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    fn acked(&self, event: &str) {
+        if let Some(published) = self.world.ledger().events.get_mut(event)
+            && !std::mem::replace(&mut published.acked, true)
+        {
+            Counters::increment(&self.world.counters.events);
+        }
+    }
+
+    /// Publishes an event over HTTP until it is accepted, each time over any gateway, with the same `Idempotency-Key`.
+    async fn publish_over_http(&mut self, event: &str, body: &Value) {
+        while self.world.phase() != Phase::Over {
+            let Some(host) = self.rng.choice(&self.world.hosts) else { return };
+            let url = format!("http://{host}/backend/events/payment_completed");
+            let request = self.world.http.post(url).bearer_auth(BACKEND_KEY).json(body);
+            let answer = timeout(2 * ACK_TIMEOUT, request.header("idempotency-key", event).send()).await;
+            match answer.map(|answer| answer.map(|answer| answer.status().as_u16())) {
+                Ok(Ok(202)) => return self.acked(event),
+                // A proxy that has cut the connection off, or a gateway that is busy or ends.
+                Ok(Ok(429 | 503) | Err(_)) | Err(_) => {}
+                Ok(Ok(status)) => {
+                    let what = format!("an event over HTTP was refused: {status}");
+                    return self.world.violation(Fault::new(Rule::Refused, what));
                 }
-                return;
             }
             sleep(Duration::from_millis(300)).await;
         }
@@ -155,7 +178,7 @@ impl Backend {
         let mut body = json!({
             "conversation_id": conversation, "sender_id": sender, "message": content, "client_id": name,
         });
-        if self.uses_kinds && self.rng.bool() {
+        if self.world.is_new && self.rng.bool() {
             body["kind"] = "note".into();
             body["data"] = json!({"text": content});
         }

@@ -44,6 +44,8 @@ pub enum Command {
     Read(i64, i64),
     /// Marks a notification as read; `None` for all.
     InboxRead(Option<i64>),
+    /// Marks the notifications up to this one as seen.
+    InboxSeen(i64),
     /// Subscribes to a channel.
     Subscribe(Channel),
     /// Sends a typing state.

@@ -2,13 +2,13 @@
 //! checks of a run know nothing of them.
 
 use super::{
+    events_out::EventOut,
     ledger::Erased,
     rules::{Fault, Rule},
     world::{Counters, Phase, World},
 };
 use crate::Stack;
 use anyhow::Context;
-use async_nats::jetstream;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -130,11 +130,15 @@ pub async fn pending(database: &mut PgConnection) -> anyhow::Result<u64> {
     Ok(pending.unsigned_abs())
 }
 
-/// Reads what is left of each erased user.
+/// Reads what is left of each erased user. `events` are all that were published for backends.
 ///
 /// # Errors
-/// If Postgres or NATS doesn't reply.
-pub async fn left(stack: &Stack, erased: &[Erased]) -> anyhow::Result<Vec<(Erased, Left)>> {
+/// If Postgres doesn't reply, or an event can't be read.
+pub async fn left(
+    stack: &Stack,
+    erased: &[Erased],
+    events: &[EventOut],
+) -> anyhow::Result<Vec<(Erased, Left)>> {
     let mut database = PgConnection::connect(&stack.database.url()).await.context("connect to Postgres")?;
     let rows: Vec<String> = sqlx::query_scalar(
         "select t::text from chat.messages t where sender_id >= $1
@@ -145,7 +149,7 @@ pub async fn left(stack: &Stack, erased: &[Erased]) -> anyhow::Result<Vec<(Erase
     .bind(FIRST)
     .fetch_all(&mut database)
     .await?;
-    let announced = announced(stack).await?;
+    let announced = announced(events)?;
     let mut found = Vec::new();
     for one in erased {
         let unread: i64 = sqlx::query_scalar(
@@ -162,20 +166,13 @@ pub async fn left(stack: &Stack, erased: &[Erased]) -> anyhow::Result<Vec<(Erase
 }
 
 /// The users of all `users.erased`.
-async fn announced(stack: &Stack) -> anyhow::Result<HashSet<i64>> {
-    let jetstream = jetstream::new(stack.backend().await);
-    let mut stream =
-        jetstream.get_stream(contract::streams::EVENTS_OUT_STREAM).await.context("open a stream")?;
-    let state = stream.info().await.context("read the state of a stream")?.state.clone();
-    let mut users = HashSet::new();
-    for sequence in state.first_sequence..=state.last_sequence {
-        let message = stream.get_raw_message(sequence).await.context("read an event")?;
-        if message.subject.as_str() == contract::streams::ERASED_SUBJECT {
-            let event: contract::erasure::UserErased = serde_json::from_slice(&message.payload)?;
-            users.insert(event.user_id.get());
-        }
-    }
-    Ok(users)
+fn announced(events: &[EventOut]) -> anyhow::Result<HashSet<i64>> {
+    let erased = events.iter().filter(|event| event.subject == contract::streams::ERASED_SUBJECT);
+    let users = erased.map(|event| {
+        let event: contract::erasure::UserErased = serde_json::from_str(&event.body)?;
+        Ok(event.user_id.get())
+    });
+    users.collect()
 }
 
 /// Collects all faults of erasures.

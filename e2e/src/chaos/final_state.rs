@@ -1,7 +1,11 @@
 //! Reads the stored data at the end: from Postgres, from JetStream, and over HTTP as users do.
 
-use super::erasures;
-use super::stored::{Counts, FinalState, NoticeRow, Row};
+use super::{
+    erasures,
+    reminders::{self, Wishes},
+    stored::{Counts, FinalState, InboxRow, NoticeRow, Row},
+    webhooks,
+};
 use crate::Stack;
 use anyhow::Context;
 use async_nats::jetstream;
@@ -31,11 +35,11 @@ pub struct Ends {
     pub pending: BTreeMap<&'static str, u64>,
 }
 
-/// Reads the heads and the pending work.
+/// Reads the heads and the pending work. With `wishes`, reminders are part of it.
 ///
 /// # Errors
 /// If Postgres or NATS don't reply.
-pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
+pub async fn ends(stack: &Stack, wishes: Option<Wishes>) -> anyhow::Result<Ends> {
     let mut database = PgConnection::connect(&stack.database.url()).await.context("connect to Postgres")?;
     let mut ends = Ends { conversations: heads(&mut database).await?, ..Ends::default() };
     let rows = sqlx::query("select user_id, last_seq, last_id from notify.inboxes").fetch_all(&mut database);
@@ -50,12 +54,19 @@ pub async fn ends(stack: &Stack) -> anyhow::Result<Ends> {
     let outbox: i64 = sqlx::query_scalar("select count(*) from chat.outbox").fetch_one(&mut database).await?;
     ends.pending.insert("outbox", outbox.unsigned_abs());
     ends.pending.insert("erasures", erasures::pending(&mut database).await?);
+    if let Some(wishes) = wishes {
+        ends.pending.insert("reminders", reminders::pending(&mut database, wishes).await?);
+    }
     let jetstream = jetstream::new(stack.backend().await);
     for name in [contract::streams::EVENTS_STREAM, contract::streams::CHAT_STREAM] {
         let mut stream = jetstream.get_stream(name).await.context("open a stream")?;
         let info = stream.info().await.context("read the state of a stream")?;
         ends.pending.insert(name, info.state.messages);
     }
+    let telling: i64 =
+        sqlx::query_scalar("select count(*) from notify.telling").fetch_one(&mut database).await?;
+    ends.pending.insert("events for backends", telling.unsigned_abs());
+    ends.pending.insert("deliveries of the webhook", webhooks::pending(&jetstream).await?);
     Ok(ends)
 }
 
@@ -240,9 +251,20 @@ async fn notifications(database: &mut PgConnection, state: &mut FinalState) -> a
             is_read: row.try_get(7)?,
         });
     }
-    let rows = sqlx::query("select user_id, last_seq, unread_count from notify.inboxes where user_id < $1");
+    // As JSON, because a stack of the last release lacks the last two columns.
+    let rows = sqlx::query(
+        "select user_id, last_seq, unread_count, coalesce((to_jsonb(i) ->> 'seen_id')::bigint, 0),
+            coalesce((to_jsonb(i) ->> 'unseen_count')::bigint, 0)
+         from notify.inboxes i where user_id < $1",
+    );
     for row in rows.bind(erasures::FIRST).fetch_all(database).await? {
-        state.inboxes.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+        let inbox = InboxRow {
+            last_seq: row.try_get(1)?,
+            unread_count: row.try_get(2)?,
+            seen_id: row.try_get(3)?,
+            unseen_count: row.try_get(4)?,
+        };
+        state.inboxes.insert(row.try_get(0)?, inbox);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use contract::{
     chat::{Marker, Message},
-    notify::{InboxRead, Notification},
+    notify::{InboxRead, InboxSeen, Notification},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -49,6 +49,8 @@ pub enum Frame {
     Notification(Notification),
     /// Notifications were read.
     InboxRead(InboxRead),
+    /// Notifications were seen.
+    InboxSeen(InboxSeen),
     /// A typing event of this user.
     Typing(i64),
     /// The server's first frame on a multiplexed socket.
@@ -127,6 +129,7 @@ fn parse_on(channel: Channel, value: Value) -> Result<Frame, String> {
         (Channel::Chat(_), "read") => typed(value, Frame::Marker),
         (Channel::Inbox, "read") if value.get("conversation_id").is_some() => typed(value, Frame::Marker),
         (Channel::Inbox, "read") => typed(value, Frame::InboxRead),
+        (Channel::Inbox, "seen") => typed(value, Frame::InboxSeen),
         (Channel::Inbox, _) => typed(value, Frame::Notification),
         (Channel::Typing(_), "typing") => {
             Ok(Frame::Typing(value["user_id"].as_i64().ok_or("typing without a user")?))

@@ -3,7 +3,7 @@
 use super::{
     ledger::{Deliveries, Ledger, Promise},
     rules::{Fault, Rule},
-    stored::{FinalState, NoticeRow, is_item},
+    stored::{FinalState, InboxRow, NoticeRow, is_item},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +15,7 @@ pub fn judge(ledger: &Ledger, deliveries: &Deliveries, state: &FinalState, fault
     conversations(state, faults);
     check_deliveries(deliveries, state, faults);
     reads(ledger, state, faults);
+    seen(ledger, state, faults);
 }
 
 /// Checks that `seq` counts from 1 without a gap, that ids grow with it, and that all unread counts agree.
@@ -34,7 +35,7 @@ fn numbering(state: &FinalState, faults: &mut Vec<Fault>) {
             }
         }
     }
-    for (user, (last_seq, unread_count)) in &state.inboxes {
+    for (user, InboxRow { last_seq, unread_count, .. }) in &state.inboxes {
         let rows = inboxes.get(user).map_or(&[][..], Vec::as_slice);
         let last = rows.last().map_or(0, |row| row.seq);
         let unread = rows.iter().filter(|row| !row.is_read).count();
@@ -159,6 +160,19 @@ fn reads(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
         for row in ids.iter().filter_map(|id| rows.get(&(*user, *id))).filter(|row| !row.is_read) {
             let what = format!("user {user} has read notification {}, but it is unread", row.id);
             faults.push(Fault::new(Rule::Marker, what).with([row.show()]));
+        }
+    }
+}
+
+/// Checks that what users have seen was kept, and that all after it that is unread counts as unseen.
+fn seen(ledger: &Ledger, state: &FinalState, faults: &mut Vec<Fault>) {
+    for (user, inbox) in &state.inboxes {
+        let acknowledged = ledger.inbox_seen.get(user).copied().unwrap_or_default();
+        let rows = state.notifications.iter().filter(|row| row.user == *user && !row.is_read);
+        let unseen = rows.filter(|row| inbox.seen_id > 0 && row.id > inbox.seen_id).count();
+        if inbox.seen_id < acknowledged || inbox.unseen_count != i64::try_from(unseen).unwrap_or(i64::MAX) {
+            let what = format!("user {user} has seen {acknowledged}, {unseen} are unseen; stored: {inbox:?}");
+            faults.push(Fault::new(Rule::Unread, what));
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct Ledger {
     pub reads: BTreeMap<(i64, i64), i64>,
     /// Notifications marked as read with an acknowledgement, by user.
     pub inbox_reads: BTreeMap<i64, Vec<i64>>,
+    /// Last notification marked as seen with an acknowledgement, by user.
+    pub inbox_seen: BTreeMap<i64, i64>,
     pub events: BTreeMap<String, Published>,
     /// Requested changes by message.
     pub changes: BTreeMap<i64, Requested>,
@@ -191,6 +193,12 @@ impl Ledger {
     /// Number of messages that are repeated until they are acknowledged, and are not yet.
     pub fn unacknowledged(&self) -> usize {
         self.sends.values().filter(|sent| sent.acked.is_none() && sent.client_id.is_some()).count()
+    }
+
+    /// Records the acknowledgement that a user has seen the notifications up to this one.
+    pub fn seen(&mut self, user: i64, notification: i64) {
+        let seen = self.inbox_seen.entry(user).or_default();
+        *seen = (*seen).max(notification);
     }
 
     /// Records the acknowledgement of a read.

@@ -569,6 +569,10 @@ impl Page {
                 let data = json!({"type": "read", "message_id": id});
                 connection.send(channel, Command::Read(conversation, id), data).await;
             }
+            Channel::Inbox if self.world.is_new && self.rng.u8(..3) == 0 => {
+                let data = json!({"type": "seen", "notification_id": id});
+                connection.send(channel, Command::InboxSeen(id), data).await;
+            }
             Channel::Inbox if self.rng.u8(..4) == 0 => {
                 connection.send(channel, Command::InboxRead(None), json!({"type": "read_all"})).await;
             }

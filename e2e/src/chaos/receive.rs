@@ -55,6 +55,9 @@ impl Page {
                 let checked = connection.inbox.as_ref().map_or(Ok(()), |watch| watch.read(&read));
                 self.check(Channel::Inbox, checked);
             }
+            (Some(Channel::Inbox), Frame::InboxSeen(seen)) if seen.unseen_count < 0 => {
+                self.report_fault(channel, Fault::new(Rule::Unread, format!("{seen:?}")));
+            }
             (Some(Channel::Typing(id)), Frame::Typing(user)) if user == self.user => {
                 let what = "a typing user received their own typing event";
                 self.report_fault(Some(Channel::Typing(id)), Fault::new(Rule::Refused, what));
@@ -259,6 +262,7 @@ impl Page {
                     self.change_acked("an ok");
                 }
             }
+            Some(Command::InboxSeen(id)) => self.world.ledger().seen(self.user, id),
             Some(Command::InboxRead(None) | Command::Typing | Command::Load(..)) | None => {}
         }
     }

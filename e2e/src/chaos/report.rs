@@ -69,6 +69,7 @@ impl Report {
             ("events", &counters.events),
             ("frames received", &counters.frames),
             ("notifications", &counters.notifications),
+            ("reminders", &counters.reminders),
             ("reconnects", &counters.reconnects),
             ("resumes", &counters.resumes),
             ("VIOLATIONS", &counters.violations),

@@ -32,6 +32,12 @@ pub enum Rule {
     Event,
     /// Everything that is committed is published.
     Outbox,
+    /// Each message has its event for backends, and each such event reaches the webhook with its id.
+    Told,
+    /// Users are reminded of what they have not read: once, in time, and as they wish.
+    Reminded,
+    /// Exactly the users with an open socket are present.
+    Present,
     /// Senders receive a reply in time.
     Answer,
     /// No permitted request is refused, and no user receives data of others.

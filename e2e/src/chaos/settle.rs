@@ -3,6 +3,7 @@
 use super::{
     final_state::{self, Ends},
     frame::Channel,
+    reminders::Wishes,
     rules::{Fault, Rule},
     view::View,
     world::World,
@@ -14,15 +15,15 @@ use std::time::{Duration, Instant};
 /// Maximum time for that. Most is needed by erasures, which rest for up to 20 s after a slow step.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Waits until every repeated message is acknowledged, all committed data is published, and every client has received
-/// everything. Anything that is missing after the timeout is a violation.
+/// Waits until every repeated message is acknowledged, all committed data is published, everybody is reminded, and
+/// every client has received everything. Anything that is missing after the timeout is a violation.
 ///
 /// # Errors
 /// If Postgres or NATS don't reply.
-pub async fn wait(stack: &Stack, world: &World) -> anyhow::Result<()> {
+pub async fn wait(stack: &Stack, world: &World, wishes: Option<Wishes>) -> anyhow::Result<()> {
     let until = Instant::now() + SETTLE_TIMEOUT;
     loop {
-        let ends = final_state::ends(stack).await?;
+        let ends = final_state::ends(stack, wishes).await?;
         let incomplete = incomplete(world, &ends);
         if incomplete.is_empty() {
             return Ok(());

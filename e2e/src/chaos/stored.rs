@@ -95,6 +95,19 @@ impl NoticeRow {
     }
 }
 
+/// A stored inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InboxRow {
+    /// Last `seq`.
+    pub last_seq: i64,
+    /// Number of unread notifications.
+    pub unread_count: i64,
+    /// Last notification that the user has seen; 0 if no page of the user ever said that.
+    pub seen_id: i64,
+    /// Number of unread notifications after it.
+    pub unseen_count: i64,
+}
+
 /// Unread counts of a user, from the HTTP API.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
@@ -125,8 +138,8 @@ pub struct FinalState {
     pub outbox: Vec<String>,
     /// All notifications, sorted by user and `seq`.
     pub notifications: Vec<NoticeRow>,
-    /// Last `seq` and unread count, by user.
-    pub inboxes: BTreeMap<i64, (i64, i64)>,
+    /// Inboxes by user.
+    pub inboxes: BTreeMap<i64, InboxRow>,
     /// Bodies of the dead letters.
     pub deadletters: Vec<String>,
     /// Histories, from the HTTP API.

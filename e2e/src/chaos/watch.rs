@@ -238,10 +238,7 @@ impl InboxWatch {
     pub fn notification(&mut self, shown: &Notification) -> Result<(), Fault> {
         self.order.next(Head { seq: shown.seq, id: shown.notification_id.get() })?;
         // A replayed notification has the unread count at the time of the replay.
-        if shown.unread_count < 0 {
-            return Err(Fault::new(Rule::Unread, format!("unread_count {}", shown.unread_count)));
-        }
-        Ok(())
+        check_counts(shown.unread_count, shown.unseen_count)
     }
 
     /// Checks a delivered read.
@@ -249,10 +246,7 @@ impl InboxWatch {
     /// # Errors
     /// If the read violates a rule.
     pub fn read(&self, read: &InboxRead) -> Result<(), Fault> {
-        if read.unread_count < 0 {
-            return Err(Fault::new(Rule::Unread, format!("unread_count {}", read.unread_count)));
-        }
-        Ok(())
+        check_counts(read.unread_count, read.unseen_count)
     }
 
     /// Checks a delivered marker, which must be the user's own.
@@ -265,6 +259,14 @@ impl InboxWatch {
         }
         Ok(())
     }
+}
+
+/// Checks that as many notifications are unread as are unseen, or more.
+fn check_counts(unread: i64, unseen: Option<i64>) -> Result<(), Fault> {
+    if unread < 0 || unseen.is_some_and(|unseen| !(0..=unread).contains(&unseen)) {
+        return Err(Fault::new(Rule::Unread, format!("{unread} are unread, {unseen:?} unseen")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub struct Counters {
     pub notifications: AtomicU64,
     /// Published and acknowledged events.
     pub events: AtomicU64,
+    /// Published reminders.
+    pub reminders: AtomicU64,
     /// Received `unavailable` errors.
     pub unavailable: AtomicU64,
     /// Injected faults.
@@ -119,6 +121,8 @@ pub struct World {
     pub began: Instant,
     /// Counters of the run.
     pub counters: Arc<Counters>,
+    /// Whether all programs are of this release. An earlier one lacks HTTP for backends, kinds, and seen notifications.
+    pub is_new: bool,
     phase: watch::Sender<Phase>,
     ledger: Mutex<Ledger>,
     deliveries: Mutex<Deliveries>,
@@ -132,7 +136,7 @@ pub struct World {
 
 impl World {
     /// Creates the state in the phase [`Phase::Chatting`].
-    pub fn new(hosts: Vec<String>, counters: Arc<Counters>) -> Arc<Self> {
+    pub fn new(hosts: Vec<String>, counters: Arc<Counters>, is_new: bool) -> Arc<Self> {
         let pauses = (0..=hosts.len()).map(|_| Pauses::default()).collect();
         let timeout = Duration::from_secs(40);
         Arc::new(Self {
@@ -140,6 +144,7 @@ impl World {
             http: reqwest::Client::builder().timeout(timeout).build().expect("an HTTP client"),
             began: Instant::now(),
             counters,
+            is_new,
             phase: watch::Sender::new(Phase::Chatting),
             ledger: Mutex::default(),
             deliveries: Mutex::default(),

@@ -20,7 +20,7 @@ async fn connect(page: &Browser, stack: &Stack, origin: &str, options: &str) {
         host = stack.host(0),
     );
     page.run(&script, vec![json!(token_with(json!({"user_id": ADA, "username": "ada"})))]).await;
-    page.until("window.rt || window.failure").await;
+    page.until("!!(window.rt || window.failure)").await;
     assert_eq!(page.eval("window.failure ?? ''").await, "");
 }
 
@@ -63,6 +63,14 @@ async fn back_forward_cache_in(engine: Engine) {
     page.until("rt.state === 'online'").await;
     page.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))", vec![]).await;
     assert_eq!(page.eval("rt.state").await, "offline");
+    // Browsers then say that the page is hidden, which opens no socket.
+    let hide = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => true });
+        window.states = [];
+        rt.on('state', (state) => states.push(state));
+        document.dispatchEvent(new Event('visibilitychange', { bubbles: true }));
+        delete document.hidden;";
+    page.run(hide, vec![]).await;
+    assert_eq!(page.eval("states").await, json!([]));
     page.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))", vec![]).await;
     page.until("rt.state === 'online'").await;
 

@@ -7,6 +7,7 @@ mod api_docs;
 mod browser;
 mod client;
 mod demo;
+mod django_shop;
 mod engine;
 mod guide;
 mod react_inbox;

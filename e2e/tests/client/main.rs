@@ -1,5 +1,5 @@
-//! Runs the tests of the clients, `clients/js`, `clients/python` and `clients/django`, against real stacks. They may kill
-//! its services.
+//! Runs the tests of the clients, `clients/js`, `clients/python` and `clients/django`, against real stacks. They may
+//! kill its services.
 
 mod control;
 mod django;
@@ -14,7 +14,7 @@ use e2e::{
 use serde_json::json;
 
 /// Test files. They run one after the other, because some kill services that others need.
-const TESTS: [&str; 15] = [
+const TESTS: [&str; 10] = [
     "test/pager.test.js",
     "test/features.test.js",
     "test/identity.test.js",
@@ -22,7 +22,13 @@ const TESTS: [&str; 15] = [
     "test/conversation.test.js",
     "test/changes.test.js",
     "test/kinds.test.js",
+    "test/presence.test.js",
+    "test/settings.test.js",
     "test/react.test.js",
+];
+
+/// The test files about connections, which mostly wait. They run beside the others, on a stack of their own.
+const TESTS_OF_CONNECTIONS: [&str; 7] = [
     "test/native.test.js",
     "test/persist.test.js",
     "test/connection.test.js",
@@ -51,6 +57,15 @@ async fn the_clients_tests_pass() {
         Err(reason) => return node::skip("the tests of clients/js", &reason),
     };
     run_tests(&tools, &TESTS, Vec::new(), "10").await;
+}
+
+#[tokio::test]
+async fn the_clients_tests_of_connections_pass() {
+    let tools = match node::tools().await {
+        Ok(tools) => tools,
+        Err(reason) => return node::skip("the tests of clients/js about connections", &reason),
+    };
+    run_tests(&tools, &TESTS_OF_CONNECTIONS, Vec::new(), "10").await;
 }
 
 /// `cargo test -p e2e --test client -- --ignored`

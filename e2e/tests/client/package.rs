@@ -4,7 +4,7 @@ use e2e::node;
 use std::fs;
 
 /// JavaScript that `clients/js/build.mjs` builds and that is committed.
-const BUILT: [&str; 14] = [
+const BUILT: [&str; 18] = [
     "index.js",
     "index.cjs",
     "react.js",
@@ -17,6 +17,10 @@ const BUILT: [&str; 14] = [
     "lists.js",
     "persist.js",
     "poll.js",
+    "presence.js",
+    "presence.cjs",
+    "settings.js",
+    "settings.cjs",
     "realtime.min.js",
     "realtime.global.js",
 ];
@@ -39,12 +43,17 @@ async fn the_built_client_is_current_and_small() {
 }
 
 /// A program for each way to use the package. Each ends with an error if something is missing.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("esm.mjs", "import { connect } from '@vyzio/realtime'; if (typeof connect !== 'function') throw connect;"),
     ("cjs.cjs", "const { connect } = require('@vyzio/realtime'); if (typeof connect !== 'function') throw connect;"),
     (
         "kinds.cjs",
         "const { textOf } = require('@vyzio/realtime/kinds'); if (typeof textOf !== 'function') throw textOf;",
+    ),
+    (
+        "settings.cjs",
+        "const parts = [require('@vyzio/realtime/presence').presenceOf, require('@vyzio/realtime/settings').setMine];
+         if (parts.some((part) => typeof part !== 'function')) throw parts;",
     ),
     (
         "global.cjs",
@@ -57,6 +66,8 @@ const PROGRAMS: [(&str, &str); 4] = [
 /// A page in TypeScript, with every type by its name.
 const TYPED: &str = "import { connect } from '@vyzio/realtime';
 import { original, textOf } from '@vyzio/realtime/kinds';
+import { type Presence, presenceOf } from '@vyzio/realtime/presence';
+import { type Preferences, isMuted, preferencesOf } from '@vyzio/realtime/settings';
 import type { KindMessage } from './kinds.mjs';
 import type {
     Conversation, ConversationInfo, Conversations, Failure, Message, Notification, Notifications, Options, Person, Realtime,
@@ -72,6 +83,10 @@ export const text = (message: Message): string => message.state === 'failed' ? m
 export const shown: [State, Failure | null, readonly ConversationInfo[], readonly Notification[], readonly Person[]] =
     [rt.state, rt.error, list.items, inbox.items, chat.typists];
 export const price = (message: KindMessage): number | null => message.kind === 'offer' ? message.data.amount : null;
+const presence: Presence = presenceOf(rt, 8);
+const preferences: Preferences = preferencesOf(rt);
+export const own: [boolean, boolean | undefined, boolean] =
+    [list.items.some(isMuted), presence.of(457)?.online, preferences.isOn('listing_published', 'mail')];
 export const replied = (message: Message) => original(rt, chat, message);
 export const french: string | null = textOf({}, {}, 'fr');
 export const call = async (): Promise<Result<unknown>> => rt.call('GET', '/api/unread');

@@ -25,6 +25,8 @@ async fn the_gateway_serves_the_client_to_pages_of_every_origin() {
         ("realtime.global.js", include_str!("../../../clients/js/dist/realtime.global.js")),
         ("edits.js", include_str!("../../../clients/js/dist/edits.js")),
         ("kinds.js", include_str!("../../../clients/js/dist/kinds.js")),
+        ("presence.js", include_str!("../../../clients/js/dist/presence.js")),
+        ("settings.js", include_str!("../../../clients/js/dist/settings.js")),
         ("lists.js", include_str!("../../../clients/js/dist/lists.js")),
         ("persist.js", include_str!("../../../clients/js/dist/persist.js")),
         ("poll.js", include_str!("../../../clients/js/dist/poll.js")),

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
-use testkit::{Child, Program};
+use testkit::{Child, Output, Program, Signal, free_port};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples")
@@ -158,17 +159,17 @@ async fn the_django_shop_opens_a_conversation_notifies_and_sends_mails() {
     let site = tempfile::tempdir().unwrap();
     e2e::node::copy(&folder().join("django-shop"), site.path());
     django::write_project(site.path(), &[("visit.py", include_str!("django/visit.py").to_owned())]);
-    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let [(url_name, url), (key_name, key)] = django::environment(&stack);
     let env = [(url_name, url.as_str()), (key_name, key.as_str()), ("JWT_SECRET", SECRET)];
-    let env = [&env[..], &[("VYZIO_WEBHOOK_SECRET", secret)]].concat();
-    let manage = Tool::new(&python, site.path()).args(["manage.py", "migrate"]);
-    run(manage, &stack, &env).await;
+    let manage = |command: &str| Tool::new(&python, site.path()).arg("manage.py").arg(command);
+    // Reminders become mails and pushes.
+    run(manage("test"), &stack, &env).await;
+    run(manage("makemigrations").arg("--check"), &stack, &env).await;
+    run(manage("migrate"), &stack, &env).await;
 
     let output = run(Tool::new(&python, site.path()).arg("visit.py"), &stack, &env).await;
     let visit: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     let (seller, buyer) = (visit["seller"].as_i64().unwrap(), visit["buyer"].as_i64().unwrap());
-    assert_eq!(visit["mails"], json!([["seller@shop.example", "List-Unsubscribe=One-Click"]]));
     let conversations = stack.get("/api/conversations", seller).await;
     assert_eq!(conversations["items"][0]["last_message"]["content"], "Bonjour");
     assert_eq!(conversations["items"][0]["listing_id"], 1);
@@ -176,6 +177,88 @@ async fn the_django_shop_opens_a_conversation_notifies_and_sends_mails() {
     assert_eq!(payments(&notifications(&stack, buyer, 1).await), [1]);
     let of_seller = notifications(&stack, seller, 2).await;
     assert!(of_seller.iter().any(|item| item["message"] == "buyer a acheté « Vélo »"), "{of_seller:?}");
+}
+
+/// Mails that a site prints, each of which begins with its subject.
+#[derive(Clone, Default)]
+struct Mails(Arc<Mutex<Vec<String>>>);
+
+impl Mails {
+    fn print(&self, line: &str) {
+        println!("{line}");
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+
+    /// Waits for the mail to an address, and returns its link that ends the mails.
+    async fn unsubscribe_link(&self, address: &str) -> String {
+        let (to, before) = (format!("To: {address}"), "Ne plus recevoir ces rappels : ");
+        eventually(&to, async || {
+            let lines = self.0.lock().unwrap().clone();
+            let mail = &lines[lines.iter().position(|line| *line == to)?..];
+            mail.iter().find_map(|line| line.strip_prefix(before)).map(str::to_owned)
+        })
+        .await
+    }
+
+    fn count(&self, address: &str) -> usize {
+        let to = format!("To: {address}");
+        self.0.lock().unwrap().iter().filter(|line| **line == to).count()
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_read_becomes_one_mail_of_the_django_shop() {
+    let python = match tools::python().await {
+        Ok(python) => python,
+        Err(reason) => return tools::skip("the reminders of examples/django-shop", &reason),
+    };
+    let site = format!("http://127.0.0.1:{}", free_port().unwrap());
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let env = vec![
+        ("REMINDERS", "mail:5s/5s".to_owned()),
+        ("WEBHOOK_URL", format!("{site}/realtime/webhook/")),
+        ("WEBHOOK_SECRET", secret.to_owned()),
+    ];
+    let stack = Stack::with(Options { env, ..Options::default() }).await;
+    let folder_of_site = tempfile::tempdir().unwrap();
+    e2e::node::copy(&folder().join("django-shop"), folder_of_site.path());
+    django::write_project(folder_of_site.path(), &[]);
+    let mails = Mails::default();
+    let (printed, [(url_name, url), (key_name, key)]) = (mails.clone(), django::environment(&stack));
+    let program = Program::new(&python).folder(folder_of_site.path()).stop_signal(Signal::Term);
+    let program = program
+        .args(["-u", "manage.py", "shop"])
+        .output(Output::Lines(Arc::new(move |line| printed.print(line))));
+    let env =
+        [(url_name, url), (key_name, key), ("JWT_SECRET", SECRET.to_owned()), ("SITE_URL", site.clone())];
+    let _shop = start(program, &[&env[..], &[("WEBHOOK_SECRET", secret.to_owned())]].concat());
+    eventually("the shop", async || stack.http().get(&site).send().await.ok().map(drop)).await;
+
+    // Alice writes to Bruno about the bike; later to him and to Chloé, after he has clicked.
+    let (bruno, chloe) = ("bruno@shop.example", "chloe@shop.example");
+    let write = async |conversation: i64| {
+        let path = format!("/api/conversations/{conversation}/messages");
+        stack.post(&path, 1, json!({"message": "Bonjour"})).await.expect(201);
+    };
+    let with_bruno = stack.conversation(&[1, 2]).await;
+    let with_chloe = stack.conversation(&[1, 3]).await;
+    write(with_bruno).await;
+    write(with_bruno).await;
+    let link = mails.unsubscribe_link(bruno).await;
+    // The shop answers 503 if the gateway takes longer than a second.
+    eventually("the end of the mails", async || {
+        let clicked = stack.http().post(&link).body("List-Unsubscribe=One-Click").send().await.unwrap();
+        (clicked.status() == 200).then_some(())
+    })
+    .await;
+    let path = format!("/api/conversations/{with_bruno}/messages");
+    let page = stack.get(&path, 2).await;
+    let newest = json!({"message_id": page["items"][0]["message_id"]});
+    stack.post(&format!("/api/conversations/{with_bruno}/read"), 2, newest).await.expect(204);
+    write(with_bruno).await;
+    write(with_chloe).await;
+    mails.unsubscribe_link(chloe).await;
+    assert_eq!((mails.count(bruno), mails.count(chloe)), (1, 1));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Checks the frames in the documents against AsyncAPI, and that the documents cover AsyncAPI.
 
-use crate::snippets::{FRENCH, KINDS, Kind, PROTOCOL};
+use crate::snippets::{FRENCH, KINDS, Kind, PREFERENCES, PROTOCOL, REMINDERS};
 use e2e::documented::{self, ASYNCAPI, Sender};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 #[test]
 fn every_frame_in_the_documents_matches_asyncapi() {
     let mut shown = BTreeSet::new();
-    for page in [PROTOCOL, KINDS, FRENCH] {
+    for page in [PROTOCOL, KINDS, PREFERENCES, REMINDERS, FRENCH] {
         for block in page.blocks() {
             let Kind::Frame(operation) = &block.kind else { continue };
             let (channel, action) = operation.split_once(' ').unwrap();

@@ -3,7 +3,7 @@
 
 use crate::{
     django, notifications, payments,
-    snippets::{DJANGO, FRENCH, PUBLISHING},
+    snippets::{DJANGO, FRENCH},
     tools::{self, Tool},
 };
 use e2e::{Options, SECRET, Socket, Stack};
@@ -27,7 +27,7 @@ impl Shop {
         let settings = [
             include_str!("migration/settings.py"),
             &FRENCH.snippet("settings_extract.py"),
-            &PUBLISHING.snippet("project/realtime_settings.py"),
+            &DJANGO.snippet("project/realtime_settings.py"),
             &DJANGO.snippet("project/export_settings.py"),
         ];
         let files = [
@@ -247,6 +247,7 @@ fn every_snippet_of_the_page_is_run_by_a_test() {
         "go-back.sql",
         "import.sh",
         "project/export_settings.py",
+        "project/realtime_settings.py",
         "shop/payments.py",
         "take-back.sql",
     ];

@@ -24,6 +24,8 @@ pages! {
     GETTING_STARTED = "getting-started.md",
     PROTOCOL = "protocol.md",
     KINDS = "kinds.md",
+    PREFERENCES = "preferences.md",
+    REMINDERS = "reminders.md",
     DJANGO = "from-django-channels.md",
     FRENCH = "guide.fr.md",
     OPERATIONS = "operations.md",
@@ -47,12 +49,14 @@ pub const PYTHON_README: Page =
     Page { name: "clients/python/README.md", text: include_str!("../../../clients/python/README.md") };
 
 /// The pages with snippets. For each, a test compares the names of its snippets with those that tests run.
-const ALL: [&Page; 17] = [
+const ALL: [&Page; 19] = [
     &README,
     &JS_README,
     &PYTHON_README,
     &PUBLISHING,
     &KINDS,
+    &PREFERENCES,
+    &REMINDERS,
     &GETTING_STARTED,
     &DJANGO,
     &FRENCH,

@@ -9,7 +9,7 @@ use crate::{
     },
     tools::{self, Tool, run},
 };
-use e2e::{Kind, Options, SECRET, Stack, eventually, token, token_with};
+use e2e::{BACKEND_KEY, Kind, Options, SECRET, Stack, eventually, token, token_with};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -20,6 +20,14 @@ use testkit::{Child, Output, Program, Signal, free_port};
 
 /// Enter, as WebDriver types it.
 const ENTER: char = '\u{e007}';
+
+/// What the site of `django.md` needs for the endpoint of `token.md` without the package.
+const SIMPLE_JWT: &str = "\nSIMPLE_JWT = {\"SIGNING_KEY\": os.environ[\"JWT_SECRET\"]}\n";
+const PLAIN_TOKEN: &str = "
+from chat import token
+
+urlpatterns += [path(\"plain-token\", token.realtime_token)]
+";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -78,25 +86,39 @@ async fn two_browsers_chat_on_the_django_page_with_its_policy() {
         text.replace("a key of at least 32 characters, for both", SECRET)
     };
     let folder = tempfile::tempdir().unwrap();
-    let path = path_with(&[python.parent().unwrap()]);
-    let env = [("PATH", path.as_str())];
-    let create = Tool::new("sh", folder.path()).arg("-euc").arg(snippet(START_DJANGO, "project.sh"));
-    run(create, &stack, &env).await;
-    let settings = fs::read_to_string(folder.path().join("shop/settings.py")).unwrap();
+    // A copy, because its build writes beside its sources.
+    let checkout = folder.path().join("checkout");
+    fs::create_dir_all(checkout.join("clients/django")).unwrap();
+    e2e::node::copy(&repository().join("clients/django"), &checkout.join("clients/django"));
+    let venv = folder.path().join("venv");
+    run(Tool::new(&python, folder.path()).args(["-m", "venv", "venv"]), &stack, &[]).await;
+    let site_folder = folder.path().join("site");
+    fs::create_dir(&site_folder).unwrap();
+    let path = path_with(&[&venv.join("bin")]);
+    let checkout = checkout.display().to_string();
+    let env = [("PATH", path.as_str()), ("VYZIO", &checkout), ("VYZIO_KEY", BACKEND_KEY)];
+    // The second package is for the endpoint of `token.md`.
+    let commands = snippet(START_DJANGO, "project.sh") + "pip install djangorestframework-simplejwt";
+    run(Tool::new("sh", &site_folder).arg("-euc").arg(commands), &stack, &env).await;
+    let settings = fs::read_to_string(site_folder.join("shop/settings.py")).unwrap();
     let added = snippet(START_DJANGO, "shop/settings.py") + &snippet(START_CSP, "csp_settings.py");
-    write(folder.path(), "shop/settings.py", &(settings + &added));
-    write(folder.path(), "chat/middleware.py", &snippet(START_CSP, "chat/middleware.py"));
-    for name in ["chat/views.py", "shop/urls.py", "chat/templates/chat.html", "chat/static/chat.js"] {
-        write(folder.path(), name, &snippet(START_DJANGO, name));
+    write(&site_folder, "shop/settings.py", &(settings + &added + SIMPLE_JWT));
+    write(&site_folder, "chat/middleware.py", &snippet(START_CSP, "chat/middleware.py"));
+    for name in ["chat/views.py", "chat/templates/chat.html", "chat/static/chat.js"] {
+        write(&site_folder, name, &snippet(START_DJANGO, name));
     }
+    write(&site_folder, "shop/urls.py", &(snippet(START_DJANGO, "shop/urls.py") + PLAIN_TOKEN));
+    write(&site_folder, "chat/token.py", &snippet(START_TOKEN, "token.py"));
     let page =
         snippet(JS_README, "page.html").replace("</script>", "globalThis.connect = connect;\n</script>");
-    write(folder.path(), "chat/static/page.html", &page);
-    let server = start(&snippet(START_DJANGO, "run.sh"), folder.path(), &env);
+    write(&site_folder, "chat/static/page.html", &page);
+    let server = start(&snippet(START_DJANGO, "run.sh"), &site_folder, &env);
     let get = async |path: &str| stack.http().get(format!("{site}{path}")).send().await.ok();
-    let answer = eventually("Django", async || get("/realtime/token").await).await;
-    assert_eq!(answer.status(), 401, "nobody is signed in");
-    assert!(answer.headers().contains_key("content-security-policy"));
+    for path in ["/realtime/token/", "/plain-token"] {
+        let answer = eventually("Django", async || get(path).await).await;
+        assert_eq!(answer.status(), 401, "nobody is signed in");
+        assert!(answer.headers().contains_key("content-security-policy"));
+    }
 
     sign_in(&ada, &format!("{site}/chat/2/"), "ada").await;
     sign_in(&ben, &format!("{site}/chat/1/"), "ben").await;
@@ -108,6 +130,14 @@ async fn two_browsers_chat_on_the_django_page_with_its_policy() {
     ben.until(&shows("ada: Bonjour Ben")).await;
     ben.keys("[name=text]", &format!("Salut{ENTER}")).await;
     ada.until(&shows("ben: Salut")).await;
+    ada.click("form[action='/chat/2/wave/'] button").await;
+    ben.until(&shows("Hello: ada waves at you")).await;
+    // The token of the other endpoint opens a socket, too.
+    let plain = "fetch('/plain-token').then((answer) => answer.text()).then((text) => (window.plain = text))";
+    ada.run(plain, vec![]).await;
+    let plain = ada.until("window.plain").await;
+    let call = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
+    assert_eq!(call.bearer_auth(plain.as_str().unwrap()).send().await.unwrap().status(), 200);
     for browser in [&ada, &ben] {
         let complaints = browser.complaints().await;
         assert!(!complaints.iter().any(|text| text.contains("Content Security Policy")), "{complaints:?}");
@@ -323,7 +353,7 @@ fn every_snippet_of_the_pages_is_run_by_a_test() {
         (START_REACT, &["app.jsx", "install.sh"]),
         (START_NODE, &["bot.mjs", "install.sh", "run.sh"]),
         (START_PYTHON, &["bot.py", "install.sh", "run.sh"]),
-        (START_TOKEN, &["bot_token.py", "token.mjs"]),
+        (START_TOKEN, &["bot_token.py", "token.mjs", "token.py"]),
         (TROUBLESHOOTING, &["debug.sh", "healthz.sh", "origin.sh", "socket.sh", "token.sh", "variables.sh"]),
         (JS_README, &["install.sh", "page.html"]),
         (PYTHON_README, &["bot.py", "install.sh"]),

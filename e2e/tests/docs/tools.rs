@@ -13,12 +13,14 @@ use std::{
 use tokio::process::Command;
 
 /// Packages of the Python environment.
-pub const PIP: [&str; 12] = [
+pub const PIP: [&str; 14] = [
     "nats-py==2.16.0",
     "Django==5.2.19",
     "psycopg[binary]==3.3.9",
+    "channels==4.3.2",
     "djangorestframework-simplejwt==5.5.1",
     "cryptography==50.0.2",
+    "pywebpush==2.5.0",
     "websockets==17.4",
     "openapi-spec-validator==0.9.0",
     "check-jsonschema==0.39.0",

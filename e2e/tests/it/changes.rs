@@ -305,7 +305,7 @@ async fn a_backend_edits_and_deletes_any_message_and_moderators_read_former_text
     assert!(stack.request("chat.messages.update", &update).await.unwrap_err().starts_with("not_found: "));
 
     let list = json!({"conversation_id": conversation, "limit": 1, "before": messages[1]["message_id"]});
-    let listed = stack.request("chat.messages.list", &list).await.unwrap();
+    let listed = stack.request("chat.messages.versions", &list).await.unwrap();
     let versions = listed["items"][0]["versions"].as_array().unwrap();
     let versions: Vec<_> = versions
         .iter()

@@ -66,7 +66,9 @@ async fn replies_to_backends_on_nats_are_documented() {
     let message = within("the report", moderators.next()).await.unwrap();
     check("reported", Sender::Server, &message.payload);
     request("chat.messages.remove", "removeMessage", with("reason", "rude")).await;
-    request("chat.messages.list", "listMessages", json!({"conversation_id": id, "limit": 5})).await;
+    let list = json!({"conversation_id": id, "limit": 5});
+    request("chat.messages.list", "listMessages", list.clone()).await;
+    request("chat.messages.versions", "listVersions", list).await;
     request("sessions.revoke", "revokeSessions", json!({"user_id": 456})).await;
 }
 

@@ -113,6 +113,12 @@ async fn nothing_names_an_erased_user_or_has_a_text_of_theirs() {
     secrets.push(event);
     let backend = stack.backend().await;
     jetstream::new(backend).publish("events.payment_completed", payment.into()).await.unwrap().await.unwrap();
+    let setting = secret();
+    let types = json!({setting.clone(): {"mail": false}});
+    let preferences =
+        json!({"user_id": ADA, "types": types, "quiet": {"from": "22:00", "to": "08:00", "tz": "UTC"}});
+    stack.request("notify.preferences.set", &preferences).await.unwrap();
+    secrets.push(setting);
     let database = database(&stack).await;
     eventually("her name in the notifications", async || {
         let named: i64 =
@@ -124,10 +130,12 @@ async fn nothing_names_an_erased_user_or_has_a_text_of_theirs() {
         (named >= 2).then_some(())
     })
     .await;
-    let before = dump(&database).await;
-    for secret in &secrets {
-        assert!(before.iter().any(|(_, row)| row.contains(secret)), "{secret} is stored");
-    }
+    eventually("every secret to be stored", async || {
+        let rows = dump(&database).await;
+        let is_stored = |secret: &String| rows.iter().any(|(_, row)| row.contains(secret));
+        secrets.iter().all(is_stored).then_some(())
+    })
+    .await;
 
     // Some messages are too old and gone, but notifications name their sender. An earlier release stored others.
     sqlx::query(
@@ -247,6 +255,9 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
     super::wait_for_unread(&stack, ADA, 2, 1).await;
     stack.call("PUT", &format!("/api/blocks/{EVE}"), ADA, None).await.expect(204);
     stack.post("/api/reports", ADA, json!({"user_id": EVE, "reason": "her reason"})).await.expect(201);
+    let preferences =
+        json!({"types": {"*": {"mail": false}}, "quiet": {"from": "22:00", "to": "08:00", "tz": "UTC"}});
+    stack.call("PUT", "/api/me/preferences", ADA, Some(preferences.clone())).await.expect(200);
 
     let mut items = Vec::new();
     let mut after = Value::Null;
@@ -274,6 +285,7 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
     assert_eq!(of_kind("block")[0]["user_id"], EVE);
     assert_eq!(of_kind("report")[0]["reason"], "her reason");
     assert_eq!(of_kind("notification").len(), 2);
+    assert_eq!(of_kind("preferences"), [preferences]);
     assert!(!json!(items).to_string().contains("a text of others"), "{items:?}");
 
     for after in ["x", "messages-1", "blocks-x", "users-1"] {

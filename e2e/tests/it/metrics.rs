@@ -58,6 +58,7 @@ fn exposed(text: &str) -> BTreeMap<String, Metric> {
 async fn every_metric_is_in_the_table_of_the_operators_guide() {
     let env = vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1".to_owned()),
+        ("REMINDERS", "push:5s/5s".to_owned()),
         ("WEBHOOK_URL", "http://127.0.0.1:1/".to_owned()),
         ("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
     ];

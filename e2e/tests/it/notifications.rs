@@ -124,7 +124,8 @@ async fn a_message_notifies_the_other_members_until_they_read_it() {
     let frame = ben.next().await;
     assert_eq!((&frame["type"], &frame["unread_count"]), (&json!("read"), &json!(0)));
     assert_eq!(frame["notification_id"], second["notification_id"]);
-    assert_eq!(stack.get("/api/notifications/unread_count", 2).await, json!({"unread_count": 0}));
+    let counts = json!({"unread_count": 0, "unseen_count": 0});
+    assert_eq!(stack.get("/api/notifications/unread_count", 2).await, counts);
 }
 
 #[tokio::test]

@@ -178,6 +178,40 @@ async fn messages_that_a_crashed_chat_service_did_not_publish_are_published_by_a
     }
 }
 
+/// A marker that a crashed chat-service did not publish reaches notify-service after later messages, which it counted from
+/// the marker before.
+#[tokio::test]
+async fn the_count_of_a_notification_is_right_after_a_crashed_chat_service_did_not_publish_a_marker() {
+    let stack = Stack::start().await;
+    let id = stack.conversation(&[1, 2]).await;
+    let mut ada = stack.socket(&format!("/ws/chat/{id}/"), 1).await;
+    let mut ben = stack.socket("/ws/notifications/?after=latest", 2).await;
+    let mut sent = Vec::new();
+    for text in ["one", "two"] {
+        ada.send(json!({"message": text})).await;
+        sent.push(ada.next_of("message").await["message_id"].as_i64().unwrap());
+    }
+    let newest = |shown: &Value| (shown["data"]["message_id"].as_i64(), shown["data"]["count"].as_i64());
+    while newest(&ben.next_of("message_received").await) != (Some(sent[1]), Some(2)) {}
+    let mut database =
+        <sqlx::PgConnection as sqlx::Connection>::connect(&stack.database.url()).await.unwrap();
+    let query = "select from chat.mark_read($1, 2, $2)";
+    sqlx::query("set search_path = chat").execute(&mut database).await.unwrap();
+    sqlx::query(query).bind(id).bind(sent[1]).execute(&mut database).await.unwrap();
+    ada.send(json!({"message": "three"})).await;
+    let third = ada.next_of("message").await["message_id"].as_i64();
+    let (mut marker, mut is_right) = (Value::Null, false);
+    while marker.is_null() || !is_right {
+        let frame = ben.next().await;
+        match frame["type"].as_str() {
+            Some("read") if frame["conversation_id"] == id => marker = frame,
+            Some("message_received") => is_right = newest(&frame) == (third, Some(1)),
+            _ => {}
+        }
+    }
+    assert_eq!((&marker["seq"], &marker["unread_count"]), (&json!(2), &json!(1)));
+}
+
 /// Sends, events and revocations, on a cluster that loses one server after the other.
 #[tokio::test]
 async fn a_cluster_survives_the_loss_of_each_nats_server() {

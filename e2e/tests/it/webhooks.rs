@@ -1,14 +1,9 @@
 //! Events for backends: on NATS, and as webhooks. `notify-service/src/webhooks/tests.rs` tests receivers that fail.
 
-use crate::wait_for_unread;
-use async_nats::jetstream::{self, consumer::pull};
+use crate::{events_out::Events, wait_for_unread};
+use async_nats::jetstream;
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
-use e2e::{
-    Kind, Options, Stack,
-    documented::{self, Sender},
-    eventually, within,
-};
-use futures_util::StreamExt;
+use e2e::{Kind, Options, Stack, eventually, within};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -34,43 +29,46 @@ async fn send(stack: &Stack, conversation: i64, sender: i64, text: &str) -> Valu
 }
 
 /// The first `count` events of a subject in the stream, each checked against its document.
-async fn events(stack: &Stack, subject: &str, channel: &str, count: usize) -> Vec<Value> {
-    let jetstream = jetstream::new(stack.backend().await);
-    let stream = jetstream.get_stream("EVENTS_OUT").await.unwrap();
-    let config = pull::OrderedConfig { filter_subject: subject.to_owned(), ..Default::default() };
-    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+async fn events(stack: &Stack, subject: &str, channel: &'static str, count: usize) -> Vec<Value> {
+    let mut reader = Events::of(stack, subject, channel).await;
     let mut events = Vec::new();
     while events.len() < count {
-        let message = within("an event", messages.next()).await.unwrap().unwrap();
-        let event: Value = serde_json::from_slice(&message.payload).unwrap();
-        documented::check(channel, Sender::Server, &event).unwrap();
-        let id = message.headers.as_ref().unwrap().get("Nats-Msg-Id").unwrap().as_str();
-        assert_eq!(id, event["event_id"].as_str().unwrap());
-        events.push(event);
+        events.push(reader.next().await);
     }
     events
 }
 
 #[tokio::test]
 async fn backends_are_told_of_messages_and_reads_if_the_operator_wants_it() {
-    let stack = Stack::with(with(&[("TELL", "sent,read,changed")])).await;
+    let stack = Stack::with(with(&[("TELL", "opened,sent,read,changed")])).await;
     let wanted = json!({"participant_ids": [2, 3], "listing_id": 12});
     let made = stack.post("/api/conversations", 1, wanted).await.expect(201);
     let conversation = made["conversation_id"].as_i64().unwrap();
+    // Only once: the conversation exists.
+    let again = json!({"participant_ids": [1, 3], "listing_id": 12});
+    stack.post("/api/conversations", 2, again).await.expect(200);
+    let told = events(&stack, "chat.opened", "openedForBackends", 1).await;
+    assert_eq!(told[0]["event_id"], format!("chat.opened-{conversation}"));
+    assert_eq!((&told[0]["occurred_at"], &told[0]["listing_id"]), (&made["created_at"], &json!(12)));
+    assert_eq!(told[0]["participant_ids"], json!([1, 2, 3]));
     let mut sent = Vec::new();
     for text in ["one", "two", "three"] {
         sent.push(send(&stack, conversation, 1, text).await);
     }
-    let told = events(&stack, "chat.sent", "sentForBackends", 3).await;
+    let offer = json!({"kind": "offer", "data": {"amount": 4500, "currency": "EUR", "state": "open"}});
+    let path = format!("/api/conversations/{conversation}/messages");
+    sent.push(stack.post(&path, 1, offer).await.expect(201));
+    let told = events(&stack, "chat.sent", "sentForBackends", 4).await;
     for (event, message) in told.iter().zip(&sent) {
         for field in ["conversation_id", "message_id", "seq", "sender_id", "created_at"] {
             assert_eq!(event[field], message[field]);
         }
         assert_eq!((&event["recipients"], &event["listing_id"]), (&json!([2, 3]), &json!(12)));
         assert_eq!((&event["occurred_at"], event.get("text")), (&message["created_at"], None));
+        assert_eq!(event.get("kind"), message.get("kind"));
     }
     // The notifications are made as without the events.
-    wait_for_unread(&stack, 2, 1, 3).await;
+    wait_for_unread(&stack, 2, 1, 4).await;
     let read = json!({"message_id": sent[1]["message_id"]});
     stack.post(&format!("/api/conversations/{conversation}/read"), 2, read).await.expect(204);
     let told = events(&stack, "chat.read", "readForBackends", 1).await;
@@ -92,7 +90,7 @@ async fn nobody_is_told_of_messages_by_default() {
 /// Law of the events: each message has its event, although notify-service and chat-service are killed.
 #[tokio::test]
 async fn each_message_has_its_event_although_services_are_killed() {
-    let mut stack = Stack::with(with(&[("TELL", "sent"), ("TELL_TEXT", "yes")])).await;
+    let mut stack = Stack::with(with(&[("TELL", "sent,opened"), ("TELL_TEXT", "yes")])).await;
     let conversation = stack.conversation(&[1, 2]).await;
     let mut texts = BTreeMap::new();
     for round in 0..4 {
@@ -101,22 +99,22 @@ async fn each_message_has_its_event_although_services_are_killed() {
             let sent = send(&stack, conversation, 1, &text).await;
             texts.insert(sent["seq"].as_i64().unwrap(), text);
         }
+        let opened = stack.post("/api/conversations", 1, json!({"participant_ids": [10 + round]})).await;
+        opened.expect(201);
         let kind = if round % 2 == 0 { Kind::Notify } else { Kind::Chat };
         stack.kill(kind, 0).await;
         stack.restart(kind, 0);
         stack.ready().await;
     }
-    let jetstream = jetstream::new(stack.backend().await);
-    let stream = jetstream.get_stream("EVENTS_OUT").await.unwrap();
-    let config = pull::OrderedConfig { filter_subject: "chat.sent".to_owned(), ..Default::default() };
-    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let mut sent = Events::of(&stack, "chat.sent", "sentForBackends").await;
     let mut told = BTreeMap::new();
     while told.len() < texts.len() {
-        let message = within("an event", messages.next()).await.unwrap().unwrap();
-        let event: Value = serde_json::from_slice(&message.payload).unwrap();
+        let event = sent.next().await;
         told.insert(event["seq"].as_i64().unwrap(), event["text"].as_str().unwrap().to_owned());
     }
     assert_eq!(told, texts);
+    // The first conversation, and one of each round.
+    events(&stack, "chat.opened", "openedForBackends", 5).await;
 }
 
 type Received = (String, Value);
@@ -179,4 +177,32 @@ async fn an_endpoint_that_hangs_delays_no_chat() {
     }
     within("a delivery", received.recv()).await.unwrap();
     wait_for_unread(&stack, 2, 1, 30).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_refuses_changes_delays_no_chat() {
+    let stack = Stack::with(with(&[("TELL", "changed")])).await;
+    let id = stack.conversation(&[1, 2]).await;
+    let path = format!("/api/conversations/{id}/messages");
+    let message = send(&stack, id, 1, "Bonjour!").await;
+    let jetstream = jetstream::new(stack.backend().await);
+    let config = jetstream.get_stream("EVENTS_OUT").await.unwrap().info().await.unwrap().config.clone();
+    let full = jetstream::stream::Config {
+        discard: jetstream::stream::DiscardPolicy::New,
+        max_message_size: 1,
+        ..config.clone()
+    };
+    jetstream.update_stream(full).await.unwrap();
+
+    let change = format!("{path}/{}", message["message_id"]);
+    stack.call("PATCH", &change, 1, Some(json!({"message": "Bonsoir!"}))).await.expect(200);
+    // Longer than a service that can't sweep its outbox is called ready.
+    let is_old = async || {
+        assert_eq!(stack.readyz(Kind::Chat, 0).await, Some(200));
+        (stack.metric(Kind::Chat, 0, "chat_outbox_age_seconds").await > 12.0).then_some(())
+    };
+    eventually("the change to wait", is_old).await;
+    jetstream.update_stream(config).await.unwrap();
+    let changed = events(&stack, "chat.changed", "changedForBackends", 1).await;
+    assert_eq!(changed[0]["message_id"], message["message_id"]);
 }

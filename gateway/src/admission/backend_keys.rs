@@ -7,6 +7,7 @@ use aws_lc_rs::{
     digest::{self, SHA256},
 };
 use serde::Serialize;
+use service::config::check_name;
 use std::{fmt, fs, sync::Arc};
 use utoipa::ToSchema;
 
@@ -14,8 +15,6 @@ use utoipa::ToSchema;
 const SECRET_MIN: usize = 32;
 /// Maximum length of a secret, in characters.
 const SECRET_MAX: usize = 256;
-/// Maximum length of a name, in characters.
-const NAME_MAX: usize = 32;
 /// Maximum number of keys. Each request compares all of them.
 const KEYS_MAX: usize = 64;
 
@@ -31,14 +30,17 @@ pub enum Scope {
     Users,
     /// To revoke sessions.
     Sessions,
+    /// To read former texts of messages.
+    Moderation,
 }
 
 impl Scope {
-    const ALL: [(&'static str, Self); 4] = [
+    const ALL: [(&'static str, Self); 5] = [
         ("events", Self::Events),
         ("chat", Self::Chat),
         ("users", Self::Users),
         ("sessions", Self::Sessions),
+        ("moderation", Self::Moderation),
     ];
 }
 
@@ -115,11 +117,7 @@ impl fmt::Debug for BackendKeys {
 fn entry_of(entry: &str) -> anyhow::Result<(digest::Digest, Backend)> {
     let mut parts = entry.split(':');
     let (name, secret) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-    ensure!(
-        (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_name),
-        "the name must be 1 to {NAME_MAX} of a-z, 0-9, _ and -"
-    );
+    check_name(name)?;
     ensure!(
         (SECRET_MIN..=SECRET_MAX).contains(&secret.len())
             && secret.bytes().all(|byte| byte.is_ascii_graphic()),
@@ -131,7 +129,10 @@ fn entry_of(entry: &str) -> anyhow::Result<(digest::Digest, Backend)> {
             let named: Vec<&str> = named.split('+').collect();
             for name in &named {
                 let is_known = Scope::ALL.iter().any(|(known, _)| known == name);
-                ensure!(is_known, "a scope is events, chat, users or sessions, and + separates them");
+                ensure!(
+                    is_known,
+                    "a scope is events, chat, users, sessions or moderation, and + separates them"
+                );
             }
             Scope::ALL.iter().filter(|(name, _)| named.contains(name)).map(|(_, scope)| *scope).collect()
         }
@@ -156,7 +157,7 @@ mod tests {
     fn a_key_has_the_named_scopes_or_all() {
         let keys = keys(&format!("# ours\nshop:{ONE}\n pay:{TWO}:sessions+events ,\n"));
         let shop = keys.find(ONE).unwrap();
-        assert_eq!((&*shop.name, shop.scopes.len()), ("shop", 4));
+        assert_eq!((&*shop.name, shop.scopes.len()), ("shop", 5));
         let pay = keys.find(TWO).unwrap();
         assert_eq!((&*pay.name, &*pay.scopes), ("pay", &[Scope::Events, Scope::Sessions][..]));
         for wrong in ["", "shop", &ONE[1..], &format!("{ONE} "), &ONE.to_uppercase()] {

@@ -3,6 +3,8 @@
 pub mod backend_keys;
 pub mod forwarded;
 pub mod jwks;
+pub mod presence_reports;
+pub mod present_users;
 pub mod rate_limits;
 pub mod revocations;
 pub mod tokens;

@@ -19,6 +19,8 @@ const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(30);
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(2);
 /// Maximum number of waiting handshakes for each one in progress.
 const WAITING: usize = 16;
+/// Number of times in a minute that a user may show or hide their presence.
+const SHOWN_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 
 /// A rate limit for each key (generic cell rate algorithm); no limit if the rate is 0.
 pub struct Rate<K: Hash + Eq + Clone>(Option<RateLimiter<K, DashMapStateStore<K>, DefaultClock>>);
@@ -29,6 +31,11 @@ impl<K: Hash + Eq + Clone> Rate<K> {
         let quota = NonZeroU32::new(per_second).map(Quota::per_second);
         let quota = quota.map(|quota| NonZeroU32::new(burst).map_or(quota, |burst| quota.allow_burst(burst)));
         Self(quota.map(RateLimiter::dashmap))
+    }
+
+    /// Allows `number` in a minute, also at once.
+    pub fn per_minute(number: NonZeroU32) -> Self {
+        Self(Some(RateLimiter::dashmap(Quota::per_minute(number))))
     }
 
     /// Takes one cell of the quota.
@@ -59,6 +66,7 @@ pub struct Limits {
     conversations: Rate<UserId>,
     reads: Rate<UserId>,
     subscribes: Rate<UserId>,
+    shown: Rate<UserId>,
     /// Rate of handshakes from one address.
     pub handshakes: Rate<IpAddr>,
     /// Maximum number of sockets of one user.
@@ -95,6 +103,7 @@ impl Limits {
             conversations: Rate::new(config.conversation_rate, config.conversation_burst),
             reads: Rate::new(config.read_rate, config.read_burst),
             subscribes: Rate::new(config.subscribe_rate, config.subscribe_burst),
+            shown: Rate::per_minute(SHOWN_PER_MINUTE),
             handshakes: Rate::new(config.handshake_rate, config.handshake_burst),
             sockets_per_user: config.sockets_per_user as usize,
             head_bytes: config.head_bytes as usize,
@@ -197,6 +206,17 @@ impl Limits {
         })
     }
 
+    /// Counts a change of whether a user's presence is shown.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time to wait.
+    pub fn shown(&self, user: UserId) -> Result<(), Refusal> {
+        self.shown.take(&user).map_err(|wait| {
+            metrics::counter!("gateway_presence_limited_total").increment(1);
+            rate_limited(wait, "shown or hidden too often; slow down")
+        })
+    }
+
     /// Interval between pings. It is less than half of the idle time, so that the client has time to answer.
     pub fn ping_every(&self) -> Duration {
         self.idle * 5 / 12
@@ -226,9 +246,15 @@ impl Limits {
             }
             self.sends.clean_up();
             self.conversation_sends.clean_up();
-            for rate in
-                [&self.frames, &self.typing, &self.calls, &self.conversations, &self.reads, &self.subscribes]
-            {
+            for rate in [
+                &self.frames,
+                &self.typing,
+                &self.calls,
+                &self.conversations,
+                &self.reads,
+                &self.subscribes,
+                &self.shown,
+            ] {
                 rate.clean_up();
             }
             self.handshakes.clean_up();

@@ -1,7 +1,10 @@
 //! The sockets of each user, and the tokens that are revoked.
 
 use crate::{
-    admission::tokens::{Identity, Stamp},
+    admission::{
+        present_users::PresentUsers,
+        tokens::{Identity, Stamp},
+    },
     websocket::outbox::Outbox,
 };
 use contract::{Close, Timestamp, UserId};
@@ -18,6 +21,8 @@ pub struct Users {
     /// How long a revocation is kept: at least the lifetime of a token.
     retention: Duration,
     max_sockets: usize,
+    /// The users who are present; `None` if presence is switched off.
+    present: Option<Arc<PresentUsers>>,
 }
 
 /// A socket, with the stamp of its token.
@@ -48,6 +53,22 @@ impl SocketSlot {
         &self.outbox
     }
 
+    /// Sets whether someone may look at the socket's page. A user with such a socket is present.
+    pub fn set_visible(&self, visible: bool) {
+        let Some(present) = &self.users.present else { return };
+        // Under the lock, so that the changes of a user's sockets are recorded in their order.
+        let sockets = self.users.sockets();
+        if self.outbox.is_visible() == visible {
+            return;
+        }
+        self.outbox.set_visible(visible);
+        if visible {
+            present.came(self.user);
+        } else if !sockets.get(&self.user).into_iter().flatten().any(UserSocket::is_visible) {
+            present.left(self.user);
+        }
+    }
+
     /// Replaces the socket's token, to which later revocations apply.
     pub fn renew(&self, stamp: Stamp) {
         let mut sockets = self.users.sockets();
@@ -68,6 +89,12 @@ impl Drop for SocketSlot {
         let mut sockets = self.users.sockets();
         if let Some(of_user) = sockets.get_mut(&self.user) {
             of_user.retain(|socket| !socket.is(&self.outbox));
+            if let Some(present) = &self.users.present
+                && self.outbox.is_visible()
+                && !of_user.iter().any(UserSocket::is_visible)
+            {
+                present.left(self.user);
+            }
             if of_user.is_empty() {
                 sockets.remove(&self.user);
             }
@@ -76,6 +103,10 @@ impl Drop for SocketSlot {
 }
 
 impl UserSocket {
+    fn is_visible(&self) -> bool {
+        self.outbox.upgrade().is_some_and(|outbox| outbox.is_visible())
+    }
+
     fn is(&self, outbox: &Arc<Outbox>) -> bool {
         std::ptr::eq(self.outbox.as_ptr(), Arc::as_ptr(outbox))
     }
@@ -121,8 +152,8 @@ impl Revoked {
 
 impl Users {
     /// Creates an empty collection.
-    pub fn new(max_sockets: usize, retention: Duration) -> Self {
-        Self { sockets: Mutex::default(), revoked: Mutex::default(), retention, max_sockets }
+    pub fn new(max_sockets: usize, retention: Duration, present: Option<Arc<PresentUsers>>) -> Self {
+        Self { sockets: Mutex::default(), revoked: Mutex::default(), retention, max_sockets, present }
     }
 
     fn sockets(&self) -> MutexGuard<'_, HashMap<UserId, Vec<UserSocket>>> {
@@ -150,6 +181,7 @@ impl Users {
             metrics::counter!("gateway_sockets_limited_total").increment(1);
             return Err(Denied::Full);
         }
+        of_user.reserve_exact(1); // Most users have one socket.
         of_user.push(UserSocket { outbox: Arc::downgrade(&outbox), stamp: identity.stamp.clone() });
         drop(sockets);
         let slot = SocketSlot { users: self.clone(), user, outbox };
@@ -211,7 +243,8 @@ impl Users {
         let mut revoked = self.revoked();
         let Revoked { until, exceptions } = &mut *revoked;
         until.retain(|_, until| *until > oldest);
-        exceptions.retain(|user, _| until.contains_key(user));
+        // By its own time: an exception is read before its revocation.
+        exceptions.retain(|_, (until, _)| *until > oldest);
     }
 }
 
@@ -231,7 +264,7 @@ mod tests {
     }
 
     fn users() -> Arc<Users> {
-        Arc::new(Users::new(10, Duration::from_secs(60)))
+        Arc::new(Users::new(10, Duration::from_secs(60), None))
     }
 
     fn outbox() -> Arc<Outbox> {
@@ -260,6 +293,17 @@ mod tests {
         assert_eq!(users.revocations(), [Revocation { user: user(), until: 100, except: Some("a".into()) }]);
         users.forget_old();
         assert!(users.revocations().is_empty() && !users.has_exception(user()));
+    }
+
+    #[test]
+    fn an_exception_waits_for_its_revocation() {
+        let users = users();
+        let now = Timestamp::now().unix();
+        users.except(user(), now, Some("a".into()));
+        users.forget_old();
+        users.revoke(user(), now);
+        let is_revoked = |jti| users.is_revoked(&identity(Some(now - 60), Some(jti)));
+        assert_eq!((is_revoked("a"), is_revoked("b")), (false, true));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Encodes the frames for clients. Each frame is encoded once and shared by all sockets.
 
 use crate::{
-    channel::entry::{Change, Entry, Note},
+    channel::entry::{Change, Counts, Entry, Note},
     websocket::Frame,
 };
 use contract::{
@@ -9,7 +9,7 @@ use contract::{
     chat::{ChatEvent, Marker, Message},
     frames::ServerFrame,
     log::Head,
-    notify::{InboxEvent, InboxPlace, InboxRead, Notification, ReadPlace},
+    notify::{InboxEvent, InboxPlace, InboxRead, InboxSeen, Notification, ReadPlace},
     typing::TypingEvent,
 };
 use serde::Serialize;
@@ -55,20 +55,28 @@ pub fn message(message: Message) -> Entry {
 fn entry(mut message: Message, full: Option<Frame>) -> Entry {
     let at = Head { seq: message.seq, id: message.message_id.get() };
     let owner = message.sender_id;
-    let (private, moves_marker) = (message.client_id.is_some(), !message.system);
+    let moves_marker = !message.system;
     let full = full.unwrap_or_else(|| encode(&ChatEvent::Message(message.clone())));
-    if !private {
-        return Entry { at, owner, moves_marker, public: full, private: None, unread: None };
-    }
-    message.client_id = None;
-    Entry {
-        at,
-        owner,
-        moves_marker,
-        public: encode(&ChatEvent::Message(message)),
-        private: Some(full),
-        unread: None,
-    }
+    let (public, private) = match message.client_id.take() {
+        None => (full, None),
+        Some(id) => {
+            let public =
+                without_client_id(&full, &id).unwrap_or_else(|| encode(&ChatEvent::Message(message)));
+            (public, Some(full))
+        }
+    };
+    Entry { at, owner, moves_marker, public, private, counts: None }
+}
+
+/// The same message without its `client_id`, if that is the last field, as in a plain message.
+fn without_client_id(full: &Frame, client_id: &str) -> Option<Frame> {
+    let client_id = serde_json::to_string(client_id).ok()?;
+    let fields = full.payload().strip_suffix(b"}")?.strip_suffix(client_id.as_bytes())?;
+    let fields = fields.strip_suffix(br#","client_id":"#)?;
+    Some(Frame::text_of(|bytes| {
+        bytes.extend_from_slice(fields);
+        bytes.push(b'}');
+    }))
 }
 
 /// Encodes a changed message of a page.
@@ -88,7 +96,7 @@ fn changed(number: i64, mut message: Message, full: Option<Frame>) -> Change {
         None => (full, None),
         Some(_) => (event(&message), Some(full)),
     };
-    Change { number, entry: Entry { at, owner, moves_marker: false, public, private, unread: None } }
+    Change { number, entry: Entry { at, owner, moves_marker: false, public, private, counts: None } }
 }
 
 /// Parses an event of a user's inbox. A read gets `place`, its position from the event's header.
@@ -99,7 +107,9 @@ pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> se
     Ok(match InboxPlace::parse(payload)? {
         InboxPlace::Read(read) => Event::Note(Note::Inbox(read, place)),
         InboxPlace::Marker(marker, moves) => Event::Note(Note::OwnMarker(marker, moves)),
-        InboxPlace::Notification { seq, id, unread_count } => {
+        InboxPlace::Mine(mine) => Event::Note(Note::Mine(mine)),
+        InboxPlace::Seen(seen) => Event::Note(Note::Seen(seen, place)),
+        InboxPlace::Notification { seq, id, unread_count: unread, unseen_count: unseen } => {
             let at = Head { seq, id: id.get() };
             let public = Frame::text(text(payload)?);
             let entry = Entry {
@@ -108,7 +118,7 @@ pub fn inbox_event(user: UserId, place: Option<ReadPlace>, payload: &[u8]) -> se
                 moves_marker: true,
                 public,
                 private: None,
-                unread: Some(unread_count),
+                counts: Some(Counts { unread, unseen }),
             };
             Event::Entry(entry, None)
         }
@@ -123,13 +133,18 @@ pub fn notification(user: UserId, notification: &Notification) -> Entry {
         moves_marker: true,
         public: encode(notification),
         private: None,
-        unread: Some(notification.unread_count),
+        counts: Some(Counts { unread: notification.unread_count, unseen: notification.unseen_count }),
     }
 }
 
 /// The frame for a read in an inbox.
 pub fn inbox_read(read: &InboxRead) -> Frame {
     encode(&InboxEvent::Read(*read))
+}
+
+/// The frame for what a user has seen.
+pub fn inbox_seen(seen: &InboxSeen) -> Frame {
+    encode(seen)
 }
 
 /// The frame for a marker that moved.
@@ -164,4 +179,52 @@ pub fn wrap(channel: &str, frame: &Frame) -> Frame {
             bytes.extend_from_slice(part);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::{ConversationId, MessageId, chat::Data};
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    fn message(content: String, client_id: Option<String>, extra: u8) -> Message {
+        let data = r#"{"client_id":"c","note":"\"}"}"#;
+        Message {
+            conversation_id: ConversationId::new(123).unwrap(),
+            message_id: MessageId::new(987).unwrap(),
+            seq: 12,
+            sender_id: UserId::new(456).unwrap(),
+            sender_username: "john_doe".to_owned(),
+            content,
+            created_at: Timestamp::now(),
+            is_read: false,
+            client_id,
+            kind: (extra & 1 > 0).then(|| "offer".to_owned()),
+            data: (extra & 1 > 0).then(|| Data::new(RawValue::from_string(data.to_owned()).unwrap())),
+            reply_to: (extra & 2 > 0).then(|| MessageId::new(985).unwrap()),
+            system: extra & 4 > 0,
+            change: None,
+            edited_at: None,
+            deleted_at: None,
+            deleted_by: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn others_receive_the_message_without_its_client_id(
+            content: String,
+            client_id: Option<String>,
+            extra in 0_u8..8,
+        ) {
+            let message = message(content, client_id, extra);
+            let payload = serde_json::to_vec(&ChatEvent::Message(message.clone())).unwrap();
+            let Event::Entry(entry, _) = chat_event(&payload).unwrap() else { panic!("an entry") };
+            let public = encode(&ChatEvent::Message(Message { client_id: None, ..message.clone() }));
+            prop_assert_eq!(entry.public.payload(), public.payload());
+            let private = message.client_id.is_some().then_some(&payload[..]);
+            prop_assert_eq!(entry.private.as_ref().map(Frame::payload), private);
+        }
+    }
 }

@@ -3,9 +3,9 @@
 use crate::websocket::Frame;
 use contract::{
     Seq, UserId,
-    chat::Marker,
+    chat::{Marker, Mine},
     log::Head,
-    notify::{InboxRead, ReadPlace},
+    notify::{InboxRead, InboxSeen, ReadPlace},
 };
 
 /// An encoded entry of a log.
@@ -21,8 +21,17 @@ pub struct Entry {
     pub public: Frame,
     /// The owner's frame, if it differs.
     pub private: Option<Frame>,
-    /// The unread count after a notification.
-    pub unread: Option<i64>,
+    /// The counts after a notification.
+    pub counts: Option<Counts>,
+}
+
+/// The counts of an inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Number of unread notifications.
+    pub unread: i64,
+    /// Number of them after the last one that the user has seen; `None` if that was never said.
+    pub unseen: Option<i64>,
 }
 
 /// A change of an entry that was delivered before.
@@ -60,6 +69,11 @@ pub enum Note {
     /// The inbox's user read a conversation; with the number of such moves. Sent only to clients that understand
     /// extensions.
     OwnMarker(Marker, i64),
+    /// The inbox's user changed the settings of a conversation. Sent only to clients that understand extensions.
+    Mine(Mine),
+    /// What the inbox's user has seen, with the inbox's position at that time. Sent only to clients that understand
+    /// extensions.
+    Seen(InboxSeen, Option<ReadPlace>),
 }
 
 /// The state of an inbox, from its service.
@@ -77,4 +91,6 @@ pub struct InboxState {
     pub moves: Option<i64>,
     /// The last of these moves.
     pub last_moved: Option<Marker>,
+    /// What the user has seen, if that was ever said.
+    pub seen: Option<InboxSeen>,
 }

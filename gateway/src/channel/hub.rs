@@ -4,6 +4,7 @@ use crate::{
     channel::{
         log_channel::{Delivered, LogChannel},
         maintenance::Maintenance,
+        presence::PresenceBoard,
         probe::Probe,
         registry::{Registry, SHARDS},
         typing_channel::TypingChannel,
@@ -12,7 +13,7 @@ use crate::{
         connection::{Link, Listener, Mark},
         protocol::Message,
     },
-    topic::{LogKey, Subscriber, Topic},
+    topic::{LogKey, Subscriber},
 };
 use contract::{ConversationId, Refusal, UserId, chat::Heads, limits, notify::InboxHeads};
 use service::{Bus, RequestError};
@@ -33,6 +34,7 @@ const SUBSCRIBE: Duration = limits::SEND_DEADLINE;
 pub struct Hub {
     logs: Registry<LogKey, LogChannel>,
     typing: Registry<ConversationId, TypingChannel>,
+    presence: Arc<PresenceBoard>,
     probe: Probe,
     maintenance: Arc<Maintenance>,
     shutdown: CancellationToken,
@@ -50,8 +52,16 @@ impl Hub {
     pub fn new(bus: Bus, link: Link, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let probe = Probe::new();
         link.subscribe(probe.subscriber());
+        let presence = Arc::new(PresenceBoard::new(bus.clone(), link.clone()));
         let maintenance = Arc::new(Maintenance::new(bus, link, tasks, shutdown.clone()));
-        Self { logs: Registry::default(), typing: Registry::default(), probe, maintenance, shutdown }
+        Self {
+            logs: Registry::default(),
+            typing: Registry::default(),
+            presence,
+            probe,
+            maintenance,
+            shutdown,
+        }
     }
 
     /// The NATS client for requests.
@@ -94,6 +104,11 @@ impl Hub {
         Ok(channel)
     }
 
+    /// The sockets that watch the presence of users.
+    pub const fn presence(&self) -> &Arc<PresenceBoard> {
+        &self.presence
+    }
+
     async fn subscribed(&self, mark: Mark) -> Result<(), Refusal> {
         let passed = timeout(SUBSCRIBE, self.maintenance.link.passed(mark)).await;
         passed.map_err(|_| Refusal::unavailable())
@@ -103,6 +118,7 @@ impl Hub {
     pub fn measure(&self) {
         self.maintenance.link.measure();
         self.maintenance.measure();
+        self.presence.measure();
     }
 
     /// Ends channels that have lingered without a member.
@@ -113,22 +129,24 @@ impl Hub {
                 () = self.shutdown.cancelled() => return,
             }
             let now = Instant::now();
-            while let Some(topic) = self.maintenance.lingered(now) {
-                self.end_unused(topic);
+            while let Some(channel) = self.maintenance.lingered(now) {
+                self.end_unused(channel);
             }
         }
     }
 
-    fn end_unused(&self, topic: Topic) {
-        let unsubscribe = || self.maintenance.link.unsubscribe(topic.into());
-        let lingers = match topic {
-            Topic::Log(key) => self.logs.remove_unused(&key, LogChannel::lingers, unsubscribe),
-            Topic::Typing(conversation) => {
+    fn end_unused(&self, channel: Subscriber) {
+        let unsubscribe = || self.maintenance.link.unsubscribe(channel);
+        let lingers = match channel {
+            Subscriber::Log(key) => self.logs.remove_unused(&key, LogChannel::lingers, unsubscribe),
+            Subscriber::Typing(conversation) => {
                 self.typing.remove_unused(&conversation, TypingChannel::lingers, unsubscribe)
             }
+            // These end with their last member.
+            Subscriber::Person(_) | Subscriber::Probe(_) => false,
         };
         if lingers {
-            self.maintenance.linger(topic);
+            self.maintenance.linger(channel);
         }
     }
 
@@ -228,27 +246,29 @@ impl Listener for Hub {
         if part == 0 {
             link.subscribe(self.probe.subscriber());
         }
+        self.presence.resubscribe(part);
         for key in self.logs.shard(part).keys() {
-            link.subscribe(Topic::Log(*key).into());
+            link.subscribe(Subscriber::Log(*key));
         }
         for conversation in self.typing.shard(part).keys() {
-            link.subscribe(Topic::Typing(*conversation).into());
+            link.subscribe(Subscriber::Typing(*conversation));
         }
     }
 
     fn take(&self, message: &Message<'_>) {
         // A message for a channel that has ended meanwhile is dropped.
         match Subscriber::of_sid(message.sid) {
-            Some(Subscriber::Topic(Topic::Log(key))) => {
+            Some(Subscriber::Log(key)) => {
                 if let Some(channel) = self.logs.get(&key) {
                     channel.take(message);
                 }
             }
-            Some(Subscriber::Topic(Topic::Typing(conversation))) => {
+            Some(Subscriber::Typing(conversation)) => {
                 if let Some(channel) = self.typing.get(&conversation) {
                     channel.take(message);
                 }
             }
+            Some(Subscriber::Person(_)) => self.presence.take(message.payload),
             Some(Subscriber::Probe(_)) => self.probe.take(message.payload),
             None => tracing::error!(sid = message.sid, "NATS named a subscription that never existed"),
         }

@@ -1,7 +1,7 @@
 //! The life of a channel: its subscription begins with the channel and ends some seconds after the last member has
 //! left.
 
-use crate::{channel::maintenance::Maintenance, nats::connection::Mark, topic::Topic};
+use crate::{channel::maintenance::Maintenance, nats::connection::Mark, topic::Subscriber};
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard},
@@ -15,7 +15,7 @@ pub trait ChannelState: Default {
 
 /// A channel's subscription, its state, and the task that works for it while it needs one.
 pub struct Lifecycle<S> {
-    topic: Topic,
+    subscriber: Subscriber,
     maintenance: Arc<Maintenance>,
     subscribed: Mark,
     state: Mutex<Tracked<S>>,
@@ -31,12 +31,12 @@ pub struct Tracked<S> {
 }
 
 impl<S: ChannelState> Lifecycle<S> {
-    /// Subscribes to the topic. The first check is scheduled at once, because perhaps no member ever joins.
-    pub fn begin(topic: Topic, maintenance: Arc<Maintenance>) -> Self {
-        let subscribed = maintenance.link.subscribe(topic.into());
-        maintenance.linger(topic);
+    /// Subscribes. The first check is scheduled at once, because perhaps no member ever joins.
+    pub fn begin(subscriber: Subscriber, maintenance: Arc<Maintenance>) -> Self {
+        let subscribed = maintenance.link.subscribe(subscriber);
+        maintenance.linger(subscriber);
         let state = Tracked { state: S::default(), has_task: false, is_lingering: true };
-        Self { topic, maintenance, subscribed, state: Mutex::new(state) }
+        Self { subscriber, maintenance, subscribed, state: Mutex::new(state) }
     }
 
     /// The resources that channels share.
@@ -61,7 +61,7 @@ impl<S: ChannelState> Lifecycle<S> {
         remove(&mut state);
         if state.is_empty() && !state.is_lingering {
             state.is_lingering = true;
-            self.maintenance.linger(self.topic);
+            self.maintenance.linger(self.subscriber);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
         view::View,
     },
     nats::{connection::Mark, protocol::Message},
-    topic::{LogKey, Topic},
+    topic::{LogKey, Subscriber},
 };
 use contract::{
     Seq,
@@ -93,7 +93,7 @@ fn decode(key: LogKey, message: &Message<'_>) -> serde_json::Result<Event> {
 impl LogChannel {
     /// Subscribes to the log's events.
     pub fn new(key: LogKey, maintenance: Arc<Maintenance>) -> Self {
-        Self { key, lifecycle: Lifecycle::begin(Topic::Log(key), maintenance) }
+        Self { key, lifecycle: Lifecycle::begin(Subscriber::Log(key), maintenance) }
     }
 
     /// The log.
@@ -136,8 +136,8 @@ impl LogChannel {
     pub fn inbox_head(self: &Arc<Self>, head: &InboxHead) {
         let mut log = self.lifecycle.lock();
         log.head(head.seq, None);
-        let InboxHead { seq, unread_count: unread, reads, last_read, moves, last_moved, .. } = *head;
-        log.inbox(&InboxState { seq, unread, reads, last_read, moves, last_moved });
+        let InboxHead { seq, unread_count: unread, reads, last_read, moves, last_moved, seen, .. } = *head;
+        log.inbox(&InboxState { seq, unread, reads, last_read, moves, last_moved, seen });
         self.changed(log);
     }
 

@@ -1,6 +1,6 @@
 //! The timers and repairs that channels share, so that a quiet channel has neither a task nor a timer.
 
-use crate::{nats::connection::Link, topic::Topic};
+use crate::{nats::connection::Link, topic::Subscriber};
 use service::Bus;
 use std::{
     collections::VecDeque,
@@ -28,7 +28,7 @@ pub struct Maintenance {
     pub repairs: Semaphore,
     repairing: AtomicUsize,
     /// Channels to check, earliest first. Each channel is in it at most once.
-    lingering: Mutex<VecDeque<(Instant, Topic)>>,
+    lingering: Mutex<VecDeque<(Instant, Subscriber)>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -76,21 +76,21 @@ impl Maintenance {
     }
 
     /// Schedules a check of a channel without members.
-    pub fn linger(&self, topic: Topic) {
-        self.lingering().push_back((Instant::now() + LINGER, topic));
+    pub fn linger(&self, channel: Subscriber) {
+        self.lingering().push_back((Instant::now() + LINGER, channel));
     }
 
     /// The next channel whose check is due.
-    pub fn lingered(&self, now: Instant) -> Option<Topic> {
+    pub fn lingered(&self, now: Instant) -> Option<Subscriber> {
         let mut lingering = self.lingering();
         let due = lingering.front().is_some_and(|(at, _)| *at <= now);
         if !due && lingering.is_empty() {
             *lingering = VecDeque::new(); // Frees the memory after many channels ended at once.
         }
-        if due { lingering.pop_front().map(|(_, topic)| topic) } else { None }
+        if due { lingering.pop_front().map(|(_, channel)| channel) } else { None }
     }
 
-    fn lingering(&self) -> MutexGuard<'_, VecDeque<(Instant, Topic)>> {
+    fn lingering(&self) -> MutexGuard<'_, VecDeque<(Instant, Subscriber)>> {
         self.lingering.lock().expect("no holder of this lock panics")
     }
 }

@@ -1,4 +1,4 @@
-//! Channels: the logs (conversations and inboxes) and typing channels that sockets of this gateway subscribe to.
+//! Channels: the logs (conversations and inboxes), typing and presence, to which sockets of this gateway subscribe.
 
 mod delivery;
 pub mod encode;
@@ -9,6 +9,7 @@ pub mod log_channel;
 mod maintenance;
 pub mod ordering;
 pub mod page;
+pub mod presence;
 mod probe;
 mod registry;
 pub mod replay;

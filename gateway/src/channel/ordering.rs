@@ -14,7 +14,7 @@ use self::{
 use crate::{
     channel::{
         encode,
-        entry::{Change, Entry, InboxState, Note, Position},
+        entry::{Change, Counts, Entry, InboxState, Note, Position},
         view::View,
     },
     websocket::Frame,
@@ -23,7 +23,7 @@ use contract::{
     Close, Seq, Timestamp,
     chat::Marker,
     log::Head,
-    notify::{InboxRead, ReadPlace},
+    notify::{InboxRead, InboxSeen, ReadPlace},
 };
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -78,12 +78,23 @@ struct Inbox {
     read_at: Option<Timestamp>,
     /// The number of reads; `None` until the service has sent it.
     reads: Option<i64>,
-    /// The unread count of the last frame.
-    unread: Option<i64>,
+    /// That number at the last change of the unread count, which what was seen does not change.
+    reads_of_unread: Option<i64>,
+    /// The counts of the last frame.
+    counts: Option<Counts>,
+    /// The last notification that the user has seen, as the sockets know it; 0 if none.
+    seen: i64,
     /// The number of times that a marker of the user moved; `None` until the service has sent it.
     moves: Option<i64>,
-    /// Reads beyond `last`, in order; delivered once the entries that they count are.
-    early: VecDeque<(ReadPlace, InboxRead)>,
+    /// Reads and what was seen beyond `last`, in order; delivered once the entries that they count are.
+    early: VecDeque<(ReadPlace, InboxNote)>,
+}
+
+/// News of an inbox with counts that belong to a position.
+#[derive(Debug, Clone, Copy)]
+enum InboxNote {
+    Read(InboxRead),
+    Seen(InboxSeen),
 }
 
 impl Log {
@@ -158,39 +169,68 @@ impl Log {
         match note {
             Note::Marker(marker) => self.marker(marker),
             Note::Inbox(read, None) => self.deliver_read(&read, None),
-            Note::Inbox(read, Some(place)) => self.read(place, read),
+            Note::Inbox(read, Some(place)) => self.inbox_note(place, InboxNote::Read(read)),
             Note::OwnMarker(marker, moves) => self.own_marker(&marker, moves),
+            Note::Mine(mine) => self.deliver_extra(&encode::encode(&mine)),
+            Note::Seen(seen, None) => self.deliver_seen(&seen, None),
+            Note::Seen(seen, Some(place)) => self.inbox_note(place, InboxNote::Seen(seen)),
         }
     }
 
-    /// Takes a read in an inbox. Its unread count belongs to an inbox that ended at `place`. If the channel has
-    /// delivered less, the read waits; otherwise the older count of an overtaken notification would remain.
-    fn read(&mut self, place: ReadPlace, mut read: InboxRead) {
+    /// Takes news of an inbox. Their counts belong to an inbox that ended at `place`. If the channel has delivered
+    /// less, they wait; otherwise the older count of an overtaken notification would remain.
+    fn inbox_note(&mut self, place: ReadPlace, note: InboxNote) {
         self.known = self.known.max(place.seq);
         let inbox = self.inbox.get_or_insert_default();
         let Some(last) = self.last.filter(|last| last.seq >= place.seq) else {
             if inbox.early.len() < PENDING {
                 let at = inbox.early.partition_point(|(before, _)| *before <= place);
-                inbox.early.insert(at, (place, read));
+                inbox.early.insert(at, (place, note));
             } else {
-                // The next comparison with the service finds the last read.
+                // The next comparison with the service finds the last state.
                 metrics::counter!("gateway_pending_full_total").increment(1);
             }
             return;
         };
-        // The read is late: the sockets already have a newer count.
-        let is_late = place.seq < last.seq || Some(place.reads) <= inbox.reads;
-        if let Some(unread) = inbox.unread.filter(|_| is_late) {
-            read.unread_count = unread;
+        // They are late if the sockets already have newer counts.
+        let (is_older, counts) = (place.seq < last.seq, inbox.counts);
+        let is_late = |reads: Option<i64>| is_older || Some(place.reads) <= reads;
+        let unseen = counts.filter(|_| is_late(inbox.reads)).map(|counts| counts.unseen);
+        match note {
+            InboxNote::Read(mut read) => {
+                let unread = counts.filter(|_| is_late(inbox.reads_of_unread)).map(|counts| counts.unread);
+                read.unread_count = unread.unwrap_or(read.unread_count);
+                read.unseen_count = unseen.unwrap_or(read.unseen_count);
+                self.deliver_read(&read, Some(place.reads));
+            }
+            InboxNote::Seen(mut seen) => {
+                seen.unseen_count = unseen.flatten().unwrap_or(seen.unseen_count);
+                self.deliver_seen(&seen, Some(place.reads));
+            }
         }
-        self.deliver_read(&read, Some(place.reads));
+    }
+
+    /// Delivers what the user has seen, unless the sockets know a later marker, or this one with this count.
+    fn deliver_seen(&mut self, seen: &InboxSeen, reads: Option<i64>) {
+        let inbox = self.inbox.get_or_insert_default();
+        inbox.reads = inbox.reads.max(reads);
+        let is_counted = inbox.counts.is_some_and(|counts| counts.unseen == Some(seen.unseen_count));
+        if (seen.notification_id.get(), !is_counted) <= (inbox.seen, false) {
+            return;
+        }
+        inbox.seen = seen.notification_id.get();
+        if let Some(counts) = &mut inbox.counts {
+            counts.unseen = Some(seen.unseen_count);
+        }
+        self.deliver_extra(&encode::inbox_seen(seen));
     }
 
     fn deliver_read(&mut self, read: &InboxRead, reads: Option<i64>) {
         let inbox = self.inbox.get_or_insert_default();
-        inbox.unread = Some(read.unread_count);
+        inbox.counts = Some(Counts { unread: read.unread_count, unseen: read.unseen_count });
         inbox.read_at = inbox.read_at.max(Some(read.read_at));
         inbox.reads = inbox.reads.max(reads);
+        inbox.reads_of_unread = inbox.reads_of_unread.max(reads);
         self.deliver_extra(&encode::inbox_read(read));
     }
 
@@ -266,11 +306,14 @@ impl Log {
     /// another unread count, but only if they have received exactly the notifications that it counts.
     pub fn inbox(&mut self, now: &InboxState) {
         self.last_moved(now);
+        let counts = Counts { unread: now.unread, unseen: now.seen.map(|seen| seen.unseen_count) };
         let Some(last) = self.last else {
             let inbox = self.inbox.get_or_insert_default();
             inbox.reads = inbox.reads.max(now.reads);
+            inbox.reads_of_unread = inbox.reads;
             inbox.read_at = inbox.read_at.max(now.last_read.map(|read| read.read_at));
-            inbox.unread = Some(now.unread);
+            inbox.seen = inbox.seen.max(now.seen.map_or(0, |seen| seen.notification_id.get()));
+            inbox.counts = Some(counts);
             return;
         };
         let inbox = self.inbox.get_or_insert_default();
@@ -278,22 +321,34 @@ impl Log {
             return;
         }
         let is_new = now.reads > inbox.reads || now.last_read.map(|read| read.read_at) > inbox.read_at;
-        let differs = inbox.unread.is_some_and(|unread| unread != now.unread);
+        let differs = inbox.counts.is_some_and(|known| known != counts);
         if let Some(read) = now.last_read.filter(|_| is_new || differs) {
-            self.deliver_read(&InboxRead { unread_count: now.unread, ..read }, now.reads);
+            let Counts { unread: unread_count, unseen: unseen_count } = counts;
+            self.deliver_read(&InboxRead { unread_count, unseen_count, ..read }, now.reads);
+        }
+        if let Some(seen) = now.seen {
+            self.deliver_seen(&seen, now.reads);
         }
     }
 
-    /// Sends the last read to a socket that resumes, because it may have happened while the socket was away.
+    /// Sends the last read, and what was seen, to a socket that resumes, because they may have changed while the socket
+    /// was away.
     pub fn remind(&mut self, id: MemberId, now: &InboxState) {
-        let Some(read) = now.last_read else { return };
-        let is_delivered = self.inbox.as_ref().is_some_and(|inbox| inbox.read_at == Some(read.read_at));
-        let is_current = is_delivered && self.last.is_some_and(|last| last.seq == now.seq);
-        let member = self.members.get_mut(id);
-        if let Some(member) =
-            member.filter(|member| is_current && member.view.outbox.understands_extensions())
-        {
+        let is_current = self.last.is_some_and(|last| last.seq == now.seq);
+        let (Some(inbox), Some(member)) =
+            (self.inbox.as_ref().filter(|_| is_current), self.members.get_mut(id))
+        else {
+            return;
+        };
+        if !member.view.outbox.understands_extensions() {
+            return;
+        }
+        // What is not delivered yet will be delivered to all.
+        if let Some(read) = now.last_read.filter(|read| inbox.read_at == Some(read.read_at)) {
             member.push(encode::inbox_read(&read));
+        }
+        if let Some(seen) = now.seen.filter(|seen| inbox.seen == seen.notification_id.get()) {
+            member.push(encode::inbox_seen(&seen));
         }
     }
 
@@ -419,43 +474,45 @@ impl Log {
         for marker in due {
             self.marker(marker);
         }
-        self.deliver_reads();
+        self.deliver_inbox_notes();
     }
 
-    /// Delivers reads of an inbox that waited for the entries that they count.
-    fn deliver_reads(&mut self) {
+    /// Delivers news of an inbox that waited for the entries that they count.
+    fn deliver_inbox_notes(&mut self) {
         let Some(last) = self.last else { return };
         while let Some(inbox) = &mut self.inbox
-            && let Some((place, read)) = inbox.early.pop_front_if(|(place, _)| place.seq <= last.seq)
+            && let Some((place, note)) = inbox.early.pop_front_if(|(place, _)| place.seq <= last.seq)
         {
-            self.read(place, read);
+            self.inbox_note(place, note);
         }
     }
 
     fn deliver(&mut self, entry: &Entry) {
         self.last = Some(entry.at);
-        if entry.unread.is_some() {
-            self.inbox.get_or_insert_default().unread = entry.unread;
+        if entry.counts.is_some() {
+            self.inbox.get_or_insert_default().counts = entry.counts;
         }
         if entry.moves_marker {
             *self.markers.entry(entry.owner) = Reached { seq: entry.at.seq, marker: None };
         }
         let mut wrapped: [Option<Frame>; 2] = [None, None];
-        for member in self.members.iter_mut().filter(|member| member.delivered < entry.at.seq) {
-            member.delivered = entry.at.seq;
-            let own = member.view.user_id == entry.owner;
-            let frame = member.view.visible(entry);
-            let frame = match &member.view.envelope {
-                None => frame,
-                // Every member of one channel that has an envelope has the same: its name.
-                Some(name) => {
-                    wrapped[usize::from(own)].get_or_insert_with(|| encode::wrap(name, &frame)).clone()
-                }
-            };
-            member.push_plain(frame);
-        }
-        for member in self.members.iter_mut().filter(|member| member.delivered == entry.at.seq) {
-            member.overtaken(&self.markers, entry.at.seq);
+        for member in self.members.iter_mut() {
+            if member.delivered < entry.at.seq {
+                member.delivered = entry.at.seq;
+                let own = member.view.user_id == entry.owner;
+                let frame = member.view.visible(entry);
+                let frame = match &member.view.envelope {
+                    None => frame,
+                    // Every member of one channel that has an envelope has the same: its name.
+                    Some(name) => {
+                        wrapped[usize::from(own)].get_or_insert_with(|| encode::wrap(name, &frame)).clone()
+                    }
+                };
+                member.push_plain(frame);
+            }
+            if member.joining.is_some() && member.delivered == entry.at.seq {
+                member.overtaken(&self.markers, entry.at.seq);
+            }
         }
     }
 }

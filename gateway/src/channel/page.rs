@@ -102,7 +102,7 @@ pub async fn read_changes(
 }
 
 async fn read_inbox(bus: &Bus, user_id: UserId, range: Range, limit: u16) -> Result<Page, RequestError> {
-    let request = PageNotifications { user_id, range, limit, unread: false };
+    let request = PageNotifications { user_id, range, limit, unread: false, hides_archived: false };
     let page = bus.request_until(&request, ANSWER).await?;
     let entries = page.page.items.iter().map(|item| encode::notification(user_id, item)).collect();
     let inbox = InboxState {
@@ -112,6 +112,7 @@ async fn read_inbox(bus: &Bus, user_id: UserId, range: Range, limit: u16) -> Res
         last_read: page.last_read,
         moves: page.moves,
         last_moved: page.last_moved,
+        seen: page.seen,
     };
     let more = page.page.next.is_some();
     Ok(Page { entries, more, head: page.head, markers: Vec::new(), changes: 0, inbox: Some(Box::new(inbox)) })

@@ -8,7 +8,7 @@ use crate::{
         view::View,
     },
     nats::{connection::Mark, protocol::Message},
-    topic::Topic,
+    topic::Subscriber,
 };
 use contract::{
     ConversationId, Timestamp, UserId, limits,
@@ -65,7 +65,7 @@ impl ChannelState for Typing {
 impl TypingChannel {
     /// Subscribes to the conversation's typing events.
     pub fn new(conversation: ConversationId, maintenance: Arc<Maintenance>) -> Self {
-        Self { conversation, lifecycle: Lifecycle::begin(Topic::Typing(conversation), maintenance) }
+        Self { conversation, lifecycle: Lifecycle::begin(Subscriber::Typing(conversation), maintenance) }
     }
 
     /// See [`Lifecycle::subscribed`].

@@ -1,6 +1,8 @@
 //! The HTTP API. Most calls are one request to a service, in the caller's name.
 
+use super::call::{App, request};
 use super::extract::{Body, Caller, Cursor, CursorQuery, Id, Ids, MovingCursor, MovingCursorQuery};
+use super::{inbox, preferences, presence};
 use crate::{
     http::{
         measured::measured,
@@ -15,12 +17,13 @@ use axum::{
     http::StatusCode,
 };
 use contract::notify::{MarkNotification, Notification, NotificationPage, PageNotifications};
-use contract::{ConversationId, MessageId, NotificationId, Page, Request, Seq, UserId};
+use contract::{ConversationId, MessageId, NotificationId, Page, Seq, UserId};
 use contract::{
     chat::{
         Action, ChangeMessage, Conversation, CountUnread, CreateConversation, Data, GetConversation,
         GetMessage, Invitee, Kinds, ListBlocks, ListConversations, ListKinds, MakeReport, MarkRead, Message,
-        OpenConversation, PageChanges, PageMessages, Participant, Reported, Send, Sent, SetBlock,
+        MineChanges, OpenConversation, PageChanges, PageMessages, Participant, Reported, Send, Sent,
+        SetBlock, SetMine,
     },
     log::Range,
 };
@@ -31,13 +34,12 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-type App = State<Arc<Shared>>;
-
 /// The routes of the API, and of its OpenAPI document.
 pub fn router() -> Router<Arc<Shared>> {
     let api = OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(open_conversation, list_conversations))
         .routes(routes!(get_conversation))
+        .routes(routes!(set_mine))
         .routes(routes!(page_messages, send_message))
         .routes(routes!(get_message, edit_message, delete_message))
         .routes(routes!(read_message))
@@ -46,20 +48,24 @@ pub fn router() -> Router<Arc<Shared>> {
         .routes(routes!(unread_notifications))
         .routes(routes!(read_notification))
         .routes(routes!(read_all_notifications))
+        .routes(routes!(inbox::see_notifications))
+        .routes(routes!(inbox::archive_notification))
+        .routes(routes!(
+            preferences::get_preferences,
+            preferences::put_preferences,
+            preferences::patch_preferences
+        ))
         .routes(routes!(list_blocks))
         .routes(routes!(block, unblock))
         .routes(routes!(report))
-        .routes(routes!(list_kinds));
+        .routes(routes!(list_kinds))
+        .merge(presence::routes());
     let (router, document) = api.split_for_parts();
     router.route_layer(axum::middleware::from_fn(measured)).merge(openapi::router(
         "/api",
         document,
         &openapi::CLIENTS,
     ))
-}
-
-async fn request<R: Request>(shared: &Shared, request: R) -> Result<R::Reply, Problem> {
-    Ok(shared.hub.bus().request_until(&request, limits::SEND_DEADLINE).await?)
 }
 
 /// The participants and the listing of a conversation.
@@ -109,15 +115,47 @@ async fn open_conversation(
 ///
 /// Latest activity first; oldest first with `after`. Pass `next` in the same parameter to get the next page. A
 /// conversation with new activity in the meantime is not returned again, and no other conversation is skipped.
-#[utoipa::path(get, path = "/api/conversations", tag = "Conversations", params(MovingCursorQuery), responses(
-    (status = 200, description = "A page of conversations", body = Page<Conversation>),
-))]
+/// Conversations that the caller has archived are listed only with `archived`.
+#[utoipa::path(get, path = "/api/conversations", tag = "Conversations", params(MovingCursorQuery, OnlyMine),
+    responses((status = 200, description = "A page of conversations", body = Page<Conversation>)))]
 async fn list_conversations(
     State(shared): App,
     Caller(caller): Caller,
     MovingCursor(Cursor { range, limit }): MovingCursor,
+    only: Result<Query<OnlyMine>, QueryRejection>,
 ) -> Result<Json<Page<Conversation>>, Problem> {
-    request(&shared, ListConversations { user_id: caller.user_id, range, limit }).await.map(Json)
+    let invalid = |_| Problem::invalid("\"archived\" and \"pinned\" must be true or false");
+    let Query(OnlyMine { archived, pinned }) = only.map_err(invalid)?;
+    let list = ListConversations { user_id: caller.user_id, range, limit, archived, pinned };
+    request(&shared, list).await.map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OnlyMine {
+    /// Whether to return the archived conversations, in place of the others.
+    #[serde(default)]
+    archived: bool,
+    /// Whether to return only pinned conversations.
+    #[serde(default)]
+    pinned: bool,
+}
+
+/// Mute, archive or pin a conversation
+///
+/// Sets what only the caller sees. A muted conversation notifies silently: its notifications have `"muted": true` in
+/// their data. An archived one leaves the list until its next message, or for as long as it is muted.
+#[utoipa::path(put, path = "/api/conversations/{conversation_id}/mine", tag = "Conversations",
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation")),
+    request_body = MineChanges, responses((status = 204, description = "The settings are changed")))]
+async fn set_mine(
+    State(shared): App,
+    Caller(caller): Caller,
+    Id(conversation_id): Id<ConversationId>,
+    Body(changes): Body<MineChanges>,
+) -> Result<StatusCode, Problem> {
+    request(&shared, SetMine { user_id: caller.user_id, conversation_id, changes }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Get one conversation
@@ -459,64 +497,69 @@ struct Counts {
 async fn unread(State(shared): App, Caller(caller): Caller) -> Result<Json<Counts>, Problem> {
     let (chat, inbox) = tokio::try_join!(
         request(&shared, CountUnread { user_id: caller.user_id }),
-        inbox(&shared, caller.user_id, Range::Newest, 0, false),
+        head(&shared, caller.user_id),
     )?;
     let (conversations, messages) = (chat.conversations, chat.messages);
     Ok(Json(Counts { conversations, messages, notifications: inbox.unread_count }))
 }
 
-async fn inbox(
-    shared: &Shared,
-    user_id: UserId,
-    range: Range,
-    limit: u16,
-    unread: bool,
-) -> Result<NotificationPage, Problem> {
-    request(shared, PageNotifications { user_id, range, limit, unread }).await
+/// The head of an inbox, without notifications.
+async fn head(shared: &Shared, user_id: UserId) -> Result<NotificationPage, Problem> {
+    let (range, limit) = (Range::Newest, 0);
+    request(shared, PageNotifications { user_id, range, limit, unread: false, hides_archived: false }).await
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct OnlyUnread {
+struct Shown {
     /// Whether to return only unread notifications.
     #[serde(default)]
     unread: bool,
+    /// Whether to return archived notifications, too; they have `archived_at`.
+    #[serde(default)]
+    archived: bool,
 }
 
 /// List the caller's notifications
 ///
 /// Newest first; oldest first with `after`. `before` and `after` are ids of notifications.
-#[utoipa::path(get, path = "/api/notifications", tag = "Notifications", params(CursorQuery, OnlyUnread), responses(
+#[utoipa::path(get, path = "/api/notifications", tag = "Notifications", params(CursorQuery, Shown), responses(
     (status = 200, description = "A page of notifications", body = Page<Notification>),
 ))]
 async fn page_notifications(
     State(shared): App,
     Caller(caller): Caller,
     Cursor { range, limit }: Cursor,
-    only: Result<Query<OnlyUnread>, QueryRejection>,
+    shown: Result<Query<Shown>, QueryRejection>,
 ) -> Result<Json<Page<Notification>>, Problem> {
-    let Query(OnlyUnread { unread }) =
-        only.map_err(|_| Problem::invalid("\"unread\" must be true or false"))?;
-    Ok(Json(inbox(&shared, caller.user_id, range, limit, unread).await?.page))
+    let Query(Shown { unread, archived }) =
+        shown.map_err(|_| Problem::invalid("\"unread\" and \"archived\" must be true or false"))?;
+    let user_id = caller.user_id;
+    let wanted = PageNotifications { user_id, range, limit, unread, hides_archived: !archived };
+    Ok(Json(request(&shared, wanted).await?.page))
 }
 
-/// A user's unread count.
+/// A user's counts of notifications.
 #[derive(Serialize, ToSchema)]
 struct UnreadCount {
     /// Number of unread notifications.
     unread_count: i64,
+    /// Number of them after the last one that the user has seen.
+    unseen_count: i64,
 }
 
-/// Count unread notifications
+/// Count unread and unseen notifications
 #[utoipa::path(get, path = "/api/notifications/unread_count", tag = "Notifications", responses(
-    (status = 200, description = "The unread count", body = UnreadCount),
+    (status = 200, description = "The counts", body = UnreadCount),
 ))]
 async fn unread_notifications(
     State(shared): App,
     Caller(caller): Caller,
 ) -> Result<Json<UnreadCount>, Problem> {
-    let inbox = inbox(&shared, caller.user_id, Range::Newest, 0, false).await?;
-    Ok(Json(UnreadCount { unread_count: inbox.unread_count }))
+    let NotificationPage { unread_count, seen, .. } = head(&shared, caller.user_id).await?;
+    // As long as nothing was seen, nothing that is unread was.
+    let unseen_count = seen.map_or(unread_count, |seen| seen.unseen_count);
+    Ok(Json(UnreadCount { unread_count, unseen_count }))
 }
 
 /// Mark one notification as read

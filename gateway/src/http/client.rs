@@ -32,6 +32,8 @@ static EDITS: File = File::new(include_str!("../../../clients/js/dist/edits.js")
 static KINDS: File = File::new(include_str!("../../../clients/js/dist/kinds.js"));
 static LISTS: File = File::new(include_str!("../../../clients/js/dist/lists.js"));
 static PERSIST: File = File::new(include_str!("../../../clients/js/dist/persist.js"));
+static PRESENCE: File = File::new(include_str!("../../../clients/js/dist/presence.js"));
+static SETTINGS: File = File::new(include_str!("../../../clients/js/dist/settings.js"));
 static POLL: File = File::new(include_str!("../../../clients/js/dist/poll.js"));
 
 /// The version in addresses that are cached for good.
@@ -63,6 +65,8 @@ fn file(name: &str, request: &HeaderMap, caching: &'static str) -> Response {
         "lists.js" => &LISTS,
         "persist.js" => &PERSIST,
         "poll.js" => &POLL,
+        "presence.js" => &PRESENCE,
+        "settings.js" => &SETTINGS,
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
     let etag = format!("\"{VERSION}-{:x}\"", file.etag);

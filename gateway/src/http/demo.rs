@@ -36,6 +36,8 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/demo/dom.js", module!("dom.js"))
         .route("/demo/kinds.js", module!("kinds.js"))
         .route("/demo/list.js", module!("list.js"))
+        .route("/demo/presence.js", module!("presence.js"))
+        .route("/demo/settings.js", module!("settings.js"))
         .route("/demo/thread.js", module!("thread.js"))
         .route("/demo/words.js", module!("words.js"))
 }

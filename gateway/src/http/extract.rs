@@ -10,7 +10,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::{StatusCode, header, request::Parts},
 };
-use contract::{Code, Refusal, frames, limits, log::Range};
+use contract::{Code, MessageId, Refusal, frames, limits, log::Range};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
 use utoipa::IntoParams;
@@ -135,22 +135,8 @@ impl Cursor {
     /// Parses the cursor in a query, whose numbers must be at least `lowest`.
     fn of(parts: &Parts, lowest: i64) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
-        let number = |name: &str| match tokens::parameter(query, name) {
-            None => Ok(None),
-            Some(text) => match text.parse::<i64>() {
-                Ok(number) if number >= lowest => Ok(Some(number)),
-                _ => Err(Problem::invalid(format!("{name:?} must be a whole number"))),
-            },
-        };
-        let limit = match number("limit")? {
-            None => limits::PAGE_DEFAULT,
-            Some(limit) => {
-                u16::try_from(limit)
-                    .ok()
-                    .filter(|limit| (1..=limits::PAGE_MAX).contains(limit))
-                    .ok_or_else(|| Problem::invalid(format!("\"limit\" must be 1 to {}", limits::PAGE_MAX)))?
-            }
-        };
+        let limit = limit(query, limits::PAGE_DEFAULT, limits::PAGE_MAX)?;
+        let number = |name| number(query, name, lowest);
         let range = match (number("before")?, number("after")?) {
             (None, None) => Range::Newest,
             (Some(before), None) => Range::Before(before),
@@ -161,6 +147,64 @@ impl Cursor {
         };
         Ok(Self { range, limit })
     }
+}
+
+/// The requested part of a conversation, for backends.
+pub struct Part {
+    pub after: Option<i64>,
+    pub before: Option<MessageId>,
+    pub limit: u16,
+}
+
+/// The query parameters of a [`Part`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "only describes the parameters; they are parsed by hand for specific error texts"
+)]
+pub struct PartQuery {
+    /// Maximum number of items.
+    #[param(minimum = 1, maximum = 50, default = 50)]
+    limit: Option<u16>,
+    /// Returns only messages with larger ids, smallest id first; 0 for all.
+    #[param(minimum = 0)]
+    after: Option<i64>,
+    /// Returns only messages with smaller ids. Without `after`, largest id first.
+    #[param(minimum = 1)]
+    before: Option<i64>,
+}
+
+impl FromRequestParts<Arc<Shared>> for Part {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let before = number(query, "before", 1)?.map(MessageId::new).transpose();
+        Ok(Self {
+            after: number(query, "after", 0)?,
+            before: before.map_err(|_| Problem::invalid("\"before\" must be the id of a message"))?,
+            limit: limit(query, limits::LISTED_MESSAGES, limits::LISTED_MESSAGES)?,
+        })
+    }
+}
+
+/// Parses a number in a query, which must be at least `lowest`.
+pub fn number(query: &str, name: &str, lowest: i64) -> Result<Option<i64>, Problem> {
+    match tokens::parameter(query, name) {
+        None => Ok(None),
+        Some(text) => match text.parse::<i64>() {
+            Ok(number) if number >= lowest => Ok(Some(number)),
+            _ => Err(Problem::invalid(format!("{name:?} must be a whole number"))),
+        },
+    }
+}
+
+/// Parses the number of items of a page in a query.
+fn limit(query: &str, default: u16, most: u16) -> Result<u16, Problem> {
+    let Some(limit) = number(query, "limit", i64::MIN)? else { return Ok(default) };
+    let limit = u16::try_from(limit).ok().filter(|limit| (1..=most).contains(limit));
+    limit.ok_or_else(|| Problem::invalid(format!("\"limit\" must be 1 to {most}")))
 }
 
 /// The JSON body of a call.

@@ -3,15 +3,19 @@
 mod api;
 mod backend;
 mod body;
+mod call;
 mod client;
 mod demo;
 mod extract;
 mod guarded;
 mod health;
+mod inbox;
 pub mod listener;
 mod measured;
 mod openapi;
 mod origin;
+mod preferences;
+mod presence;
 mod problem;
 mod responses;
 pub mod upgrade;
@@ -29,14 +33,15 @@ use std::sync::Arc;
 
 /// The routes of the public port.
 pub fn router(shared: Arc<Shared>) -> Router {
+    let responses = Responses::default();
     let mut router = api::router()
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(shared.clone(), body::read_body))
-        .layer(from_fn_with_state(Responses::default(), responses::bound));
+        .layer(from_fn_with_state(responses.clone(), responses::bound));
     router = router.merge(health::router());
     let mut backend = Router::new();
     if shared.backend_keys.is_some() {
-        backend = backend::router(&shared);
+        backend = backend::router(&shared, responses);
     }
     if shared.demo {
         router = router.merge(demo::router());

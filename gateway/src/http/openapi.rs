@@ -68,6 +68,8 @@ pub const CLIENTS: Texts = Texts {
         (name = "Conversations", description = "Conversations of the caller, with their participants and listings"),
         (name = "Messages", description = "Messages, read markers and unread counts"),
         (name = "Notifications", description = "The caller's inbox"),
+        (name = "Presence", description = "Which users are online, and who may see it"),
+        (name = "Preferences", description = "Which reminders the caller wants, and when"),
         (name = "Safety", description = "Blocks and reports"),
     ),
 )]

@@ -64,9 +64,11 @@ pub fn target(path: &str) -> Option<Target> {
     match path {
         "" => Some(Target::Socket(Dialect::Multiplexed)),
         "/notifications" => Some(Target::Socket(Dialect::Notifications)),
-        _ => match path.strip_prefix("/chat/") {
-            Some(id) => conversation(id, Dialect::Chat),
-            None => conversation(path.strip_prefix("/typing/")?, Dialect::Typing),
+        _ => match path.strip_prefix('/')?.split_once('/')? {
+            ("chat", id) => conversation(id, Dialect::Chat),
+            ("typing", id) => conversation(id, Dialect::Typing),
+            ("presence", id) => conversation(id, Dialect::Presence),
+            _ => None,
         },
     }
 }
@@ -290,6 +292,7 @@ mod tests {
             ("/ws/chat/123/", Some(Target::Socket(Dialect::Chat(conversation(123))))),
             ("/ws/chat/123", Some(Target::Socket(Dialect::Chat(conversation(123))))),
             ("/ws/typing/5/", Some(Target::Socket(Dialect::Typing(conversation(5))))),
+            ("/ws/presence/5/", Some(Target::Socket(Dialect::Presence(conversation(5))))),
             ("/ws/notifications", Some(Target::Socket(Dialect::Notifications))),
             ("/ws/", Some(Target::Socket(Dialect::Multiplexed))),
             ("/ws", Some(Target::Socket(Dialect::Multiplexed))),

@@ -47,8 +47,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// Time limit of a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum size of the commands that wait to be written, in bytes. Any number of concurrent handshakes creates less, and
-/// the requests that are in progress at any time, too.
+/// Maximum size of the commands that wait to be written, in bytes. Any number of concurrent handshakes creates less,
+/// and the requests that are in progress at any time, too.
 const OUTGOING: usize = 8 * 1024 * 1024;
 
 /// The gateway's own connection to NATS. Cheap to clone.
@@ -122,8 +122,8 @@ impl Link {
         }))
     }
 
-    /// Subscribes, before the next request or ping. Messages that are published after the server has passed the mark are
-    /// received, and those that are published once a later request has arrived.
+    /// Subscribes, before the next request or ping. Messages that are published after the server has passed the mark
+    /// are received, and those that are published once a later request has arrived.
     ///
     /// For one subscriber, the caller must serialise the calls of this function, of [`Link::unsubscribe`] and of
     /// [`Listener::resubscribe`].
@@ -131,6 +131,11 @@ impl Link {
         let mut outgoing = self.outgoing();
         outgoing.push(|commands| write!(commands, "SUB {} {}\r\n", subscriber.subject(), subscriber.sid()));
         outgoing.pings + 1
+    }
+
+    /// The mark that covers every subscription so far.
+    pub fn mark(&self) -> Mark {
+        self.outgoing().pings + 1
     }
 
     /// Unsubscribes, before the next request or ping.
@@ -165,7 +170,8 @@ impl Link {
     }
 
     /// Sends a request to one replica of a service, behind all earlier subscriptions, and waits for its reply for
-    /// `within`. The caller may repeat the request until `deadline`; a replica that receives it only after that drops it.
+    /// `within`. The caller may repeat the request until `deadline`; a replica that receives it only after that drops
+    /// it.
     ///
     /// # Errors
     /// If there is no reply, or it is a refusal.
@@ -400,8 +406,8 @@ impl Outgoing {
         self.is_full = self.commands.len() > OUTGOING;
     }
 
-    /// Takes the commands; while a ping is unanswered, only if they are urgent. If `with_ping` is set and a ping is due,
-    /// appends it.
+    /// Takes the commands; while a ping is unanswered, only if they are urgent. If `with_ping` is set and a ping is
+    /// due, appends it.
     fn take(&mut self, with_ping: bool) -> Result<Vec<u8>, ConnectionError> {
         if self.is_full {
             metrics::counter!("gateway_events_full_total").increment(1);
@@ -448,4 +454,4 @@ async fn write(
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub mod tests;

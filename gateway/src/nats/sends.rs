@@ -1,6 +1,6 @@
-//! Sends, delivered to chat-service in batches: sends that arrive during a batch, or within a short time after one, form the
-//! next one. Each batch wakes every process on its path and is one commit, so at ordinary load a pause of a few
-//! milliseconds saves more than a third of the cost of a message (ADR 0018).
+//! Sends, delivered to chat-service in batches: sends that arrive during a batch, or within a short time after one,
+//! form the next one. Each batch wakes every process on its path and is one commit, so at ordinary load a pause of a
+//! few milliseconds saves more than a third of the cost of a message (ADR 0018).
 
 use super::connection::Link;
 use contract::{
@@ -34,6 +34,11 @@ pub struct Sends {
 
 struct Job {
     send: Send,
+    call: Call,
+}
+
+/// The session's part of a send.
+struct Call {
     /// The parent span, if the send is traced.
     trace: Option<TraceParent>,
     deadline: Deadline,
@@ -70,7 +75,8 @@ impl Sends {
         }
         let sent = async {
             let _permit = self.permits.acquire().await.ok()?;
-            self.jobs.send(Job { send, trace: trace::current(), deadline, reply }).await.ok()?;
+            let call = Call { trace: trace::current(), deadline, reply };
+            self.jobs.send(Job { send, call }).await.ok()?;
             answer.await.ok()
         };
         // A little longer than the deadline, so that the answer to the last attempt is not missed.
@@ -167,10 +173,11 @@ async fn send_batch(
         }
         drop(permit);
         let delay = backoff.delay();
-        let (late, rest) = jobs.into_iter().partition::<Vec<_>, _>(|job| delay >= job.deadline.remaining());
+        let (late, rest) =
+            jobs.into_iter().partition::<Vec<_>, _>(|job| delay >= job.call.deadline.remaining());
         for job in late {
             // The session may have ended.
-            let _ = job.reply.send(Sent::Refused(Refusal::unavailable()));
+            let _ = job.call.reply.send(Sent::Refused(Refusal::unavailable()));
         }
         jobs = rest;
         if jobs.is_empty() {
@@ -183,16 +190,15 @@ async fn send_batch(
 
 /// Sends a batch once, and returns the sends to retry.
 async fn attempt(link: &Link, jobs: Vec<Job>) -> Vec<Job> {
-    let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(|| Deadline::after(ATTEMPT));
+    let deadline = jobs.iter().map(|job| job.call.deadline).max().unwrap_or_else(|| Deadline::after(ATTEMPT));
     let within = deadline.remaining().min(ATTEMPT);
-    let traces = jobs.iter().enumerate().filter_map(|(index, job)| Some((index, job.trace?)));
-    let batch = SendBatch {
-        traces: traces.collect(),
-        deadlines: jobs.iter().map(|job| job.deadline).collect(),
-        sends: jobs.iter().map(|job| job.send.clone()).collect(),
-        receipts: true,
-    };
-    let sent = match link.attempt(&batch, within, deadline).await {
+    let traces = jobs.iter().enumerate().filter_map(|(index, job)| Some((index, job.call.trace?)));
+    let (traces, deadlines) = (traces.collect(), jobs.iter().map(|job| job.call.deadline).collect());
+    let (sends, calls): (Vec<Send>, Vec<Call>) = jobs.into_iter().map(|job| (job.send, job.call)).unzip();
+    let batch = SendBatch { sends, traces, deadlines, receipts: true };
+    let answer = link.attempt(&batch, within, deadline).await;
+    let jobs: Vec<Job> = batch.sends.into_iter().zip(calls).map(|(send, call)| Job { send, call }).collect();
+    let sent = match answer {
         Ok(sent) if sent.len() == jobs.len() => sent,
         Ok(_) => return refuse(jobs, &Refusal::internal()),
         Err(error) if error.is_transient() => {
@@ -210,7 +216,7 @@ async fn attempt(link: &Link, jobs: Vec<Job>) -> Vec<Job> {
         match sent {
             Sent::Refused(refusal) if refusal.code == Code::Unavailable => retries.push(job),
             sent => {
-                let _ = job.reply.send(sent);
+                let _ = job.call.reply.send(sent);
             }
         }
     }
@@ -219,7 +225,7 @@ async fn attempt(link: &Link, jobs: Vec<Job>) -> Vec<Job> {
 
 fn refuse(jobs: Vec<Job>, refusal: &Refusal) -> Vec<Job> {
     for job in jobs {
-        let _ = job.reply.send(Sent::Refused(refusal.clone()));
+        let _ = job.call.reply.send(Sent::Refused(refusal.clone()));
     }
     Vec::new()
 }
@@ -253,9 +259,7 @@ mod tests {
     fn a_batch_waits_unless_its_first_sender_sent_the_whole_last_one() {
         let job = |sender: i64| Job {
             send: Send { sender_id: UserId::new(sender).unwrap(), ..message("hello") },
-            trace: None,
-            deadline: Deadline::after(ATTEMPT),
-            reply: oneshot::channel().0,
+            call: Call { trace: None, deadline: Deadline::after(ATTEMPT), reply: oneshot::channel().0 },
         };
         let mut pause = Pause::new(Duration::from_secs(60));
         let waits = |pause: &Pause| [1, 2].map(|sender| pause.end(&job(sender).send).is_some());

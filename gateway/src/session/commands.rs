@@ -17,9 +17,9 @@ use crate::{
 use contract::{
     Close, Code, ConversationId, Refusal,
     chat::{Action, ChangeMessage, MarkRead, Message, Receipt, Send, Sent},
-    frames::{ChatFrame, InboxFrame, ServerFrame, TypingFrame, client_id_of},
+    frames::{ChatFrame, InboxFrame, PresenceFrame, ServerFrame, TypingFrame, client_id_of},
     limits,
-    notify::MarkNotification,
+    notify::{MarkNotification, MarkSeen},
 };
 use futures_util::FutureExt;
 use service::{Span, bus::RequestError, trace::Kind};
@@ -50,6 +50,11 @@ impl Session {
             },
             Dialect::Typing(conversation) => match TypingFrame::parse(text) {
                 Ok(frame) => self.typing(conversation, frame, None),
+                Err(refusal) => self.outbox.push(encode::error(&refusal, None)),
+            },
+            Dialect::Presence(_) => match PresenceFrame::parse(text) {
+                Ok(PresenceFrame::Auth(token)) => self.auth(&token, None),
+                Ok(PresenceFrame::Visible(visible)) => self.visible(visible, None),
                 Err(refusal) => self.outbox.push(encode::error(&refusal, None)),
             },
             Dialect::Multiplexed => match Op::parse(text, self.identity.user_id) {
@@ -112,6 +117,7 @@ impl Session {
             Op::Chat(conversation, frame) => self.chat(conversation, frame, Some(reference)),
             Op::Inbox(frame) => self.inbox(frame, Some(reference)),
             Op::Typing(conversation, frame) => self.typing(conversation, frame, Some(reference)),
+            Op::Visible(visible) => self.visible(visible, Some(reference)),
         }
     }
 
@@ -165,17 +171,22 @@ impl Session {
                 self.mark_read(topic, reference, request);
             }
             ChatFrame::Auth(token) => self.auth(&token, reference),
+            ChatFrame::Visible(visible) => self.visible(visible, reference),
         }
     }
 
     fn inbox(&mut self, frame: InboxFrame, reference: Option<multiplex::Reference>) {
         let user_id = self.identity.user_id;
+        let topic = Topic::Log(LogKey::Inbox(user_id));
         let notification_id = match frame {
             InboxFrame::Read(id) => Some(id),
             InboxFrame::ReadAll => None,
+            InboxFrame::Seen(notification_id) => {
+                return self.mark_read(topic, reference, MarkSeen { user_id, notification_id });
+            }
             InboxFrame::Auth(token) => return self.auth(&token, reference),
+            InboxFrame::Visible(visible) => return self.visible(visible, reference),
         };
-        let topic = Topic::Log(LogKey::Inbox(user_id));
         self.mark_read(topic, reference, MarkNotification { user_id, notification_id });
     }
 
@@ -229,6 +240,13 @@ impl Session {
             }
             .boxed(),
         );
+    }
+
+    /// Records whether the client's page is visible: a hidden one does not make its user present. Changes need no rate
+    /// of their own, because an end of presence is only published some seconds later.
+    pub(super) fn visible(&mut self, visible: bool, reference: Option<multiplex::Reference>) {
+        self.set_visible(visible);
+        self.answer(&Reply { reference, client_id: None }, Ok(()));
     }
 
     pub(super) fn auth(&mut self, token: &str, reference: Option<multiplex::Reference>) {

@@ -12,6 +12,8 @@ pub enum Dialect {
     Notifications,
     /// Typing in one conversation.
     Typing(ConversationId),
+    /// The presence of the participants of one conversation.
+    Presence(ConversationId),
     /// Several channels, by name.
     Multiplexed,
 }
@@ -23,6 +25,7 @@ impl Dialect {
             Self::Chat(_) => "chat",
             Self::Notifications => "notifications",
             Self::Typing(_) => "typing",
+            Self::Presence(_) => "presence",
             Self::Multiplexed => "multiplexed",
         }
     }
@@ -33,6 +36,7 @@ impl Dialect {
             Self::Chat(conversation) => Some(Topic::Log(LogKey::Conversation(conversation))),
             Self::Notifications => Some(Topic::Log(LogKey::Inbox(user))),
             Self::Typing(conversation) => Some(Topic::Typing(conversation)),
+            Self::Presence(conversation) => Some(Topic::Presence(conversation)),
             Self::Multiplexed => None,
         }
     }

@@ -5,6 +5,7 @@ use crate::{
     channel::{
         log_channel::{LogChannel, LogMembership},
         page::{self, Page},
+        presence::Watching,
         replay,
         typing_channel::TypingMembership,
         view::View,
@@ -14,7 +15,7 @@ use crate::{
     topic::{LogKey, Start, Topic},
 };
 use contract::{
-    Close, Code, ConversationId, Refusal,
+    Close, Code, ConversationId, Refusal, UserId,
     chat::{Admitted, JoinRequest},
 };
 use futures_util::future::BoxFuture;
@@ -29,6 +30,8 @@ pub enum Subscription {
     Log(LogMembership),
     /// A member of a typing channel.
     Typing(Box<TypingMembership>),
+    /// A watcher of presence.
+    Presence(#[expect(dead_code, reason = "held, not read")] Watching),
 }
 
 /// A join in progress.
@@ -104,6 +107,8 @@ pub enum Admission {
         /// Whether the user blocks the other user of the conversation.
         blocks: bool,
     },
+    /// To the presence of a conversation's other participants.
+    Presence(ConversationId, Vec<UserId>),
 }
 
 /// Asks the service to admit a user to a topic. For a log, this happens after the channel has subscribed, so nothing is
@@ -117,7 +122,7 @@ pub async fn admit(shared: &Shared, identity: &Identity, topic: Topic) -> Result
             LogKey::Conversation(conversation) => {
                 let channel = shared.hub.log(key);
                 let Admitted { head, markers, changes, .. } =
-                    admit_to(shared, identity, conversation).await?;
+                    admit_to(shared, identity, conversation, false).await?;
                 let head = Page { entries: Vec::new(), more: false, head, markers, changes, inbox: None };
                 Admission::Log(channel, head)
             }
@@ -128,8 +133,17 @@ pub async fn admit(shared: &Shared, identity: &Identity, topic: Topic) -> Result
             }
         }),
         Topic::Typing(conversation) => {
-            let Admitted { username, blocks, .. } = admit_to(shared, identity, conversation).await?;
+            let Admitted { username, blocks, .. } = admit_to(shared, identity, conversation, false).await?;
             Ok(Admission::Typing { conversation, username, blocks })
+        }
+        Topic::Presence(conversation) => {
+            let limit = shared.presence_people.ok_or_else(presence_is_off)?;
+            let Admitted { people, .. } = admit_to(shared, identity, conversation, true).await?;
+            if people.len() >= limit {
+                let detail = format!("presence is shown in conversations of at most {limit} people");
+                return Err(Refusal::new(Code::InvalidRequest, detail));
+            }
+            Ok(Admission::Presence(conversation, people))
         }
     }
 }
@@ -138,10 +152,11 @@ async fn admit_to(
     shared: &Shared,
     identity: &Identity,
     conversation_id: ConversationId,
+    with_people: bool,
 ) -> Result<Admitted, Refusal> {
     let (user_id, username, named_at) =
         (identity.user_id, identity.username.clone(), identity.stamp.issued_at);
-    shared.joins.join(JoinRequest { conversation_id, user_id, username, named_at }).await
+    shared.joins.join(JoinRequest { conversation_id, user_id, username, named_at, with_people }).await
 }
 
 /// Joins an admitted socket to its topic.
@@ -167,7 +182,16 @@ pub async fn join_topic(
             let membership = channel.join(shared.hub.bus(), view, username, blocks).await;
             Ok(Subscription::Typing(Box::new(membership)))
         }
+        Admission::Presence(conversation, people) => {
+            let watching = shared.hub.presence().clone().watch(view, conversation, &people).await?;
+            Ok(Subscription::Presence(watching))
+        }
     }
+}
+
+/// The refusal of everything about presence while the operator has switched it off.
+pub fn presence_is_off() -> Refusal {
+    Refusal::new(Code::InvalidRequest, "presence is switched off")
 }
 
 /// The close code of a single socket whose join is refused.
@@ -175,6 +199,7 @@ pub fn close_code(refusal: &Refusal) -> Close {
     match refusal.code {
         Code::Forbidden | Code::NotFound => Close::Forbidden,
         Code::Unavailable => Close::Overloaded,
+        Code::InvalidRequest => Close::BadAddress,
         _ => Close::Fault,
     }
 }

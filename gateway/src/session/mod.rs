@@ -9,7 +9,7 @@ mod pending;
 mod subscriptions;
 mod typing;
 
-pub use join::Opening;
+pub use join::{Opening, presence_is_off};
 
 use crate::{
     admission::{tokens::Identity, user_sockets::SocketSlot},
@@ -40,6 +40,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const WRITE: Duration = Duration::from_secs(10);
 /// How often a drain checks whether the log has delivered the client's last stored message.
 const ECHO: Duration = Duration::from_millis(20);
+/// How long a multiplexed socket waits for its first frame before its page counts as visible.
+const FIRST_FRAME: Duration = Duration::from_secs(1);
 
 /// The session of a client. Fields that few clients need, or only for a moment, are boxed, because most sessions are
 /// idle.
@@ -59,6 +61,8 @@ pub struct Session {
     ping_at: Instant,
     /// The deadline of the write in progress.
     write_by: Option<Instant>,
+    /// When the page counts as visible unless a frame says otherwise.
+    visible_at: Option<Instant>,
     expires_at: Option<Instant>,
     drain_at: Option<Instant>,
     /// The close code, once everything before it is written.
@@ -90,6 +94,9 @@ impl Session {
         if start != Start::Live || dialect == Dialect::Multiplexed {
             outbox.set_understands_extensions();
         }
+        // A page that is hidden when it reconnects says so at once. It must not make its user present.
+        let visible_at = (dialect == Dialect::Multiplexed).then(|| now + FIRST_FRAME);
+        slot.set_visible(visible_at.is_none());
         let expires_at = expiry(&shared, &identity);
         let ping_every = shared.limits.ping_every();
         let mut session = Self {
@@ -105,6 +112,7 @@ impl Session {
             last_received_at: now,
             ping_at: now + ping_every,
             write_by: None,
+            visible_at,
             expires_at,
             drain_at: None,
             closing: None,
@@ -234,7 +242,7 @@ impl Session {
         let silence = self.is_reading().then(|| self.last_received_at + self.shared.limits.idle);
         // A drain waits for the commands in progress.
         let drain = self.drain_at.filter(|_| self.pending.is_empty());
-        let others = [silence, self.expires_at, drain, self.write_by];
+        let others = [silence, self.visible_at, self.expires_at, drain, self.write_by];
         others.into_iter().flatten().fold(self.ping_at, Instant::min)
     }
 
@@ -267,6 +275,9 @@ impl Session {
                 self.outbox.close(Close::Restart); // After the waiting frames.
             }
         }
+        if is_due(self.visible_at) {
+            self.set_visible(true);
+        }
         if is_due(self.expires_at) {
             return Err(Close::Unauthorized);
         }
@@ -293,12 +304,20 @@ impl Session {
         })
     }
 
+    fn set_visible(&mut self, visible: bool) {
+        self.visible_at = None;
+        self.slot.set_visible(visible);
+    }
+
     fn inbound(&mut self, item: Item) -> Result<(), Close> {
         self.last_received_at = Instant::now();
         match item {
             Item::Text(text) => {
                 self.outbox.set_understands_extensions();
                 self.take(&text);
+                if self.visible_at.is_some() {
+                    self.set_visible(true);
+                }
                 Ok(())
             }
             Item::Ping(_) | Item::Pong => {

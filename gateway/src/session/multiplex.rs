@@ -8,7 +8,7 @@ use crate::{
 };
 use contract::{
     Code, ConversationId, Refusal, Timestamp, UserId,
-    frames::{ChatFrame, InboxFrame, TypingFrame, client_id_of, from_json},
+    frames::{ChatFrame, InboxFrame, PresenceFrame, TypingFrame, client_id_of, from_json, visible},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -40,6 +40,8 @@ pub enum Op {
     Inbox(InboxFrame),
     /// A frame for a typing channel.
     Typing(ConversationId, TypingFrame),
+    /// Whether the client's page is visible.
+    Visible(bool),
     /// A ping, which is answered.
     Ping,
 }
@@ -77,6 +79,7 @@ impl Op {
             #[serde(borrow)]
             data: Option<&'a RawValue>,
             token: Option<String>,
+            visible: Option<bool>,
             r#ref: Option<Reference>,
         }
         let raw: Raw<'_> = from_json(text).map_err(|refusal| BadOp::new(refusal, text))?;
@@ -87,6 +90,7 @@ impl Op {
                 "subscribe" => Ok(Self::Subscribe(topic()?, start(raw.after, raw.changes)?)),
                 "unsubscribe" => Ok(Self::Unsubscribe(topic()?)),
                 "ping" => Ok(Self::Ping),
+                "visible" => visible(raw.visible).map(Self::Visible),
                 "auth" => Ok(Self::Auth(raw.token.ok_or_else(|| invalid("\"token\" is missing"))?)),
                 "send" => {
                     let data = raw.data.ok_or_else(|| invalid("\"data\" is missing"))?.get();
@@ -98,9 +102,13 @@ impl Op {
                         Topic::Typing(conversation) => {
                             TypingFrame::parse(data).map(|frame| Self::Typing(conversation, frame))
                         }
+                        Topic::Presence(_) => PresenceFrame::parse(data).map(|frame| match frame {
+                            PresenceFrame::Auth(token) => Self::Auth(token),
+                            PresenceFrame::Visible(visible) => Self::Visible(visible),
+                        }),
                     }
                 }
-                _ => Err(invalid("unknown \"op\"; use subscribe, unsubscribe, send, auth or ping")),
+                _ => Err(invalid("unknown \"op\"; use subscribe, unsubscribe, send, auth, visible or ping")),
             }
         };
         match op() {
@@ -169,13 +177,15 @@ fn is_none(reference: &&Reference) -> bool {
 /// The topic of a channel name; `notifications` is the inbox of this user.
 pub fn topic(name: Option<&str>, user: UserId) -> Result<Topic, Refusal> {
     let name = name.ok_or_else(|| invalid("\"channel\" is missing"))?;
-    let unknown = || invalid("unknown \"channel\"; use chat/{id}, typing/{id} or notifications");
+    let unknown =
+        || invalid("unknown \"channel\"; use chat/{id}, typing/{id}, presence/{id} or notifications");
     match name.split_once('/') {
         None if name == "notifications" => Ok(Topic::Log(LogKey::Inbox(user))),
         Some(("chat", id)) => {
             id.parse().map(|id| Topic::Log(LogKey::Conversation(id))).map_err(|_| unknown())
         }
         Some(("typing", id)) => id.parse().map(Topic::Typing).map_err(|_| unknown()),
+        Some(("presence", id)) => id.parse().map(Topic::Presence).map_err(|_| unknown()),
         _ => Err(unknown()),
     }
 }

@@ -28,6 +28,7 @@ impl Session {
         let is_typing = match frame {
             TypingFrame::Typing(is_typing) => is_typing,
             TypingFrame::Auth(token) => return self.auth(&token, reference),
+            TypingFrame::Visible(visible) => return self.visible(visible, reference),
         };
         let reply = Reply { reference, client_id: None };
         let membership = match self.subscriptions.get_mut(&Topic::Typing(conversation_id)) {

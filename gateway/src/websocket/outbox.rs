@@ -22,6 +22,7 @@ pub struct Outbox {
     max_frames: usize,
     max_bytes: usize,
     understands_extensions: AtomicBool,
+    is_visible: AtomicBool,
 }
 
 #[derive(Default)]
@@ -42,6 +43,7 @@ impl Outbox {
             max_frames,
             max_bytes,
             understands_extensions: AtomicBool::new(false),
+            is_visible: AtomicBool::new(false),
         }
     }
 
@@ -109,6 +111,16 @@ impl Outbox {
     /// Records that the client understands more frames than those of the old guide.
     pub fn set_understands_extensions(&self) {
         self.understands_extensions.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the socket is open and someone may look at its page.
+    pub fn is_visible(&self) -> bool {
+        self.is_visible.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether someone may look at the socket's page.
+    pub fn set_visible(&self, visible: bool) {
+        self.is_visible.store(visible, Ordering::Relaxed);
     }
 
     #[cfg(test)]

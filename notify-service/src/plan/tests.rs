@@ -33,6 +33,7 @@ fn message_at(id: i64, conversation_id: i64, message: i64, seq: Option<Seq>) -> 
     let received = Received {
         kind: None,
         silent: false,
+        muted: Vec::new(),
         key: format!("msg:{message}"),
         conversation: conversation(conversation_id),
         message: MessageId::new(message).unwrap(),
@@ -131,7 +132,8 @@ impl Table {
             if let (Some(summary), false) = (row.summary.clone(), *read) {
                 let (id, created_at) = (row.shown.notification_id, row.shown.created_at);
                 let membership = (row.user, summary.conversation);
-                let old = known.unread.insert(membership, UnreadMessages { id, summary, created_at });
+                let old =
+                    known.unread.insert(membership, UnreadMessages { id, summary, created_at, since: None });
                 assert!(old.is_none(), "a conversation has two unread notifications");
             }
         }
@@ -329,13 +331,15 @@ fn a_late_marker_corrects_the_count() {
     let late = [moved(1, 7, 3, Some(marker(1, 7, 3, 0)))];
     let early = table.apply_now(&catalogue, &late);
     assert_eq!((counts(&early.updates), early.early.len()), (vec![], 1), "at most one notification a second");
+    assert_eq!(markers(&early.updates), [(3, 2)], "the user's sockets know of the later messages");
     let updates = table.apply(&catalogue, &late);
     let InboxEvent::Notification(shown) = &updates[0].event else { panic!("a notification") };
     assert_eq!(shown.data.get(), r#"{"conversation_id":7,"message_id":50,"count":2}"#);
     assert_eq!((shown.title.as_str(), shown.replaces.is_some()), ("Nouveau message", true));
     assert!(shown.message.starts_with("ada "), "{}", shown.message);
     assert!(counts(&table.apply(&catalogue, &late)).is_empty(), "a repeat changes nothing");
-    // The user sent the fourth message. A message of the same batch has the right count, too; the two are one notification.
+    // The user sent the fourth message. A message of the same batch has the right count, too; the two are one
+    // notification.
     let six = [moved(1, 7, 4, None), message_at(1, 7, 60, Some(6))];
     assert_eq!(counts(&table.apply(&catalogue, &six)), [2]);
     let repeated = [moved(1, 7, 5, None), message_at(1, 7, 60, Some(6))];
@@ -462,6 +466,7 @@ fn of_kind(kind: &str, silent: bool, op: Op) -> Op {
         key: received.key.clone(),
         sender: received.sender,
         sender_username: received.sender_username.clone(),
+        muted: received.muted.clone(),
         ..**received
     };
     Op { kind: OpKind::Message(Arc::new(received)), ..op }
@@ -482,4 +487,65 @@ fn a_silent_message_is_counted_but_notifies_nobody() {
     assert_eq!(data["kind"], "offer");
     assert!(table.apply(&catalogue, &[silent(4)]).is_empty());
     assert_eq!(counts(&table.apply(&catalogue, &[message_at(1, 7, 50, Some(5))])), [5]);
+}
+
+#[test]
+fn only_who_has_muted_a_conversation_is_told_so_and_a_corrected_count_stays_muted() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let mut table = Table::default();
+    let muted = |id: i64, seq: Seq| {
+        let op = message_at(id, 7, 10 * seq, Some(seq));
+        let OpKind::Message(received) = &op.kind else { panic!("a message") };
+        let (key, sender_username) = (received.key.clone(), received.sender_username.clone());
+        let received = Received { muted: vec![user(1)], kind: None, key, sender_username, ..**received };
+        Op { kind: OpKind::Message(Arc::new(received)), ..op }
+    };
+    let data = |updates: &[InboxUpdate]| match &updates[0].event {
+        InboxEvent::Notification(shown) => shown.data.get().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let of = |updates: &[InboxUpdate], id: i64| {
+        let of: Vec<_> = updates.iter().filter(|update| update.user == user(id)).collect();
+        let InboxEvent::Notification(shown) = &of[0].event else { panic!("{of:?}") };
+        shown.data.get().to_owned()
+    };
+    let updates = table.apply(&catalogue, &[muted(1, 1), muted(2, 1)]);
+    assert_eq!(of(&updates, 1), r#"{"conversation_id":7,"message_id":10,"count":1,"muted":true}"#);
+    assert_eq!(of(&updates, 2), r#"{"conversation_id":7,"message_id":10,"count":1}"#);
+    table.apply(&catalogue, &[muted(1, 3)]);
+    let late = [moved(1, 7, 2, Some(marker(1, 7, 2, 0)))];
+    let updates = table.apply(&catalogue, &late);
+    assert!(data(&updates).ends_with(r#""muted":true}"#), "{updates:?}");
+}
+
+/// The start of an episode is that of its first message (law R1 of reminders), and the counts follow what is superseded
+/// (law F4 of preferences).
+#[test]
+fn a_superseding_notification_keeps_the_start_and_the_counts() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let (at, id) = (Timestamp::now(), |id| NotificationId::new(id).unwrap());
+    let since = OffsetDateTime::from(at) - time::Duration::hours(1);
+    let summary = MessageSummary {
+        conversation: conversation(1),
+        message: 1,
+        seq: None,
+        sender: Some(user(9)),
+        sender_username: Some("ada".to_owned()),
+        kind: None,
+        count: 1,
+        muted: false,
+    };
+    let unread = UnreadMessages { id: id(7), summary, created_at: since.into(), since: Some(since) };
+    let seen = Some(InboxSeen { notification_id: id(6), unseen_count: 1 });
+    let inbox = Inbox { last_seq: 1, last_id: 7, unread_count: 1, seen, ..Inbox::default() };
+    let known = Known {
+        inboxes: HashMap::from([(user(1), inbox)]),
+        unread: HashMap::from([((user(1), conversation(1)), unread)]),
+        ..Known::default()
+    };
+    let ops = [message(1, 1, 2)];
+    let changes = Plan::new(&catalogue, at, vec![id(8)], known).run(&collapse(&ops));
+    assert_eq!((changes.added[0].since, changes.added[0].shown.replaces), (Some(since), Some(id(7))));
+    let inbox = &changes.inboxes[&user(1)];
+    assert_eq!((inbox.unread_count, inbox.seen.unwrap().unseen_count), (1, 1));
 }

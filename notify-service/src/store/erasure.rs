@@ -95,9 +95,17 @@ pub async fn delete_notifications(db: &mut PgConnection, user: UserId, limit: i6
     Ok(deleted.rows_affected())
 }
 
-/// Deletes the markers and the inbox of a user.
+/// Deletes everything else about a user: at last the inbox.
 pub async fn delete_inbox(db: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
-    for query in ["delete from markers where user_id = $1", "delete from inboxes where user_id = $1"] {
+    for query in [
+        "delete from markers where user_id = $1",
+        "delete from reminded where user_id = $1",
+        "delete from reminder_times where user_id = $1",
+        "delete from telling where user_id = $1",
+        "delete from preferences where user_id = $1",
+        "delete from quiet where user_id = $1",
+        "delete from inboxes where user_id = $1",
+    ] {
         postgres::query(query).bind(user.get()).execute(&mut *db).await?;
     }
     Ok(())

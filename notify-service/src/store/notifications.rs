@@ -1,8 +1,8 @@
 //! The queries of notifications.
 
-use super::{membership, valid};
-use crate::plan::{Added, Membership, MessageSummary, UnreadMessages};
-use contract::{NotificationId, Seq, Timestamp, UserId, notify::Notification};
+use super::{Command, bind_inboxes, membership, valid};
+use crate::plan::{Added, Inbox, Membership, MessageSummary, UnreadMessages};
+use contract::{NotificationId, Seq, UserId, notify::Notification};
 use serde_json::value::RawValue;
 use service::postgres;
 use sqlx::{FromRow, PgConnection, PgExecutor};
@@ -21,6 +21,7 @@ struct Row {
     created_at: OffsetDateTime,
     is_read: bool,
     replaces: Option<i64>,
+    archived_at: Option<OffsetDateTime>,
 }
 
 impl Row {
@@ -35,6 +36,8 @@ impl Row {
             created_at: self.created_at.into(),
             is_read: self.is_read,
             unread_count,
+            unseen_count: None,
+            archived_at: self.archived_at.map(Into::into),
             replaces: self.replaces.map(|id| valid(NotificationId::new(id))).transpose()?,
         })
     }
@@ -55,7 +58,7 @@ pub async fn repeated(
     }
     let rows: Vec<Repeated> = postgres::query_as(
         "select user_id, event_key, notification_id, seq, type, title, message, data, created_at,
-            read_at is not null as is_read, replaces
+            read_at is not null as is_read, replaces, archived_at
         from unnest($1::bigint[], $2::text[]) as event (user_id, event_key)
         join notifications using (user_id, event_key)",
     )
@@ -86,17 +89,19 @@ pub async fn unread_of_conversations(
         sender_id: Option<i64>,
         sender_username: Option<String>,
         kind: Option<String>,
+        muted: bool,
         count: i64,
         created_at: OffsetDateTime,
+        since: Option<OffsetDateTime>,
     }
     let rows: Vec<Unread> = postgres::query_as(concat!(
         "select user_id, conversation_id, notification_id, coalesce(message_id, 0) as message, message_seq,
             sender_id, sender_username, ",
         kind!(),
-        ", coalesce(message_count, 0) as count, created_at
+        r#", data like '%"muted":true}' as muted, coalesce(message_count, 0) as count, created_at, since
         from unnest($1::bigint[], $2::bigint[]) as place (user_id, conversation_id)
         join notifications using (user_id, conversation_id)
-        where read_at is null and conversation_id is not null"
+        where read_at is null and conversation_id is not null"#
     ))
     .bind(users)
     .bind(conversations)
@@ -113,9 +118,13 @@ pub async fn unread_of_conversations(
                 sender_username: row.sender_username,
                 kind: row.kind,
                 count: row.count,
+                muted: row.muted,
             };
             let id = valid(NotificationId::new(row.notification_id))?;
-            Ok((membership, UnreadMessages { id, summary, created_at: row.created_at.into() }))
+            Ok((
+                membership,
+                UnreadMessages { id, summary, created_at: row.created_at.into(), since: row.since },
+            ))
         })
         .collect()
 }
@@ -137,40 +146,62 @@ pub async fn next_ids(
     Ok((at, ids))
 }
 
-/// Inserts notifications.
-pub async fn insert(db: &mut PgConnection, added: &[Added], at: OffsetDateTime) -> sqlx::Result<()> {
+/// Query that inserts notifications, with the parameters of [`bind_added`].
+macro_rules! insert {
+    () => {
+        "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, since, created_at)
+        select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, since, $28
+        from unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::text[], $17::text[], $18::text[],
+            $19::text[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[],
+            $26::text[], $27::timestamptz[])
+        as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
+            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, since)"
+    };
+}
+
+/// Binds the parameters from the 12th to the 28th.
+fn bind_added(query: Command, added: &[Added], at: OffsetDateTime) -> Command {
     fn column<'a, T>(added: &'a [Added], value: impl Fn(&'a Added) -> T) -> Vec<T> {
         added.iter().map(value).collect()
     }
-    postgres::query(
-        "insert into notifications (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, created_at)
-        select user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, sender_id, sender_username, $15
-        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $16::bigint[])
-        as added (user_id, notification_id, seq, type, title, message, data, event_key, replaces,
-            conversation_id, message_id, message_seq, message_count, sender_username, sender_id)",
-    )
-    .bind(column(added, |added| added.user.get()))
-    .bind(column(added, |added| added.shown.notification_id.get()))
-    .bind(column(added, |added| added.shown.seq))
-    .bind(column(added, |added| added.shown.kind.as_str()))
-    .bind(column(added, |added| added.shown.title.as_str()))
-    .bind(column(added, |added| added.shown.message.as_str()))
-    .bind(column(added, |added| added.shown.data.get()))
-    .bind(column(added, |added| added.key.as_str()))
-    .bind(column(added, |added| added.shown.replaces.map(NotificationId::get)))
-    .bind(column(added, |added| Some(added.summary.as_ref()?.conversation.get())))
-    .bind(column(added, |added| Some(added.summary.as_ref()?.message)))
-    .bind(column(added, |added| added.summary.as_ref()?.seq))
-    .bind(column(added, |added| Some(added.summary.as_ref()?.count)))
-    .bind(column(added, |added| added.summary.as_ref()?.sender_username.as_deref()))
-    .bind(at)
-    .bind(column(added, |added| Some(added.summary.as_ref()?.sender?.get())))
-    .execute(db)
-    .await
-    .map(drop)
+    fn of_messages<'a, T>(
+        added: &'a [Added],
+        value: impl Fn(&'a MessageSummary) -> Option<T>,
+    ) -> Vec<Option<T>> {
+        added.iter().map(|added| added.summary.as_ref().and_then(&value)).collect()
+    }
+    query
+        .bind(column(added, |added| added.user.get()))
+        .bind(column(added, |added| added.shown.notification_id.get()))
+        .bind(column(added, |added| added.shown.seq))
+        .bind(column(added, |added| added.shown.kind.as_str()))
+        .bind(column(added, |added| added.shown.title.as_str()))
+        .bind(column(added, |added| added.shown.message.as_str()))
+        .bind(column(added, |added| added.shown.data.get()))
+        .bind(column(added, |added| added.key.as_str()))
+        .bind(column(added, |added| added.shown.replaces.map(NotificationId::get)))
+        .bind(of_messages(added, |summary| Some(summary.conversation.get())))
+        .bind(of_messages(added, |summary| Some(summary.message)))
+        .bind(of_messages(added, |summary| summary.seq))
+        .bind(of_messages(added, |summary| Some(summary.count)))
+        .bind(of_messages(added, |summary| Some(summary.sender?.get())))
+        .bind(of_messages(added, |summary| summary.sender_username.as_deref()))
+        .bind(column(added, |added| added.since))
+        .bind(at)
+}
+
+/// Inserts notifications and updates their inboxes, in one round trip.
+pub async fn insert(
+    db: &mut PgConnection,
+    added: &[Added],
+    inboxes: &HashMap<UserId, Inbox>,
+    at: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let query = concat!("with added as (", insert!(), ") ", update_inboxes!());
+    let query = bind_inboxes(postgres::query(query), inboxes);
+    bind_added(query, added, at).execute(db).await.map(drop)
 }
 
 /// Marks notifications as read.
@@ -201,25 +232,49 @@ macro_rules! remember_covered {
     };
 }
 
-/// Marks one notification of a user as read and returns the time. `None` if it isn't an unread notification of the
-/// user.
+/// What was marked as read.
+#[derive(Debug, FromRow)]
+pub struct Marked {
+    pub at: OffsetDateTime,
+    /// Number of notifications that were unread.
+    pub count: i64,
+    /// Whether reminders of any of the user's notifications were sent or wait.
+    pub reminded: bool,
+}
+
+/// Part of a query: whether the user `$1` has a row in `reminded`.
+macro_rules! is_reminded {
+    () => {
+        "exists (select from reminded where user_id = $1) as reminded"
+    };
+}
+
+/// Marks one notification of a user as read. `None` if it isn't an unread notification of the user.
 pub async fn mark_one(
     db: &mut PgConnection,
     user: UserId,
     id: NotificationId,
-) -> sqlx::Result<Option<Timestamp>> {
-    let at: Option<OffsetDateTime> = postgres::query_scalar(concat!(
+) -> sqlx::Result<Option<(Marked, Option<i64>)>> {
+    #[derive(FromRow)]
+    struct One {
+        #[sqlx(flatten)]
+        marked: Marked,
+        conversation_id: Option<i64>,
+    }
+    let one: Option<One> = postgres::query_as(concat!(
         "with marked as (update notifications set read_at = clock_timestamp()
             where user_id = $1 and notification_id = $2 and read_at is null
             returning read_at, conversation_id, message_id),",
         remember_covered!(),
-        "select read_at from marked",
+        "select read_at as at, 1::bigint as count, conversation_id, ",
+        is_reminded!(),
+        " from marked",
     ))
     .bind(user.get())
     .bind(id.get())
     .fetch_optional(db)
     .await?;
-    Ok(at.map(Timestamp::from))
+    Ok(one.map(|one| (one.marked, one.conversation_id)))
 }
 
 /// The time at which a notification of a user was read. `None` if it is unread or not the user's.
@@ -227,31 +282,31 @@ pub async fn read_at(
     db: &mut PgConnection,
     user: UserId,
     id: NotificationId,
-) -> sqlx::Result<Option<Timestamp>> {
-    let at: Option<OffsetDateTime> = postgres::query_scalar(
+) -> sqlx::Result<Option<OffsetDateTime>> {
+    postgres::query_scalar(
         "select read_at from notifications
         where user_id = $1 and notification_id = $2 and read_at is not null",
     )
     .bind(user.get())
     .bind(id.get())
     .fetch_optional(db)
-    .await?;
-    Ok(at.map(Timestamp::from))
+    .await
 }
 
-/// Marks all notifications of a user as read. Returns the time, and the number of notifications that were unread.
-pub async fn mark_all(db: &mut PgConnection, user: UserId) -> sqlx::Result<(Timestamp, i64)> {
-    let (at, count): (OffsetDateTime, i64) = postgres::query_as(concat!(
+/// Marks all notifications of a user as read.
+pub async fn mark_all(db: &mut PgConnection, user: UserId) -> sqlx::Result<Marked> {
+    postgres::query_as(concat!(
         "with moment as (select clock_timestamp() as at),
         marked as (update notifications set read_at = moment.at from moment
             where user_id = $1 and read_at is null returning conversation_id, message_id),",
         remember_covered!(),
-        "select moment.at, (select count(*) from marked) from moment",
+        "select moment.at, (select count(*) from marked) as count, ",
+        is_reminded!(),
+        " from moment",
     ))
     .bind(user.get())
     .fetch_one(db)
-    .await?;
-    Ok((at.into(), count))
+    .await
 }
 
 /// The bounds of a page of an inbox. A page has at least one notification if there is any.
@@ -260,13 +315,15 @@ pub struct PageQuery {
     pub user: UserId,
     /// Whether the page has only unread notifications.
     pub unread: bool,
+    /// Whether archived notifications are left out.
+    pub hides_archived: bool,
     /// Maximum number of notifications.
     pub limit: u16,
     /// Maximum size in bytes of JSON, compared with an upper estimate.
     pub bytes: i64,
 }
 
-/// One of the four queries of a page. The innermost query reads the index. The next one adds up sizes without fetching
+/// One of the queries of a page. The innermost query reads the index. The next one adds up sizes without fetching
 /// out-of-line values. A text may grow sixfold in JSON.
 macro_rules! page {
     ($beyond:literal, $order:literal, $unread:literal) => {
@@ -282,7 +339,7 @@ macro_rules! page {
             ") as place
                 from (
                     select notification_id, seq, type, title, message, data, created_at,
-                        read_at is not null as is_read, replaces
+                        read_at is not null as is_read, replaces, archived_at
                     from notifications where user_id = $1 and notification_id ",
             $beyond,
             " $2 ",
@@ -328,8 +385,12 @@ pub async fn page_before(
     before: i64,
     bounds: PageQuery,
 ) -> sqlx::Result<(Vec<Notification>, bool)> {
-    let query =
-        if bounds.unread { page!("<", "desc", "and read_at is null") } else { page!("<", "desc", "") };
+    let query = match (bounds.unread, bounds.hides_archived) {
+        // What is archived is read.
+        (true, _) => page!("<", "desc", "and read_at is null"),
+        (false, true) => page!("<", "desc", "and archived_at is null"),
+        (false, false) => page!("<", "desc", ""),
+    };
     page(db, query, before, bounds).await
 }
 
@@ -339,8 +400,20 @@ pub async fn page_after(
     after: i64,
     bounds: PageQuery,
 ) -> sqlx::Result<(Vec<Notification>, bool)> {
-    let query = if bounds.unread { page!(">", "asc", "and read_at is null") } else { page!(">", "asc", "") };
+    let query = match (bounds.unread, bounds.hides_archived) {
+        (true, _) => page!(">", "asc", "and read_at is null"),
+        (false, true) => page!(">", "asc", "and archived_at is null"),
+        (false, false) => page!(">", "asc", ""),
+    };
     page(db, query, after, bounds).await
+}
+
+/// Archives a notification of a user. Returns whether there is such a notification.
+pub async fn archive(db: &mut PgConnection, user: UserId, id: NotificationId) -> sqlx::Result<bool> {
+    let query = "update notifications set archived_at = coalesce(archived_at, clock_timestamp())
+        where user_id = $1 and notification_id = $2";
+    let archived = postgres::query(query).bind(user.get()).bind(id.get()).execute(db).await?;
+    Ok(archived.rows_affected() > 0)
 }
 
 /// Tries to take the lock with which one replica at a time removes old notifications, until the transaction ends.
@@ -373,10 +446,20 @@ pub async fn remove_notifications(db: &mut PgConnection, old: &[(i64, i64)]) -> 
         "with removed as (
             delete from notifications using unnest($1::bigint[], $2::bigint[]) as old (user_id, id)
             where notifications.user_id = old.user_id and notification_id = old.id
-            returning notifications.user_id, read_at is null as unread
+            returning notifications.user_id, notification_id, read_at is null as unread,
+                coalesce('c' || conversation_id, 'n' || notification_id) as subject
+        ), forgotten as (
+            delete from reminded using removed
+            where unread and reminded.user_id = removed.user_id and reminded.subject = removed.subject
         ), counted as (
-            update inboxes set unread_count = unread_count - missing.unread
-            from (select user_id, count(*) as unread from removed where unread group by user_id) as missing
+            update inboxes set unread_count = unread_count - missing.unread,
+                unseen_count = case when seen_id > 0
+                    then unseen_count - (select count(*) from unnest(missing.ids) as id where id > seen_id)
+                    else unseen_count end
+            from (
+                select user_id, count(*) as unread, array_agg(notification_id) as ids
+                from removed where unread group by user_id
+            ) as missing
             where inboxes.user_id = missing.user_id
         ) select count(*) from removed",
     )

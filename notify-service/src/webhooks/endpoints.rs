@@ -6,19 +6,17 @@ use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use reqwest::Url;
 use serde::Deserialize;
-use service::streams::covers;
+use service::{config::check_name, streams::covers};
 use std::{collections::BTreeMap, fmt, fs, net::IpAddr};
 
 /// Maximum number of endpoints.
 const ENDPOINTS: usize = 20;
-/// Maximum length of a name, in characters.
-const NAME_MAX: usize = 32;
 /// Prefix of a secret (Standard Webhooks).
 const SECRET_PREFIX: &str = "whsec_";
 /// Name of the endpoint of `WEBHOOK_URL`.
 const DEFAULT_NAME: &str = "default";
 /// Subjects of all events for backends, none of which covers another.
-const ALL_EVENTS: [&str; 3] = ["chat.>", "notify.>", "users.>"];
+const ALL_EVENTS: [&str; 4] = ["chat.>", "notify.>", "presence.>", "users.>"];
 
 /// A receiver of events.
 #[derive(Debug, Clone)]
@@ -124,11 +122,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Endpoint>> {
 }
 
 fn endpoint(name: String, entry: Entry) -> anyhow::Result<Endpoint> {
-    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-    ensure!(
-        (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_name),
-        "the name must be 1 to {NAME_MAX} of a-z, 0-9, _ and -"
-    );
+    check_name(&name)?;
     // Not the cause, because the address may contain a password.
     let url = Url::parse(entry.url.trim()).map_err(|_| anyhow::anyhow!("url is not a URL"))?;
     match url.scheme() {
@@ -179,6 +173,7 @@ pub fn tests_parse(text: &str) -> Vec<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::streams::{EVENTS_OUT_SUBJECTS, WEBHOOK_SUBJECTS};
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -216,7 +211,12 @@ mod tests {
     fn events_that_another_covers_are_left_out() {
         let events =
             |list: &str| one(&format!("url = \"https://a/\"\nevents = [{list}]")).map(|one| one.events);
-        assert_eq!(one("url = \"https://a/\"").unwrap().events, ALL_EVENTS);
+        let all = one("url = \"https://a/\"").unwrap().events;
+        assert_eq!(all, ALL_EVENTS);
+        for subject in EVENTS_OUT_SUBJECTS.iter().filter(|subject| **subject != WEBHOOK_SUBJECTS) {
+            assert!(all.iter().any(|event| covers(event, subject)), "{subject}");
+            assert_eq!(events(&format!("{subject:?}")).unwrap(), [*subject]);
+        }
         assert_eq!(
             events(r#""chat.sent", "chat.*", "chat.read", "users.erased""#).unwrap(),
             ["chat.*", "users.erased"]

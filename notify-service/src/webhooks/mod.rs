@@ -1,7 +1,8 @@
 //! Webhooks: delivers the events for backends over HTTP, signed as Standard Webhooks describes.
 //!
 //! Each endpoint has a durable consumer of `EVENTS_OUT`, which all replicas share. An event is acknowledged once the
-//! endpoint has it, or it is a dead letter. The specification: <https://github.com/standard-webhooks/standard-webhooks>.
+//! endpoint has it, or it is a dead letter. The specification:
+//! <https://github.com/standard-webhooks/standard-webhooks>.
 
 mod delivery;
 mod endpoints;
@@ -27,7 +28,13 @@ use delivery::{Delivery, Outcome};
 use futures_util::StreamExt;
 use reqwest::{Client, redirect};
 use service::{Backoff, Bus};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -75,6 +82,21 @@ impl Schedule {
     }
 }
 
+/// Whether the consumers of all endpoints exist.
+pub struct Health(Vec<Arc<Webhook>>);
+
+impl Health {
+    /// Checks that each endpoint has had its consumer since this process started. From then on, it misses no event.
+    ///
+    /// # Errors
+    /// If one has not.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let missing = self.0.iter().find(|webhook| !webhook.is_open.load(Ordering::Relaxed));
+        let missing = missing.map(|webhook| &webhook.endpoint.name);
+        missing.map_or(Ok(()), |name| Err(anyhow::anyhow!("the consumer of {name} does not exist yet")))
+    }
+}
+
 /// Starts the deliveries to all endpoints.
 ///
 /// # Errors
@@ -85,7 +107,8 @@ pub fn start(
     schedule: &Schedule,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Health> {
+    let mut webhooks = Vec::with_capacity(endpoints.len());
     for endpoint in endpoints {
         // One client for each endpoint, so that they share no connections.
         let client = Client::builder()
@@ -101,11 +124,13 @@ pub fn start(
             schedule: schedule.clone(),
             places: Arc::new(Semaphore::new(IN_FLIGHT)),
             tasks: tasks.clone(),
+            is_open: AtomicBool::new(false),
         });
         tasks.spawn(webhook.clone().run(shutdown.clone()));
-        tasks.spawn(webhook.measure_lag(shutdown.clone()));
+        tasks.spawn(webhook.clone().measure_lag(shutdown.clone()));
+        webhooks.push(webhook);
     }
-    Ok(())
+    Ok(Health(webhooks))
 }
 
 /// The deliveries to one endpoint.
@@ -117,6 +142,8 @@ struct Webhook {
     /// One permit for each delivery in progress.
     places: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Whether its consumer has existed.
+    is_open: AtomicBool,
 }
 
 impl Webhook {
@@ -162,7 +189,9 @@ impl Webhook {
             filter_subjects,
             ..pull::Config::default()
         };
-        stream.create_consumer(config).await.context("open the consumer")
+        let consumer = stream.create_consumer(config).await.context("open the consumer")?;
+        self.is_open.store(true, Ordering::Relaxed);
+        Ok(consumer)
     }
 
     async fn deliver_all(

@@ -29,6 +29,8 @@ enum Answer {
     Text(&'static str),
     Hang,
     Close,
+    /// Waits for a permit, and then accepts.
+    Gate(Arc<Semaphore>),
 }
 
 const OK: Answer = Answer::Text("HTTP/1.1 204 No Content\r\n\r\n");
@@ -38,6 +40,7 @@ const FAULT: Answer = Answer::Text("HTTP/1.1 500 Fault\r\ncontent-length: 300\r\
 #[derive(Debug)]
 struct Received {
     headers: HashMap<String, String>,
+    text: String,
     body: Value,
 }
 
@@ -52,7 +55,7 @@ struct Receiver {
     url: String,
     answer: Arc<Mutex<Answer>>,
     received: mpsc::Receiver<Received>,
-    /// The greatest number of requests in progress at once.
+    /// The greatest number of requests at once that were not answered.
     most: Arc<AtomicUsize>,
 }
 
@@ -119,13 +122,18 @@ async fn connection(
                 return;
             }
         }
-        let body = serde_json::from_slice(&bytes.drain(..length).collect::<Vec<_>>()).unwrap();
+        let text = String::from_utf8(bytes.drain(..length).collect()).unwrap();
+        let body = serde_json::from_str(&text).unwrap();
         most.fetch_max(current.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        sender.send(Received { headers, body }).await.unwrap();
-        let answer = answer.lock().unwrap().clone();
-        tokio::task::yield_now().await;
+        sender.send(Received { headers, text, body }).await.unwrap();
+        let mut answer = answer.lock().unwrap().clone();
+        if let Answer::Gate(gate) = &answer {
+            gate.acquire().await.unwrap().forget();
+            answer = OK;
+        }
         current.fetch_sub(1, Ordering::SeqCst);
         match answer {
+            Answer::Gate(_) => unreachable!(),
             Answer::Text(text) => {
                 if stream.write_all(text.as_bytes()).await.is_err() || text.contains("content-length: 300") {
                     return;
@@ -157,20 +165,19 @@ impl World {
         Self { _server: server, bus, tasks: TaskTracker::new(), shutdown }
     }
 
-    /// Starts deliveries, and waits until the consumers exist.
+    /// Starts deliveries with short times, and waits until the consumers exist.
     async fn deliver(&self, endpoints: Vec<Endpoint>) {
-        let names: Vec<String> = endpoints.iter().map(|one| format!("webhook-{}", one.name)).collect();
         let schedule = Schedule {
             timeout: Duration::from_millis(300),
             ack_wait: Duration::from_secs(1),
             delays: DELAYS.map(Duration::from_millis).to_vec(),
         };
-        start(&self.bus, endpoints, &schedule, &self.tasks, &self.shutdown).unwrap();
-        let stream = self.bus.jetstream().get_stream_no_info(EVENTS_OUT_STREAM).await.unwrap();
-        for name in names {
-            testkit::wait::eventually("the consumer", || async { stream.consumer_info(&name).await.ok() })
-                .await;
-        }
+        self.deliver_with(endpoints, &schedule).await;
+    }
+
+    async fn deliver_with(&self, endpoints: Vec<Endpoint>, schedule: &Schedule) {
+        let health = start(&self.bus, endpoints, schedule, &self.tasks, &self.shutdown).unwrap();
+        testkit::eventually("the consumers", || async { health.check().is_ok() }).await;
     }
 
     async fn publish(&self, subject: &str, body: Value) {
@@ -274,7 +281,90 @@ async fn an_endpoint_that_hangs_delays_no_other() {
         assert_eq!(fast.next().await.body["type"], "chat.changed");
     }
     slow.next().await;
-    assert!(slow.most.load(Ordering::SeqCst) <= IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn an_endpoint_has_only_so_many_deliveries_in_flight() {
+    const EVENTS: usize = 40;
+    let (world, gate) = (World::start().await, Arc::new(Semaphore::new(0)));
+    let (mut gated, mut free) =
+        (Receiver::start(Answer::Gate(gate.clone())).await, Receiver::start(OK).await);
+    let endpoints = vec![gated.endpoint("gated"), free.endpoint("free")];
+    world.deliver_with(endpoints, &Schedule::default()).await;
+    for change in 0..EVENTS {
+        world.changed(change as i64).await;
+    }
+    let mut ids = BTreeMap::new();
+    for _ in 0..IN_FLIGHT {
+        *ids.entry(gated.next().await.id().to_owned()).or_insert(0) += 1;
+    }
+    // Meanwhile, one more delivery would have come, as all came to the other endpoint.
+    for _ in 0..EVENTS {
+        free.next().await;
+    }
+    assert_eq!(gated.most.load(Ordering::SeqCst), IN_FLIGHT);
+    gate.add_permits(EVENTS);
+    for _ in IN_FLIGHT..EVENTS {
+        *ids.entry(gated.next().await.id().to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(ids.len(), EVENTS);
+    assert!(ids.values().all(|count| *count == 1));
+    assert_eq!(gated.most.load(Ordering::SeqCst), IN_FLIGHT);
+}
+
+/// An endpoint has its events from the moment on at which the service is ready.
+#[tokio::test]
+async fn the_service_is_not_ready_before_the_consumers_exist() {
+    let (world, mut receiver) = (World::start().await, Receiver::start(OK).await);
+    world.bus.jetstream().delete_stream(EVENTS_OUT_STREAM).await.unwrap();
+    let schedule = Schedule::default();
+    let endpoints = vec![receiver.endpoint("shop")];
+    let health = start(&world.bus, endpoints, &schedule, &world.tasks, &world.shutdown).unwrap();
+    let error = health.check().unwrap_err().to_string();
+    assert_eq!(error, "the consumer of shop does not exist yet");
+    service::streams::open(&world.bus, service::streams::events_out()).await.unwrap();
+    testkit::eventually("the consumer", || async { health.check().is_ok() }).await;
+    world.changed(1).await;
+    assert_eq!(receiver.next().await.id(), "chat.changed-1-1");
+}
+
+/// A receiver that accepts one secret, before, during and after a rotation.
+#[tokio::test]
+async fn a_delivery_has_the_signature_of_each_secret() {
+    let (world, mut receiver) = (World::start().await, Receiver::start(OK).await);
+    let former = receiver.endpoint("shop").secrets.remove(0);
+    let new = endpoints::tests_parse(&format!(
+        "[endpoints.new]\nurl = \"https://a/\"\nsecrets = [\"whsec_{}\"]",
+        "B".repeat(32)
+    ));
+    let new = new[0].secrets[0].clone();
+    for (secrets, accepted) in [
+        (vec![former.clone()], vec![&former]),
+        (vec![new.clone(), former.clone()], vec![&former, &new]),
+        (vec![new.clone()], vec![&new]),
+    ] {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let endpoint = Endpoint { secrets, ..receiver.endpoint("shop") };
+        let health = start(&world.bus, vec![endpoint], &Schedule::default(), &tasks, &shutdown).unwrap();
+        testkit::eventually("the consumer", || async { health.check().is_ok() }).await;
+        for change in 0..50 {
+            world.changed(change).await;
+        }
+        for _ in 0..50 {
+            let Received { headers, text, .. } = receiver.next().await;
+            let given: Vec<&str> = headers["webhook-signature"].split(' ').collect();
+            let at = headers["webhook-timestamp"].parse().unwrap();
+            let expected = accepted.iter().map(|secret| secret.sign(&headers["webhook-id"], at, &text));
+            let mut expected: Vec<String> = expected.collect();
+            expected.sort_unstable();
+            let mut given = given;
+            given.sort_unstable();
+            assert_eq!(given, expected);
+        }
+        shutdown.cancel();
+        tasks.close();
+        within("the deliveries to end", tasks.wait()).await;
+    }
 }
 
 /// Law W3: a process that dies after the request and before the acknowledgement.
@@ -290,6 +380,7 @@ async fn an_event_whose_delivery_was_cut_off_comes_again_with_its_id() {
             schedule: Schedule { ack_wait: Duration::from_secs(1), ..Schedule::default() },
             places: Arc::new(Semaphore::new(IN_FLIGHT)),
             tasks: TaskTracker::new(),
+            is_open: AtomicBool::new(false),
         })
     };
     let (dying, living) = (webhook(&world), webhook(&world));
@@ -315,10 +406,8 @@ async fn ten_thousand_events_wait_for_an_endpoint_that_is_away() {
     // Growing delays, as in the real schedule: NATS delivers events that are due again before new ones.
     let delays = [500, 2_000].into_iter().chain(std::iter::repeat_n(4_000, 100)).map(Duration::from_millis);
     let schedule = Schedule { delays: delays.collect(), ..Schedule::default() };
-    start(&world.bus, vec![receiver.endpoint("shop")], &schedule, &world.tasks, &world.shutdown).unwrap();
+    world.deliver_with(vec![receiver.endpoint("shop")], &schedule).await;
     let stream = world.bus.jetstream().get_stream_no_info(EVENTS_OUT_STREAM).await.unwrap();
-    testkit::wait::eventually("the consumer", || async { stream.consumer_info("webhook-shop").await.ok() })
-        .await;
     for change in 0..EVENTS {
         let sent = world.bus.jetstream().publish("chat.changed", event(change).to_string().into()).await;
         if change % 500 == 499 {

@@ -68,7 +68,13 @@ async fn a_read_notification_is_counted_and_published_once() {
         "repeating it gives the same reply and publishes nothing"
     );
 
-    let unread = PageNotifications { user_id: user(1), range: Range::Newest, limit: 50, unread: true };
+    let unread = PageNotifications {
+        user_id: user(1),
+        range: Range::Newest,
+        limit: 50,
+        unread: true,
+        hides_archived: false,
+    };
     let listed = async || -> Vec<i64> {
         let page = app.request(&unread).await.unwrap();
         page.page.items.iter().map(|shown| shown.seq).collect()
@@ -148,8 +154,15 @@ async fn the_service_supports_nats_micro() {
         "notify.erasure.rename",
         "notify.heads",
         "notify.languages",
+        "notify.notifications.archive",
         "notify.notifications.page",
         "notify.notifications.read",
+        "notify.notifications.seen",
+        "notify.preferences.get",
+        "notify.preferences.set",
+        "presence.shown.get",
+        "presence.shown.set",
+        "presence.who",
     ];
     let mut named = subjects(&request("INFO").await);
     named.sort_unstable();

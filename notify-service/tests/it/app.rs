@@ -12,7 +12,7 @@ use contract::{
     streams::{DEADLETTERS_STREAM, EVENTS_STREAM},
 };
 use futures_util::StreamExt;
-use notify_service::{Config, NotifyService, Webhooks};
+use notify_service::{Config, NotifyService, PresenceDefault, Steps, Webhooks};
 use service::{Bus, RequestError, config};
 use sqlx::PgPool;
 use std::net::SocketAddr;
@@ -91,8 +91,11 @@ pub fn config(nats: &str, database: &str) -> Config {
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         notification_retention_days: 180,
         catalogue_dir: None,
+        reminders: Steps::default(),
         optional_events: Vec::new(),
         tell_text: false,
+        presence: config::Switch::On,
+        presence_default: PresenceDefault::Shown,
         webhooks: Webhooks::default(),
     }
 }
@@ -151,6 +154,7 @@ impl Client {
             sender_id: user(from),
             sender_username: format!("user-{from}"),
             recipients: to.iter().map(|id| user(*id)).collect(),
+            muted: Vec::new(),
             traceparent: None,
         };
         self.log(&LogEntry::Stored { messages: vec![stored] }).await;
@@ -207,7 +211,8 @@ impl Client {
     }
 
     pub async fn page(&self, id: i64, range: Range, limit: u16) -> NotificationPage {
-        let request = PageNotifications { user_id: user(id), range, limit, unread: false };
+        let request =
+            PageNotifications { user_id: user(id), range, limit, unread: false, hides_archived: false };
         self.request(&request).await.unwrap()
     }
 
@@ -245,6 +250,7 @@ impl Client {
             having unread_count <> count(*) filter (where notification_id is not null and read_at is null)
                 or last_seq <> count(notification_id) or last_seq <> coalesce(max(seq), 0)
                 or count(distinct seq) <> count(notification_id)
+                or unseen_count <> count(*) filter (where seen_id > 0 and notification_id > seen_id and read_at is null)
                 or last_id <> coalesce(max(notification_id), 0)",
         )
         .fetch_all(&self.pool)

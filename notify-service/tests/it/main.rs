@@ -8,5 +8,7 @@ mod bounds;
 mod chat;
 mod dead_letters;
 mod events;
+mod events_out;
 mod faults;
 mod identity;
+mod seen;

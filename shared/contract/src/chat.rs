@@ -6,23 +6,25 @@ mod conversations;
 mod joins;
 mod kinds;
 mod messages;
+mod mine;
 mod moderation;
 
-pub use backends::{DescribeMessages, DescribedMessage, MarkerMoved, MessageSent};
+pub use backends::{ConversationOpened, DescribeMessages, DescribedMessage, MarkerMoved, MessageSent};
 pub use changes::{
-    Action, ChangeMessage, ChangePage, DeletedBy, GetMessage, ListMessages, ListedMessage, MessageChanged,
-    PageChanges, RemoveMessage, UpdateMessage, Version,
+    Action, ChangeMessage, ChangePage, DeletedBy, GetMessage, ListMessages, ListVersions, ListedMessage,
+    MessageChanged, PageChanges, RemoveMessage, UpdateMessage, Version,
 };
 pub use conversations::{
     Conversation, CreateConversation, EnsureConversation, GetConversation, Invitee, ListConversations,
     OpenConversation, Opened, Participant,
 };
-pub use joins::{Admitted, JoinBatch, JoinReply, JoinRequest};
+pub use joins::{Admitted, FindBlocks, FindPeople, JoinBatch, JoinReply, JoinRequest, PAIRS_MAX, Person};
 pub use kinds::{Data, Kind, Kinds, ListKinds, is_kind_name};
 pub use messages::{
     ConversationHead, CountUnread, Heads, MarkRead, MessagePage, PageMessages, Receipt, Send, SendBatch,
     SendOne, Sent, StoreOne, StoredOne, Unread,
 };
+pub use mine::{Mine, MineChanges, MutedUntil, SetMine};
 pub use moderation::{ListBlocks, MakeReport, Reported, SetBlock};
 
 use crate::{ConversationId, Event, MessageId, Seq, Timestamp, TraceParent, UserId};
@@ -153,8 +155,8 @@ impl ChatEvent {
             change: i64,
             message: Message,
         }
-        // Most events are messages. As serialized, the tag comes first; it is skipped as an unknown field, and the text is
-        // read once.
+        // Most events are messages. As serialized, the tag comes first; it is skipped as an unknown field, and the text
+        // is read once.
         if text.starts_with(r#"{"type":"message","#) {
             return serde_json::from_str(text).map(Self::Message);
         }
@@ -232,6 +234,23 @@ pub enum LogEntry {
         /// Markers that moved past it, each with its user's `unread_count`.
         markers: Vec<Marker>,
     },
+    /// A conversation was created, if the operator wants events of it. Earlier releases don't know this entry.
+    Opened {
+        /// The event.
+        event: ConversationOpened,
+    },
+    /// A participant muted a conversation, or ended a mute. Earlier releases don't know this entry.
+    Muted {
+        /// The participant.
+        user_id: UserId,
+        /// The conversation.
+        conversation_id: ConversationId,
+        /// End of the mute; absent if the conversation is not muted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        muted_until: Option<MutedUntil>,
+        /// Greater in later changes by the same participant. The state may be newer than the change.
+        change: i64,
+    },
 }
 
 impl Event for LogEntry {
@@ -258,6 +277,9 @@ pub struct Stored {
     pub sender_username: String,
     /// All other participants.
     pub recipients: Vec<UserId>,
+    /// Recipients who have muted the conversation; absent if nobody has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub muted: Vec<UserId>,
     /// Kind of the message; absent in a plain message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

@@ -1,7 +1,10 @@
 //! Erasure and export of a user's data.
 
 use crate::{
-    ConversationId, Event, MessageId, Request, Timestamp, UserId, chat::Message, notify::Notification,
+    ConversationId, Event, MessageId, Request, Timestamp, UserId,
+    chat::{Message, MutedUntil},
+    notify::Notification,
+    preferences::{QuietHours, Settings},
     streams::ERASED_SUBJECT,
 };
 use serde::{Deserialize, Serialize};
@@ -145,6 +148,15 @@ pub enum Record {
         /// Time at which the user read it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         read_at: Option<Timestamp>,
+        /// End of the user's mute, if the user has muted it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        muted_until: Option<MutedUntil>,
+        /// Whether the user has archived it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        archived: bool,
+        /// Whether the user has pinned it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pinned: bool,
     },
     /// A message that the user sent.
     Message(Box<Message>),
@@ -169,6 +181,23 @@ pub enum Record {
         /// Time of the report.
         created_at: Timestamp,
     },
+    /// What is stored about the user's presence.
+    Presence {
+        /// The user's choice whether others see it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<bool>,
+        /// When the user was last present, rounded down to 5 minutes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_seen: Option<Timestamp>,
+    },
     /// A notification in the user's inbox.
     Notification(Box<Notification>),
+    /// What the user has set about reminders.
+    Preferences {
+        /// Settings by type and channel.
+        types: Settings,
+        /// Quiet hours.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quiet: Option<QuietHours>,
+    },
 }

@@ -38,6 +38,8 @@ pub enum ChatFrame {
     Delete(MessageId),
     /// A new token.
     Auth(String),
+    /// Whether the client's page is visible.
+    Visible(bool),
 }
 
 /// A client's frame for its inbox.
@@ -47,8 +49,12 @@ pub enum InboxFrame {
     Read(NotificationId),
     /// The user has read all notifications.
     ReadAll,
+    /// The user has seen the notifications up to this one in a list.
+    Seen(NotificationId),
     /// A new token.
     Auth(String),
+    /// Whether the client's page is visible.
+    Visible(bool),
 }
 
 /// A client's frame for typing.
@@ -58,6 +64,17 @@ pub enum TypingFrame {
     Typing(bool),
     /// A new token.
     Auth(String),
+    /// Whether the client's page is visible.
+    Visible(bool),
+}
+
+/// A client's frame for a presence channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PresenceFrame {
+    /// A new token.
+    Auth(String),
+    /// Whether the client's page is visible.
+    Visible(bool),
 }
 
 /// The error for a frame that was refused.
@@ -86,6 +103,7 @@ impl ChatFrame {
             reply_to: Option<i64>,
             message_id: Option<i64>,
             token: Option<String>,
+            visible: Option<bool>,
         }
         let read = || {
             let raw: Raw<'_> = from_json(text)?;
@@ -112,9 +130,10 @@ impl ChatFrame {
                 Some("auth") => {
                     Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?))
                 }
-                Some(_) => {
-                    Err(invalid_message("unknown \"type\"; expected message, edit, delete, read or auth"))
-                }
+                Some("visible") => visible(raw.visible).map(Self::Visible),
+                Some(_) => Err(invalid_message(
+                    "unknown \"type\"; expected message, edit, delete, read, visible or auth",
+                )),
             }
         };
         read().map_err(|refusal| BadFrame { refusal, client_id: client_id_of(text) })
@@ -132,6 +151,7 @@ impl InboxFrame {
             r#type: Option<String>,
             notification_id: Option<i64>,
             token: Option<String>,
+            visible: Option<bool>,
         }
         let raw: Raw = from_json(text)?;
         match raw.r#type.as_deref() {
@@ -139,8 +159,12 @@ impl InboxFrame {
                 Ok(Self::Read(positive(raw.notification_id, "notification_id", NotificationId::new)?))
             }
             Some("read_all") => Ok(Self::ReadAll),
+            Some("seen") => {
+                Ok(Self::Seen(positive(raw.notification_id, "notification_id", NotificationId::new)?))
+            }
             Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?)),
-            _ => Err(invalid_message("\"type\" must be read, read_all or auth")),
+            Some("visible") => visible(raw.visible).map(Self::Visible),
+            _ => Err(invalid_message("\"type\" must be read, read_all, seen, visible or auth")),
         }
     }
 }
@@ -156,6 +180,7 @@ impl TypingFrame {
             r#type: Option<String>,
             is_typing: Option<bool>,
             token: Option<String>,
+            visible: Option<bool>,
         }
         let raw: Raw = from_json(text)?;
         match raw.r#type.as_deref() {
@@ -163,9 +188,39 @@ impl TypingFrame {
                 raw.is_typing.map(Self::Typing).ok_or_else(|| invalid_message("\"is_typing\" is missing"))
             }
             Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?)),
-            Some(_) => Err(invalid_message("unknown \"type\"; expected typing or auth")),
+            Some("visible") => visible(raw.visible).map(Self::Visible),
+            Some(_) => Err(invalid_message("unknown \"type\"; expected typing, visible or auth")),
         }
     }
+}
+
+impl PresenceFrame {
+    /// Parses a frame.
+    ///
+    /// # Errors
+    /// `invalid_json` or `invalid_message`.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        #[derive(Deserialize)]
+        struct Raw {
+            r#type: Option<String>,
+            token: Option<String>,
+            visible: Option<bool>,
+        }
+        let raw: Raw = from_json(text)?;
+        match raw.r#type.as_deref() {
+            Some("visible") => visible(raw.visible).map(Self::Visible),
+            Some("auth") => Ok(Self::Auth(raw.token.ok_or_else(|| invalid_message("\"token\" is missing"))?)),
+            _ => Err(invalid_message("\"type\" must be visible or auth")),
+        }
+    }
+}
+
+/// Checks the field of a frame that declares whether the client's page is visible.
+///
+/// # Errors
+/// `invalid_message` if it is missing.
+pub fn visible(visible: Option<bool>) -> Result<bool, Refusal> {
+    visible.ok_or_else(|| invalid_message("\"visible\" is missing"))
 }
 
 /// A frame to the client that the gateway creates itself.
@@ -261,6 +316,12 @@ pub fn checked_data(json: Data) -> Result<Data, Refusal> {
 /// # Errors
 /// `invalid_message` unless it is 1 to [`limits::CLIENT_ID_CHARS`] printable characters.
 pub fn client_id(id: String) -> Result<String, Refusal> {
+    if !id.is_empty()
+        && id.len() <= limits::CLIENT_ID_CHARS
+        && id.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    {
+        return Ok(id);
+    }
     let chars = id.chars().take(limits::CLIENT_ID_CHARS + 1).count();
     let hidden = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}' | '\u{feff}');
     if chars == 0 || chars > limits::CLIENT_ID_CHARS || id.chars().any(hidden) {
@@ -276,13 +337,18 @@ pub fn client_id(id: String) -> Result<String, Refusal> {
 ///
 /// # Errors
 /// `invalid_json` if it is not JSON or is nested deeper than [`limits::JSON_DEPTH`]; `invalid_message` if the shape is
-/// wrong.
+/// wrong. An array is always wrong, although serde would take its items for the fields of a struct.
 pub fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
     if depth_exceeds(text, limits::JSON_DEPTH) {
         let detail = format!("nested deeper than {}", limits::JSON_DEPTH);
         return Err(Refusal::new(Code::InvalidJson, detail));
     }
-    serde_json::from_str(text).map_err(|error| {
+    let parsed = if text.trim_start().starts_with('[') {
+        Err(serde::de::Error::custom("expected an object"))
+    } else {
+        serde_json::from_str(text)
+    };
+    parsed.map_err(|error: serde_json::Error| {
         // A lone surrogate is well-formed JSON that no Rust string can hold: the content is wrong, not the syntax.
         match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) if error.is_data() => invalid_message(error_text(&error)),
@@ -301,6 +367,11 @@ fn error_text(error: &serde_json::Error) -> String {
 
 /// Whether arrays and objects are nested deeper than `max`, in a text that need not be JSON.
 pub fn depth_exceeds(text: &str, max: usize) -> bool {
+    // Most texts have few brackets. Counting them is much cheaper: the loop has no branches, so it is vectorized.
+    let opening = text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if opening <= max {
+        return false;
+    }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in text.bytes() {
         match byte {
@@ -365,7 +436,19 @@ mod tests {
             Ok(ChatFrame::Read(MessageId::new(123).unwrap()))
         );
         assert_eq!(TypingFrame::parse(r#"{"is_typing": true}"#), Ok(TypingFrame::Typing(true)));
+        let hidden = r#"{"type": "visible", "visible": false}"#;
+        assert_eq!(ChatFrame::parse(hidden), Ok(ChatFrame::Visible(false)));
+        assert_eq!(InboxFrame::parse(hidden), Ok(InboxFrame::Visible(false)));
+        assert_eq!(TypingFrame::parse(hidden), Ok(TypingFrame::Visible(false)));
+        assert_eq!(PresenceFrame::parse(hidden), Ok(PresenceFrame::Visible(false)));
+        for wrong in
+            [r#"{"type": "visible"}"#, r#"{"type": "visible", "visible": 1}"#, r#"{"visible": true}"#]
+        {
+            assert!(PresenceFrame::parse(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(InboxFrame::parse(r#"{"type": "read_all"}"#), Ok(InboxFrame::ReadAll));
+        let seen = InboxFrame::parse(r#"{"type": "seen", "notification_id": 31}"#);
+        assert_eq!(seen, Ok(InboxFrame::Seen(NotificationId::new(31).unwrap())));
     }
 
     #[test]
@@ -381,6 +464,8 @@ mod tests {
             (&deep, Code::InvalidJson),
             (&hidden_deep, Code::InvalidJson),
             ("[]", Code::InvalidMessage),
+            (r#" ["message", "hi"]"#, Code::InvalidMessage),
+            ("[", Code::InvalidJson),
             ("null", Code::InvalidMessage),
             (r#"{}"#, Code::InvalidMessage),
             (r#"{"message": 5}"#, Code::InvalidMessage),

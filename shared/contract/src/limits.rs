@@ -44,14 +44,25 @@ pub const NOTIFICATION_TITLE_CHARS: usize = 200;
 pub const NOTIFICATION_MESSAGE_CHARS: usize = 2_000;
 /// Maximum number of users of one event.
 pub const EVENT_USERS_MAX: usize = 1_000;
+/// Maximum number of items of a reminder.
+pub const REMINDER_ITEMS: usize = 20;
+/// Maximum size of the data of a notification in a reminder, in bytes. With the longest texts, the event stays below
+/// NATS' 1 MiB.
+pub const REMINDER_DATA_BYTES: usize = 16 * 1024;
+/// Maximum number of a user's settings, and so of the changes in one request.
+pub const PREFERENCES_MAX: usize = 200;
 /// Number of items of a page without an explicit limit.
 pub const PAGE_DEFAULT: u16 = 50;
 /// Maximum number of items of a page.
 pub const PAGE_MAX: u16 = 200;
+/// Maximum number of messages that a backend reads in one request, and the number without an explicit limit.
+pub const LISTED_MESSAGES: u16 = 50;
+/// Maximum size of the answer to such a request, in bytes of JSON.
+pub const LISTED_BYTES: usize = 256 * 1024;
 /// Maximum number of changes of one message; a deletion is always possible.
 pub const CHANGES_MAX: i64 = 50;
-/// Maximum number of messages in one request for their descriptions. With the longest texts, the reply stays below NATS'
-/// 1 MiB.
+/// Maximum number of messages in one request for their descriptions. With the longest texts, the reply stays below
+/// NATS' 1 MiB.
 pub const DESCRIBED_MESSAGES: usize = 32;
 /// Maximum number of sends in one batch from a gateway to chat-service.
 pub const BATCH_SENDS: usize = 256;

@@ -1,6 +1,6 @@
 //! Notifications: the events of other backends, and the requests and events of notify-service.
 
-use crate::chat::Marker;
+use crate::chat::{Marker, Mine};
 use crate::log::{Head, Range};
 use crate::{Lang, NotificationId, Page, Request, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub const REPLAY_OF_HEADER: &str = "Replay-Of";
 /// Header of an event for one webhook, and of its dead letter: the type of the event.
 pub const EVENT_TYPE_HEADER: &str = "Event-Type";
 /// Types that no event may have, because they are the types of other frames.
-pub const RESERVED_TYPES: [&str; 5] = ["read", "read_all", "error", "auth", "typing"];
+pub const RESERVED_TYPES: [&str; 7] = ["read", "read_all", "error", "auth", "typing", "mine", "seen"];
 
 /// Name in a dead letter of a header of the event. Headers on which NATS would act, and the dead letter's own names,
 /// are prefixed.
@@ -95,10 +95,19 @@ pub struct Notification {
     pub is_read: bool,
     /// Number of unread notifications at the time of writing or reading.
     pub unread_count: i64,
+    /// Number of unread notifications after the last one that the user has seen. Absent if no device of the user ever
+    /// said what the user has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub unseen_count: Option<i64>,
     /// Notification that this one supersedes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replaces: Option<NotificationId>,
+    /// Time at which the user archived the notification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub archived_at: Option<Timestamp>,
 }
 
 /// A read of one or more notifications. With `type`, it is the protocol's frame.
@@ -111,9 +120,22 @@ pub struct InboxRead {
     pub read_at: Timestamp,
     /// Number of notifications that are still unread.
     pub unread_count: i64,
+    /// Number of them after the last one that the user has seen. Absent if no device of the user ever said that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen_count: Option<i64>,
     /// True if all notifications up to this one were read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+}
+
+/// The last notification that a user has seen in a list. With `type`, it is the protocol's frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "seen")]
+pub struct InboxSeen {
+    /// The notification.
+    pub notification_id: NotificationId,
+    /// Number of unread notifications after it.
+    pub unseen_count: i64,
 }
 
 /// notify-service → gateways: an event in a user's inbox, published after its commit. The JSON is the protocol's frame.
@@ -127,6 +149,11 @@ pub enum InboxEvent {
     /// The user's own marker moved in a conversation, on any device. This JSON is not a frame: gateways send the
     /// marker's frame.
     Marker(OwnMarker),
+    /// chat-service → gateways: the user's own settings of a conversation changed, on any device. It may get lost, and
+    /// has no number. This JSON is not a frame: gateways send the frame in it.
+    Mine(OwnSettings),
+    /// The user has seen notifications, on any device. This JSON is not a frame: gateways send the frame in it.
+    Seen(OwnSeen),
 }
 
 /// A user's own marker, as an [`InboxEvent`].
@@ -143,7 +170,32 @@ pub struct OwnMarker {
     pub moves: i64,
 }
 
+/// A user's own settings of a conversation, as an [`InboxEvent`]. It has the shape of an [`OwnMarker`].
+#[derive(Debug, Clone, Serialize)]
+pub struct OwnSettings {
+    r#type: &'static str,
+    notification_id: i64,
+    seq: Seq,
+    /// The settings.
+    pub mine: Mine,
+}
+
+/// What a user has seen, as an [`InboxEvent`]. It has the shape of an [`OwnMarker`].
+#[derive(Debug, Clone, Serialize)]
+pub struct OwnSeen {
+    r#type: &'static str,
+    notification_id: i64,
+    seq: Seq,
+    /// The frame.
+    pub seen: InboxSeen,
+}
+
 impl InboxEvent {
+    /// Creates the event of a move of the marker of what the user has seen.
+    pub const fn seen(seen: InboxSeen) -> Self {
+        Self::Seen(OwnSeen { r#type: "seen", notification_id: 1, seq: 0, seen })
+    }
+
     /// Subject of a user's events.
     pub fn subject_of(user: UserId) -> String {
         format!("notify.event.{user}")
@@ -153,14 +205,19 @@ impl InboxEvent {
     pub const fn marker(marker: Marker, moves: i64) -> Self {
         Self::Marker(OwnMarker { r#type: "marker", notification_id: 1, seq: 0, marker, moves })
     }
+
+    /// Creates the event of a change of the user's own settings of a conversation.
+    pub const fn mine(mine: Mine) -> Self {
+        Self::Mine(OwnSettings { r#type: "mine", notification_id: 1, seq: 0, mine })
+    }
 }
 
-/// Header of an [`InboxEvent::Read`] with its position among the changes of the inbox: a [`ReadPlace`]. It is not part
-/// of the frame.
+/// Header of an [`InboxEvent::Read`] or [`InboxEvent::Seen`] with its position among the changes of the inbox: a
+/// [`ReadPlace`]. It is not part of the frame.
 pub const INBOX_PLACE_HEADER: &str = "Inbox-Place";
 
-/// Position of an [`InboxEvent::Read`]: its `unread_count` is correct for the inbox with this last `seq` after this
-/// number of reads.
+/// Position of an [`InboxEvent::Read`] or [`InboxEvent::Seen`]: its counts are correct for the inbox with this last
+/// `seq` after this number of reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReadPlace {
     /// Last `seq` of the inbox at that time.
@@ -194,11 +251,17 @@ pub enum InboxPlace {
         id: NotificationId,
         /// Number of unread notifications at that time.
         unread_count: i64,
+        /// [`Notification::unseen_count`].
+        unseen_count: Option<i64>,
     },
     /// Notifications were read.
     Read(InboxRead),
     /// The user's own marker moved in a conversation; with the number of moves so far.
     Marker(Marker, i64),
+    /// The user's own settings of a conversation changed.
+    Mine(Mine),
+    /// The user has seen notifications.
+    Seen(InboxSeen),
 }
 
 impl InboxPlace {
@@ -220,13 +283,25 @@ impl InboxPlace {
             marker: Option<Marker>,
             #[serde(default)]
             moves: i64,
+            #[serde(default)]
+            mine: Option<Mine>,
+            #[serde(default)]
+            unseen_count: Option<i64>,
+            #[serde(default)]
+            seen: Option<InboxSeen>,
         }
         let event: Event<'_> = serde_json::from_slice(json)?;
         match (&*event.r#type, event.seq, event.marker) {
+            ("seen", Some(0), _) if let Some(seen) = event.seen => Ok(Self::Seen(seen)),
             ("read", _, _) => serde_json::from_slice(json).map(Self::Read),
             (_, Some(0), Some(marker)) => Ok(Self::Marker(marker, event.moves)),
+            ("mine", Some(0), _) => {
+                let mine = event.mine.ok_or_else(|| serde::de::Error::missing_field("mine"))?;
+                Ok(Self::Mine(mine))
+            }
             (_, Some(seq), _) => {
-                Ok(Self::Notification { seq, id: event.notification_id, unread_count: event.unread_count })
+                let Event { notification_id: id, unread_count, unseen_count, .. } = event;
+                Ok(Self::Notification { seq, id, unread_count, unseen_count })
             }
             _ => Err(serde::de::Error::custom("the event has no position")),
         }
@@ -245,6 +320,9 @@ pub struct PageNotifications {
     /// True for unread notifications only.
     #[serde(default)]
     pub unread: bool,
+    /// Whether archived notifications are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hides_archived: bool,
 }
 
 impl Request for PageNotifications {
@@ -273,6 +351,9 @@ pub struct NotificationPage {
     /// Last of these moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_moved: Option<Marker>,
+    /// What the user has seen, if a device ever said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<InboxSeen>,
 }
 
 /// gateway → notify-service: marks one notification, or all, as read.
@@ -288,6 +369,35 @@ impl Request for MarkNotification {
     const SUBJECT: &'static str = "notify.notifications.read";
     /// The resulting read; `None` if the inbox is empty.
     type Reply = Option<InboxRead>;
+}
+
+/// gateway → notify-service: marks what a user has seen, forward only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkSeen {
+    /// Owner of the inbox.
+    pub user_id: UserId,
+    /// Last notification that the user has seen.
+    pub notification_id: NotificationId,
+}
+
+impl Request for MarkSeen {
+    const SUBJECT: &'static str = "notify.notifications.seen";
+    /// The marker, which may be a later one.
+    type Reply = InboxSeen;
+}
+
+/// gateway → notify-service: archives a notification, and marks it as read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveNotification {
+    /// Owner of the inbox.
+    pub user_id: UserId,
+    /// Notification to archive.
+    pub notification_id: NotificationId,
+}
+
+impl Request for ArchiveNotification {
+    const SUBJECT: &'static str = "notify.notifications.archive";
+    type Reply = ();
 }
 
 /// gateway → notify-service: reports the languages of users. Notifications are written in them from now on, unless the
@@ -336,6 +446,9 @@ pub struct InboxHead {
     /// Last of these moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_moved: Option<Marker>,
+    /// What the user has seen, if a device ever said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<InboxSeen>,
 }
 
 /// Body of a plain event, as published by backends.
@@ -405,18 +518,35 @@ mod tests {
         assert_eq!(serde_json::to_string(&InboxEvent::Notification(shown_again)).unwrap(), shown);
         let id = NotificationId::new(31).unwrap();
         let place = |json: &str| InboxPlace::parse(json.as_bytes());
-        assert_eq!(place(shown).unwrap(), InboxPlace::Notification { seq: 4, id, unread_count: 3 });
+        let (seq, unread_count) = (4, 3);
+        let at = InboxPlace::Notification { seq, id, unread_count, unseen_count: None };
+        assert_eq!(place(shown).unwrap(), at);
         assert_eq!(place(read).unwrap(), InboxPlace::Read(read_again));
         let marker = r#"{"conversation_id":1,"user_id":2,"message_id":3,"seq":4,"read_at":"2025-12-09T10:30:00.123456Z","unread_count":0}"#;
         let marker: Marker = serde_json::from_str(marker).unwrap();
         let json = serde_json::to_string(&InboxEvent::marker(marker, 7)).unwrap();
         assert_eq!(place(&json).unwrap(), InboxPlace::Marker(marker, 7));
         assert!(json.starts_with(r#"{"type":"marker","notification_id":1,"seq":0,"#), "{json}");
+        let mine = r#"{"type":"mine","conversation_id":1,"muted_until":"forever","pinned":true}"#;
+        let mine: Mine = serde_json::from_str(mine).unwrap();
+        let json = serde_json::to_string(&InboxEvent::mine(mine)).unwrap();
+        assert_eq!(place(&json).unwrap(), InboxPlace::Mine(mine));
+        assert!(json.starts_with(r#"{"type":"mine","notification_id":1,"seq":0,"#), "{json}");
         let at = ReadPlace { seq: 4, reads: 9 };
         assert_eq!(ReadPlace::parse(&at.to_string()), Some(at));
         assert_eq!(ReadPlace::parse("4"), None);
         let quoted = shown.replace("payment_completed", r#"say\"hi\""#);
-        assert_eq!(place(&quoted).unwrap(), InboxPlace::Notification { seq: 4, id, unread_count: 3 });
+        assert_eq!(
+            place(&quoted).unwrap(),
+            InboxPlace::Notification { seq, id, unread_count, unseen_count: None }
+        );
+        let seen = InboxSeen { notification_id: id, unseen_count: 2 };
+        let json = serde_json::to_string(&InboxEvent::seen(seen)).unwrap();
+        assert_eq!(place(&json).unwrap(), InboxPlace::Seen(seen));
+        assert_eq!(
+            serde_json::to_string(&seen).unwrap(),
+            r#"{"type":"seen","notification_id":31,"unseen_count":2}"#
+        );
         for none in ["{}", r#"{"type":"read","notification_id":31}"#, r#"{"type":"a","notification_id":31}"#]
         {
             assert!(place(none).is_err(), "{none}");

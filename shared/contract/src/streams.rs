@@ -17,8 +17,18 @@ pub const DEADLETTERS_PREFIX: &str = "deadletters.";
 /// Stream of the events that we publish for other backends.
 pub const EVENTS_OUT_STREAM: &str = "EVENTS_OUT";
 /// Subjects of [`EVENTS_OUT_STREAM`].
-pub const EVENTS_OUT_SUBJECTS: [&str; 6] =
-    [REPORTED_SUBJECT, CHANGED_SUBJECT, ERASED_SUBJECT, SENT_SUBJECT, READ_SUBJECT, WEBHOOK_SUBJECTS];
+pub const EVENTS_OUT_SUBJECTS: [&str; 10] = [
+    REPORTED_SUBJECT,
+    CHANGED_SUBJECT,
+    ERASED_SUBJECT,
+    SENT_SUBJECT,
+    READ_SUBJECT,
+    PRESENCE_SUBJECT,
+    REMINDER_SUBJECT,
+    SETTLED_SUBJECT,
+    OPENED_SUBJECT,
+    WEBHOOK_SUBJECTS,
+];
 /// Subject of reports.
 pub const REPORTED_SUBJECT: &str = "chat.reported";
 /// Subject of changes of messages.
@@ -29,7 +39,15 @@ pub const ERASED_SUBJECT: &str = "users.erased";
 pub const SENT_SUBJECT: &str = "chat.sent";
 /// Subject of read markers.
 pub const READ_SUBJECT: &str = "chat.read";
+/// Subject of reminders of what is unread.
+pub const REMINDER_SUBJECT: &str = "notify.reminder";
+/// Subject of reminders whose things have been read.
+pub const SETTLED_SUBJECT: &str = "notify.settled";
+/// Subject of new conversations.
+pub const OPENED_SUBJECT: &str = "chat.opened";
 /// Subjects of events for one webhook only, which are replayed dead letters: `webhook.<name>`.
 pub const WEBHOOK_SUBJECTS: &str = "webhook.*";
 /// Prefix of the name in [`WEBHOOK_SUBJECTS`].
 pub const WEBHOOK_PREFIX: &str = "webhook.";
+/// Subject of changes of presence.
+pub const PRESENCE_SUBJECT: &str = "presence.changed";

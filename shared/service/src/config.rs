@@ -62,6 +62,19 @@ pub enum OptionalEvent {
     Sent,
     /// `chat.read`, by notify-service: a user has read up to a message.
     Read,
+    /// `chat.opened`, by chat-service and notify-service: a conversation was created.
+    Opened,
+    /// `presence.changed`, by notify-service: a user came or left.
+    Presence,
+}
+
+/// Whether a part is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is on.
+    On,
+    /// It is off.
+    Off,
 }
 
 /// Connection to Postgres.
@@ -70,8 +83,8 @@ pub struct Database {
     /// Postgres URL, such as postgres://user:password@host/database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
-    /// Postgres URL for migrations if DATABASE_URL leads to a pooler in transaction mode, such as PgBouncer: it must lead
-    /// to Postgres itself. With this variable, statements are not cached
+    /// Postgres URL for migrations if DATABASE_URL leads to a pooler in transaction mode, such as PgBouncer: it must
+    /// lead to Postgres itself. With this variable, statements are not cached
     #[arg(long, env = "DATABASE_DIRECT_URL", hide_env_values = true)]
     pub database_direct_url: Option<String>,
     /// Maximum number of connections to Postgres; chat-service adds one for joins, notify-service two for its writes
@@ -140,6 +153,23 @@ impl Exit {
     }
 }
 
+/// Maximum length of a name that an operator chooses, in characters.
+const NAME_MAX: usize = 32;
+
+/// Checks a name that an operator chooses, of a backend or a webhook. It becomes a part of subjects and a label of
+/// metrics.
+///
+/// # Errors
+/// If it can't be used.
+pub fn check_name(name: &str) -> anyhow::Result<()> {
+    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+    anyhow::ensure!(
+        (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_valid),
+        "the name must be 1 to {NAME_MAX} of a-z, 0-9, _ and -"
+    );
+    Ok(())
+}
+
 /// Reads a configuration from the arguments and the environment.
 ///
 /// # Errors
@@ -199,6 +229,23 @@ mod tests {
         match read::<Config>(arguments) {
             Err(Exit::Invalid(line)) => line,
             _ => panic!("the configuration was accepted"),
+        }
+    }
+
+    #[test]
+    fn a_name_fits_into_a_subject() {
+        for (name, is_valid) in [
+            ("shop", true),
+            ("shop-2_b", true),
+            (&"n".repeat(32), true),
+            (&"n".repeat(33), false),
+            ("", false),
+            ("Shop", false),
+            ("a.b", false),
+            ("a b", false),
+            ("é", false),
+        ] {
+            assert_eq!(check_name(name).is_ok(), is_valid, "{name}");
         }
     }
 

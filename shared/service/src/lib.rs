@@ -16,6 +16,7 @@ pub mod logs;
 pub mod metrics;
 pub mod panics;
 pub mod postgres;
+pub mod presence;
 mod process;
 #[cfg(feature = "profile")]
 mod profile;
@@ -28,4 +29,5 @@ pub use backoff::Backoff;
 pub use boot::{Workers, main};
 pub use bus::{Bus, RequestError};
 pub use endpoints::Endpoints;
+pub use presence::Presence;
 pub use trace::Span;

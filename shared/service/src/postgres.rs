@@ -1,7 +1,9 @@
 //! Postgres: a connection pool on one schema, with migrations; waits for a database that isn't up yet.
 
+mod begin;
 mod pooler;
 
+pub use begin::begin;
 pub use pooler::{Pool, query, query_as, query_scalar};
 
 use crate::{Backoff, bus::chain, config};
@@ -166,6 +168,7 @@ fn pool_options(config: &config::Database) -> PgPoolOptions {
         .after_release(|connection, _| {
             Box::pin(async move {
                 let rest = async {
+                    begin::end_transaction(connection).await?;
                     if FAILOVER.is_check_due() {
                         is_writable(connection).await
                     } else {

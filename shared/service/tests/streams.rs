@@ -74,7 +74,7 @@ async fn a_missing_permission_is_reported_until_an_operator_adds_the_subject() {
     let error = eventually("the missing permission", async || health.check().err()).await.to_string();
     assert!(error.contains("$JS.API.STREAM.UPDATE.EVENTS_OUT") && error.contains("chat.changed"), "{error}");
 
-    let subjects = ["chat.>", "users.>", "webhook.*"].map(str::to_owned).to_vec();
+    let subjects = ["chat.>", "notify.>", "presence.>", "users.>", "webhook.*"].map(str::to_owned).to_vec();
     jetstream.update_stream(stream::Config { subjects, ..streams::events_out() }).await.unwrap();
     eventually("the check to pass", async || health.check().ok()).await;
     shutdown.cancel();

@@ -6,7 +6,7 @@ use contract::{
     typing::{TypingAction, TypingEvent, TypingInput, TypingInputs, WhoTypes},
 };
 use futures_util::StreamExt;
-use service::config::{LogFormat, Nats, Telemetry};
+use service::config::{LogFormat, Nats, Switch, Telemetry};
 use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroUsize, time::Duration};
 use testkit::{NatsOptions, NatsServer, eventually};
 use tokio::{
@@ -279,6 +279,7 @@ impl Replica {
             },
             admin_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             typists_max: NonZeroUsize::new(1000).unwrap(),
+            presence: Switch::On,
             ttl,
         };
         let shutdown = CancellationToken::new();

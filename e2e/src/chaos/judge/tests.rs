@@ -1,7 +1,7 @@
 use super::*;
 use crate::chaos::{
     ledger::{Promise, Published},
-    stored::{Counts, NoticeRow},
+    stored::{Counts, InboxRow, NoticeRow},
 };
 use contract::{chat::DeletedBy, log::Head};
 use serde_json::json;
@@ -53,7 +53,8 @@ fn clean() -> (Ledger, Deliveries, FinalState) {
         row(2, Some("e1"), None, false),
         row(3, None, Some((5, 103, 2)), false),
     ];
-    state.inboxes.insert(2, (3, 2));
+    ledger.seen(2, 12);
+    state.inboxes.insert(2, InboxRow { last_seq: 3, unread_count: 2, seen_id: 12, unseen_count: 1 });
     let listed = [(5, 2)].into();
     state.counts.insert(2, Counts { conversations: 1, messages: 2, notifications: 2, listed });
     (ledger, deliveries, state)
@@ -146,9 +147,9 @@ fn markers_that_moved_back_and_wrong_counts_are_detected() {
     });
     finds(Rule::Unread, |_, _, state| state.counts.get_mut(&2).unwrap().messages = 3);
     finds(Rule::Unread, |_, _, state| state.counts.get_mut(&2).unwrap().notifications = 1);
-    finds(Rule::Unread, |_, _, state| {
-        state.inboxes.insert(2, (3, 1));
-    });
+    finds(Rule::Unread, |_, _, state| state.inboxes.get_mut(&2).unwrap().unread_count = 1);
+    finds(Rule::Unread, |_, _, state| state.inboxes.get_mut(&2).unwrap().unseen_count = 2);
+    finds(Rule::Unread, |ledger, _, _| ledger.seen(2, 13));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 import json
 
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand
 from django.db import transaction
@@ -72,9 +74,14 @@ def cookie():
 
 
 def pay():
+    """Also checks that a page of the old guide is told."""
+    layer = get_channel_layer()
+    async_to_sync(layer.group_add)("notifications_456", "old-page")
     with transaction.atomic():
         payment = Payment.objects.create(user_id=456, amount=10)
         payment_completed(payment)
+    told = async_to_sync(layer.receive)("old-page")
+    assert (told["type"], told["event"], told["data"]) == ("notify", "payment_completed", {"payment_id": payment.pk}), told
     assert Client().get("/paiement/456/990/").status_code == 200
     return payment.pk
 

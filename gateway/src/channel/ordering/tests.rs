@@ -17,7 +17,7 @@ pub(super) fn entry(seq: Seq) -> Entry {
         moves_marker: true,
         public: Frame::text(&seq.to_string()),
         private: None,
-        unread: None,
+        counts: None,
     }
 }
 
@@ -201,6 +201,7 @@ fn inbox_read(id: i64, unread_count: i64) -> InboxRead {
         notification_id: contract::NotificationId::new(id * 10).unwrap(),
         read_at: Timestamp::from_unix(id).unwrap(),
         unread_count,
+        unseen_count: None,
         all: false,
     }
 }
@@ -208,7 +209,7 @@ fn inbox_read(id: i64, unread_count: i64) -> InboxRead {
 /// The service's state of an inbox that ends at `seq`, with the last read.
 fn inbox_state(seq: Seq, id: i64, unread: i64) -> InboxState {
     let last_read = Some(inbox_read(id, unread));
-    InboxState { seq, unread, last_read, reads: None, moves: None, last_moved: None }
+    InboxState { seq, unread, last_read, reads: None, moves: None, last_moved: None, seen: None }
 }
 
 #[test]
@@ -276,7 +277,11 @@ fn inbox_changes(reads: &[Option<bool>]) -> (Vec<Change>, InboxState) {
         now.seq += 1;
         now.unread += 1;
         let public = Frame::text(&format!(r#"{{"seq":{},"unread_count":{}}}"#, now.seq, now.unread));
-        changes.push(Change::Added(Entry { public, unread: Some(now.unread), ..entry(now.seq) }));
+        changes.push(Change::Added(Entry {
+            public,
+            counts: Some(Counts { unread: now.unread, unseen: None }),
+            ..entry(now.seq)
+        }));
         if let Some(all) = read {
             now.unread = if *all { 0 } else { now.unread - 1 };
             let count = now.reads.unwrap_or_default() + 1;
@@ -331,6 +336,78 @@ proptest! {
         }
         log.inbox(&now);
         prop_assert_eq!(last_count(&outbox), None, "once");
+    }
+}
+
+#[test]
+fn what_the_user_has_seen_is_delivered_once_with_the_count_of_the_inbox() {
+    let (socket, outbox) = view();
+    outbox.set_understands_extensions();
+    let mut log = Log::default();
+    let seen = |id: i64, unseen_count| InboxSeen {
+        notification_id: contract::NotificationId::new(id * 10).unwrap(),
+        unseen_count,
+    };
+    let place = |seq, reads| Some(ReadPlace { seq, reads });
+    let notification = |seq, unseen| Entry {
+        public: Frame::text("{}"),
+        counts: Some(Counts { unread: seq, unseen: Some(unseen) }),
+        ..entry(seq)
+    };
+    log.inbox(&InboxState { reads: Some(0), last_read: None, ..inbox_state(3, 1, 3) });
+    log.attach(socket, Head { seq: 3, id: 30 }.into(), Vec::new(), false);
+    log.note(Note::Seen(seen(2, 1), place(3, 2)));
+    log.note(Note::Seen(seen(2, 1), place(3, 2)));
+    log.note(Note::Seen(seen(1, 2), place(3, 1)));
+    assert_eq!(texts(&outbox), [r#"{"type":"seen","notification_id":20,"unseen_count":1}"#]);
+    // It waits for the notification that it counts, and is not older than the next one.
+    log.note(Note::Seen(seen(4, 0), place(4, 3)));
+    assert!(texts(&outbox).is_empty());
+    log.entry(notification(5, 1));
+    log.entry(notification(4, 2));
+    let last = texts(&outbox).pop();
+    let latest = r#"{"type":"seen","notification_id":40,"unseen_count":1}"#;
+    assert_eq!(last.as_deref(), Some(latest), "the count of notification 5 is the latest");
+    // What was lost is found by the comparison.
+    let now = InboxState { reads: Some(4), last_read: None, seen: Some(seen(5, 0)), ..inbox_state(5, 1, 5) };
+    log.inbox(&now);
+    log.inbox(&now);
+    assert_eq!(texts(&outbox), [r#"{"type":"seen","notification_id":50,"unseen_count":0}"#]);
+    // Also a count alone.
+    log.inbox(&InboxState { seen: Some(seen(5, 1)), ..now });
+    assert_eq!(texts(&outbox), [r#"{"type":"seen","notification_id":50,"unseen_count":1}"#]);
+}
+
+/// The user reads the last of three notifications, and then sees the second one in a list.
+#[test]
+fn the_last_unseen_count_is_that_of_the_inbox_in_both_orders_of_a_read_and_a_seen() {
+    for seen_first in [false, true] {
+        let (socket, outbox) = view();
+        outbox.set_understands_extensions();
+        let mut log = Log::default();
+        let seen = |id: i64, unseen_count| InboxSeen {
+            notification_id: contract::NotificationId::new(id * 10).unwrap(),
+            unseen_count,
+        };
+        log.inbox(&InboxState { reads: Some(1), seen: Some(seen(1, 2)), ..inbox_state(3, 1, 3) });
+        log.attach(socket, Head { seq: 3, id: 30 }.into(), Vec::new(), false);
+        let read = InboxRead { unseen_count: Some(1), ..inbox_read(3, 2) };
+        let mut notes = vec![
+            Note::Inbox(read, Some(ReadPlace { seq: 3, reads: 2 })),
+            Note::Seen(seen(2, 0), Some(ReadPlace { seq: 3, reads: 3 })),
+        ];
+        if seen_first {
+            notes.reverse();
+        }
+        for note in notes {
+            log.note(note);
+        }
+        let sent = texts(&outbox);
+        let last: serde_json::Value = serde_json::from_str(sent.last().unwrap()).unwrap();
+        assert_eq!((sent.len(), &last["unseen_count"]), (2, &serde_json::json!(0)), "{sent:?}");
+        assert!(sent.iter().any(|frame| frame.contains(r#""unread_count":2"#)), "{sent:?}");
+        log.inbox(&InboxState { reads: Some(3), seen: Some(seen(2, 0)), ..inbox_state(3, 3, 2) });
+        assert!(texts(&outbox).is_empty(), "nothing differs");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{admission::backend_keys::Backend, http::problem::Problem, state::Shared};
 use axum::{
-    extract::{FromRequestParts, State},
+    extract::FromRequestParts,
     http::{HeaderMap, request::Parts},
 };
 use contract::{Refusal, limits};
@@ -11,12 +11,7 @@ use std::sync::Arc;
 /// The header with the key by which a repeat is recognised.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-pub type App = State<Arc<Shared>>;
-
-/// Sends a request to a service, and repeats it while that may help.
-pub async fn request<R: contract::Request>(shared: &Shared, request: R) -> Result<R::Reply, Problem> {
-    Ok(shared.hub.bus().request_until(&request, limits::SEND_DEADLINE).await?)
-}
+pub use crate::http::call::{App, request};
 
 /// The key by which a repeat is recognised, if the call has one.
 pub struct IdempotencyKey(pub Option<String>);

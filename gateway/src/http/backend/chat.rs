@@ -1,19 +1,25 @@
 //! Conversations and messages of any users.
 
 use super::call::{App, IdempotencyKey, request};
-use crate::http::{
-    extract::{Body, Cursor, Id, Ids},
-    problem::{Problem, ProblemDetails},
+use crate::{
+    admission::tokens,
+    http::{
+        extract::{Body, Id, Ids, Part, PartQuery, number},
+        problem::{Problem, ProblemDetails},
+    },
 };
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::StatusCode,
+};
 use contract::{
-    ConversationId, MessageId, Page, UserId,
+    Code, ConversationId, MessageId, Page, Refusal, UserId,
     chat::{
         Conversation, CreateConversation, Data, EnsureConversation, GetConversation, ListMessages,
-        ListedMessage, Message, RemoveMessage, SendOne, StoreOne, StoredOne, UpdateMessage,
+        ListVersions, ListedMessage, Message, RemoveMessage, SendOne, StoreOne, StoredOne, UpdateMessage,
     },
     limits,
-    log::Range,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -123,31 +129,48 @@ pub async fn send_message(
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(message)))
 }
 
-/// Read messages with their former texts
+/// Read messages
 ///
-/// Newest first; pass `next` as `before` to get the next page. For moderators.
+/// Newest first, or with `after`, oldest first; both together are a range. Pass `next` as `after` if the call has it,
+/// and otherwise as `before`, to get the next page. A page has at most 256 KiB.
 #[utoipa::path(get, path = "/backend/conversations/{conversation_id}/messages", tag = "Messages",
-    params(
-        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
-        ("limit" = Option<u16>, Query, description = "Maximum number of items", minimum = 1, maximum = 200),
-        ("before" = Option<i64>, Query, description = "Returns only messages with smaller ids", minimum = 1),
-    ),
-    responses((status = 200, description = "A page of messages", body = Page<ListedMessage>)))]
+    params(("conversation_id" = ConversationId, Path, description = "Id of the conversation"), PartQuery),
+    responses((status = 200, description = "A page of messages", body = Page<Message>)))]
 pub async fn list_messages(
     State(shared): App,
     Id(conversation_id): Id<ConversationId>,
-    Cursor { range, limit }: Cursor,
+    Part { after, before, limit }: Part,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<Message>>, Problem> {
+    if tokens::parameter(&query.unwrap_or_default(), "versions").is_some_and(|value| value != "false") {
+        let detail = "former texts need the scope moderation: call /backend/conversations/{id}/versions";
+        return Err(Refusal::new(Code::Forbidden, detail).into());
+    }
+    let (limit, versions) = (Some(limit), None);
+    request(&shared, ListMessages { conversation_id, after, before, limit, versions }).await.map(Json)
+}
+
+/// Read messages with their former texts
+///
+/// As the messages alone, for moderators.
+#[utoipa::path(get, path = "/backend/conversations/{conversation_id}/versions", tag = "Moderation",
+    params(
+        ("conversation_id" = ConversationId, Path, description = "Id of the conversation"),
+        PartQuery,
+        ("versions_after" = Option<i64>, Query, minimum = 0,
+            description = "Continues a message that has `more_versions`; only with a `limit` of 1"),
+    ),
+    responses((status = 200, description = "A page of messages", body = Page<ListedMessage>)))]
+pub async fn list_versions(
+    State(shared): App,
+    Id(conversation_id): Id<ConversationId>,
+    Part { after, before, limit }: Part,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Page<ListedMessage>>, Problem> {
-    let before = match range {
-        Range::Newest => None,
-        Range::Before(id) => {
-            let id =
-                MessageId::new(id).map_err(|_| Problem::invalid("\"before\" must be the id of a message"))?;
-            Some(id)
-        }
-        Range::After(_) => return Err(Problem::invalid("\"after\" is not possible here; use \"before\"")),
-    };
-    request(&shared, ListMessages { conversation_id, before, limit: Some(limit) }).await.map(Json)
+    let versions_after = number(&query.unwrap_or_default(), "versions_after", 0)?;
+    let (limit, versions) = (Some(limit), None);
+    let list = ListMessages { conversation_id, after, before, limit, versions };
+    request(&shared, ListVersions { list, versions_after }).await.map(Json)
 }
 
 /// The new text of a message, or its new data.

@@ -3,6 +3,7 @@
 mod call;
 mod chat;
 mod events;
+mod preferences;
 mod sessions;
 mod users;
 
@@ -67,8 +68,9 @@ const TEXTS: Texts = Texts {
         (name = "Events", description = "Events that become notifications; scope `events`"),
         (name = "Conversations", description = "Conversations of any users; scope `chat`"),
         (name = "Messages", description = "Messages of any users; scope `chat`"),
+        (name = "Moderation", description = "Former texts of messages; scope `moderation`"),
         (name = "Sessions", description = "Sessions of users; scope `sessions`"),
-        (name = "Users", description = "Erasure and export of users' data; scope `users`"),
+        (name = "Users", description = "Erasure and export of users' data, and their preferences; scope `users`"),
         (name = "Keys", description = "The caller's key; no scope"),
     ),
 )]
@@ -89,25 +91,31 @@ fn frame() -> Document {
     document
 }
 
-/// The routes of the API, and of its OpenAPI document.
-pub fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+/// The routes of the API, and of its OpenAPI document. `responses` are those of all callers, backends and users.
+pub fn router(shared: &Arc<Shared>, responses: Responses) -> Router<Arc<Shared>> {
     let api = OpenApiRouter::with_openapi(frame())
         .routes(routes!(events::publish_event))
         .routes(routes!(events::publish_events))
         .routes(routes!(chat::create_conversation))
         .routes(routes!(chat::get_conversation))
         .routes(routes!(chat::list_messages, chat::send_message))
+        .routes(routes!(chat::list_versions))
         .routes(routes!(chat::update_message, chat::remove_message))
         .routes(routes!(sessions::revoke_sessions))
         .routes(routes!(sessions::whoami))
         .routes(routes!(users::erase_user))
-        .routes(routes!(users::export_user));
+        .routes(routes!(users::export_user))
+        .routes(routes!(
+            preferences::get_user_preferences,
+            preferences::put_user_preferences,
+            preferences::patch_user_preferences
+        ));
     let (router, document) = api.split_for_parts();
     router
         .layer(DefaultBodyLimit::disable())
         .route_layer(from_fn_with_state(shared.clone(), read_body))
         .route_layer(from_fn_with_state(shared.clone(), admit))
-        .route_layer(from_fn_with_state(Responses::default(), responses::bound))
+        .route_layer(from_fn_with_state(responses, responses::bound))
         .merge(openapi::router("/backend", document, &TEXTS))
         .method_not_allowed_fallback(Problem::method_not_allowed)
         .layer(from_fn(refuse_pages))
@@ -174,12 +182,14 @@ async fn admitted(shared: &Shared, route: &str, request: &mut Request) -> Result
 
 /// Whether a key permits the calls of a route. A route that is not listed here is not permitted.
 fn is_permitted(backend: &Backend, route: &str) -> bool {
-    let needed = match route.split('/').nth(2) {
-        Some("events") => Scope::Events,
-        Some("conversations") => Scope::Chat,
-        Some("sessions") => Scope::Sessions,
-        Some("users") => Scope::Users,
-        Some("whoami") => return true,
+    let mut segments = route.split('/').skip(2);
+    let needed = match (segments.next(), segments.nth(1)) {
+        (Some("events"), _) => Scope::Events,
+        (Some("conversations"), Some("versions")) => Scope::Moderation,
+        (Some("conversations"), _) => Scope::Chat,
+        (Some("sessions"), _) => Scope::Sessions,
+        (Some("users"), _) => Scope::Users,
+        (Some("whoami"), _) => return true,
         _ => return false,
     };
     backend.scopes.contains(&needed)
@@ -196,20 +206,22 @@ mod tests {
 
     #[test]
     fn a_route_needs_its_scope_and_an_unknown_one_is_not_permitted() {
+        let all = [Scope::Events, Scope::Chat, Scope::Users, Scope::Sessions, Scope::Moderation];
         let backend = |scopes: &[Scope]| Backend { name: "shop".into(), scopes: scopes.into() };
         for (route, scope) in [
             ("/backend/events/{type}", Scope::Events),
             ("/backend/events", Scope::Events),
             ("/backend/conversations/{conversation_id}/messages", Scope::Chat),
+            ("/backend/conversations/{conversation_id}/messages/{message_id}", Scope::Chat),
+            ("/backend/conversations/{conversation_id}/versions", Scope::Moderation),
             ("/backend/sessions/revoke", Scope::Sessions),
             ("/backend/users/{user_id}/erase", Scope::Users),
         ] {
-            for held in [Scope::Events, Scope::Chat, Scope::Users, Scope::Sessions] {
+            for held in all {
                 assert_eq!(is_permitted(&backend(&[held]), route), held == scope, "{route}");
             }
         }
         assert!(is_permitted(&backend(&[]), "/backend/whoami"));
-        let all = [Scope::Events, Scope::Chat, Scope::Users, Scope::Sessions];
         assert!(!is_permitted(&backend(&all), "/backend/other"));
     }
 }

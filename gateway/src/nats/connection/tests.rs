@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::nats::protocol;
-use crate::topic::{LogKey, Topic};
+use crate::topic::LogKey;
 use async_nats::Client;
 use contract::{
     ConversationId, UserId,
@@ -38,7 +38,7 @@ impl Listener for Recorder {
 }
 
 fn topic(id: i64) -> Subscriber {
-    Topic::Log(LogKey::Conversation(ConversationId::new(id).unwrap())).into()
+    Subscriber::Log(LogKey::Conversation(ConversationId::new(id).unwrap()))
 }
 
 fn nats(url: String) -> config::Nats {
@@ -78,9 +78,17 @@ impl Running {
     /// A message that has already arrived: its topic and its payload.
     pub fn received(&mut self) -> Option<(i64, String)> {
         let (subscriber, payload) = self.messages.try_recv().ok()?;
-        let Subscriber::Topic(Topic::Log(LogKey::Conversation(id))) = subscriber else { return None };
+        let Subscriber::Log(LogKey::Conversation(id)) = subscriber else { return None };
         Some((id.get(), payload))
     }
+}
+
+/// Number of commands that a function adds, if they are written at once.
+pub fn subscribed(link: &Link, subscribe: impl FnOnce()) -> usize {
+    link.outgoing().is_open = true;
+    subscribe();
+    let commands = link.outgoing().take(false).expect("too many commands at once");
+    commands.split(|byte| *byte == b'\n').count() - 1
 }
 
 #[tokio::test]
@@ -217,8 +225,9 @@ fn a_subscription_id_names_its_subscriber() {
     let id = ConversationId::new(42).unwrap();
     let subscribers = [
         topic(42),
-        Topic::Log(LogKey::Inbox(contract::UserId::new(42).unwrap())).into(),
-        Topic::Typing(id).into(),
+        Subscriber::Log(LogKey::Inbox(contract::UserId::new(42).unwrap())),
+        Subscriber::Typing(id),
+        Subscriber::Person(contract::UserId::new(42).unwrap()),
         Subscriber::Probe(u64::MAX),
     ];
     for subscriber in subscribers {
@@ -235,7 +244,15 @@ const WITHIN: Duration = limits::SEND_DEADLINE;
 
 fn request() -> JoinBatch {
     let (conversation_id, user_id) = (ConversationId::new(1).unwrap(), UserId::new(2).unwrap());
-    JoinBatch { entries: vec![JoinRequest { conversation_id, user_id, username: None, named_at: None }] }
+    JoinBatch {
+        entries: vec![JoinRequest {
+            conversation_id,
+            user_id,
+            username: None,
+            named_at: None,
+            with_people: false,
+        }],
+    }
 }
 
 async fn attempt(link: &Link) -> Result<Vec<JoinReply>, RequestError> {

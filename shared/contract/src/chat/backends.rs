@@ -2,7 +2,7 @@
 
 use crate::{
     ConversationId, Event, MessageId, Request, Seq, Timestamp, UserId,
-    streams::{READ_SUBJECT, SENT_SUBJECT},
+    streams::{OPENED_SUBJECT, READ_SUBJECT, SENT_SUBJECT},
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,8 @@ pub struct DescribedMessage {
     pub text: Option<String>,
 }
 
-/// notify-service → other backends, over [`EVENTS_OUT_STREAM`](crate::streams::EVENTS_OUT_STREAM), if the operator wants
-/// it: a message was sent. Published at least once.
+/// notify-service → other backends, over [`EVENTS_OUT_STREAM`](crate::streams::EVENTS_OUT_STREAM), if the operator
+/// wants it: a message was sent. Published at least once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageSent {
     /// The same for each repeat.
@@ -57,6 +57,9 @@ pub struct MessageSent {
     pub sender_id: UserId,
     /// All other participants.
     pub recipients: Vec<UserId>,
+    /// Kind of the message; absent in a plain message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Time of the commit.
     pub created_at: Timestamp,
     /// Text when the event was published, if the operator wants it; empty if the message is deleted.
@@ -72,9 +75,9 @@ impl Event for MessageSent {
     }
 }
 
-/// notify-service → other backends, over [`EVENTS_OUT_STREAM`](crate::streams::EVENTS_OUT_STREAM), if the operator wants
-/// it: a user has read a conversation up to a message. Sending a message counts as reading, without this event. Published
-/// at least once.
+/// notify-service → other backends, over [`EVENTS_OUT_STREAM`](crate::streams::EVENTS_OUT_STREAM), if the operator
+/// wants it: a user has read a conversation up to a message. Sending a message counts as reading, without this event.
+/// Published at least once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkerMoved {
     /// The same for each repeat.
@@ -93,6 +96,43 @@ pub struct MarkerMoved {
 
 impl Event for MarkerMoved {
     const PATTERN: &'static str = READ_SUBJECT;
+
+    fn subject(&self) -> String {
+        Self::PATTERN.to_owned()
+    }
+}
+
+/// notify-service → other backends, over [`EVENTS_OUT_STREAM`](crate::streams::EVENTS_OUT_STREAM), if the operator
+/// wants it: a conversation was created. Published at least once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConversationOpened {
+    /// The same for each repeat.
+    pub event_id: String,
+    /// Time of the commit.
+    pub occurred_at: Timestamp,
+    /// The new conversation.
+    pub conversation_id: ConversationId,
+    /// Listing that the conversation is about.
+    pub listing_id: Option<i64>,
+    /// All participants, by id.
+    pub participant_ids: Vec<UserId>,
+}
+
+impl ConversationOpened {
+    /// The event of a conversation.
+    pub fn new(
+        conversation_id: ConversationId,
+        listing_id: Option<i64>,
+        participant_ids: Vec<UserId>,
+        created_at: Timestamp,
+    ) -> Self {
+        let event_id = format!("{OPENED_SUBJECT}-{conversation_id}");
+        Self { event_id, occurred_at: created_at, conversation_id, listing_id, participant_ids }
+    }
+}
+
+impl Event for ConversationOpened {
+    const PATTERN: &'static str = OPENED_SUBJECT;
 
     fn subject(&self) -> String {
         Self::PATTERN.to_owned()

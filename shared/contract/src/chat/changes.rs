@@ -7,7 +7,7 @@ use crate::{ConversationId, Event, MessageId, Request, Seq, Timestamp, UserId, s
 use serde::{Deserialize, Serialize};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{Array, Ref, RefOr, Schema},
+    openapi::{Array, ObjectBuilder, Ref, RefOr, Schema, Type},
 };
 
 /// Who deleted a message.
@@ -197,23 +197,51 @@ impl Event for MessageChanged {
     }
 }
 
-/// Public, any backend → chat-service: requests messages with their former texts, for moderators.
+/// Public, any backend → chat-service: requests messages of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListMessages {
     /// Conversation to read.
     pub conversation_id: ConversationId,
-    /// Id of the message before which the page ends; without it, the page has the newest messages.
+    /// Id of the message after which the page starts, oldest first; 0 starts at the first message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+    /// Id of the message before which the page ends. Without `after`, the page has the newest messages before it,
+    /// newest first; without both, the newest of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<MessageId>,
-    /// Maximum number of messages, at most [`crate::limits::PAGE_MAX`].
+    /// Maximum number of messages, 1 to [`crate::limits::LISTED_MESSAGES`], which is also the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u16>,
+    /// Whether the messages come with their former texts. `true` is refused, because [`ListVersions`] has a permission
+    /// of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<bool>,
 }
 
 impl Request for ListMessages {
     const SUBJECT: &'static str = "chat.messages.list";
     const PUBLIC: bool = true;
-    /// Newest first; `next` is the id for `before`.
+    /// Messages without `client_id`, at most [`crate::limits::LISTED_BYTES`]. `next` is the id for `after`, if the
+    /// request has `after`, and otherwise the id for `before`.
+    type Reply = crate::Page<Message>;
+}
+
+/// Public, moderators → chat-service: as [`ListMessages`], with the former texts of the messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListVersions {
+    /// The messages. `versions` may be absent or `true`.
+    #[serde(flatten)]
+    pub list: ListMessages,
+    /// Number of the change after which the former texts start: it continues a message that has `more_versions`. Only
+    /// with a `limit` of 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions_after: Option<i64>,
+}
+
+impl Request for ListVersions {
+    const SUBJECT: &'static str = "chat.messages.versions";
+    const PUBLIC: bool = true;
+    /// As that of [`ListMessages`].
     type Reply = crate::Page<ListedMessage>;
 }
 
@@ -226,6 +254,10 @@ pub struct ListedMessage {
     /// Former texts that are still stored, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<Version>,
+    /// True if the former texts of this one message do not fit into an answer. A request with its `message_id` + 1 as
+    /// `before`, a `limit` of 1, and the last `change` as `versions_after` returns the next ones. Absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more_versions: bool,
 }
 
 impl<'de> Deserialize<'de> for ListedMessage {
@@ -234,12 +266,18 @@ impl<'de> Deserialize<'de> for ListedMessage {
         struct Versions {
             #[serde(default)]
             versions: Vec<Version>,
+            #[serde(default)]
+            more_versions: bool,
         }
         // Not flattened: that could not keep the text of `data`.
         let text = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
         let read = || {
-            let Versions { versions } = serde_json::from_str(text.get())?;
-            serde_json::Result::Ok(Self { message: serde_json::from_str(text.get())?, versions })
+            let Versions { versions, more_versions } = serde_json::from_str(text.get())?;
+            serde_json::Result::Ok(Self {
+                message: serde_json::from_str(text.get())?,
+                versions,
+                more_versions,
+            })
         };
         read().map_err(serde::de::Error::custom)
     }
@@ -252,6 +290,11 @@ impl PartialSchema for ListedMessage {
         if let RefOr::T(Schema::Object(object)) = &mut schema {
             let versions = Array::new(Ref::from_schema_name("Version"));
             object.properties.insert("versions".to_owned(), versions.into());
+            let more = ObjectBuilder::new().schema_type(Type::Boolean).description(Some(
+                "The former texts do not fit into one answer. The call with `message_id` + 1 as `before`, a `limit` of \
+                 1, and the last `change` as `versions_after` returns the next ones. Absent otherwise.",
+            ));
+            object.properties.insert("more_versions".to_owned(), more.into());
             object.description = Some("A message as moderators see it, with its former texts.".to_owned());
         }
         schema

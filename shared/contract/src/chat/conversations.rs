@@ -1,6 +1,6 @@
 //! Requests that create, get and list conversations.
 
-use super::Message;
+use super::{Message, MutedUntil};
 use crate::log::Range;
 use crate::{ConversationId, Page, Request, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,16 @@ pub struct Conversation {
     pub last_message: Option<Message>,
     /// Number of messages that the participant has not read. For a backend: the first named participant's number.
     pub unread_count: i64,
+    /// End of the participant's mute, if the participant has muted the conversation. Backends don't see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub muted_until: Option<MutedUntil>,
+    /// True if the participant has archived the conversation. Backends don't see it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
+    /// True if the participant has pinned the conversation. Backends don't see it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 /// Public, any backend → chat-service: gets the conversation of these users about this listing, or creates it.
@@ -124,6 +134,12 @@ pub struct ListConversations {
     pub range: Range,
     /// Maximum number of conversations.
     pub limit: u16,
+    /// True for archived conversations only, false for the others. Earlier releases omit it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
+    /// True for pinned conversations only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 impl Request for ListConversations {

@@ -5,14 +5,15 @@
 //! other clients of the same connection use the same names. Settings of a session come from its role
 //! (`deploy/postgres/init.sql`), because poolers refuse them when a client connects.
 
+use super::begin::{begin, uncancelled};
 use futures_util::{
     TryFutureExt, TryStreamExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
 use sqlx::{
-    Connection, Describe, Either, Error, Execute, Executor, FromRow, PgConnection, PgPool, Postgres,
-    SqlSafeStr, SqlStr,
+    Describe, Either, Error, Execute, Executor, FromRow, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr,
+    Transaction,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
     query::{Query, QueryAs, QueryScalar},
 };
@@ -63,7 +64,7 @@ pub(super) async fn run<T>(
     if !is_used() {
         return queries(connection).await;
     }
-    let mut transaction = connection.begin().await?;
+    let mut transaction = begin(connection).await?;
     let result = queries(&mut transaction).await?;
     transaction.commit().await?;
     Ok(result)
@@ -76,6 +77,16 @@ pub struct Pool(PgPool);
 impl From<PgPool> for Pool {
     fn from(pool: PgPool) -> Self {
         Self(pool)
+    }
+}
+
+impl Pool {
+    /// Begins a transaction, see [`begin`](super::begin()).
+    ///
+    /// # Errors
+    /// If Postgres fails, or no connection is free.
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        uncancelled(self.0.begin()).await
     }
 }
 
@@ -99,7 +110,7 @@ impl<'c> Executor<'c> for &'c Pool {
             return self.0.fetch_many(query);
         }
         let results = async move {
-            let mut transaction = self.0.begin().await?;
+            let mut transaction = self.begin().await?;
             let results: Vec<_> = transaction.fetch_many(query).try_collect().await?;
             transaction.commit().await?;
             Ok(stream::iter(results.into_iter().map(Ok)))
@@ -116,7 +127,7 @@ impl<'c> Executor<'c> for &'c Pool {
             return self.0.fetch_optional(query);
         }
         Box::pin(async move {
-            let mut transaction = self.0.begin().await?;
+            let mut transaction = self.begin().await?;
             let row = transaction.fetch_optional(query).await?;
             transaction.commit().await?;
             Ok(row)
