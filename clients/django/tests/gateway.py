@@ -106,7 +106,7 @@ class Gateway:
                 return 400, problem(400, "invalid_request")
             return 200, {"items": [self.store(connection, event) for event in body]}
         if path == "/backend/whoami":
-            answer: dict[str, Any] = {"name": "shop", "scopes": ["events", "chat", "users", "sessions"]}
+            answer: dict[str, Any] = {"name": "shop", "scopes": ["events", "chat", "users", "sessions", "moderation"]}
             if self.signing_key_id:
                 answer["signing_key_id"] = self.signing_key_id
             return 200, answer
@@ -116,6 +116,10 @@ class Gateway:
             return 200, {"revoked_before": "2026-01-01T00:00:00Z"}
         if re.fullmatch(r"/backend/users/\d+/erase", path):
             return 202, {"erasure_id": 7}
+        if re.fullmatch(r"/backend/users/\d+/preferences", path):
+            return 200, {"types": {}, "quiet": None, "defaults": {}, "mandatory": [], **(body or {})}
+        if re.fullmatch(r"/backend/held/\d+", path):
+            return 200, {}
         if found := re.fullmatch(r"/backend/conversations/(\d+)/messages(/(\d+))?", path):
             if body.get("sender_id") == 99:
                 return 403, problem(403, "forbidden")

@@ -85,7 +85,8 @@ def database_url() -> str:
     if connection.vendor == "sqlite":
         return f"sqlite://{values['NAME']}"
     password = f":{values['PASSWORD']}" if values["PASSWORD"] else ""
-    return f"postgres://{values['USER']}{password}@{values['HOST']}:{values['PORT']}/{values['NAME']}"
+    scheme = "mysql" if connection.vendor == "mysql" else "postgres"
+    return f"{scheme}://{values['USER']}{password}@{values['HOST']}:{values['PORT']}/{values['NAME']}"
 
 
 def free_port() -> int:

@@ -282,6 +282,7 @@ class InvalidEventTests(SimpleTestCase):
             ({"type": "a b"}, "letters, digits"),
             ({"type": "x" * 129}, "at most 128"),
             ({"type": "read"}, "reserved"),
+            ({"type": "seen"}, "reserved"),
             ({"to": []}, "1 to 1000 users"),
             ({"to": range(1, 1002)}, "1 to 1000 users"),
             ({"to": "456"}, "a user's id"),

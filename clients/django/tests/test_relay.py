@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import threading
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import InterfaceError, connection
 from django.test import TransactionTestCase
 from django.utils import timezone
 from gateway import problem
@@ -138,6 +141,23 @@ class RelayTests(GatewayMixin, TransactionTestCase):
                     emit("paid", to=456, data={"number": number})
             self.gateway.wait_for(456, 3)
             self.assertEqual(relay.stop(), 0)
+
+    def test_a_relay_survives_a_lost_connection_to_its_database(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        looks: list[str] = []
+
+        def look(database: str) -> outbox.Relayed:
+            looks.append(database)
+            if len(looks) == 1:
+                raise InterfaceError("connection already closed")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return outbox.Relayed()
+
+        with mock.patch.object(outbox, "relay", look), mock.patch.object(outbox, "pause_after", lambda attempts: 0.0):
+            with self.assertLogs("vyzio_realtime", "ERROR"):
+                call("realtime_relay", "--forever")
+        self.assertEqual(looks, ["default", "default"])
 
     def test_check_tells_what_is_wrong(self) -> None:
         output = call("realtime_check")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import ssl
 import tempfile
+import threading
 import unittest
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from django.contrib.auth.models import User
@@ -17,7 +21,7 @@ from django.test import SimpleTestCase
 from gateway import Gateway, problem
 from support import GatewayMixin, vyzio
 
-from vyzio_realtime_django import Refused, Unavailable, conversations, messages, sessions, users
+from vyzio_realtime_django import Refused, Unavailable, conversations, held, messages, preferences, sessions, users
 
 
 def certify(folder: Path) -> tuple[Path, Path]:
@@ -60,6 +64,11 @@ class RequestTests(GatewayMixin, SimpleTestCase):
         sessions.revoke(ada)
         sessions.revoke(456, except_jti="abc")
         users.erase(456)
+        held.release(5)
+        held.refuse(6, "insulting")
+        self.assertIsNone(preferences.get(ada)["quiet"])
+        preferences.set(ada, types={"*": {"mail": False}})
+        preferences.set(456, quiet=None)
         self.assertEqual(
             self.gateway.requests,
             [
@@ -87,8 +96,24 @@ class RequestTests(GatewayMixin, SimpleTestCase):
                 ("POST", "/backend/sessions/revoke", {"user_id": 456}),
                 ("POST", "/backend/sessions/revoke", {"user_id": 456, "except_jti": "abc"}),
                 ("POST", "/backend/users/456/erase", {}),
+                ("POST", "/backend/held/5", {"verdict": "release"}),
+                ("POST", "/backend/held/6", {"verdict": "refuse", "reason": "insulting"}),
+                ("GET", "/backend/users/456/preferences", None),
+                ("PATCH", "/backend/users/456/preferences", {"types": {"*": {"mail": False}}}),
+                ("PATCH", "/backend/users/456/preferences", {"quiet": None}),
             ],
         )
+
+    def test_a_channel_that_is_switched_off_is_off_for_types_with_a_setting_of_their_own(self) -> None:
+        wave = {"mail": True, "push": True}
+        types = {"*": {"mail": True}, "wave": wave, "paid": {"mail": False}, "sold": {"push": True}}
+        self.gateway.override = lambda method, path, body: (
+            (200, {"types": types, "quiet": None, "defaults": {}, "mandatory": []}) if method == "GET" else None
+        )
+        preferences.switch_off(456, "mail")
+        path = "/backend/users/456/preferences"
+        changes = {"types": {"*": {"mail": False}, "wave": {"mail": None}}}
+        self.assertEqual(self.gateway.requests, [("GET", path, None), ("PATCH", path, changes)])
 
     def test_a_message_has_a_client_id_so_that_it_can_be_repeated(self) -> None:
         first, second = messages.send(123, 456, "Bonjour"), messages.send(123, 456, "Bonjour")
@@ -110,6 +135,70 @@ class RequestTests(GatewayMixin, SimpleTestCase):
             sessions.revoke(456)
         self.gateway.stop()
         with self.assertRaises(Unavailable):
+            sessions.revoke(456)
+
+    def lose_answers(self, count: int) -> None:
+        """The next requests get no answer: the gateway closes their connection once it has handled them."""
+        left = [None] * count
+
+        def override(method: str, path: str, body: object) -> tuple[int, object] | None:
+            if left:
+                left.pop()
+                return 0, None
+            return None
+
+        self.gateway.override = override
+
+    def test_a_lost_answer_of_a_kept_connection_repeats_what_is_safe_to_repeat(self) -> None:
+        sessions.revoke(456)
+        self.lose_answers(1)
+        self.assertEqual(messages.update(123, 987, "Bonsoir")["message_id"], 987)
+        self.assertEqual(len(self.gateway.requests), 3)
+
+    def test_a_lost_answer_does_not_repeat_a_conditional_update_or_a_verdict(self) -> None:
+        calls: list[Callable[[], object]] = [
+            lambda: messages.update(123, 987, "Bonsoir", if_change=0),
+            lambda: held.release(5),
+        ]
+        for call in calls:
+            sessions.revoke(456)
+            self.gateway.requests.clear()
+            self.lose_answers(1)
+            with self.assertRaises(Unavailable):
+                call()
+            self.assertEqual(len(self.gateway.requests), 1)
+
+    def test_a_conditional_update_replaces_a_connection_that_was_closed_before(self) -> None:
+        sessions.revoke(456)
+        self.gateway.close_connections()
+        self.assertEqual(messages.update(123, 987, "Bonsoir", if_change=0)["message_id"], 987)
+        self.assertEqual(len(self.gateway.requests), 2)
+
+    def test_a_look_up_that_hangs_takes_no_more_than_the_timeout(self) -> None:
+        hangs = threading.Event()
+        self.addCleanup(hangs.set)
+        asked: list[str] = []
+        original = socket.getaddrinfo
+
+        def getaddrinfo(host: str, port: int, **options: Any) -> Any:
+            if host == "gateway.test" and not options.get("flags"):
+                asked.append(host)
+                hangs.wait(60)
+                host = "127.0.0.1"
+            return original(host, port, **options)
+
+        url = f"http://gateway.test:{self.gateway.port}"
+        with mock.patch("socket.getaddrinfo", getaddrinfo), vyzio(URL=url, TIMEOUT=0.2):
+            for _ in range(3):
+                with self.assertRaisesRegex(Unavailable, "look-up of gateway.test timed out"):
+                    sessions.revoke(456)
+            self.assertEqual(len(asked), 1, "all of them wait for one thread")
+            hangs.set()
+        with mock.patch("socket.getaddrinfo", getaddrinfo), vyzio(URL=url, TIMEOUT=30):
+            self.assertIn("revoked_before", sessions.revoke(456))
+
+    def test_a_name_that_does_not_exist_is_unavailable(self) -> None:
+        with vyzio(URL="http://gateway.invalid"), self.assertRaisesRegex(Unavailable, "gaierror"):
             sessions.revoke(456)
 
     def test_an_answer_that_is_too_long_is_not_read(self) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import sys
+import tempfile
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
 
 from django.db import connection
-from django.test import TransactionTestCase
+from django.test import TransactionTestCase, tag
 from gateway import kill_process
 from servers import Server, free_port, running
 from support import GatewayMixin, later
@@ -16,11 +22,15 @@ from shop.models import Payment
 from vyzio_realtime_django import outbox
 from vyzio_realtime_django.models import Outbox
 
+# The folder of the programs of this environment.
+PROGRAMS = str(Path(sys.executable).parent)
+
 
 def needs(module: str) -> bool:
     return importlib.util.find_spec(module) is None
 
 
+@tag("servers")
 class ServerTests(GatewayMixin, TransactionTestCase):
     def work(self, server: Server, path: str = "/pay/{}/", processes: int = 1) -> None:
         """Users pay at the same time, some of them in a view that fails. Checks what the gateway has received."""
@@ -31,6 +41,10 @@ class ServerTests(GatewayMixin, TransactionTestCase):
             broken = list(pool.map(lambda user: server.get(f"/broken/{user}/"), users[:5]))
         self.assertEqual(set(statuses), {200}, server.output())
         self.assertEqual(set(broken), {500})
+        self.check(users, processes)
+
+    def check(self, users: list[int], processes: int) -> None:
+        """Each user has one event, and each connection belongs to one process."""
         for user in users:
             self.assertEqual(len(self.gateway.of_user(user)), 1, user)
         self.assertFalse(Outbox.objects.exists())
@@ -74,8 +88,42 @@ class ServerTests(GatewayMixin, TransactionTestCase):
     def test_gevent(self) -> None:
         port = free_port()
         arguments = self.gunicorn("--workers=2", "--worker-class=gevent", port=port)
-        with running(*arguments, url=self.gateway.url, port=port) as server:
+        # By name, whose look-up must not block the other greenlets.
+        url = self.gateway.url.replace("127.0.0.1", "localhost")
+        with running(*arguments, url=url, port=port) as server:
             self.work(server)
+
+    @unittest.skipIf(shutil.which("uwsgi", path=PROGRAMS) is None, "uwsgi is not installed")
+    def test_uwsgi_with_four_forks(self) -> None:
+        port = free_port()
+        execute = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+        arguments = ["--master", "--http-socket", f"127.0.0.1:{port}", "--processes=4", "--die-on-term"]
+        arguments += ["--home", sys.prefix, "--module", "project.wsgi"]
+        program = str(shutil.which("uwsgi", path=PROGRAMS))
+        # By name, for which a thread looks up the address: these processes have no threads of their own.
+        url = self.gateway.url.replace("127.0.0.1", "localhost")
+        with running("-c", execute, program, *arguments, url=url, port=port) as server:
+            self.work(server, processes=2)
+
+    @unittest.skipIf(needs("celery"), "celery is not installed")
+    def test_celery_with_four_forks(self) -> None:
+        users = list(range(1, 41))
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"CELERY_FOLDER": folder}):
+            from project.celery import celery
+
+            arguments = ["-m", "celery", "--app=project.celery", "worker", "--concurrency=4", "--without-mingle"]
+            with running(*arguments, "--without-gossip", url=self.gateway.url) as worker:
+                # Celery forks after that.
+                self.gateway.wait_for(999, 1)
+                self.gateway.publications.clear()
+                app = celery(folder)
+                for user in users:
+                    app.send_task("pay", [user])
+                for user in users:
+                    self.gateway.wait_for(user, 1)
+                # A warm shutdown ends what is in progress.
+                self.assertEqual(worker.stop(), 0)
+        self.check(users, processes=2)
 
     @unittest.skipIf(needs("uvicorn"), "uvicorn is not installed")
     def test_uvicorn(self) -> None:

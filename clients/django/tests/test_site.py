@@ -25,7 +25,8 @@ from gateway import problem
 from support import GatewayMixin, later, vyzio
 
 from shop.models import Conversation, Message
-from vyzio_realtime_django import Refused, emit, messages, notify_now, sessions, testing, token_for
+from vyzio_realtime_django import Refused, emit, messages, notify_now, preferences, sessions, testing, token_for, users
+from vyzio_realtime_django.backends import locmem
 from vyzio_realtime_django.conf import settings
 from vyzio_realtime_django.models import Outbox
 from vyzio_realtime_django.tokens import signing_key_id
@@ -172,7 +173,8 @@ class CheckTests(GatewayMixin, SimpleTestCase):
     def test_each_check_finds_its_mistake(self) -> None:
         self.assertEqual(self.ids(), [])
         self.assertEqual(self.ids(URL=""), ["vyzio.E001"])
-        self.assertEqual(self.ids(URL="gateway:8000"), ["vyzio.E001"])
+        for url in ("gateway:8000", "http://gateway:port", "http://gateway:80000", "http://[::1"):
+            self.assertEqual(self.ids(URL=url), ["vyzio.E001"], url)
         self.assertEqual(self.ids(API_KEY="short"), ["vyzio.E002"])
         self.assertEqual(self.ids(URL="", API_KEY="", BACKEND=LOCMEM), [])
         self.assertEqual(self.ids(WEBHOOK_SECRETS="typo"), ["vyzio.E003"])
@@ -274,10 +276,14 @@ class TestingTests(testing.RealtimeMixin, TestCase):
         self.assertIsInstance(sent["message_id"], int)
         sessions.revoke(456)
         self.assertEqual([subject for subject, _ in testing.calls], ["chat.messages.send", "sessions.revoke"])
+        quiet = {"from": "22:00", "to": "08:00", "tz": "Europe/Paris"}
+        self.assertIsInstance(users.erase(457)["erasure_id"], int)
+        changed = preferences.set(456, types={"*": {"mail": False}}, quiet=quiet)
+        self.assertEqual(changed, {"types": {"*": {"mail": False}}, "quiet": quiet, "defaults": {}, "mandatory": []})
         testing.fail_next(Refused(403, "blocked"))
         with self.assertRaises(Refused):
             messages.send(123, 456, "Bonjour")
-        self.assertEqual(len(testing.calls), 2)
+        self.assertEqual(len(testing.calls), 4)
 
 
 @unittest.skipUnless(HAS_CHANNELS, "channels is not installed")
@@ -315,6 +321,14 @@ class ChannelsTests(testing.RealtimeMixin, TransactionTestCase):
                 emit("paid", to=456)
         self.assertEqual(len(testing.sent), 3)
         self.assertFalse(Outbox.objects.exists())
+
+    def test_a_layer_that_hangs_and_a_gateway_take_no_more_than_the_timeout_together(self) -> None:
+        with override_settings(CHANNEL_LAYERS=self.LAYERS), vyzio(BACKEND=LOCMEM, ALSO_CHANNELS=True, TIMEOUT=0.4):
+            with mock.patch("channels.layers.InMemoryChannelLayer.group_send", hang):
+                with mock.patch.object(locmem.Backend, "publish", return_value=[None]) as publish:
+                    notify_now("paid", to=456)
+        [_, timeout] = publish.call_args.args
+        self.assertLess(timeout, 0.21)
 
 
 async def hang(*args: Any) -> None:

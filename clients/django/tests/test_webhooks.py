@@ -131,7 +131,7 @@ class WebhookTests(TransactionTestCase):
         self.assertEqual(self.post(age=301).status_code, 400)
         self.assertEqual(self.post(age=-302).status_code, 400)
         self.assertEqual(self.post(webhook_id="").status_code, 400)
-        self.assertEqual(self.post(webhook_id="x" * 257).status_code, 400)
+        self.assertEqual(self.post(webhook_id="x" * 256).status_code, 400)
         self.assertEqual(Client().get("/realtime/webhook/").status_code, 405)
         self.assertEqual(Client().post("/realtime/webhook/", b"{}", content_type="application/json").status_code, 400)
         headers = {"HTTP_WEBHOOK_ID": "1", "HTTP_WEBHOOK_TIMESTAMP": "١٢٣", "HTTP_WEBHOOK_SIGNATURE": "v1,é"}
@@ -167,14 +167,27 @@ class WebhookTests(TransactionTestCase):
     def test_a_type_without_a_signal_is_accepted(self) -> None:
         self.assertEqual(self.post({"type": "chat.later", "data": {}}).status_code, 204)
 
+    def test_optional_events_have_signals(self) -> None:
+        for kind, signal in [
+            ("chat.opened", signals.conversation_opened),
+            ("presence.changed", signals.presence_changed),
+        ]:
+            with self.subTest(kind=kind):
+                self.received.clear()
+                self.connect(signal, self.remind)
+                self.assertEqual(self.post({**BODY, "type": kind}, webhook_id=kind).status_code, 204)
+                self.assertEqual(len(self.received), 1)
+
     def test_each_type_has_its_signal(self) -> None:
         for number, (kind, signal) in enumerate(signals.SIGNALS.items()):
             self.received.clear()
             receiver = lambda **kwargs: self.received.append(kwargs)  # noqa: E731
             signal.connect(receiver, weak=False)
-            self.post({"type": kind, "data": {"kind": kind, "reporter_id": 1}}, webhook_id=str(number))
+            data = {"kind": kind, "report_id": 3, "reporter_id": 1, "user_id": 2, "held_id": 4}
+            data |= {"conversation_id": 123, "sender_id": 2}
+            self.post({"type": kind, "data": data}, webhook_id=str(number))
             signal.disconnect(receiver)
-            self.assertEqual([event["data"] for event in self.received], [{"kind": kind, "reporter_id": 1}])
+            self.assertEqual([event["data"] for event in self.received], [data])
 
     @unittest.skipUnless(importlib.util.find_spec("standardwebhooks"), "standardwebhooks is not installed")
     def test_the_reference_library_signs_the_same(self) -> None:

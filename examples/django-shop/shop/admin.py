@@ -1,5 +1,5 @@
 from django.contrib import admin
 
-from .models import Listing, Payment
+from .models import Listing, Offer, Payment
 
-admin.site.register([Listing, Payment])
+admin.site.register([Listing, Offer, Payment])

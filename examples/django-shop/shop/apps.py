@@ -5,4 +5,4 @@ class ShopConfig(AppConfig):
     name = "shop"
 
     def ready(self):
-        from . import receivers  # noqa: F401
+        from . import receivers, reminders  # noqa: F401

@@ -8,6 +8,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = os.environ.get("SECRET_KEY", "not for production")
 DEBUG = True
 ALLOWED_HOSTS = ["*"]
+# Its own address, for links in mails.
+SITE_URL = os.environ.get("SITE_URL", "http://127.0.0.1:8080")
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -47,14 +49,28 @@ DATABASES = {
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
-LOGIN_URL = "/admin/login/"
+EMAIL_BACKEND = os.environ.get("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+# Signs web pushes. The file is created if it is missing.
+VAPID_KEY_FILE = os.environ.get("VAPID_KEY_FILE", BASE_DIR / "vapid.pem")
+VAPID_CONTACT = "mailto:webmaster@shop.example"
+LANGUAGE_CODE = "fr"
+TIME_ZONE = "Europe/Paris"
+USE_TZ = True
+LOGIN_URL = "sign-in"
 ROOT_URLCONF = "shop.urls"
 STATIC_URL = "static/"
 
+
+def local_jwt_secret():
+    """The key with which `cargo xtask up` in this checkout verifies tokens, once it has run."""
+    file = BASE_DIR.parent.parent / ".local" / "jwt-secret"
+    return file.read_text().strip() if file.exists() else ""
+
+
+# The defaults are those of `cargo xtask up`.
 VYZIO = {
     "URL": os.environ.get("REALTIME_URL", "http://127.0.0.1:8000"),
-    "API_KEY": os.environ["REALTIME_KEY"],
-    "SIGNING_KEY": os.environ["JWT_SECRET"],
-    "WEBHOOK_SECRET": os.environ.get("VYZIO_WEBHOOK_SECRET", ""),
+    "API_KEY": os.environ.get("REALTIME_KEY", "the-key-of-backends-on-a-local-stack"),
+    "SIGNING_KEY": os.environ.get("JWT_SECRET") or local_jwt_secret(),
+    "WEBHOOK_SECRET": os.environ.get("WEBHOOK_SECRET", "whsec_c2VjcmV0IG9mIHdlYmhvb2tzIG9uIGEgbGFwdG9w"),
 }

@@ -19,9 +19,10 @@ class VyzioRealtimeConfig(AppConfig):
         """Registers the checks, and connects the hooks."""
         from django.contrib.auth.signals import user_logged_out
 
-        from . import checks, hooks
+        from . import checks, hooks, moderation
 
         checks.register_all()
+        moderation.connect()
         user_logged_out.connect(hooks.logged_out, dispatch_uid="vyzio_realtime")
         post_save.connect(hooks.user_saved, sender=settings.AUTH_USER_MODEL, dispatch_uid="vyzio_realtime")
         post_delete.connect(hooks.user_deleted, sender=settings.AUTH_USER_MODEL, dispatch_uid="vyzio_realtime")

@@ -32,6 +32,8 @@ class Settings:
     WEBHOOK_SECRET: str | list[str] | tuple[str, ...] = ""
     # Days for which the ids of handled webhooks are kept. Longer than the gateway's retries.
     RECEIVED_DAYS: int = 30
+    # Days for which the admin keeps reports and held messages. 0: it keeps none.
+    MODERATION_DAYS: int = 90
 
     SIGNING_KEY: str = ""
     ALGORITHM: str = "HS256"

@@ -19,3 +19,7 @@ class Refused(RealtimeError):
         self.status = status
         self.code = code
         self.detail = detail
+
+
+class InvalidWebhook(Exception):
+    """A webhook that is not from Vyzio Realtime, or is not complete. The message is for the sender."""

@@ -47,7 +47,8 @@ def update(
 ) -> dict[str, Any]:
     """Replaces the text or the data of a message, however old. Returns the message. Raises Refused or Unavailable.
 
-    With `if_change`, only if this is the number of the message's last change (0: it never changed).
+    With `if_change`, only if this is the number of the message's last change (0: it never changed). After Unavailable, such
+    an update may have had its effect: then its repeat is refused with `conflict`.
     """
     optional = {"message": text, "data": data, "if_change": if_change}
     body: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The outbox, and the webhooks that were handled."""
+"""The outbox, the webhooks that were handled, and the reports and messages that await a moderator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Outbox(models.Model):
 class Received(models.Model):
     """A webhook that was handled. It is not handled again."""
 
-    webhook_id = models.CharField(max_length=256, primary_key=True)
+    webhook_id = models.CharField(max_length=255, primary_key=True)
     type = models.CharField(max_length=128)
     received_at = models.DateTimeField(default=timezone.now)
 
@@ -50,3 +50,49 @@ class Received(models.Model):
 
     def __str__(self) -> str:
         return self.webhook_id
+
+
+class Report(models.Model):
+    """A user's report, from the webhook `chat.reported`. Kept for `MODERATION_DAYS`."""
+
+    report_id = models.BigIntegerField(primary_key=True)
+    reporter_id = models.BigIntegerField()
+    # The reported user: the sender of the message, if there is one.
+    user_id = models.BigIntegerField()
+    conversation_id = models.BigIntegerField(null=True)
+    message_id = models.BigIntegerField(null=True)
+    # The message at the time of the report; kind and data (as JSON) are empty for a plain message.
+    content = models.TextField(blank=True)
+    kind = models.CharField(max_length=64, blank=True, default="")
+    data = models.TextField(blank=True, default="")
+    reason = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now)
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = "report"
+        indexes = [models.Index(fields=["created_at"], name="vyzio_report_at")]
+
+    def __str__(self) -> str:
+        return f"report {self.report_id}"
+
+
+class Held(models.Model):
+    """A message that waits for a moderator, from the webhook `chat.held`. Kept for `MODERATION_DAYS`."""
+
+    held_id = models.BigIntegerField(primary_key=True)
+    conversation_id = models.BigIntegerField()
+    sender_id = models.BigIntegerField()
+    content = models.TextField(blank=True)
+    reason_code = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    judged_at = models.DateTimeField(null=True)
+    # `release` or `refuse` from here; empty if someone else has judged.
+    verdict = models.CharField(max_length=16, blank=True)
+
+    class Meta:
+        verbose_name = "held message"
+        indexes = [models.Index(fields=["created_at"], name="vyzio_held_at")]
+
+    def __str__(self) -> str:
+        return f"held message {self.held_id}"

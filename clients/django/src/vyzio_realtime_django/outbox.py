@@ -29,7 +29,7 @@ from . import channels
 from .backends import backend
 from .conf import settings
 from .errors import RealtimeError, Refused, Unavailable
-from .models import Outbox, Received
+from .models import Outbox
 
 log = logging.getLogger("vyzio_realtime")
 
@@ -45,8 +45,6 @@ MAX_PAUSE = 60.0
 INVALID = frozenset({400, 413, 422})
 # The status of the answer to a key that the gateway does not know.
 UNKNOWN_KEY = 401
-# Received webhooks that one call of `prune` deletes.
-PRUNE = 5000
 
 
 def pause_after(attempts: int) -> float:
@@ -273,12 +271,3 @@ def _relay_batch(batch: Sequence[Outbox], alias: str, done: Relayed) -> None:
         else:
             done.errors += 1
             log.warning("outbox row %s was not published: %s", row.pk, outcome)
-
-
-def prune(using: str | None = None) -> int:
-    """Deletes ids of webhooks that were handled `RECEIVED_DAYS` ago, some thousands at most. Returns their number."""
-    rows = Received.objects.using(using or router.db_for_write(Received))
-    before = timezone.now() - timedelta(days=settings().RECEIVED_DAYS)
-    old = list(rows.filter(received_at__lt=before).order_by("received_at").values_list("pk", flat=True)[:PRUNE])
-    deleted, _ = rows.filter(pk__in=old).delete()
-    return deleted

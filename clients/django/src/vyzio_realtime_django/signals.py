@@ -11,10 +11,12 @@ settled = Signal()
 message_reported = Signal()
 message_held = Signal()
 message_flagged = Signal()
+conversation_opened = Signal()
 message_sent = Signal()
 message_changed = Signal()
 message_read = Signal()
 file_uploaded = Signal()
+presence_changed = Signal()
 user_erased = Signal()
 
 # The signal of each type of webhook.
@@ -24,9 +26,11 @@ SIGNALS = {
     "chat.reported": message_reported,
     "chat.held": message_held,
     "chat.flagged": message_flagged,
+    "chat.opened": conversation_opened,
     "chat.sent": message_sent,
     "chat.changed": message_changed,
     "chat.read": message_read,
     "chat.file": file_uploaded,
+    "presence.changed": presence_changed,
     "users.erased": user_erased,
 }

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from . import webhooks
 from .conf import settings
+from .errors import InvalidWebhook
 from .tokens import token_for
 
 # Longest webhook.
@@ -29,13 +30,13 @@ def token(request: HttpRequest) -> HttpResponse:
 def webhook(request: HttpRequest) -> HttpResponse:
     """Handles a webhook once. Answers 204 after the receivers' transaction is committed, also for a repeat."""
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if not length.isdigit() or int(length) > WEBHOOK_BYTES:
+    if not length.isdecimal() or int(length) > WEBHOOK_BYTES:
         return JsonResponse({"detail": "the webhook is too long"}, status=413)
     if not settings().webhook_secrets:
         return JsonResponse({"detail": 'VYZIO["WEBHOOK_SECRET"] is not set'}, status=503)
     try:
         webhook_id = webhooks.verify(request.body, request.headers, settings().webhook_secrets)
         webhooks.handle(webhook_id, request.body)
-    except webhooks.Invalid as error:
+    except InvalidWebhook as error:
         return JsonResponse({"detail": str(error)}, status=400)
     return HttpResponse(status=204)

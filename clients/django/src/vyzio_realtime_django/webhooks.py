@@ -15,6 +15,7 @@ from typing import Any
 from django.db import router, transaction
 from django.utils.dateparse import parse_datetime
 
+from .errors import InvalidWebhook
 from .models import Received
 from .signals import SIGNALS
 
@@ -23,10 +24,8 @@ log = logging.getLogger("vyzio_realtime")
 # Seconds by which the sender's clock may differ.
 TOLERANCE = 300
 PREFIX = "whsec_"
-
-
-class Invalid(Exception):
-    """A webhook that is not from Vyzio Realtime, or is not complete. The message is for the sender."""
+# Longest id of a webhook. Those of Vyzio Realtime are shorter.
+ID_CHARS = 255
 
 
 def decode_secret(secret: str) -> bytes:
@@ -42,15 +41,15 @@ def decode_secret(secret: str) -> bytes:
 
 
 def verify(body: bytes, headers: Mapping[str, str], secrets: Iterable[str], now: float | None = None) -> str:
-    """Checks the signature with each of the secrets. Returns the webhook's id. Raises Invalid."""
+    """Checks the signature with each of the secrets. Returns the webhook's id. Raises InvalidWebhook."""
     webhook_id = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
-    if not 1 <= len(webhook_id) <= 256:
-        raise Invalid("webhook-id is missing or too long")
+    if not 1 <= len(webhook_id) <= ID_CHARS:
+        raise InvalidWebhook("webhook-id is missing or too long")
     if not timestamp.isascii() or not timestamp.isdigit() or len(timestamp) > 15:
-        raise Invalid("webhook-timestamp is missing or no number")
+        raise InvalidWebhook("webhook-timestamp is missing or no number")
     if abs((time.time() if now is None else now) - int(timestamp)) > TOLERANCE:
-        raise Invalid("webhook-timestamp is too far from the time here")
+        raise InvalidWebhook("webhook-timestamp is too far from the time here")
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     signatures = [
         signature.encode()
@@ -63,14 +62,14 @@ def verify(body: bytes, headers: Mapping[str, str], secrets: Iterable[str], now:
         for signature in signatures:
             is_right |= hmac.compare_digest(expected, signature)
     if not is_right:
-        raise Invalid("no signature is right")
+        raise InvalidWebhook("no signature is right")
     return webhook_id
 
 
 def handle(webhook_id: str, body: bytes) -> bool:
     """Sends the signal of a verified webhook, once, in a transaction. Returns False if it was handled before.
 
-    Raises Invalid if it has no type or data, and whatever a receiver raises.
+    Raises InvalidWebhook if it has no type or data, and whatever a receiver raises.
     """
     kind, data, timestamp = _parse(body)
     alias = router.db_for_write(Received)
@@ -91,11 +90,11 @@ def _parse(body: bytes) -> tuple[str, dict[str, Any], datetime | None]:
     try:
         event = json.loads(body)
     except ValueError as error:
-        raise Invalid("the body is no JSON") from error
+        raise InvalidWebhook("the body is no JSON") from error
     if not isinstance(event, dict) or not isinstance(event.get("type"), str) or not isinstance(event.get("data"), dict):
-        raise Invalid("the body has no type or data")
+        raise InvalidWebhook("the body has no type or data")
     timestamp = event.get("timestamp")
     try:
         return event["type"], event["data"], parse_datetime(timestamp) if isinstance(timestamp, str) else None
     except ValueError as error:
-        raise Invalid("timestamp is no time") from error
+        raise InvalidWebhook("timestamp is no time") from error

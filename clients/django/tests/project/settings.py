@@ -1,4 +1,4 @@
-"""A site for the tests. `DATABASE_URL` names its database: Postgres, or a file of SQLite."""
+"""A site for the tests. `DATABASE_URL` names its database: Postgres, MySQL (or MariaDB), or a file of SQLite."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def database(url: str) -> dict[str, Any]:
         test = {"NAME": f"{file}-test"}
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": file, "OPTIONS": options, "TEST": test}
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": f"django.db.backends.{'mysql' if parts.scheme == 'mysql' else 'postgresql'}",
         "NAME": parts.path[1:],
         "HOST": parts.hostname,
         "PORT": parts.port,

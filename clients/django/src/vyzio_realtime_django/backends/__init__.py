@@ -21,7 +21,10 @@ ROUTES = {
     "chat.conversations.create": ("POST", "/backend/conversations"),
     "chat.messages.send": ("POST", "/backend/conversations/{conversation_id}/messages"),
     "chat.messages.update": ("PATCH", "/backend/conversations/{conversation_id}/messages/{message_id}"),
+    "chat.held.judge": ("POST", "/backend/held/{held_id}"),
     "chat.messages.remove": ("DELETE", "/backend/conversations/{conversation_id}/messages/{message_id}"),
+    "notify.preferences.get": ("GET", "/backend/users/{user_id}/preferences"),
+    "notify.preferences.set": ("PATCH", "/backend/users/{user_id}/preferences"),
     "sessions.revoke": ("POST", "/backend/sessions/revoke"),
     "users.erase": ("POST", "/backend/users/{user_id}/erase"),
 }

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import select
 import socket
 import ssl
 import threading
@@ -19,12 +20,13 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import settings
 from ..errors import RealtimeError, Refused, Unavailable
 from . import ROUTES, Event
+from .lookup import Lookup
 
 # Longest answer that is read.
 ANSWER_BYTES = 4 * 1024 * 1024
 # Statuses that pass: a repeat may succeed.
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-# Errors of a connection that the server closed while it was idle. They are no reason to fail.
+# Errors of a connection that the server closed.
 CLOSED = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ConnectionAbortedError)
 
 
@@ -32,13 +34,17 @@ class Backend:
     """The gateway's `/backend/` API."""
 
     def __init__(self) -> None:
-        url = urlsplit(settings().URL)
+        problem = 'VYZIO["URL"] must be the address of the gateway, such as http://gateway:8000'
+        try:
+            url = urlsplit(settings().URL)
+            port = url.port
+        except ValueError as error:
+            raise ImproperlyConfigured(problem) from error
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ImproperlyConfigured('VYZIO["URL"] must be the address of the gateway, such as http://gateway:8000')
-        self._host = url.hostname
-        self._port = url.port
+            raise ImproperlyConfigured(problem)
         self._prefix = url.path.rstrip("/")
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._lookup = Lookup(url.hostname, port or (443 if self._tls else 80))
         self._local = threading.local()
 
     def publish(self, events: Sequence[Event], timeout: float) -> list[RealtimeError | None]:
@@ -53,56 +59,68 @@ class Backend:
         method, template = ROUTES[subject]
         path = template.format_map({name: quote(str(value), safe="") for name, value in body.items()})
         rest = {name: value for name, value in body.items() if f"{{{name}}}" not in template}
-        return _object(self.request(method, path, rest, timeout))
+        # A second one would be answered with `conflict`, although the first one had its effect.
+        is_once = subject == "chat.held.judge" or "if_change" in body
+        content = None if method == "GET" else rest
+        return _object(self.request(method, path, content, timeout, may_repeat=not is_once))
 
     def whoami(self, timeout: float) -> dict[str, Any]:
         """The name and the scopes of the API key, and the id of the key that verifies tokens. Raises a RealtimeError."""
         return _object(self.request("GET", "/backend/whoami", None, timeout))
 
-    def request(self, method: str, path: str, body: Any, timeout: float) -> Any:
-        """Sends a request and returns the JSON of its answer. Raises a RealtimeError."""
+    def request(self, method: str, path: str, body: Any, timeout: float, *, may_repeat: bool = True) -> Any:
+        """Sends a request and returns the JSON of its answer. Raises a RealtimeError.
+
+        `may_repeat`: two of these requests have the same effect and answer as one.
+        """
         headers = {"Authorization": f"Bearer {settings().API_KEY}", "Accept": "application/json"}
         payload = None
         if body is not None:
             payload = json.dumps(body, allow_nan=False).encode()
             headers["Content-Type"] = "application/json"
-        return _answer(*self._exchange(method, self._prefix + path, payload, headers, timeout))
-
-    def _exchange(
-        self, method: str, path: str, payload: bytes | None, headers: dict[str, str], timeout: float
-    ) -> tuple[int, bytes]:
-        """The status and the content of the answer. Repeats the request if the server had closed the idle connection."""
         end = time.monotonic() + timeout
         while True:
             connection, is_new = self._connection()
+            connection.deadline.end = end
             try:
-                connection.deadline.end = end
-                connection.request(method, path, payload, headers)
-                response = connection.getresponse()
-                content = response.read(ANSWER_BYTES + 1)
-                if len(content) > ANSWER_BYTES or not response.isclosed():
-                    raise http.client.HTTPException("the answer is too long")
-                return response.status, content
-            except CLOSED as error:
-                self._drop()
-                if is_new:
-                    raise Unavailable(_text(error)) from error
-            except (OSError, http.client.HTTPException) as error:
-                self._drop()
-                raise Unavailable(_text(error)) from error
-            except BaseException:
-                # The rest of an answer must not be read as the next one.
-                self._drop()
-                raise
+                return _answer(*self._exchange(connection, method, self._prefix + path, payload, headers))
+            except _Closed as error:
+                # An idle connection that the server has closed is no reason to fail.
+                if is_new or (error.is_sent and not may_repeat):
+                    raise Unavailable(_text(error.cause)) from error.cause
+
+    def _exchange(
+        self, connection: _Connection, method: str, path: str, payload: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        """The status and the content of the answer. Raises _Closed or Unavailable."""
+        is_sent = False
+        try:
+            connection.request(method, path, payload, headers)
+            is_sent = True
+            response = connection.getresponse()
+            content = response.read(ANSWER_BYTES + 1)
+            if len(content) > ANSWER_BYTES or not response.isclosed():
+                raise http.client.HTTPException("the answer is too long")
+            return response.status, content
+        except CLOSED as error:
+            self._drop()
+            raise _Closed(error, is_sent) from error
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            raise Unavailable(_text(error)) from error
+        except BaseException:
+            # The rest of an answer must not be read as the next one.
+            self._drop()
+            raise
 
     def _connection(self) -> tuple[_Connection, bool]:
         """This thread's connection, and whether it is new. A fork does not use the connection of its parent."""
         connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and self._local.process == os.getpid() and connection.sock is not None:
+        if connection is not None and self._local.process == os.getpid() and connection.is_open():
             return connection, False
         self._drop()
         self._local.process = os.getpid()
-        self._local.connection = _Connection(self._host, self._port, self._tls)
+        self._local.connection = _Connection(self._lookup, self._tls)
         return self._local.connection, True
 
     def _drop(self) -> None:
@@ -110,6 +128,15 @@ class Backend:
         self._local.connection = None
         if connection is not None:
             connection.close()
+
+
+class _Closed(Exception):
+    """The server has closed the connection. Until all of the request is sent, it does nothing with it."""
+
+    def __init__(self, cause: Exception, is_sent: bool) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.is_sent = is_sent
 
 
 class _Deadline:
@@ -128,15 +155,21 @@ class _Deadline:
 class _Connection(http.client.HTTPConnection):
     """A connection with one deadline for all of its operations."""
 
-    def __init__(self, host: str, port: int | None, tls: ssl.SSLContext | None) -> None:
-        super().__init__(host, port or (443 if tls else 80))
+    def __init__(self, lookup: Lookup, tls: ssl.SSLContext | None) -> None:
+        super().__init__(lookup.host, lookup.port)
         self.deadline = _Deadline()
+        self._lookup = lookup
         self._tls = tls
+
+    def is_open(self) -> bool:
+        """Whether another request can be sent, as far as it is known here."""
+        opened: Any = self.sock
+        return opened is not None and not opened.has_input()
 
     def connect(self) -> None:
         """Connects to the first address that accepts."""
         failure: OSError = TimeoutError("timed out")
-        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _, address in self._lookup.addresses(self.deadline.left()):
             opened = socket.socket(family, kind, protocol)
             try:
                 opened.settimeout(self.deadline.left())
@@ -166,6 +199,14 @@ class _Socket:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Reader(self._opened, self._deadline))
+
+    def has_input(self) -> bool:
+        """Whether something can be read. Between two requests, this is the end of the connection."""
+        if not hasattr(select, "poll"):
+            return bool(select.select([self._opened], [], [], 0)[0])  # Windows.
+        poll = select.poll()
+        poll.register(self._opened, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         self._opened.close()

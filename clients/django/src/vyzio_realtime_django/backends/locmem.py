@@ -13,6 +13,12 @@ events: list[Event] = []
 calls: list[tuple[str, Mapping[str, Any]]] = []
 # The next errors: each publication or call raises one, until none is left.
 failures: list[RealtimeError] = []
+# The new ids in the answers to requests.
+NEW_IDS = {
+    "chat.conversations.create": "conversation_id",
+    "chat.messages.send": "message_id",
+    "users.erase": "erasure_id",
+}
 _ids = itertools.count(1)
 
 
@@ -31,5 +37,7 @@ class Backend:
         if failures:
             raise failures.pop(0)
         calls.append((subject, body))
-        new = {"chat.conversations.create": "conversation_id", "chat.messages.send": "message_id"}.get(subject)
-        return {**body, **({new: next(_ids)} if new else {})}
+        if subject.startswith("notify.preferences."):
+            changes = {name: body[name] for name in ("types", "quiet") if name in body}
+            return {"types": {}, "quiet": None, "defaults": {}, "mandatory": [], **changes}
+        return {**body, **({NEW_IDS[subject]: next(_ids)} if subject in NEW_IDS else {})}

@@ -27,7 +27,7 @@ log = logging.getLogger("vyzio_realtime")
 
 
 class Backend:
-    """The subjects `events.>`, `chat.>`, `sessions.revoke` and `users.erase`."""
+    """The subjects of events and of `ROUTES`."""
 
     def __init__(self) -> None:
         self._reset()

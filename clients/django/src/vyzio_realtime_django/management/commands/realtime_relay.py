@@ -10,9 +10,10 @@ import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, close_old_connections
+from django.db import DEFAULT_DB_ALIAS, Error, close_old_connections
 
 from ... import outbox
+from ...retention import prune
 
 log = logging.getLogger("vyzio_realtime")
 
@@ -35,7 +36,7 @@ class Command(BaseCommand):
             self._forever(options["database"])
             return
         done = outbox.relay(options["database"])
-        outbox.prune(options["database"])
+        prune(options["database"])
         self.stdout.write(f"{done.sent} published, {done.errors} errors")
         if done.error is not None:
             raise CommandError(str(done.error))
@@ -52,8 +53,8 @@ class Command(BaseCommand):
                 failures = failures + 1 if outbox.relay(database).error is not None else 0
                 if time.monotonic() >= prune_at:
                     prune_at = time.monotonic() + PRUNING
-                    outbox.prune(database)
-            except DatabaseError:
+                    prune(database)
+            except Error:  # Also InterfaceError, which is no DatabaseError.
                 log.exception("the relay can't read its outbox")
                 failures += 1
             pause = outbox.pause_after(failures) if failures else INTERVAL * random.uniform(0.9, 1.1)

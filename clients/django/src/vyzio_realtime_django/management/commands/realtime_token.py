@@ -22,7 +22,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         users = get_user_model()._default_manager
         name = options["user"]
-        user = users.filter(pk=int(name)).first() if name.isdigit() else None
+        user = users.filter(pk=int(name)).first() if name.isdecimal() else None
         user = user or users.filter(**{get_user_model().USERNAME_FIELD: name}).first()
         if user is None:
             raise CommandError(f"there is no user {name}")

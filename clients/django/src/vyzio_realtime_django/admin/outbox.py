@@ -11,8 +11,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.timesince import timesince
 
-from . import outbox
-from .models import Outbox, Received
+from .. import outbox
+from ..models import Outbox, Received
 
 if TYPE_CHECKING:
     OutboxBase = admin.ModelAdmin[Outbox]
@@ -61,7 +61,7 @@ class OutboxAdmin(OutboxBase):
             return "given up"
         return "due" if row.due_at <= timezone.now() else "waiting"
 
-    @admin.action(description="Publish now")
+    @admin.action(description="Publish now", permissions=["publish"])
     def publish_now(self, request: HttpRequest, rows: QuerySet[Outbox]) -> None:
         """Tries these rows, even if the relay has given them up."""
         alias = router.db_for_write(Outbox)
@@ -70,6 +70,10 @@ class OutboxAdmin(OutboxBase):
         level = messages.SUCCESS if done.sent == len(ids) else messages.WARNING
         reason = f": {done.error}" if done.error else ""
         self.message_user(request, f"{done.sent} of {len(ids)} published{reason}", level)
+
+    def has_publish_permission(self, request: HttpRequest) -> bool:
+        """Rows can't be changed, but those who may change rows may publish them."""
+        return super().has_change_permission(request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
