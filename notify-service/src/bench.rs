@@ -4,7 +4,8 @@
 use crate::{
     catalogue::Catalogue,
     inboxes::chat_ops,
-    plan::{Inbox, Known, Op, Plan, Reached, collapse},
+    ops::{Op, collapse},
+    plan::{Inbox, Known, Plan, Reached},
 };
 use contract::{ConversationId, NotificationId, Timestamp, UserId, chat::LogEntry};
 use std::hint::black_box;

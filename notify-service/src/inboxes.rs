@@ -4,9 +4,8 @@
 mod marks;
 
 use crate::catalogue::{Catalogue, fluent_id};
-use crate::plan::{
-    self, Changes, Inbox, InboxUpdate, Known, Membership, Moved, Mute, Op, OpKind, Plan, Step,
-};
+use crate::ops::{Membership, Moved, Mute, Op, OpKind, Step, collapse};
+use crate::plan::{Changes, Inbox, InboxUpdate, Known, Plan};
 use crate::steps::Steps;
 use crate::store::{self, telling::Outgoing};
 use contract::{
@@ -322,7 +321,7 @@ impl Inboxes {
     }
 
     async fn store(&self, ops: &[Op]) -> Result<Changes, StoreError> {
-        let (catalogue, steps) = (self.catalogue(), plan::collapse(ops));
+        let (catalogue, steps) = (self.catalogue(), collapse(ops));
         let mut users: Vec<i64> = ops.iter().map(|op| op.user.get()).collect();
         users.sort_unstable();
         users.dedup();
@@ -476,7 +475,7 @@ fn message_ops(message: contract::chat::Stored, cause: Option<TraceParent>) -> i
     let moved = Moved { conversation, message: message.message_id, seq, marker: None };
     let sent = Op { user: message.sender_id, kind: OpKind::Read(moved), cause };
     let sent = (!message.system).then_some(sent);
-    let received = Arc::new(crate::plan::Received {
+    let received = Arc::new(crate::ops::Received {
         key: format!("msg:{}", message.message_id),
         conversation,
         message: message.message_id,

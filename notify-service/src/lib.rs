@@ -18,6 +18,7 @@ pub mod event;
 mod fetch;
 mod inboxes;
 mod message_ops;
+mod ops;
 mod outbox;
 mod pace;
 mod plan;

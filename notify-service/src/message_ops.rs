@@ -5,7 +5,7 @@ use crate::{
     chat_events::Wanted,
     event::{self, Delivery, Unusable},
     inboxes::{StoreError, chat_ops},
-    plan::{Op, OpKind},
+    ops::{Op, OpKind},
     store::telling::Outgoing,
     streams::Source,
 };

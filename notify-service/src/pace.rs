@@ -3,7 +3,7 @@
 //! A held message is not acknowledged, so nothing is lost if the process ends: NATS delivers it to another replica. What
 //! is held here is only an estimate that saves transactions. [`crate::plan`] decides by the stored notifications.
 
-use crate::plan::{Membership, SUPERSEDE_INTERVAL};
+use crate::{ops::Membership, plan::SUPERSEDE_INTERVAL};
 use std::collections::HashMap;
 use tokio::time::Instant;
 

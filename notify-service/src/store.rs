@@ -52,7 +52,10 @@ pub use presence::{
     PresenceRow, Telling, came, forget_undecided, presences, seen, set_hidden, tell, told_online,
 };
 
-use crate::plan::{Inbox, LastRead, Membership, Reached};
+use crate::{
+    ops::Membership,
+    plan::{Inbox, LastRead, Reached},
+};
 use contract::{
     ConversationId, Lang, NotificationId, Seq, UserId,
     ids::InvalidId,

@@ -1,9 +1,11 @@
 //! Migrations, failovers, roles, TLS and a pooler of Postgres.
 
+use crate::events_out::Events;
 use e2e::{Kind, Options, Stack, eventually};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use std::{
+    collections::HashMap,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
     process::Output,
@@ -137,9 +139,17 @@ async fn services_work_behind_a_pooler_in_transaction_mode() {
     if !has_programs(&["psql", "pgbouncer"]) {
         return;
     }
-    let options =
-        Options { counts: [1, 2, 2, 1], own_postgres: true, roles: true, pooled: true, ..Options::default() };
-    let mut stack = Stack::with(options).await;
+    let env = vec![("REMINDERS", "push:5s/7d:settle".to_owned())];
+    let counts = [1, 2, 2, 1];
+    let mut stack = Stack::with(Options {
+        counts,
+        env,
+        own_postgres: true,
+        roles: true,
+        pooled: true,
+        ..Options::default()
+    })
+    .await;
     let users = 1..=8_i64;
     let mut conversations = Vec::new();
     for user in users.clone() {
@@ -168,6 +178,28 @@ async fn services_work_behind_a_pooler_in_transaction_mode() {
         (!page["items"].as_array()?.is_empty()).then_some(())
     };
     eventually("a notification", notified).await;
+    // Work in the background: reminders, and an erasure.
+    let mut last = Vec::new();
+    for (user, id) in (1..=8_i64).zip(&conversations) {
+        let path = format!("/api/conversations/{id}/messages");
+        last.push(stack.post(&path, user, json!({"message": "unread"})).await.expect(201));
+    }
+    let mut reminders = Events::of(&stack, "notify.reminder", "reminderForBackends").await;
+    let mut reminded = HashMap::new();
+    while reminded.len() < last.len() {
+        let reminder = reminders.next().await;
+        // On a slow machine, an earlier message may also have been unread for 5 s.
+        if last.iter().any(|last| last["message_id"] == reminder["items"][0]["data"]["message_id"]) {
+            let twice = reminded.insert(reminder["user_id"].as_i64(), reminder["event_id"].clone());
+            assert_eq!(twice, None, "{reminder}");
+        }
+    }
+    let read = json!({"message_id": last[0]["message_id"]});
+    stack.post(&format!("/api/conversations/{}/read", conversations[0]), 101, read).await.expect(204);
+    let mut settled = Events::of(&stack, "notify.settled", "settledForBackends").await;
+    while settled.next().await["reminders"] != json!([reminded[&Some(101)]]) {}
+    stack.request("users.erase", &json!({"user_id": 102})).await.unwrap();
+    assert_eq!(Events::of(&stack, "users.erased", "erased").await.next().await["user_id"], 102);
     for kind in [Kind::Chat, Kind::Notify] {
         stack.kill(kind, 0).await;
         stack.restart(kind, 0);

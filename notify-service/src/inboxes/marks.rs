@@ -2,7 +2,8 @@
 
 use super::{Inboxes, StoreError};
 use crate::{
-    plan::{Changes, Inbox, InboxUpdate, LastRead, Membership},
+    ops::Membership,
+    plan::{Changes, Inbox, InboxUpdate, LastRead},
     settled,
     store::{self, DecisionPlace, Marked, SettledRow, telling},
 };

@@ -1,7 +1,10 @@
 //! Invariants of [`super::Plan`].
 
 use super::*;
+use crate::ops::collapse;
+use contract::MessageId;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 const USERS: i64 = 3;
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     catalogue::Catalogue,
     event::Delivery,
-    plan::{Moved, Mute, Op, OpKind, Received},
+    ops::{Moved, Mute, Op, OpKind, Received},
     preferences,
     steps::Steps,
 };

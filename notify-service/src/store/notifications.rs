@@ -1,7 +1,10 @@
 //! The queries of notifications.
 
 use super::{Command, bind_inboxes, membership, valid};
-use crate::plan::{Added, Inbox, Membership, MessageSummary, UnreadMessages};
+use crate::{
+    ops::Membership,
+    plan::{Added, Inbox, MessageSummary, UnreadMessages},
+};
 use contract::{NotificationId, Seq, UserId, notify::Notification};
 use serde_json::value::RawValue;
 use service::postgres;

@@ -5,7 +5,7 @@ use crate::{
     catalogue::Catalogue,
     event::Notice,
     inboxes::Inboxes,
-    plan::{Moved, Op, OpKind, Received},
+    ops::{Moved, Op, OpKind, Received},
 };
 use contract::{MessageId, notify::MarkNotification};
 use service::{Bus, config};

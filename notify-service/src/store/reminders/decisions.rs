@@ -1,7 +1,7 @@
 //! The queries that decide about reminders.
 
 use super::Scope;
-use crate::plan::{Membership, Mute};
+use crate::ops::{Membership, Mute};
 use contract::chat::MutedUntil;
 use service::postgres;
 use sqlx::{FromRow, PgConnection, PgExecutor};

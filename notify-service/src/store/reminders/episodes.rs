@@ -1,7 +1,7 @@
 //! The queries that end, shorten and forget episodes. An episode lasts from the first unread message of a conversation, or
 //! from a notification, until it is read.
 
-use crate::plan::Membership;
+use crate::ops::Membership;
 use contract::NotificationId;
 use service::postgres;
 use sqlx::{FromRow, PgConnection};
