@@ -144,11 +144,11 @@ impl Kinds {
         }
         let data = send.data.as_ref().ok_or_else(|| invalid("\"data\" is missing"))?;
         let mut value = parsed(data)?;
-        if by == Origin::Users {
+        if !send.system {
             kind.round(&mut value);
-            if let Some(create) = &kind.create {
-                fits(create, &value, "/x-vyzio/create")?;
-            }
+        }
+        if let Some(create) = kind.create.as_ref().filter(|_| by == Origin::Users) {
+            fits(create, &value, "/x-vyzio/create")?;
         }
         let (data, text) = kind.accept(&value)?;
         let message = match text {

@@ -42,6 +42,8 @@ pub fn deadletters() -> Config {
         discard: DiscardPolicy::Old,
         max_age: Duration::from_secs(30 * 24 * 3_600),
         max_bytes: GIB,
+        // So that an endpoint of webhooks that is away for long leaves room for the others.
+        max_messages_per_subject: 100_000,
         // A replica may end after it stored a dead letter and before it acknowledged the event, and the next replica
         // may start late.
         duplicate_window: Duration::from_secs(3_600),

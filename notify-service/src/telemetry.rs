@@ -81,6 +81,10 @@ pub const METRICS: &[Metric] = &[
         "Deliveries of webhooks, by endpoint and outcome: delivered, failed (to be retried) or dead.",
     ),
     Metric::gauge("webhook_lag", "Events that an endpoint has not received, by endpoint."),
+    Metric::gauge(
+        "webhook_retrying",
+        "Of these, those being delivered or waiting for another attempt, by endpoint; at most 50,000.",
+    ),
     Metric::counter(
         "presence_events_dropped_total",
         "Changes of presence put off because too many had not settled; a comparison finds them.",

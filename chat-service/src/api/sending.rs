@@ -1,7 +1,11 @@
 //! Messages that users and backends send.
 
 use super::Api;
-use crate::{error::invalid, kinds::Origin, store};
+use crate::{
+    error::invalid,
+    kinds::{Kinds, Origin},
+    store,
+};
 use contract::chat::{Message, Send, SendBatch, SendOne, Sent, StoreOne, StoredOne};
 use contract::{Refusal, Request, frames, limits, text::display_name};
 use futures_util::future::join_all;
@@ -32,9 +36,9 @@ impl Api {
         let sends = batch.sends.into_iter().zip(spans).zip(deadlines);
         let kinds = self.rules.kinds.get();
         let sent = sends.map(async |((send, span), deadline)| {
-            let send = match kinds.check(send, Origin::Users) {
+            let send = match self.check(&kinds, send, Origin::Users).await {
                 Ok(send) => send,
-                Err(refusal) => return Sent::Refused(refusal),
+                Err(sent) => return sent,
             };
             let stored = timeout(BATCH_PATIENCE, self.lanes.store(send, span, deadline)).await;
             stored.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
@@ -47,6 +51,24 @@ impl Api {
             sent => sent,
         };
         Ok(sent.into_iter().map(brief).collect())
+    }
+
+    /// Checks a send against its kind. A kind may have changed since a message was stored: then a repeat of the send
+    /// does not fit, and returns the message. In that case, or if it is refused, returns the answer.
+    async fn check(&self, kinds: &Kinds, send: Send, by: Origin) -> Result<Send, Sent> {
+        let key = (send.conversation_id, send.sender_id);
+        let client_id = send.client_id.clone().filter(|_| send.kind.is_some());
+        let refused = match kinds.check(send, by) {
+            Ok(send) => return Ok(send),
+            Err(refusal) => refusal,
+        };
+        let Some(client_id) = client_id else { return Err(Sent::Refused(refused)) };
+        let stored = store::sent(&self.pool, key.0, key.1, &client_id).await;
+        match stored.map_err(|error| refusal("look for a repeated message", &error)) {
+            Ok(Some(message)) => Err(Sent::Repeated(message)),
+            Ok(None) => Err(Sent::Refused(refused)),
+            Err(refusal) => Err(Sent::Refused(refusal)),
+        }
     }
 
     /// Adds the fields of changes to repeated messages. The query that stores messages leaves them out, because few
@@ -103,9 +125,14 @@ impl Api {
             reply_to: send.reply_to,
             system: send.system,
         };
-        let send = self.rules.kinds.get().check(send, Origin::Backends)?;
-        let span = Span::under(trace::current(), "store", Kind::Internal);
-        let mut sent = [self.lanes.store(send, span, deadline()).await];
+        let kinds = self.rules.kinds.get();
+        let mut sent = [match self.check(&kinds, send, Origin::Backends).await {
+            Ok(send) => {
+                let span = Span::under(trace::current(), "store", Kind::Internal);
+                self.lanes.store(send, span, deadline()).await
+            }
+            Err(sent) => sent,
+        }];
         self.as_now(&mut sent).await;
         let [sent] = sent;
         match sent {

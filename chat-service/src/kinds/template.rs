@@ -23,6 +23,8 @@ enum Part {
         in_cents: bool,
         /// Whether the property is a time.
         is_time: bool,
+        /// Whether the schema lists the values, so that they may have labels. Others are words of users.
+        is_listed: bool,
     },
 }
 
@@ -48,9 +50,12 @@ impl Template {
             let required =
                 schema["required"].as_array().is_some_and(|names| names.iter().any(|name| name == property));
             ensure!(required, "{{{placeholder}}}: no required property has this name");
-            let is_time = schema["properties"][property]["format"] == "date-time";
+            let of = &schema["properties"][property];
+            ensure!(!in_cents || of["type"] == "integer", "{{{placeholder}}}: it is no integer");
+            let is_time = of["format"] == "date-time";
+            let is_listed = of.get("enum").or(of.get("const")).is_some();
             parts.push(Part::Text(before.to_owned()));
-            parts.push(Part::Value { property: property.to_owned(), in_cents, is_time });
+            parts.push(Part::Value { property: property.to_owned(), in_cents, is_time, is_listed });
             rest = after;
         }
         parts.push(Part::Text(rest.to_owned()));
@@ -66,8 +71,8 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(fixed) => text.push_str(fixed),
-                Part::Value { property, in_cents, is_time } => {
-                    text.push_str(&self.shown(&data[property], *in_cents, *is_time));
+                Part::Value { property, in_cents, is_time, is_listed } => {
+                    text.push_str(&self.shown(&data[property], *in_cents, *is_time, *is_listed));
                 }
             }
         }
@@ -76,10 +81,11 @@ impl Template {
         line.trim().to_owned()
     }
 
-    fn shown(&self, value: &Value, in_cents: bool, is_time: bool) -> String {
+    fn shown(&self, value: &Value, in_cents: bool, is_time: bool, is_listed: bool) -> String {
         match value {
             Value::String(text) if is_time => self.time(text),
-            Value::String(text) => self.labels.get(text).unwrap_or(text).clone(),
+            Value::String(text) if is_listed => self.labels.get(text).unwrap_or(text).clone(),
+            Value::String(text) => text.clone(),
             Value::Number(number) if in_cents => {
                 number.as_i64().map_or_else(|| number.to_string(), |n| self.cents(n))
             }

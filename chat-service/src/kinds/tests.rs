@@ -106,6 +106,10 @@ fn built_in_kinds_have_readable_texts_in_both_languages() {
             assert_eq!(check(&built_in(lang), kind, value.clone(), Origin::Backends).unwrap().0, text);
         }
     }
+    // A label is for values that the schema lists, not for the words of a user.
+    let at = json!({"starts_at": "2026-12-01T14:30:00Z", "place": "accepted", "state": "accepted"});
+    let text = check(&built_in("fr"), "appointment", at, Origin::Backends).unwrap().0;
+    assert_eq!(text, "Rendez-vous : 01/12/2026 à 14:30, accepted (accepté)");
 }
 
 #[test]
@@ -132,15 +136,17 @@ fn users_send_only_what_they_may() {
 fn the_position_of_a_user_is_rounded_and_data_have_one_form() {
     let kinds = built_in("fr");
     let position = json!({"latitude": 48.858_370_1, "longitude": 2.294_481_3});
-    let (text, stored) = check(&kinds, "location", position.clone(), Origin::Users).unwrap();
-    assert_eq!(
-        (text.as_str(), stored.as_str()),
-        ("Position : 48.8584, 2.2945", r#"{"latitude":48.8584,"longitude":2.2945}"#)
-    );
-    assert_eq!(
-        check(&kinds, "location", position.clone(), Origin::Backends).unwrap().1,
-        position.to_string()
-    );
+    // Also if a backend sends it in the user's name.
+    for by in [Origin::Users, Origin::Backends] {
+        let (text, stored) = check(&kinds, "location", position.clone(), by).unwrap();
+        assert_eq!(
+            (text.as_str(), stored.as_str()),
+            ("Position : 48.8584, 2.2945", r#"{"latitude":48.8584,"longitude":2.2945}"#)
+        );
+    }
+    let of_the_system = Send { system: true, ..send("location", "", &position) };
+    let sent = kinds.check(of_the_system, Origin::Backends).unwrap();
+    assert_eq!(sent.data.unwrap().get(), position.to_string());
     // A repeated name is stored once, with the value that was checked.
     let twice =
         RawValue::from_string(r#"{ "latitude": 1, "longitude": 2, "latitude": 3 }"#.to_owned()).unwrap();
@@ -184,6 +190,7 @@ fn a_broken_file_is_refused_with_its_reason() {
         ("poll.json", schema(json!({"x-vyzio": {"send": ["everyone"]}})), "unknown variant"),
         ("poll.json", schema(json!({"x-vyzio": {"create": {"type": 5}}})), "x-vyzio/create"),
         ("poll.json", text("{b}: x"), "{b}: no required property"),
+        ("poll.json", text("x {a/100}"), "{a/100}: it is no integer"),
         ("poll.json", text("x {a"), "no end"),
         ("poll.json", text("{a} {a}"), "only placeholders"),
         ("poll.json", large, "larger than"),

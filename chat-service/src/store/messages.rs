@@ -1,13 +1,13 @@
 //! Messages: storing batches and reading pages.
 
 use super::{People, id, time_of, timestamp};
-use contract::{ConversationId, Deadline, MessageId};
+use contract::{ConversationId, Deadline, MessageId, UserId};
 use contract::{
     chat::{Data, DeletedBy, Message, Send},
     log::Range,
 };
 use serde_json::value::RawValue;
-use service::postgres;
+use service::postgres::{self, Pool};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -213,6 +213,27 @@ pub async fn messages(
     .fetch_all(db)
     .await?;
     rows.iter().map(message).collect()
+}
+
+/// The message that a user has sent with a `client_id`.
+pub async fn sent(
+    db: &Pool,
+    conversation: ConversationId,
+    sender: UserId,
+    client_id: &str,
+) -> sqlx::Result<Option<Message>> {
+    let row = postgres::query(
+        "select * from messages where conversation_id = $1 and sender_id = $2 and client_id = $3",
+    )
+    .bind(conversation.get())
+    .bind(sender.get())
+    .bind(client_id)
+    .fetch_optional(db)
+    .await?;
+    let Some(mut message) = row.as_ref().map(message).transpose()? else { return Ok(None) };
+    let members = super::members(db, conversation, None).await?;
+    message.is_read = members.is_read(&message);
+    Ok(Some(message))
 }
 
 pub fn message(row: &PgRow) -> sqlx::Result<Message> {

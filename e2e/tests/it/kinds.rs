@@ -346,7 +346,8 @@ async fn the_files_of_kinds_and_texts_are_used_and_loaded_again() {
     let path = messages(conversation);
     let poll = |property: &str| json!({"message": "Une question", "kind": "poll", "data": {property: "x"}});
     // A silent message is unread, but causes no notification. The next one counts both.
-    stack.post(&path, ADA, poll("question")).await.expect(201);
+    let asked = merged(poll("question"), json!({"client_id": "poll-1"}));
+    let first = stack.post(&path, ADA, asked.clone()).await.expect(201);
     stack.post(&path, ADA, offer("open")).await.expect(201);
     let notified = eventually("a notification", async || {
         stack.get("/api/notifications", BEN).await["items"].get(0).cloned()
@@ -371,5 +372,7 @@ async fn the_files_of_kinds_and_texts_are_used_and_loaded_again() {
     stack.signal(Kind::Chat, 0, Signal::Hup);
     eventually("the new schema", async || (schema_of().await == "subject").then_some(())).await;
     stack.call("POST", &path, ADA, Some(poll("question"))).await.expect_problem(400, "invalid_message");
+    // The message was stored before the schema changed.
+    assert_eq!(stack.post(&path, ADA, asked).await.expect(200), first);
     stack.post(&path, ADA, poll("subject")).await.expect(201);
 }

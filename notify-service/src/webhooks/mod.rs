@@ -21,7 +21,7 @@ use async_nats::{
     },
 };
 use contract::{
-    notify::EVENT_TYPE_HEADER,
+    notify::{EVENT_TYPE_HEADER, REPLAY_OF_HEADER},
     streams::{EVENTS_OUT_STREAM, WEBHOOK_PREFIX},
 };
 use delivery::{Delivery, Outcome};
@@ -44,7 +44,7 @@ const IN_FLIGHT: usize = 16;
 const PENDING: i64 = 50_000;
 /// Time for which a request for events waits at NATS.
 const FETCH_WAIT: Duration = Duration::from_secs(5);
-/// Interval of the measurements of `webhook_lag`.
+/// Interval of the measurements of `webhook_lag` and `webhook_retrying`.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// Delay after a dead letter could not be stored.
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(30);
@@ -262,7 +262,8 @@ impl Webhook {
         let mut headers = HeaderMap::new();
         if let Some(delivery) = delivery {
             headers.insert(EVENT_TYPE_HEADER, delivery.kind.as_str());
-            headers.insert("Nats-Msg-Id", delivery.id.as_str());
+            // Not as `Nats-Msg-Id`: then the dead letter of a replay would be a repeat of the one that was replayed.
+            headers.insert(REPLAY_OF_HEADER, format!("id:{}", delivery.id));
         }
         let place = message.info().map(|info| {
             let at = info.published.unix_timestamp_nanos();
@@ -308,7 +309,9 @@ impl Webhook {
             };
             if let Ok(info) = stream.consumer_info(self.consumer()).await {
                 let lag = info.num_pending + info.num_ack_pending as u64;
-                metrics::gauge!("webhook_lag", "endpoint" => self.endpoint.name.clone()).set(lag as f64);
+                let gauge = |name| metrics::gauge!(name, "endpoint" => self.endpoint.name.clone());
+                gauge("webhook_lag").set(lag as f64);
+                gauge("webhook_retrying").set(info.num_ack_pending as f64);
             }
         }
     }
