@@ -2,7 +2,7 @@
 
 use crate::store::reports as store;
 use anyhow::Context;
-use contract::chat::Reported;
+use contract::chat::{ReportMade, Reported};
 use service::{
     Bus,
     postgres::{self, Pool},
@@ -56,7 +56,8 @@ pub async fn publish_stale(bus: &Bus, pool: &Pool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// JetStream drops a report that is repeated within minutes. Later, consumers recognise a repeat by its `report_id`.
+/// JetStream drops a report that is repeated within minutes. Later, consumers recognise a repeat by its `event_id`.
 async fn publish_to_stream(bus: &Bus, reported: &Reported) -> anyhow::Result<()> {
-    bus.store(reported, &format!("report-{}", reported.report_id)).await
+    let event = ReportMade::from(reported.clone());
+    bus.store(&event, &event.event_id).await
 }

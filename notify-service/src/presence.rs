@@ -20,6 +20,8 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
+/// Maximum number of publications of a state that keeps changing.
+const PUBLICATIONS: usize = 8;
 /// Maximum number of users in one statement.
 const BATCH: usize = 1_000;
 /// Pause between two statements that remove times, so that other transactions don't wait for long.
@@ -122,7 +124,7 @@ impl PresenceStore {
         let hidden = !shown;
         let write = async || Ok(store::set_hidden(self.inboxes.pool(), user_id, hidden).await?);
         self.inboxes.with_retry(write).await.map_err(|error| refusal(&error))?;
-        let is_present = self.publish_hidden(user_id, hidden).await;
+        let is_present = self.publish_hidden(user_id).await;
         // At once: otherwise, the next event would say when a user who hides left.
         if let Err(error) = self.tell(vec![Settled { user_id, is_present, at: Timestamp::now() }]).await {
             tracing::warn!(error = chain(&error), "tell backends who hides; told with the next change");
@@ -133,16 +135,35 @@ impl PresenceStore {
     /// Tells the gateways that nothing is stored about a user any longer, who was erased.
     pub async fn erased(&self, user: UserId) {
         if self.present.is_some() {
-            self.publish_hidden(user, self.inboxes.hides_by_default()).await;
+            self.publish_hidden(user).await;
         }
     }
 
-    /// Tells the gateways whether a user hides. Returns whether the user is present.
-    async fn publish_hidden(&self, user_id: UserId, hidden: bool) -> bool {
+    /// Tells the gateways whether a user hides. It is read again after it was published, so that of concurrent changes,
+    /// the last one to publish publishes the final state. Returns whether the user is present.
+    async fn publish_hidden(&self, user_id: UserId) -> bool {
         let online = self.present.as_ref().is_some_and(|present| present.is_present(user_id));
-        let news = UserNews { user_id, kind: UserNewsKind::Hidden { hidden, online } };
-        if let Err(error) = self.inboxes.bus().publish(&news).await {
-            tracing::warn!(error = format!("{error:#}"), "publish who hides; gateways read it later");
+        let mut published = None;
+        for _ in 0..PUBLICATIONS {
+            let publish = async {
+                let stored = store::presences(self.inboxes.pool(), &[user_id.get()]).await?;
+                let hidden = self.hides(stored.get(&user_id).copied().unwrap_or_default());
+                if published != Some(hidden) {
+                    let news = UserNews { user_id, kind: UserNewsKind::Hidden { hidden, online } };
+                    self.inboxes.bus().publish(&news).await?;
+                    self.inboxes.bus().client().flush().await?;
+                }
+                anyhow::Ok(hidden)
+            };
+            match publish.await {
+                Ok(hidden) if published.replace(hidden) == Some(hidden) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "publish who hides; gateways read it later");
+                    break;
+                }
+            }
         }
         online
     }
@@ -167,6 +188,7 @@ impl PresenceStore {
                 event_id: event_id.clone(),
                 occurred_at: times.get(&user_id).copied().unwrap_or_else(Timestamp::now),
                 presence: UserPresence { user_id, online, last_seen },
+                change: number,
             };
             let event = Outgoing::new(&event_id, &event);
             Ok(event.map_err(|error| sqlx::Error::Encode(error.into()))?.about(user_id))

@@ -45,6 +45,8 @@ pub struct Reminders<P> {
     inboxes: Inboxes,
     /// Whether a user is present.
     is_present: P,
+    /// Whether `is_present` can be relied on.
+    is_settled: Box<dyn Fn() -> bool + Send + Sync>,
     /// Of each step.
     progress: Vec<Progress>,
 }
@@ -73,13 +75,16 @@ pub struct Swept {
     pub issued: usize,
     /// Whether there may be more to do.
     pub is_full: bool,
+    /// Whether it was this replica's turn, and it stored what it decided.
+    is_stored: bool,
 }
 
 /// Sweeps until the token is cancelled. Without `presence`, all users are away.
 pub async fn run(inboxes: Inboxes, presence: Option<Presence>, shutdown: CancellationToken) {
     let known = presence.clone();
     let is_present = move |user| known.as_ref().is_some_and(|presence| presence.is_present(user));
-    let reminders = Reminders::new(inboxes, is_present);
+    let is_settled = move || presence.as_ref().is_none_or(Presence::is_settled);
+    let reminders = Reminders::new(inboxes, is_present, is_settled);
     let (mut tick, mut measure) = (tokio::time::interval(INTERVAL), tokio::time::interval(MEASURE_INTERVAL));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,8 +97,7 @@ pub async fn run(inboxes: Inboxes, presence: Option<Presence>, shutdown: Cancell
                         reminders.prepare().await?;
                         is_prepared = true;
                     }
-                    // Until then, a user who seems to be away may be present.
-                    if presence.as_ref().is_none_or(Presence::is_settled) {
+                    if (reminders.is_settled)() {
                         reminders.sweep_all().await;
                     }
                     Ok(())
@@ -142,10 +146,14 @@ impl Outcome {
 }
 
 impl<P: Fn(UserId) -> bool> Reminders<P> {
-    pub fn new(inboxes: Inboxes, is_present: P) -> Self {
+    pub fn new(
+        inboxes: Inboxes,
+        is_present: P,
+        is_settled: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
         let start = || Progress { checked: AtomicI64::default(), rows: AtomicI64::new(ROWS) };
         let progress = inboxes.steps().iter().map(|_| start()).collect();
-        Self { inboxes, is_present, progress }
+        Self { inboxes, is_present, is_settled: Box::new(is_settled), progress }
     }
 
     /// Lets new steps begin now.
@@ -171,8 +179,13 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
     async fn sweep_step(&self, index: usize) -> Result<(), StoreError> {
         for _ in 0..SWEEPS {
             let swept = self.inboxes.with_retry(async || self.sweep(index, None).await).await;
-            self.progress[index].learn(swept.as_ref().err().is_some_and(StoreError::is_slow));
-            let Swept { issued, is_full } = swept?;
+            if swept.as_ref().is_err_and(StoreError::is_slow) {
+                self.progress[index].shrink();
+            }
+            let Swept { issued, is_full, is_stored } = swept?;
+            if is_stored {
+                self.progress[index].grow();
+            }
             if issued > 0 {
                 self.inboxes.wake_publisher();
             }
@@ -215,7 +228,7 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
         let is_idle = fresh.is_empty() && again.is_empty() && left.users.is_empty();
         if is_idle && scope.since - upto <= LAG {
             progress.checked.store(left.checked, Ordering::Relaxed);
-            return Ok(Swept { issued: 0, is_full: left.checked > 0 });
+            return Ok(Swept { is_full: left.checked > 0, ..Swept::default() });
         }
         let mut tx = pool.begin().await?;
         if !store::lock_sweep(&mut tx, &step.name, upto).await? {
@@ -240,6 +253,11 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
             _ => scope.since,
         };
         store::advance_sweep(&mut tx, &step.name, upto).await?;
+        // If this process was suspended since the decisions, those who seem to be away may be present.
+        if !(self.is_settled)() {
+            tx.rollback().await?;
+            return Ok(Swept::default());
+        }
         tx.commit().await?;
         let checked = left.users.iter().find(|user| !is_done(user)).map_or(left.checked, |user| user - 1);
         progress.checked.store(checked, Ordering::Relaxed);
@@ -247,7 +265,7 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
         let is_full = [fresh.len(), again.len()].iter().any(|number| *number as i64 >= found)
             || checked > 0
             || again.iter().chain(fresh.iter().map(|(user, _)| user)).any(|user| !is_done(user));
-        Ok(Swept { issued: decided.issued, is_full })
+        Ok(Swept { issued: decided.issued, is_full, is_stored: true })
     }
 
     /// The users who have left among a part of those who are waited for.
@@ -278,11 +296,14 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
 }
 
 impl Progress {
-    /// Makes the next sweep smaller after one that was too slow, and larger after others.
-    fn learn(&self, is_slow: bool) {
-        let rows = self.rows.load(Ordering::Relaxed);
-        let rows = if is_slow { rows / 2 } else { rows * 2 };
-        self.rows.store(rows.clamp(1, ROWS), Ordering::Relaxed);
+    /// Makes the next sweep smaller, after one that was too slow.
+    fn shrink(&self) {
+        self.rows.store((self.rows.load(Ordering::Relaxed) / 2).max(1), Ordering::Relaxed);
+    }
+
+    /// Makes the next sweep larger, after one that was not too slow.
+    fn grow(&self) {
+        self.rows.store((self.rows.load(Ordering::Relaxed) * 2).min(ROWS), Ordering::Relaxed);
     }
 }
 

@@ -68,15 +68,23 @@ pub async fn blocked_pairs(
     blocked.into_iter().map(|(user, other)| Ok((id(user)?, id(other)?))).collect()
 }
 
-/// Those of these users who share a conversation with a user, in ascending order.
+/// Those of these users who share a conversation with a user, in ascending order. Looks through the conversations of
+/// the user if there are at most 1,000, otherwise of the others: of a buyer and a large shop, those of the buyer.
 pub async fn sharing(db: impl PgExecutor<'_>, user: UserId, others: &[i64]) -> sqlx::Result<Vec<i64>> {
     postgres::query_scalar(
-        "select o.user_id from (select distinct unnest($2::bigint[]) as user_id) o
-         where o.user_id <> $1 and exists (
-             select from participants p
-             join participants own on own.conversation_id = p.conversation_id and own.user_id = $1
-             where p.user_id = o.user_id
-         ) order by o.user_id",
+        // `offset 0` makes Postgres look up each conversation, whatever it knows of the table.
+        "with own as materialized (select conversation_id from participants where user_id = $1 limit 1001)
+         select o.user_id from (select distinct unnest($2::bigint[]) as user_id) o
+         where o.user_id <> $1 and case when (select count(*) from own) <= 1000
+             then o.user_id in (select p.user_id from own join participants p using (conversation_id))
+             else exists (
+                 select from participants p
+                 where p.user_id = o.user_id and exists (
+                     select from participants mine
+                     where mine.conversation_id = p.conversation_id and mine.user_id = $1 offset 0
+                 ) offset 0
+             ) end
+         order by o.user_id",
     )
     .bind(user.get())
     .bind(others)

@@ -18,10 +18,13 @@ use testkit::{Reads, reads_at_most};
 const SEED: &[&str] = &[
     "insert into users select u, 'name-' || u from generate_series(1, 30000) u",
     // User 1 is in twenty conversations, the others are in a few.
-    "insert into conversations (people) select int8send(c) from generate_series(1, 40000) c",
+    "insert into conversations (people) select int8send(c) from generate_series(1, 50000) c",
     "insert into participants (conversation_id, user_id)
      select c, case when c <= 20 then 1 else c % 15000 + 2 end from generate_series(1, 40000) c
      union all select c, c % 13000 + 16000 from generate_series(1, 40000) c",
+    // A shop in many conversations.
+    "insert into participants (conversation_id, user_id)
+     select 40000 + c, user_id from generate_series(1, 10000) c cross join lateral (values (29999), (1000 + c)) p (user_id)",
     // One long conversation, and many short ones.
     "insert into messages select c, nextval('message_ids'), n, 1, 'name-1', 'hello', 'key-' || n, now()
      from (select 1 as c, generate_series(1, 5000) as n union all select generate_series(2, 15001), 1) m",
@@ -142,6 +145,8 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 20, people(pool, one, &[other.get()]));
     reads_at_most!(reads, 40, blocked_pairs(pool, &[(one, other), (other, one)]));
     reads_at_most!(reads, 60, sharing(pool, one, &[other.get(), 29_999]));
+    let (shop, buyers): (_, Vec<i64>) = (UserId::new(29_999).unwrap(), (5_000..5_100).collect());
+    reads_at_most!(reads, 1_001 + 10 * 100, sharing(pool, shop, &buyers));
     reads_at_most!(reads, 20, block(pool, one, other));
     reads_at_most!(reads, 20, unblock(pool, one, other));
     reads_at_most!(

@@ -119,7 +119,10 @@ async fn until(
 #[tokio::test]
 async fn a_user_who_leaves_is_reminded_then_and_one_who_stays_at_the_present_delay() {
     let stack = stack(1, "push:5s/7d late:5s/25s").await;
-    let (leaver, stayer, hidden, absent) = (2, 3, 4, 5);
+    let (leaver, stayer, hidden, absent, hider) = (2, 3, 4, 5, 6);
+    // Who hides is present, but no event says so.
+    stack.call("PUT", "/api/me/presence", hider, Some(json!({"shown": false}))).await.expect(204);
+    let _hides = stack.socket("/ws/", hider).await;
     let leaving = stack.socket("/ws/", leaver).await;
     let _stays = stack.socket("/ws/", stayer).await;
     let mut in_background = stack.socket("/ws/", hidden).await;
@@ -132,7 +135,7 @@ async fn a_user_who_leaves_is_reminded_then_and_one_who_stays_at_the_present_del
         online.eq([true, true, false]).then_some(())
     })
     .await;
-    for user in [leaver, stayer, hidden, absent] {
+    for user in [leaver, stayer, hidden, absent, hider] {
         let conversation = stack.conversation(&[1, user]).await;
         send(&stack, conversation, 1, "hello").await;
         wait_for_unread(&stack, user, 1, 1).await;
@@ -144,7 +147,9 @@ async fn a_user_who_leaves_is_reminded_then_and_one_who_stays_at_the_present_del
     }
     // The away delay of everybody is over.
     let is_told = |told: &BTreeMap<(i64, String), Value>, user| told.contains_key(&(user, "push".to_owned()));
-    assert!(!is_told(&told, leaver), "a user who is present was reminded at the away delay");
+    for user in [leaver, hider] {
+        assert!(!is_told(&told, user), "a user who is present was reminded at the away delay");
+    }
     let left_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     leaving.close().await;
     let push = until(&mut events, &mut told, leaver, "push").await;
@@ -152,6 +157,7 @@ async fn a_user_who_leaves_is_reminded_then_and_one_who_stays_at_the_present_del
     let told_after = seconds(&stack, &push["occurred_at"]).await - left_at;
     assert!(told_after >= 10.0, "a page may be reloaded for 10 s: {told_after} s");
 
+    assert_eq!(until(&mut events, &mut told, hider, "late").await["present"], false);
     let late = until(&mut events, &mut told, stayer, "late").await;
     assert_eq!(late["present"], true);
     let since = &late["items"][0]["since"];

@@ -26,7 +26,9 @@ use time::OffsetDateTime;
 
 /// Maximum number of notifications of one user that become part of a reminder, besides those about which the sweep
 /// decides one by one. A user with more gets another reminder.
-const MANY: i64 = 50_000;
+const MANY: usize = 50_000;
+/// Number of these that a statement saves, because statements have a time limit.
+const MANY_PART: usize = 5_000;
 
 /// What is to be reminded of.
 #[derive(Default)]
@@ -123,10 +125,11 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
         for ((user, _), told) in due.iter().zip(&told).filter(|((_, due), _)| due.has_more) {
             let types = self.due_types(&known, catalogue, (step, scope), *user, now);
             let many = Many { step: &step.name, user: *user, types: &types };
-            // In parts, because a statement has a time limit.
-            let mut left = MANY;
-            while left > 0 && store::save_many(tx, &many, &told.event_id, now, limit).await? >= limit {
-                left -= limit;
+            let mut before = i64::MAX;
+            for _ in 0..MANY / MANY_PART {
+                let part = (before, MANY_PART as i64);
+                let Some(last) = store::save_many(tx, &many, &told.event_id, now, part).await? else { break };
+                before = last;
             }
         }
         Ok(outcome)
@@ -216,14 +219,15 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
             items.sort_unstable_by_key(|item| std::cmp::Reverse(item.notification_id));
             let newest = items.first().map(|item| item.notification_id).unwrap_or_default();
             let event_id = format!("reminder-{}-{user}-{newest}", step.name);
+            let shown = seen.get(user).copied();
             let event = Reminder {
                 event_id: event_id.clone(),
                 occurred_at: now.into(),
                 step: step.name.clone(),
                 user_id,
                 lang: catalogue.language(inbox.lang.as_deref()).to_owned(),
-                present: (self.is_present)(user_id),
-                last_seen: seen.get(user).map(|at| (*at).into()),
+                present: shown.is_some() && (self.is_present)(user_id),
+                last_seen: shown.flatten().map(Into::into),
                 more: i64::try_from(numbers[user].saturating_sub(items.len())).unwrap_or(i64::MAX),
                 items: items.into_iter().map(item).collect::<sqlx::Result<_>>()?,
                 unread: UnreadCounts { notifications: inbox.unread_count },

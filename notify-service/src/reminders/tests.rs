@@ -183,6 +183,7 @@ impl Model {
 struct World {
     inboxes: Inboxes,
     present: Arc<Mutex<BTreeSet<i64>>>,
+    is_settled: Arc<AtomicBool>,
     /// The start of the clock, and the real time after which rows are of this test.
     start: OffsetDateTime,
     began: OffsetDateTime,
@@ -211,8 +212,16 @@ impl World {
         // Whole minutes, because quiet hours are: and long enough ago for all the time that passes.
         let start = began - time::Duration::hours(5);
         let start = start.replace_second(0).unwrap().replace_nanosecond(0).unwrap();
-        let present = Arc::default();
-        Self { inboxes, present, start, began, next: 0, _servers: (nats, database, folder, texts) }
+        let (present, is_settled) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        Self {
+            inboxes,
+            present,
+            is_settled,
+            start,
+            began,
+            next: 0,
+            _servers: (nats, database, folder, texts),
+        }
     }
 
     /// Forgets everything.
@@ -299,8 +308,9 @@ impl World {
     }
 
     fn reminders(&self) -> Reminders<impl Fn(UserId) -> bool + use<>> {
-        let present = self.present.clone();
-        Reminders::new(self.inboxes.clone(), move |user| present.lock().unwrap().contains(&user.get()))
+        let (present, is_settled) = (self.present.clone(), self.is_settled.clone());
+        let is_present = move |user: UserId| present.lock().unwrap().contains(&user.get());
+        Reminders::new(self.inboxes.clone(), is_present, move || is_settled.load(Ordering::Relaxed))
     }
 
     async fn mute(&self, user: i64, id: i64) {
@@ -502,7 +512,7 @@ async fn drain(reminders: &Reminders<impl Fn(UserId) -> bool>, index: usize, now
         let swept = reminders.sweep(index, Some(now)).await;
         let is_slow = swept.as_ref().err().is_some_and(StoreError::is_slow);
         if is_slow {
-            reminders.progress[index].learn(is_slow);
+            reminders.progress[index].shrink();
         }
         match swept {
             Ok(swept) if !swept.is_full => return,
@@ -545,6 +555,71 @@ async fn a_step_begins_when_it_is_configured() {
         reminders.prepare().await.unwrap();
         drain(&reminders, 0, later(60)).await;
         assert_eq!(conversations(world.told().await.0), expected, "swept {age} days ago");
+    }
+}
+
+/// A reminder that waits to be published is of no use once everything in it was read (R2).
+#[tokio::test]
+async fn a_reminder_that_is_not_published_yet_is_taken_back_when_all_of_it_is_read() {
+    let mut world = World::new().await;
+    world.clear().await;
+    let reminders = world.reminders();
+    for conversation in [1, 2] {
+        let op = world.message(conversation);
+        world.apply(1, op, 0).await;
+    }
+    for index in [0, 1] {
+        drain(&reminders, index, world.at(90)).await;
+    }
+    let waiting = async |world: &World| -> i64 {
+        let query = "select count(*) from telling where subject = 'notify.reminder'";
+        postgres::query_scalar(query).fetch_one(world.inboxes.pool()).await.unwrap()
+    };
+    let read = |moved: i64, message| {
+        let (conversation, message) = (ConversationId::new(moved).unwrap(), MessageId::new(message).unwrap());
+        OpKind::Read(Moved { conversation, message, seq: None, marker: None })
+    };
+    world.apply(1, read(1, 1_000), 100).await;
+    assert_eq!(waiting(&world).await, 2, "there is another conversation in them");
+    world.apply(1, read(2, 1_000), 100).await;
+    assert_eq!(waiting(&world).await, 0);
+    let (_, settled) = world.told().await;
+    assert_eq!(settled.len(), 1, "the process may have ended after it had published");
+}
+
+/// What a step has postponed before it began anew keeps no other waiting.
+#[tokio::test]
+async fn what_was_postponed_before_a_step_began_delays_no_other() {
+    let mut world = World::new().await;
+    world.clear().await;
+    let reminders = world.reminders();
+    // One at a time.
+    reminders.progress[0].rows.store(1, Ordering::Relaxed);
+    let postponed = "insert into reminded (user_id, step, subject, upto, since, due_at)
+        select user_id, 'push', 'c' || conversation_id, notification_id, since, since from notifications
+        on conflict do nothing";
+    users_with_one_message(&world, 1..=3, 0).await;
+    postgres::query(postponed).execute(world.inboxes.pool()).await.unwrap();
+    let query = "update sweeps set upto = $1, began = $1";
+    postgres::query(query).bind(world.at(10)).execute(world.inboxes.pool()).await.unwrap();
+    users_with_one_message(&world, 4..=4, 20).await;
+    postgres::query(postponed).execute(world.inboxes.pool()).await.unwrap();
+    drain(&reminders, 0, world.at(60)).await;
+    let users: Vec<i64> = world.told().await.0.iter().map(|event| event.user_id.get()).collect();
+    assert_eq!(users, [4]);
+}
+
+/// Law R5: a replica that was suspended does not know who is present.
+#[tokio::test]
+async fn a_replica_that_is_not_settled_stores_nothing() {
+    let mut world = World::new().await;
+    world.clear().await;
+    users_with_one_message(&world, 1..=1, 0).await;
+    let reminders = world.reminders();
+    for (is_settled, expected) in [(false, 0), (true, 1)] {
+        world.is_settled.store(is_settled, Ordering::Relaxed);
+        drain(&reminders, 0, world.at(30)).await;
+        assert_eq!(world.told().await.0.len(), expected);
     }
 }
 
@@ -593,6 +668,13 @@ async fn fifty_users_with_ten_thousand_unread_conversations_get_one_event_each()
 #[tokio::test]
 async fn ten_thousand_unread_conversations_are_one_event() {
     let mut world = World::new().await;
+    // Also after sweeps that were slow.
+    for rows in [1, ROWS] {
+        ten_thousand_are_one_event(&mut world, rows).await;
+    }
+}
+
+async fn ten_thousand_are_one_event(world: &mut World, rows: i64) {
     world.clear().await;
     let ops: Vec<Op> = (1..=10_000)
         .map(|conversation| Op {
@@ -603,6 +685,7 @@ async fn ten_thousand_unread_conversations_are_one_event() {
         .collect();
     world.inboxes.apply(&ops).await.unwrap();
     let reminders = world.reminders();
+    reminders.progress[0].rows.store(rows, Ordering::Relaxed);
     let now = OffsetDateTime::now_utc() + time::Duration::seconds(30);
     drain(&reminders, 0, now).await;
     let (told, _) = world.told().await;

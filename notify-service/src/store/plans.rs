@@ -180,6 +180,7 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 110, async {
         telling::lock_oldest(&mut *pool.acquire().await?, "chat.read", 50).await
     });
+    reads_at_most!(reads, 150, telling::take_back(pool, &ids));
     reads_at_most!(reads, 150, telling::remove(pool, &ids));
     reads_at_most!(reads, 20, telling::waiting(pool, &crate::outbox::SUBJECTS));
     reads_at_most!(reads, 6 * 110, telling::backlogs(pool, &crate::outbox::SUBJECTS, 100));
@@ -240,7 +241,11 @@ async fn no_query_of_reminders_reads_more_rows_if_more_is_stored() {
         DueTypes { set: vec![("payment_completed", Some(now))], others: vec![("message_received", now)] };
     let many = Many { step: "push", user: 1, types: &due };
     reads_at_most!(reads, 1_100, within!(|tx| newest_of_many(tx, &many, now, 20)));
-    reads_at_most!(reads, 1_600, within!(|tx| save_many(tx, &many, "reminder-push-1", now, 5_000)));
+    reads_at_most!(
+        reads,
+        1_600,
+        within!(|tx| save_many(tx, &many, "reminder-push-1", now, (i64::MAX, 5_000)))
+    );
     reads_at_most!(reads, 4, within!(|tx| end_all_episodes(tx, &["push"], 1_000)));
     reads_at_most!(reads, 2, within!(|tx| decide_again(tx, 1_002)));
     reads_at_most!(reads, 50, within!(|tx| count_waiting(tx, "push", 50)));

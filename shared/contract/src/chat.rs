@@ -25,7 +25,7 @@ pub use messages::{
     SendOne, Sent, StoreOne, StoredOne, Unread,
 };
 pub use mine::{Mine, MineChanges, MutedUntil, SetMine};
-pub use moderation::{ListBlocks, MakeReport, Reported, SetBlock};
+pub use moderation::{ListBlocks, MakeReport, ReportMade, Reported, SetBlock};
 
 use crate::{ConversationId, Event, MessageId, Seq, Timestamp, TraceParent, UserId};
 use serde::{Deserialize, Serialize};

@@ -277,6 +277,8 @@ pub struct Changed {
     /// The new presence.
     #[serde(flatten)]
     pub presence: UserPresence,
+    /// Number of the change: greater in later events of the same user.
+    pub change: i64,
 }
 
 impl Event for Changed {

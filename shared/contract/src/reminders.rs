@@ -22,7 +22,7 @@ pub struct Reminder {
     pub user_id: UserId,
     /// The user's language, as far as the catalogue has it.
     pub lang: String,
-    /// Whether the user is present.
+    /// Whether the user is present and shows it.
     pub present: bool,
     /// When the user was last present, if known and not hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]

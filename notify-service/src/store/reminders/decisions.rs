@@ -168,25 +168,27 @@ pub async fn newest_of_many(
     .await
 }
 
-/// Remembers up to `limit` notifications as part of such a reminder. Returns their number. The inbox is locked.
+/// Remembers up to `limit` notifications with ids below `before` as part of such a reminder, the newest first. Returns
+/// the last id; `None` if there are no more. The inbox is locked.
 pub async fn save_many(
     db: &mut PgConnection,
     many: &Many<'_>,
     event_id: &str,
     now: OffsetDateTime,
-    limit: i64,
-) -> sqlx::Result<i64> {
+    (before, limit): (i64, i64),
+) -> sqlx::Result<Option<i64>> {
     let (set, set_sinces, others, sinces) = many.columns();
-    let saved = postgres::query(concat!(
-        "insert into reminded (user_id, step, subject, upto, since, told_at, event_id)
+    let (last, saved): (Option<i64>, i64) = postgres::query_as(concat!(
+        "with saved as (insert into reminded (user_id, step, subject, upto, since, told_at, event_id)
         select notifications.user_id, $1, ",
         subject!(),
         ", notification_id, notifications.since, $7, $8 from ",
         due_of_user!("$7"),
-        " limit $9
+        " and notification_id < $9 order by notification_id desc limit $10
         on conflict (user_id, subject, step) do update
         set upto = excluded.upto, since = excluded.since, told_at = excluded.told_at, event_id = excluded.event_id,
-            due_at = null, while_present = false"
+            due_at = null, while_present = false
+        returning upto) select min(upto), count(*) from saved"
     ))
     .bind(many.step)
     .bind(many.user)
@@ -196,10 +198,11 @@ pub async fn save_many(
     .bind(sinces)
     .bind(now)
     .bind(event_id)
+    .bind(before)
     .bind(limit)
-    .execute(db)
+    .fetch_one(db)
     .await?;
-    Ok(i64::try_from(saved.rows_affected()).unwrap_or(i64::MAX))
+    Ok(last.filter(|_| saved >= limit))
 }
 
 /// The content of notifications for a reminder.
@@ -235,15 +238,15 @@ pub async fn items(
     .await
 }
 
-/// When users were last present, unless they hide it.
+/// When users were last present, if that is known. Users who hide are missing.
 pub async fn last_seen(
     db: &mut PgConnection,
     users: &[i64],
     hidden_by_default: bool,
-) -> sqlx::Result<HashMap<i64, OffsetDateTime>> {
+) -> sqlx::Result<HashMap<i64, Option<OffsetDateTime>>> {
     let query = "select user_id, seen_at from inboxes
-        where user_id = any($1) and seen_at is not null and not coalesce(presence_hidden, $2)";
-    let rows: Vec<(i64, OffsetDateTime)> =
+        where user_id = any($1) and not coalesce(presence_hidden, $2)";
+    let rows: Vec<(i64, Option<OffsetDateTime>)> =
         postgres::query_as(query).bind(users).bind(hidden_by_default).fetch_all(db).await?;
     Ok(rows.into_iter().collect())
 }
@@ -323,16 +326,17 @@ pub async fn save(
     .map(drop)
 }
 
-/// Deletes what waits of these users although it is no longer unread, or its type has no reminders of the step any
-/// longer.
+/// Deletes what waits of these users although it is no longer unread, its type has no reminders of the step any longer,
+/// or the step began after it.
 pub async fn delete_obsolete(db: &mut PgConnection, scope: Scope<'_>, users: &[i64]) -> sqlx::Result<()> {
     postgres::query(concat!(
-        "delete from reminded where user_id = any($3) and step = $1 and told_at is null and not exists (
-            select from notifications
-            where notifications.user_id = reminded.user_id and read_at is null and notifications.since = reminded.since
-              and replace(type, '.', '-') = any($2) and ",
+        "delete from reminded where user_id = any($3) and step = $1 and told_at is null and (
+            (since > (select began from sweeps where sweeps.step = $1)) is not true or not exists (
+                select from notifications
+                where notifications.user_id = reminded.user_id and read_at is null
+                  and notifications.since = reminded.since and replace(type, '.', '-') = any($2) and ",
         subject!(),
-        " = subject)"
+        " = subject))"
     ))
     .bind(scope.step)
     .bind(scope.types)

@@ -59,7 +59,7 @@ impl Request for MakeReport {
     type Reply = Reported;
 }
 
-/// Reply to [`MakeReport`], also published on `chat.reported` for the backend that moderates.
+/// Reply to [`MakeReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reported {
     /// Id of the report.
@@ -77,7 +77,26 @@ pub struct Reported {
     pub created_at: Timestamp,
 }
 
-impl Event for Reported {
+/// chat-service → backends, on the stream `EVENTS_OUT`: a report for the backend that moderates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportMade {
+    /// The same each time that the event is published.
+    pub event_id: String,
+    /// Time of the report.
+    pub occurred_at: Timestamp,
+    /// The report.
+    #[serde(flatten)]
+    pub reported: Reported,
+}
+
+impl From<Reported> for ReportMade {
+    fn from(reported: Reported) -> Self {
+        let event_id = format!("report-{}", reported.report_id);
+        Self { event_id, occurred_at: reported.created_at, reported }
+    }
+}
+
+impl Event for ReportMade {
     const PATTERN: &'static str = REPORTED_SUBJECT;
 
     fn subject(&self) -> String {

@@ -20,6 +20,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const ASK_ANEW: Duration = Duration::from_millis(250);
 /// Time in which every gateway answers a replica that says hello.
 const FIRST_ALIVE: Duration = Duration::from_secs(2);
+/// Time without [`Leases::runs`] after which the replica was suspended: payloads wait, and leases seem to be over.
+const PAUSE: Duration = Duration::from_secs(4);
 
 /// A change of a user's presence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct Leases {
     lapsed: u64,
     /// Until then, gateways may exist that this replica has not heard of.
     unsure_until: Instant,
+    /// When the replica last ran.
+    ran_at: Instant,
 }
 
 /// A present user.
@@ -98,7 +102,19 @@ impl Leases {
             refused: 0,
             lapsed: 0,
             unsure_until: now + FIRST_ALIVE,
+            ran_at: now,
         }
+    }
+
+    /// Records that the replica runs, at least once a second. Returns true if it was suspended until now; then all that
+    /// it knows is in [doubt](Self::doubt).
+    pub fn runs(&mut self, now: Instant) -> bool {
+        let was_suspended = now - self.ran_at > PAUSE;
+        self.ran_at = now;
+        if was_suspended {
+            self.doubt(now);
+        }
+        was_suspended
     }
 
     /// Whether a user is present.
@@ -141,10 +157,11 @@ impl Leases {
         std::mem::take(&mut self.lapsed)
     }
 
-    /// Whether the replica has heard of every gateway and has no snapshot in progress. Otherwise a user may be present
-    /// although [`Leases::is_present`] is false.
+    /// Whether the replica has heard of every gateway, has no snapshot in progress, and is not behind because it was
+    /// suspended. Otherwise a user may be present although [`Leases::is_present`] is false.
     pub fn is_settled(&self, now: Instant) -> bool {
-        now >= self.unsure_until && self.gateways.values().all(|gateway| gateway.sync.is_none())
+        let runs = now - self.ran_at <= PAUSE;
+        runs && now >= self.unsure_until && self.gateways.values().all(|gateway| gateway.sync.is_none())
     }
 
     /// Records that payloads may have been lost, or were not received for a time: no lease ends before each gateway had

@@ -21,7 +21,7 @@ use std::{
 };
 use tokio::{
     sync::broadcast::{self, error::RecvError},
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -29,6 +29,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const USERS_MAX: usize = 100_000;
 /// Time limit of a request for a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Interval at which the follower records that it runs.
+const PULSE: Duration = Duration::from_secs(1);
 /// Number of batches of changes that wait for one reader.
 const CHANGES_WAITING: usize = 1_024;
 
@@ -44,6 +46,10 @@ const METRICS: &[Metric] = &[
     Metric::counter(
         "presence_lapses_total",
         "Gateways whose users lapsed because they sent no sign of life.",
+    ),
+    Metric::counter(
+        "presence_pauses_total",
+        "Times that this process was suspended for seconds, after which it asked all gateways for a sign of life.",
     ),
     Metric::counter("presence_snapshots_total", "Pages of snapshots requested from gateways, by outcome.")
         .by("outcome", &["done", "failed"]),
@@ -127,8 +133,8 @@ impl Presence {
         self.leases().present_since(user).map(|since| since.elapsed())
     }
 
-    /// Whether the replica has heard of every gateway: not in the first seconds, not while NATS is disconnected, and
-    /// not during a snapshot. Otherwise a user may be present although [`Presence::is_present`] is false.
+    /// Whether the replica has heard of every gateway: not in the first seconds, not while NATS is disconnected, not
+    /// during a snapshot, and not after the process was suspended. Otherwise a user may be present although [`Presence::is_present`] is false.
     pub fn is_settled(&self) -> bool {
         self.bus.is_connected() && self.leases().is_settled(Instant::now())
     }
@@ -155,6 +161,7 @@ enum Wake {
     Alive(Option<Message>),
     Page(Ask, anyhow::Result<SnapshotPage>),
     Due,
+    Pulse,
     Disruption,
     Stop,
 }
@@ -162,7 +169,8 @@ enum Wake {
 impl Follower {
     async fn run(mut self, stop: CancellationToken) {
         let mut disruptions = self.presence.bus.disruptions();
-        let mut pages = FuturesUnordered::new();
+        let (mut pages, mut pulse) = (FuturesUnordered::new(), interval(PULSE));
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.hello().await;
         loop {
             let due = self.due();
@@ -172,16 +180,27 @@ impl Follower {
                 alive = self.alives.next() => Wake::Alive(alive),
                 Some((ask, page)) = pages.next() => Wake::Page(ask, page),
                 () = wait_until(due) => Wake::Due,
+                _ = pulse.tick() => Wake::Pulse,
                 Ok(()) = disruptions.changed() => Wake::Disruption,
                 () = stop.cancelled() => Wake::Stop,
             };
+            let was_suspended = self.presence.leases().runs(Instant::now());
+            if was_suspended {
+                metrics::counter!("presence_pauses_total").increment(1);
+                self.hello().await;
+            }
             match wake {
                 Wake::Delta(Some(message)) => self.delta(&message),
                 Wake::Alive(Some(message)) => self.alive(&message),
                 // The process ends with its NATS client.
                 Wake::Delta(None) | Wake::Alive(None) | Wake::Stop => return,
                 Wake::Page(ask, page) => self.page(&ask, page),
+                Wake::Pulse => {}
                 Wake::Due => {
+                    // Those that have arrived renew leases that are over otherwise.
+                    while let Some(Some(message)) = self.alives.next().now_or_never() {
+                        self.alive(&message);
+                    }
                     let changes = self.presence.leases().lapse(Instant::now());
                     self.announce(changes);
                 }
