@@ -132,7 +132,8 @@ async fn send_slowly(stream: &mut TcpStream, bytes: &[u8]) {
     }
 }
 
-/// Clients whose HTTP request or handshake is unusual. Those that wait for a time limit run on the stack with short ones.
+/// Clients whose HTTP request or handshake is unusual. Those that wait for a time limit run on the stack with short
+/// limits.
 async fn requests(table: &Table<'_>, short: &Table<'_>) {
     let stack = &table.stack;
     let head = format!(

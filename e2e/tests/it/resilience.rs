@@ -201,7 +201,7 @@ async fn the_count_of_a_notification_is_right_after_a_crashed_chat_service_did_n
         <sqlx::PgConnection as sqlx::Connection>::connect(&stack.database.url()).await.unwrap();
     let query = "select from chat.mark_read($1, 2, $2)";
     sqlx::query("set search_path = chat").execute(&mut database).await.unwrap();
-    // The marker must not be published before the next message is stored, so its row gets old only then.
+    // The marker must not be published before the next message is stored: its row becomes stale only then.
     let mut transaction = sqlx::Connection::begin(&mut database).await.unwrap();
     sqlx::query(query).bind(id).bind(sent[1]).execute(&mut *transaction).await.unwrap();
     let later = "update outbox set created_at = now() + interval '1 hour' where reader = 2";

@@ -56,7 +56,8 @@ impl Reads {
             for statement in seed {
                 connection.execute(*statement).await.context(*statement)?;
             }
-            // What the seed has read must not be counted later. Postgres writes its statistics before it is ready again.
+            // What the seed has read must not be counted later. Postgres writes these statistics before it is ready for
+            // the ping.
             connection.execute("select pg_stat_force_next_flush()").await?;
             connection.ping().await?;
             connection.close().await?;
