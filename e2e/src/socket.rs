@@ -139,6 +139,17 @@ impl Socket {
         }
     }
 
+    /// Returns whether a pong arrives before the next frame and before the connection ends.
+    pub async fn pong_before_frames(&mut self) -> bool {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Pong(_))) => return true,
+                Some(Ok(Message::Ping(_))) => {}
+                Some(_) | None => return false,
+            }
+        }
+    }
+
     /// Next frame.
     ///
     /// # Panics

@@ -84,7 +84,6 @@ describe('the connection', { concurrency: true }, () => {
       rt.reconnect();
       await new Promise((done) => setTimeout(done, 10));
     }
-    assert.equal(times.length, 1);
     await until('the second', () => times.length === 2);
     assert.ok(times[1] - times[0] >= HASTE.limited - 5, `${times}`);
   });

@@ -105,7 +105,10 @@ describe('conversations', { concurrency: true }, () => {
     const elsewhere = await client(context, ben.user);
     // The last of the three messages supersedes the notification of the first one a second later.
     const unread = async () => (await elsewhere.rt.call('GET', '/api/notifications?unread=true')).data.items;
-    for (let items = []; items.length < 2 || !items.some(({ data }) => data.count === 3); items = await unread());
+    await until('both notifications', async () => {
+      const items = await unread();
+      return items.length >= 2 && items.some(({ data }) => data.count === 3);
+    });
     await ask('query', {
       sql: `update notify.notifications set created_at = created_at - interval '1 minute' where user_id = ${ben.user}`,
     });

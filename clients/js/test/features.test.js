@@ -111,7 +111,7 @@ describe('features', { concurrency: true }, () => {
     const { rt } = await client(context, user);
     const publish = (type, data) => ask('publish', { subject: `events.${type}`, payload: { user_id: user, data } });
     await publish('payment_completed', { payment_id: 1 });
-    while (!(await rt.call('GET', '/api/notifications')).data?.items.length);
+    await until('it to be stored', async () => (await rt.call('GET', '/api/notifications')).data?.items.length);
     const inbox = rt.notifications();
     await until('the first', () => inbox.state === 'live' && inbox.unread === 1, inbox);
     const told = [];

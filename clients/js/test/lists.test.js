@@ -24,13 +24,13 @@ describe('lists', { concurrency: true }, () => {
       ask('publish', { subject: 'events.payment_completed', payload: { user_id: ada, data: { payment_id: at } } });
     for (let at = 0; at < 5; at += 1) await paid(at);
     const unread = async () => (await rt.call('GET', '/api/notifications/unread_count')).data.unread_count;
-    while ((await unread()) < 5);
+    await until('the payments', async () => (await unread()) >= 5);
     // Each unread notification of a conversation is read, so that the next message makes another one.
     for (let at = 0; at < 60; at += 1) {
       const [{ message_id: last }] = await messages(ids[at % 3], ben, [`${at}`]);
-      while ((await unread()) < 6);
+      await until('the message', async () => (await unread()) >= 6);
       await rt.call('POST', `/api/conversations/${ids[at % 3]}/read`, { message_id: last });
-      while ((await unread()) > 5);
+      await until('it to be read', async () => (await unread()) <= 5);
     }
     const inbox = rt.notifications();
     await until('it', () => inbox.state === 'live', inbox);

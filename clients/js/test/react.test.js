@@ -61,7 +61,7 @@ test('components share one socket and one channel, in StrictMode too (K1, K2)', 
   });
   const seen = counted();
   const { id, ada, ben } = await pair(context);
-  const { rt } = await client(context, ben.user, { WebSocket: seen.WebSocket, timing: { ...HASTE, linger: 200 } });
+  const { rt } = await client(context, ben.user, { WebSocket: seen.WebSocket, timing: { ...HASTE, linger: 5_000 } });
   const shown = {};
   const Thread = ({ name }) => {
     const chat = useConversation(name === 'second' ? String(id) : id);

@@ -55,11 +55,11 @@ export function tokenOf(user, seconds = 3600, claims = {}) {
   return ask('token', { claims: { user_id: user, username: `name-${user}`, iat: now, exp: now + seconds, ...claims } });
 }
 
-/** Waits until `look()` gives something, looking again whenever one of these changes. */
+/** Waits until `look()`, which may be a call, gives something, looking again whenever one of these changes. */
 export async function until(what, look, ...watched) {
   const end = Date.now() + 20_000;
   for (;;) {
-    const found = look();
+    const found = await look();
     if (found) return found;
     if (Date.now() > end) throw new Error(`waited 20 s for ${what}`);
     const stops = [];

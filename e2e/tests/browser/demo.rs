@@ -159,8 +159,7 @@ async fn two_users_chat_see_each_other_type_and_get_notifications() {
     assert_eq!(alice.eval("document.title").await, "(2) Messages · Vyzio");
     bruno.until("settled() && states()[0] === 'read'").await;
 
-    type_text(&alice, "Bonjour Bruno, quelle taille fait le cadre ?").await;
-    bruno.until("typing() === 'Alice écrit…'").await;
+    type_until_seen(&alice, &bruno, "Bonjour Bruno, quelle taille fait le cadre ?", "Alice écrit…").await;
     assert_eq!(alice.eval("typing()").await, "");
     type_text(&alice, "\n").await;
     alice.until("messages().length === 2 && settled()").await;
@@ -188,8 +187,7 @@ async fn two_users_chat_see_each_other_type_and_get_notifications() {
     alice
         .until("texts('.toast')[0] === 'Paiement confirmé\\nVotre paiement a été traité' && bell() === '2'")
         .await;
-    type_text(&bruno, "À ce soir, ").await;
-    alice.until("typing() === 'Bruno écrit…'").await;
+    type_until_seen(&bruno, &alice, "À ce soir, ", "Bruno écrit…").await;
     alice.screenshot("demo-light").await;
 
     alice.click("#bell").await;
@@ -201,9 +199,10 @@ async fn two_users_chat_see_each_other_type_and_get_notifications() {
     alice.keys("#panel-title", &ESCAPE.to_string()).await;
     alice.until("part('panel').hidden && document.activeElement.id === 'bell'").await;
 
-    // The other language, which is kept after a reload.
+    // The other language, which is kept after a reload. Bruno's typing may have ended in the meantime.
+    type_until_seen(&bruno, &alice, "donc ", "Bruno écrit…").await;
     alice.click("[data-lang=en]").await;
-    alice.until("typing() === 'Bruno is typing…'").await;
+    type_until_seen(&bruno, &alice, "à 18 h. ", "Bruno is typing…").await;
     assert_eq!(
         alice.eval("[part('status').innerText, part('text').placeholder]").await,
         json!(["Connected", "Your message"])
@@ -483,8 +482,9 @@ async fn a_user_sees_who_is_online_and_mutes_pins_and_archives() {
     demo.send(sofa, CHLOE, "Il est toujours là ?").await;
     alice.until(&format!("badge({sofa}) === 1")).await;
     demo.publish_payment(ALICE, 789).await;
-    alice.until("texts('.toast').length > 0").await;
-    assert_eq!(alice.eval("texts('.toast').length").await, 1, "only the payment alerts the user");
+    let toasts = alice.until("texts('.toast').length > 0 && texts('.toast')").await;
+    let paid = json!(["Paiement confirmé\nVotre paiement a été traité"]);
+    assert_eq!(toasts, paid, "only the payment alerts the user");
     assert_eq!(alice.eval("document.title").await, "Messages · Vyzio", "what is muted is not counted");
     alice.screenshot("demo-muted").await;
 
@@ -666,7 +666,7 @@ async fn the_page_recovers_by_itself_from_the_loss_of_any_service() {
         bruno.until("settled()").await;
 
         let after = format!("Avec {name}");
-        type_until_seen(&bruno, &alice, &after).await;
+        type_until_seen(&bruno, &alice, &after, "Bruno écrit…").await;
         type_text(&bruno, "\n").await;
         wait_for_arrival(&bruno, &alice, &after).await;
         demo.publish_payment(BRUNO, round).await;
@@ -861,12 +861,12 @@ async fn wait_for_arrival(from: &Browser, to: &Browser, text: &str) {
     to.until(&at_end).await;
 }
 
-/// Types a text, and its last character again from time to time, until the other page shows the typing.
-async fn type_until_seen(from: &Browser, to: &Browser, text: &str) {
+/// Types a text, and its last character again from time to time, until the other page shows the typing in these words.
+async fn type_until_seen(from: &Browser, to: &Browser, text: &str, words: &str) {
     let end = Instant::now() + TIMEOUT;
     type_text(from, text).await;
-    while !to.becomes_true("typing()", 2_500).await {
-        assert!(Instant::now() < end, "{text}: the other page doesn't show the typing");
+    while !to.becomes_true(&format!("typing() === {}", json!(words)), 2_500).await {
+        assert!(Instant::now() < end, "{text}: the other page doesn't show {words}");
         type_text(from, &format!("{BACKSPACE}{}", &text[text.len() - 1..])).await;
     }
 }

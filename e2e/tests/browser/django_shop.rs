@@ -13,13 +13,20 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The secret of webhooks in the example's settings.
 const WEBHOOK_SECRET: &str = "whsec_c2VjcmV0IG9mIHdlYmhvb2tzIG9uIGEgbGFwdG9w";
 
+/// End of the example's settings. By default, the package gives up after a second, which a busy machine may need.
+const PATIENCE: &str = "\nVYZIO[\"TIMEOUT\"] = 30\n";
+
 /// A copy of the example and of its package, as in a checkout. Returns the folder of the example.
 fn checkout(folder: &Path) -> PathBuf {
     for part in ["clients/django", "examples/django-shop"] {
         fs::create_dir_all(folder.join(part)).expect("create a folder");
         node::copy(&Path::new(ROOT).join(part), &folder.join(part));
     }
-    folder.join("examples/django-shop")
+    let shop = folder.join("examples/django-shop");
+    let settings = shop.join("shop/settings.py");
+    let content = fs::read_to_string(&settings).expect("read the settings");
+    fs::write(&settings, content + PATIENCE).expect("change the settings");
+    shop
 }
 
 /// Starts the shop with its own program, `run`, which installs its packages.

@@ -22,6 +22,9 @@ const REST: [(&str, &str); 4] = [
     ("shop/models.py", include_str!("django/models.py")),
     ("shop/management/commands/call.py", include_str!("django/call.py")),
 ];
+/// End of a site's settings. By default, the package gives up after a second, which a busy machine may need.
+pub const PATIENCE: &str = "\nVYZIO[\"TIMEOUT\"] = 30\n";
+
 /// Environment variables of the site.
 pub fn environment(stack: &Stack) -> [(&'static str, String); 2] {
     [("REALTIME_URL", format!("http://{}", stack.host(0))), ("REALTIME_KEY", BACKEND_KEY.to_owned())]
@@ -52,7 +55,7 @@ struct Project {
 impl Project {
     async fn create(python: PathBuf) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = format!("{}{}", include_str!("django/settings.py"), snippet(SNIPPETS[0]));
+        let settings = include_str!("django/settings.py").to_owned() + &snippet(SNIPPETS[0]) + PATIENCE;
         let mut files = vec![("project/settings.py", settings), (SNIPPETS[1], snippet(SNIPPETS[1]))];
         files.extend(REST.map(|(name, text)| (name, text.to_owned())));
         write_project(folder.path(), &files);

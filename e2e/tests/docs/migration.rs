@@ -29,6 +29,7 @@ impl Shop {
             &FRENCH.snippet("settings_extract.py"),
             &DJANGO.snippet("project/realtime_settings.py"),
             &DJANGO.snippet("project/export_settings.py"),
+            django::PATIENCE,
         ];
         let files = [
             ("manage.py", include_str!("django/manage.py").to_owned()),

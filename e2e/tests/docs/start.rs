@@ -2,6 +2,7 @@
 
 use crate::{
     browser::Browser,
+    django,
     guides::{cargo_shim, stack, terminal},
     snippets::{
         JS_README, PYTHON_README, Page, START_CSP, START_DJANGO, START_NODE, START_PYTHON, START_REACT,
@@ -102,7 +103,7 @@ async fn two_browsers_chat_on_the_django_page_with_its_policy() {
     run(Tool::new("sh", &site_folder).arg("-euc").arg(commands), &stack, &env).await;
     let settings = fs::read_to_string(site_folder.join("shop/settings.py")).unwrap();
     let added = snippet(START_DJANGO, "shop/settings.py") + &snippet(START_CSP, "csp_settings.py");
-    write(&site_folder, "shop/settings.py", &(settings + &added + SIMPLE_JWT));
+    write(&site_folder, "shop/settings.py", &(settings + &added + SIMPLE_JWT + django::PATIENCE));
     write(&site_folder, "chat/middleware.py", &snippet(START_CSP, "chat/middleware.py"));
     for name in ["chat/views.py", "chat/templates/chat.html", "chat/static/chat.js"] {
         write(&site_folder, name, &snippet(START_DJANGO, name));

@@ -38,7 +38,9 @@ const STALLED_KIB: usize = 128 + 64;
 #[tokio::test]
 async fn a_tenth_of_stalled_sockets_does_not_delay_the_others_and_has_a_bounded_cost() {
     let sockets = count("SLOW_SOCKETS", 300);
-    let stack = Stack::with(with(&[("OUTBOX_BYTES", "131072"), ("SOCKETS_PER_USER", "2000")])).await;
+    // Sockets that stall answer no pings either, and must not be closed for that.
+    let env = [("OUTBOX_BYTES", "131072"), ("SOCKETS_PER_USER", "2000"), ("IDLE_SECONDS", "3600")];
+    let stack = Stack::with(with(&env)).await;
     let people: Vec<i64> = (1..=10).collect();
     let path = format!("/ws/chat/{}/", stack.conversation(&people).await);
     let mut sender = stack.socket(&path, 1).await;

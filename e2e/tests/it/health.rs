@@ -17,7 +17,7 @@ async fn services_are_unready_while_nats_stalls() {
     for kind in Kind::ALL {
         wait_for_readyz(&stack, kind, 503).await;
     }
-    assert!(stalled.elapsed() < Duration::from_secs(10), "{:?}", stalled.elapsed());
+    assert!(stalled.elapsed() < Duration::from_secs(30), "{:?}", stalled.elapsed());
     stack.servers().for_each(NatsServer::cont);
     stack.ready().await;
 }
@@ -32,7 +32,7 @@ async fn services_are_unready_while_postgres_stalls() {
     for kind in both {
         wait_for_readyz(&stack, kind, 503).await;
     }
-    assert!(stalled.elapsed() < Duration::from_secs(10), "{:?}", stalled.elapsed());
+    assert!(stalled.elapsed() < Duration::from_secs(30), "{:?}", stalled.elapsed());
     assert_eq!(stack.readyz(Kind::Gateway, 0).await, Some(200), "a gateway does not use Postgres");
     both.iter().for_each(|kind| stack.links_of(*kind, 0).postgres.set(Flow::Pass));
     stack.ready().await;
@@ -47,7 +47,7 @@ async fn concurrent_readiness_requests_share_one_check() {
     let statuses = futures_util::future::join_all((0..100).map(|_| stack.readyz(Kind::Gateway, 0))).await;
     assert!(statuses.iter().all(|status| *status == Some(503)), "{statuses:?}");
     // One check takes at most 4 s.
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     stack.nats.cont();
 }
 

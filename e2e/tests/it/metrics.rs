@@ -90,7 +90,7 @@ async fn every_metric_is_in_the_table_of_the_operators_guide() {
             listed.iter().all(|name| exposed.contains_key(*name)).then_some(())
         };
         // Metrics that are measured periodically appear after a while.
-        if tokio::time::timeout(std::time::Duration::from_secs(10), eventually("all", complete))
+        if tokio::time::timeout(std::time::Duration::from_secs(50), eventually("all", complete))
             .await
             .is_err()
         {

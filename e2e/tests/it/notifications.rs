@@ -41,19 +41,6 @@ async fn notifications_are_in_the_users_latest_language() {
     let mut ada = open(token(1), "en-GB,en;q=0.9,fr;q=0.8").await;
     let mut ben = open(token_with(json!({"user_id": 2, "lang": "fr"})), "en").await;
     let mut zoe = open(token(3), "<script>alert(1)</script>").await;
-    publish(&[1, 2, 3]).await;
-    assert_eq!(ada.next().await["title"], en);
-    assert_eq!(ben.next().await["title"], fr, "the token takes precedence over the header");
-    assert_eq!(zoe.next().await["title"], fr, "an invalid language is ignored");
-    // Any socket or call of the user can set the language.
-    let mut everything = Socket::open(&format!(
-        "ws://{}/ws/?token={}",
-        stack.host(0),
-        token_with(json!({"user_id": 2, "lang": "en"}))
-    ))
-    .await;
-    let call = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
-    call.bearer_auth(token(3)).header("accept-language", "en").send().await.unwrap();
     let until = async |user: i64, socket: &mut Socket, title: &str| {
         let switched = async {
             loop {
@@ -65,6 +52,20 @@ async fn notifications_are_in_the_users_latest_language() {
         };
         within(title, switched).await;
     };
+    // The language of a socket may become known after an event.
+    until(1, &mut ada, en).await;
+    publish(&[2, 3]).await;
+    assert_eq!(ben.next().await["title"], fr, "the token takes precedence over the header");
+    assert_eq!(zoe.next().await["title"], fr, "an invalid language is ignored");
+    // Any socket or call of the user can set the language.
+    let mut everything = Socket::open(&format!(
+        "ws://{}/ws/?token={}",
+        stack.host(0),
+        token_with(json!({"user_id": 2, "lang": "en"}))
+    ))
+    .await;
+    let call = stack.http().get(format!("http://{}/api/unread", stack.host(0)));
+    call.bearer_auth(token(3)).header("accept-language", "en").send().await.unwrap();
     until(2, &mut ben, en).await;
     until(3, &mut zoe, en).await;
     let fresh = token_with(json!({"user_id": 2, "lang": "fr"}));

@@ -30,7 +30,8 @@ async fn reminders(stack: &Stack) -> Events {
 
 #[tokio::test]
 async fn an_unread_message_causes_one_reminder_of_each_step_and_reading_it_settles_them() {
-    let stack = stack(1, STEPS).await;
+    // Long enough to read a message in time on a busy machine.
+    let stack = stack(1, "push:20s/7d:settle mail:24s/7d:every=1h").await;
     let (unread, read) = (stack.conversation(&[1, 2]).await, stack.conversation(&[1, 3]).await);
     let in_time = send(&stack, read, 1, "read in time").await;
     let first = send(&stack, unread, 1, "the text is secret").await;
@@ -74,7 +75,8 @@ async fn an_unread_message_causes_one_reminder_of_each_step_and_reading_it_settl
 /// Law F1: preferences are read when the reminder is issued, not when the wait starts.
 #[tokio::test]
 async fn an_opt_out_during_the_wait_counts() {
-    let stack = stack(1, "push:5s/7d mail:5s/7d").await;
+    // Long enough to set the preferences in time on a busy machine.
+    let stack = stack(1, "push:20s/7d mail:20s/7d").await;
     let conversation = stack.conversation(&[1, 2, 3]).await;
     send(&stack, conversation, 1, "hello").await;
     wait_for_unread(&stack, 2, 1, 1).await;

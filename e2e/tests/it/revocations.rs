@@ -40,7 +40,8 @@ async fn a_socket_with_a_newer_token_stays_open_after_nats_restarts() {
     let mut newer = open(&stack, 0, &issued(1, now() + 2)).await;
     // A socket with a refreshed token counts as a socket of the newer token.
     let mut refreshed = open(&stack, 0, &issued(3, now() - 60)).await;
-    refreshed.send(json!({"type": "auth", "token": issued(3, now() + 3)})).await;
+    // Issued as far in the future as the leeway allows, because the revocation must be older.
+    refreshed.send(json!({"type": "auth", "token": issued(3, now() + 5)})).await;
     assert_eq!(refreshed.next().await["type"], "auth");
     revoke(&stack, json!({"user_id": 3})).await;
     for user in [10, 11] {

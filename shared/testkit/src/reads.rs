@@ -4,7 +4,7 @@ use std::{fmt::Debug, str::FromStr, time::Duration};
 
 use anyhow::Context;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Executor, PgPool,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -56,6 +56,11 @@ impl Reads {
             for statement in seed {
                 connection.execute(*statement).await.context(*statement)?;
             }
+            // What the seed has read must not be counted later. Postgres writes these statistics before it is ready for
+            // the ping.
+            connection.execute("select pg_stat_force_next_flush()").await?;
+            connection.ping().await?;
+            connection.close().await?;
         }
         // A single connection: once it has flushed its statistics, they are complete.
         let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await?;

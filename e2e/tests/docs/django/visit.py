@@ -5,7 +5,10 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 import django
+from django.conf import settings
 
+# By default, the package gives up after a second, which a busy machine may need.
+settings.VYZIO["TIMEOUT"] = 30
 django.setup()
 
 from django.contrib.auth.models import User

@@ -56,8 +56,11 @@ async fn a_stopped_server_can_be_resumed() {
 async fn a_cluster_keeps_acknowledged_messages_when_it_loses_a_server() {
     let cluster = NatsServer::cluster(3, NatsOptions::default()).await.unwrap();
     let urls: Vec<String> = cluster.iter().map(NatsServer::url).collect();
-    let mut jetstream = jetstream::new(async_nats::connect(&urls[..]).await.unwrap());
-    jetstream.set_timeout(Duration::from_millis(500));
+    let client = async_nats::connect(&urls[..]).await.unwrap();
+    let (mut patient, mut polling) = (jetstream::new(client.clone()), jetstream::new(client));
+    patient.set_timeout(testkit::wait::TIMEOUT);
+    // A request that no server answers is repeated soon.
+    polling.set_timeout(Duration::from_secs(2));
     let config = || stream::Config {
         name: "KEPT".to_owned(),
         subjects: vec!["kept.>".to_owned()],
@@ -65,18 +68,10 @@ async fn a_cluster_keeps_acknowledged_messages_when_it_loses_a_server() {
         ..Default::default()
     };
     // The servers may still be electing a leader.
-    while jetstream.create_stream(config()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    jetstream.publish("kept.one", "hello".into()).await.unwrap().await.unwrap();
+    testkit::eventually("the stream", async || polling.create_stream(config()).await.is_ok()).await;
+    patient.publish("kept.one", "hello".into()).await.unwrap().await.unwrap();
     cluster[0].kill().await;
-    let kept = loop {
-        if let Ok(stream) = jetstream.get_stream("KEPT").await
-            && let Ok(kept) = stream.get_raw_message(1).await
-        {
-            break kept;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let read = async || polling.get_stream("KEPT").await.ok()?.get_raw_message(1).await.ok();
+    let kept = testkit::eventually("the message", read).await;
     assert_eq!(kept.payload, "hello");
 }
