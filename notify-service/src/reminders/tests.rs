@@ -17,7 +17,10 @@ use contract::{
 };
 use proptest::prelude::*;
 use service::{Bus, config, postgres};
-use std::{collections::BTreeMap, sync::Arc, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
 use testkit::{NatsServer, TestDatabase};
 use tokio::sync::watch;
 

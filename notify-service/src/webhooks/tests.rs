@@ -2,7 +2,7 @@
 
 use super::*;
 use async_nats::jetstream::{self, stream::RetentionPolicy};
-use contract::{chat::MessageChanged, streams::DEADLETTERS_STREAM};
+use contract::{chat::MessageChanged, notify::original_header, streams::DEADLETTERS_STREAM};
 use serde_json::{Value, json};
 use service::config::Nats;
 use std::{
