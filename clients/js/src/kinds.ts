@@ -89,15 +89,20 @@ export function kindsOf(rt: Realtime): Promise<Result<Map<string, KindSchema>>> 
 /** The text of data in a language, as the server makes it in its own. `null`: the kind has none in this language. */
 export function textOf(schema: KindSchema, data: Record<string, any>, lang: string): string | null {
   const { text, labels } = schema['x-vyzio'] ?? {};
-  const template = text?.[lang];
+  const template = own(text, lang);
   if (!template) return null;
+  const words = own(labels, lang);
   const shown = (placeholder: string) => {
     const name = placeholder.replace(/\/100$/, '');
-    const value = data[name];
-    if (placeholder !== name && Number.isSafeInteger(value)) return centsOf(value, lang);
+    const value = own(data, name);
+    // The server divides integers of 64 bits, and shows larger numbers as they are.
+    if (placeholder !== name && Number.isInteger(value) && Math.abs(value) <= 2 ** 63) return centsOf(value, lang);
     if (typeof value !== 'string') return typeof value === 'object' ? '' : `${value ?? ''}`;
-    if (schema.properties?.[name]?.format === 'date-time') return timeOf(value, lang);
-    return labels?.[lang]?.[value] ?? value;
+    const property = schema.properties?.[name];
+    if (property?.format === 'date-time') return timeOf(value, lang);
+    // What a person wrote stays as it is, even if it is the same word as a state.
+    const isListed = (property?.enum ?? property?.const) !== undefined;
+    return (isListed ? own(words, value) : undefined) ?? value;
   };
   return template
     .replace(/\{([^}]*)\}/g, (_, placeholder) => shown(placeholder))
@@ -105,10 +110,15 @@ export function textOf(schema: KindSchema, data: Record<string, any>, lang: stri
     .trim();
 }
 
+/** Without what every object inherits, such as `constructor`. */
+function own<T>(object: Record<string, T> | undefined, name: string): T | undefined {
+  return object && Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 function centsOf(number: number, lang: string): string {
-  const cents = Math.abs(number % 100);
-  const whole = `${number < 0 ? '-' : ''}${Math.floor(Math.abs(number) / 100)}`;
-  return cents ? `${whole}${lang === 'en' ? '.' : ','}${`${cents}`.padStart(2, '0')}` : whole;
+  const digits = `${BigInt(Math.abs(number))}`.padStart(3, '0');
+  const [whole, cents] = [`${number < 0 ? '-' : ''}${digits.slice(0, -2)}`, digits.slice(-2)];
+  return cents === '00' ? whole : `${whole}${lang === 'en' ? '.' : ','}${cents}`;
 }
 
 function timeOf(text: string, lang: string): string {

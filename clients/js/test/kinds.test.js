@@ -87,6 +87,57 @@ describe('kinds', { concurrency: true }, () => {
     assert.equal(text('offer', OFFER.data, 'de'), null);
   });
 
+  test('labels are words for the values that the schema lists', () => {
+    const schema = {
+      required: ['state', 'currency', 'place'],
+      properties: {
+        state: { enum: ['accepted', 'constructor', '__proto__'] },
+        currency: { const: 'EUR' },
+        place: { type: 'string' },
+      },
+      'x-vyzio': {
+        text: { fr: '{state}, {currency}, {place}' },
+        labels: { fr: { accepted: 'acceptée', EUR: '€' } },
+      },
+    };
+    const text = (state, place, lang = 'fr') => textOf(schema, { state, currency: 'EUR', place }, lang);
+    assert.equal(text('accepted', 'accepted'), 'acceptée, €, accepted');
+    for (const value of ['constructor', '__proto__']) {
+      assert.equal(text(value, 'Gare'), `${value}, €, Gare`);
+      assert.equal(text('accepted', 'Gare', value), null, 'no such language');
+    }
+  });
+
+  test('hundredths are shown as the server shows them', () => {
+    const schema = {
+      required: ['price'],
+      properties: {},
+      'x-vyzio': { text: { en: 'for {price/100}', fr: 'pour {price/100}' } },
+    };
+    const shown = [
+      [4500, '45'],
+      [4550, '45.50'],
+      [5, '0.05'],
+      [-5, '-0.05'],
+      [-4500, '-45'],
+      [0, '0'],
+      // The server divides all integers of 64 bits.
+      [2 ** 60, '11529215046068469.76'],
+      [-(2 ** 63), '-92233720368547758.08'],
+      // Others stay as they are.
+      [45.5, '45.5'],
+      [-0.5, '-0.5'],
+      [1e300, '1e+300'],
+      [true, 'true'],
+      ['45', '45'],
+      [null, ''],
+      [[4500], ''],
+    ];
+    for (const [price, text] of shown) assert.equal(textOf(schema, { price }, 'en'), `for ${text}`.trim());
+    assert.equal(textOf(schema, { price: 4550 }, 'fr'), 'pour 45,50');
+    assert.equal(textOf(schema, { price: 45.5 }, 'fr'), 'pour 45.5');
+  });
+
   test('vyzio-kinds writes the types of a gateway', async (context) => {
     const { ada } = await pair(context);
     const url = new URL((await client(context, ada.rt.userId)).line.url);
