@@ -49,13 +49,15 @@ function original(rt, chat, message) {
   if (!id || here) return Promise.resolve(here ? { ok: true, data: here } : DONE);
   const { Et: _changes } = chat;
   let known = read.get(chat);
-  if (!known || known.Et !== _changes) read.set(chat, known = { Et: _changes, re: /* @__PURE__ */ new Map() });
-  const { re: _answers } = known;
+  if (!known || known.Et !== _changes) read.set(chat, known = { Et: _changes, re: /* @__PURE__ */ new Map(), se: /* @__PURE__ */ new Map() });
+  const { re: _answers, se: _failures } = known;
   const earlier = _answers.get(id);
   if (earlier) return earlier;
   const answer = rt.call("GET", `/api/conversations/${chat.id}/messages/${id}`).then((answer2) => {
     if (!answer2.ok) {
-      _answers.delete(id);
+      const failures = _failures.get(id) ?? 0;
+      _failures.set(id, failures + 1);
+      rt.t.$(answer2.error, failures).then((again) => again && _answers.delete(id));
       return answer2;
     }
     const { message_id, sender_id, sender_username, content, kind, data, deleted_at } = answer2.data;

@@ -32,6 +32,8 @@ export interface KindSchema {
 interface Read {
   _changes: number | undefined;
   _answers: Map<number, Promise<Result<Original | null>>>;
+  /** How often in a row the call for a message has failed. */
+  _failures: Map<number, number>;
 }
 
 const read = new WeakMap<Conversation, Read>();
@@ -54,13 +56,16 @@ export function original(rt: Realtime, chat: Conversation, message: Message): Pr
   const { _changes } = chat;
   let known = read.get(chat);
   // A change of a message that is not here reaches the conversation as a number only. It may have been of any of these.
-  if (!known || known._changes !== _changes) read.set(chat, (known = { _changes, _answers: new Map() }));
-  const { _answers } = known;
+  if (!known || known._changes !== _changes) read.set(chat, (known = { _changes, _answers: new Map(), _failures: new Map() }));
+  const { _answers, _failures } = known;
   const earlier = _answers.get(id);
   if (earlier) return earlier;
   const answer = rt.call('GET', `/api/conversations/${chat.id}/messages/${id}`).then((answer) => {
     if (!answer.ok) {
-      _answers.delete(id);
+      // Pages ask with each render, so a failure stays, too: for a pause, or, if a retry is no use, until a change.
+      const failures = _failures.get(id) ?? 0;
+      _failures.set(id, failures + 1);
+      rt._core._again(answer.error, failures).then((again) => again && _answers.delete(id));
       return answer;
     }
     const { message_id, sender_id, sender_username, content, kind, data, deleted_at } = answer.data;

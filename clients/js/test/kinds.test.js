@@ -6,9 +6,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { kindsOf, original, originalHere, textOf } from '@vyzio/realtime/kinds';
-import { ask, client, messages, pair, tokenOf, until } from './stack.js';
+import { HASTE, ask, client, messages, pair, tokenOf, until } from './stack.js';
 
 const run = promisify(execFile);
 const OFFER = { kind: 'offer', data: { amount: 4550, currency: 'EUR', state: 'open' } };
@@ -72,6 +73,47 @@ describe('kinds', { concurrency: true }, () => {
       if (!found.data.deleted) await changed;
     } while (!found.data.deleted);
     assert.equal(found.data.content, '');
+  });
+
+  test('an original that cannot be read costs one call, however often it is shown', async (context) => {
+    const { id, ada } = await pair(context);
+    const calls = []; // Their times.
+    let broken = false;
+    const counted = (url, options) => {
+      if (/\/messages\/\d+$/.test(url)) calls.push(performance.now());
+      return broken ? Promise.reject(new Error('no network')) : fetch(url, options);
+    };
+    const { rt } = await client(context, ada.user, { fetch: counted });
+    const chat = rt.conversation(id);
+    await live(chat, ada.chat);
+    const failureOf = async (reply_to) => (await original(rt, chat, { reply_to })).error?.code;
+    const show = async (reply_to, code) => {
+      for (let render = 0; render < 20; render += 1) assert.equal(await failureOf(reply_to), code);
+    };
+    const [removed, other] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER - 1]; // No such messages.
+    await show(removed, 'not_found');
+    assert.equal(calls.length, 1);
+    const sent = await ada.chat.send('45 €?');
+    await ada.chat.edit(sent.key, '40 €?');
+    await until('the change', () => chat.messages[0]?.edited, chat);
+    await show(removed, 'not_found');
+    assert.equal(calls.length, 2, 'after a change, the answer may be another one');
+    // What a retry may fix is tried again, after pauses that grow.
+    broken = true;
+    while (calls.length < 6) {
+      assert.equal(await failureOf(other), 'network');
+      await sleep(1);
+    }
+    const pauses = [3, 4, 5].map((call) => calls[call] - calls[call - 1]);
+    const least = [1, 2, 4].map((times) => (times * HASTE.backoff) / 2 - 2); // Timers may be early by a millisecond.
+    assert.ok(
+      pauses.every((pause, index) => pause >= least[index]),
+      `${pauses}`,
+    );
+    broken = false;
+    while ((await failureOf(other)) === 'network') await sleep(1);
+    await show(other, 'not_found');
+    assert.equal(calls.length, 7);
   });
 
   test('the texts of kinds are made in every language', async (context) => {
