@@ -49,13 +49,15 @@ function original(rt, chat, message) {
   if (!id || here) return Promise.resolve(here ? { ok: true, data: here } : DONE);
   const { Et: _changes } = chat;
   let known = read.get(chat);
-  if (!known || known.Et !== _changes) read.set(chat, known = { Et: _changes, re: /* @__PURE__ */ new Map() });
-  const { re: _answers } = known;
+  if (!known || known.Et !== _changes) read.set(chat, known = { Et: _changes, re: /* @__PURE__ */ new Map(), se: /* @__PURE__ */ new Map() });
+  const { re: _answers, se: _failures } = known;
   const earlier = _answers.get(id);
   if (earlier) return earlier;
   const answer = rt.call("GET", `/api/conversations/${chat.id}/messages/${id}`).then((answer2) => {
     if (!answer2.ok) {
-      _answers.delete(id);
+      const failures = _failures.get(id) ?? 0;
+      _failures.set(id, failures + 1);
+      rt.t.$(answer2.error, failures).then((again) => again && _answers.delete(id));
       return answer2;
     }
     const { message_id, sender_id, sender_username, content, kind, data, deleted_at } = answer2.data;
@@ -80,22 +82,28 @@ function kindsOf(rt) {
 }
 function textOf(schema, data, lang) {
   const { text, labels } = schema["x-vyzio"] ?? {};
-  const template = text?.[lang];
+  const template = own(text, lang);
   if (!template) return null;
+  const words = own(labels, lang);
   const shown = (placeholder) => {
     const name = placeholder.replace(/\/100$/, "");
-    const value = data[name];
-    if (placeholder !== name && Number.isSafeInteger(value)) return centsOf(value, lang);
+    const value = own(data, name);
+    if (placeholder !== name && Number.isInteger(value) && Math.abs(value) <= 2 ** 63) return centsOf(value, lang);
     if (typeof value !== "string") return typeof value === "object" ? "" : `${value ?? ""}`;
-    if (schema.properties?.[name]?.format === "date-time") return timeOf(value, lang);
-    return labels?.[lang]?.[value] ?? value;
+    const property = schema.properties?.[name];
+    if (property?.format === "date-time") return timeOf(value, lang);
+    const isListed = (property?.enum ?? property?.const) !== void 0;
+    return (isListed ? own(words, value) : void 0) ?? value;
   };
   return template.replace(/\{([^}]*)\}/g, (_, placeholder) => shown(placeholder)).replace(/\p{Cc}/gu, " ").trim();
 }
+function own(object, name) {
+  return object && Object.hasOwn(object, name) ? object[name] : void 0;
+}
 function centsOf(number, lang) {
-  const cents = Math.abs(number % 100);
-  const whole = `${number < 0 ? "-" : ""}${Math.floor(Math.abs(number) / 100)}`;
-  return cents ? `${whole}${lang === "en" ? "." : ","}${`${cents}`.padStart(2, "0")}` : whole;
+  const digits = `${BigInt(Math.abs(number))}`.padStart(3, "0");
+  const [whole, cents] = [`${number < 0 ? "-" : ""}${digits.slice(0, -2)}`, digits.slice(-2)];
+  return cents === "00" ? whole : `${whole}${lang === "en" ? "." : ","}${cents}`;
 }
 function timeOf(text, lang) {
   const [year, month, day, time] = [text.slice(0, 4), text.slice(5, 7), text.slice(8, 10), text.slice(11, 16)];

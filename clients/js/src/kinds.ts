@@ -32,6 +32,8 @@ export interface KindSchema {
 interface Read {
   _changes: number | undefined;
   _answers: Map<number, Promise<Result<Original | null>>>;
+  /** How often in a row the call for a message has failed. */
+  _failures: Map<number, number>;
 }
 
 const read = new WeakMap<Conversation, Read>();
@@ -54,13 +56,16 @@ export function original(rt: Realtime, chat: Conversation, message: Message): Pr
   const { _changes } = chat;
   let known = read.get(chat);
   // A change of a message that is not here reaches the conversation as a number only. It may have been of any of these.
-  if (!known || known._changes !== _changes) read.set(chat, (known = { _changes, _answers: new Map() }));
-  const { _answers } = known;
+  if (!known || known._changes !== _changes) read.set(chat, (known = { _changes, _answers: new Map(), _failures: new Map() }));
+  const { _answers, _failures } = known;
   const earlier = _answers.get(id);
   if (earlier) return earlier;
   const answer = rt.call('GET', `/api/conversations/${chat.id}/messages/${id}`).then((answer) => {
     if (!answer.ok) {
-      _answers.delete(id);
+      // Pages ask with each render, so a failure stays, too: for a pause, or, if a retry is no use, until a change.
+      const failures = _failures.get(id) ?? 0;
+      _failures.set(id, failures + 1);
+      rt._core._again(answer.error, failures).then((again) => again && _answers.delete(id));
       return answer;
     }
     const { message_id, sender_id, sender_username, content, kind, data, deleted_at } = answer.data;
@@ -89,15 +94,20 @@ export function kindsOf(rt: Realtime): Promise<Result<Map<string, KindSchema>>> 
 /** The text of data in a language, as the server makes it in its own. `null`: the kind has none in this language. */
 export function textOf(schema: KindSchema, data: Record<string, any>, lang: string): string | null {
   const { text, labels } = schema['x-vyzio'] ?? {};
-  const template = text?.[lang];
+  const template = own(text, lang);
   if (!template) return null;
+  const words = own(labels, lang);
   const shown = (placeholder: string) => {
     const name = placeholder.replace(/\/100$/, '');
-    const value = data[name];
-    if (placeholder !== name && Number.isSafeInteger(value)) return centsOf(value, lang);
+    const value = own(data, name);
+    // The server divides integers of 64 bits, and shows larger numbers as they are.
+    if (placeholder !== name && Number.isInteger(value) && Math.abs(value) <= 2 ** 63) return centsOf(value, lang);
     if (typeof value !== 'string') return typeof value === 'object' ? '' : `${value ?? ''}`;
-    if (schema.properties?.[name]?.format === 'date-time') return timeOf(value, lang);
-    return labels?.[lang]?.[value] ?? value;
+    const property = schema.properties?.[name];
+    if (property?.format === 'date-time') return timeOf(value, lang);
+    // What a person wrote stays as it is, even if it is the same word as a state.
+    const isListed = (property?.enum ?? property?.const) !== undefined;
+    return (isListed ? own(words, value) : undefined) ?? value;
   };
   return template
     .replace(/\{([^}]*)\}/g, (_, placeholder) => shown(placeholder))
@@ -105,10 +115,15 @@ export function textOf(schema: KindSchema, data: Record<string, any>, lang: stri
     .trim();
 }
 
+/** Without what every object inherits, such as `constructor`. */
+function own<T>(object: Record<string, T> | undefined, name: string): T | undefined {
+  return object && Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 function centsOf(number: number, lang: string): string {
-  const cents = Math.abs(number % 100);
-  const whole = `${number < 0 ? '-' : ''}${Math.floor(Math.abs(number) / 100)}`;
-  return cents ? `${whole}${lang === 'en' ? '.' : ','}${`${cents}`.padStart(2, '0')}` : whole;
+  const digits = `${BigInt(Math.abs(number))}`.padStart(3, '0');
+  const [whole, cents] = [`${number < 0 ? '-' : ''}${digits.slice(0, -2)}`, digits.slice(-2)];
+  return cents === '00' ? whole : `${whole}${lang === 'en' ? '.' : ','}${cents}`;
 }
 
 function timeOf(text: string, lang: string): string {

@@ -6,9 +6,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { kindsOf, original, originalHere, textOf } from '@vyzio/realtime/kinds';
-import { ask, client, messages, pair, tokenOf, until } from './stack.js';
+import { HASTE, ask, client, messages, pair, tokenOf, until } from './stack.js';
 
 const run = promisify(execFile);
 const OFFER = { kind: 'offer', data: { amount: 4550, currency: 'EUR', state: 'open' } };
@@ -74,6 +75,47 @@ describe('kinds', { concurrency: true }, () => {
     assert.equal(found.data.content, '');
   });
 
+  test('an original that cannot be read costs one call, however often it is shown', async (context) => {
+    const { id, ada } = await pair(context);
+    const calls = []; // Their times.
+    let broken = false;
+    const counted = (url, options) => {
+      if (/\/messages\/\d+$/.test(url)) calls.push(performance.now());
+      return broken ? Promise.reject(new Error('no network')) : fetch(url, options);
+    };
+    const { rt } = await client(context, ada.user, { fetch: counted });
+    const chat = rt.conversation(id);
+    await live(chat, ada.chat);
+    const failureOf = async (reply_to) => (await original(rt, chat, { reply_to })).error?.code;
+    const show = async (reply_to, code) => {
+      for (let render = 0; render < 20; render += 1) assert.equal(await failureOf(reply_to), code);
+    };
+    const [removed, other] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER - 1]; // No such messages.
+    await show(removed, 'not_found');
+    assert.equal(calls.length, 1);
+    const sent = await ada.chat.send('45 €?');
+    await ada.chat.edit(sent.key, '40 €?');
+    await until('the change', () => chat.messages[0]?.edited, chat);
+    await show(removed, 'not_found');
+    assert.equal(calls.length, 2, 'after a change, the answer may be another one');
+    // What a retry may fix is tried again, after pauses that grow.
+    broken = true;
+    while (calls.length < 6) {
+      assert.equal(await failureOf(other), 'network');
+      await sleep(1);
+    }
+    const pauses = [3, 4, 5].map((call) => calls[call] - calls[call - 1]);
+    const least = [1, 2, 4].map((times) => (times * HASTE.backoff) / 2 - 2); // Timers may be early by a millisecond.
+    assert.ok(
+      pauses.every((pause, index) => pause >= least[index]),
+      `${pauses}`,
+    );
+    broken = false;
+    while ((await failureOf(other)) === 'network') await sleep(1);
+    await show(other, 'not_found');
+    assert.equal(calls.length, 7);
+  });
+
   test('the texts of kinds are made in every language', async (context) => {
     const { ada } = await pair(context);
     const kinds = await kindsOf(ada.rt);
@@ -85,6 +127,57 @@ describe('kinds', { concurrency: true }, () => {
     assert.equal(text('appointment', appointment, 'fr'), 'Rendez-vous : 01/12/2026 à 14:30, Gare (proposé)');
     assert.equal(text('location', { latitude: 48.85, longitude: 2 }, 'en'), 'Location: 48.85, 2');
     assert.equal(text('offer', OFFER.data, 'de'), null);
+  });
+
+  test('labels are words for the values that the schema lists', () => {
+    const schema = {
+      required: ['state', 'currency', 'place'],
+      properties: {
+        state: { enum: ['accepted', 'constructor', '__proto__'] },
+        currency: { const: 'EUR' },
+        place: { type: 'string' },
+      },
+      'x-vyzio': {
+        text: { fr: '{state}, {currency}, {place}' },
+        labels: { fr: { accepted: 'acceptée', EUR: '€' } },
+      },
+    };
+    const text = (state, place, lang = 'fr') => textOf(schema, { state, currency: 'EUR', place }, lang);
+    assert.equal(text('accepted', 'accepted'), 'acceptée, €, accepted');
+    for (const value of ['constructor', '__proto__']) {
+      assert.equal(text(value, 'Gare'), `${value}, €, Gare`);
+      assert.equal(text('accepted', 'Gare', value), null, 'no such language');
+    }
+  });
+
+  test('hundredths are shown as the server shows them', () => {
+    const schema = {
+      required: ['price'],
+      properties: {},
+      'x-vyzio': { text: { en: 'for {price/100}', fr: 'pour {price/100}' } },
+    };
+    const shown = [
+      [4500, '45'],
+      [4550, '45.50'],
+      [5, '0.05'],
+      [-5, '-0.05'],
+      [-4500, '-45'],
+      [0, '0'],
+      // The server divides all integers of 64 bits.
+      [2 ** 60, '11529215046068469.76'],
+      [-(2 ** 63), '-92233720368547758.08'],
+      // Others stay as they are.
+      [45.5, '45.5'],
+      [-0.5, '-0.5'],
+      [1e300, '1e+300'],
+      [true, 'true'],
+      ['45', '45'],
+      [null, ''],
+      [[4500], ''],
+    ];
+    for (const [price, text] of shown) assert.equal(textOf(schema, { price }, 'en'), `for ${text}`.trim());
+    assert.equal(textOf(schema, { price: 4550 }, 'fr'), 'pour 45,50');
+    assert.equal(textOf(schema, { price: 45.5 }, 'fr'), 'pour 45.5');
   });
 
   test('vyzio-kinds writes the types of a gateway', async (context) => {

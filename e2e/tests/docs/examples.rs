@@ -112,7 +112,13 @@ async fn the_backend_of_offers_decides_each_one_once() {
         Ok(found) => found,
         Err(reason) => return tools::skip("examples/offers", &reason),
     };
-    let env = vec![("SYSTEM_USER_ID", "9000".to_owned())];
+    let (port, secret) = (free_port().unwrap(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let env = vec![
+        ("SYSTEM_USER_ID", "9000".to_owned()),
+        ("TELL", "sent,changed".to_owned()),
+        ("WEBHOOK_URL", format!("http://127.0.0.1:{port}/")),
+        ("WEBHOOK_SECRET", secret.to_owned()),
+    ];
     let stack = Stack::with(Options { env, ..Options::default() }).await;
     let conversation = stack.conversation(&[456, 457]).await;
     let path = format!("/api/conversations/{conversation}/messages");
@@ -125,12 +131,8 @@ async fn the_backend_of_offers_decides_each_one_once() {
     offer(3_000).await;
     let project = tempfile::tempdir_in(packages).unwrap();
     fs::copy(folder().join("offers/offers.mjs"), project.path().join("offers.mjs")).unwrap();
-    let scope = project.path().join("node_modules/@vyzio");
-    fs::create_dir_all(&scope).unwrap();
-    std::os::unix::fs::symlink(folder().parent().unwrap().join("clients/js"), scope.join("realtime"))
-        .unwrap();
-    let mut env = bot_environment(&stack, conversation).to_vec();
-    env.push(("NATS_URL", stack.nats_urls("marketplace").join(",")));
+    let [url, key] = django::environment(&stack);
+    let env = [url, key, ("WEBHOOK_SECRET", secret.to_owned()), ("PORT", port.to_string())];
     let start_backend = || start(Program::new(&node).arg(project.path().join("offers.mjs")), &env);
     let backend = start_backend();
     eventually("a declined offer", async || (texts(1).await == ["Offre : 30 € (refusée)"]).then_some(()))
@@ -139,7 +141,7 @@ async fn the_backend_of_offers_decides_each_one_once() {
     let order = format!("Commande n° {} : passée", accepted["message_id"]);
     let expected = ["Offre : 30 € (refusée)", "Offre : 50 € (acceptée)", &order];
     eventually("an order", async || (texts(3).await == expected).then_some(())).await;
-    // After a crash it announces the order again, which stays one message.
+    // It announces the order after the change, too, and perhaps again after a crash. That stays one message.
     drop(backend);
     let backend = start_backend();
     offer(1_000).await;
