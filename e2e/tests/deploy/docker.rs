@@ -1,16 +1,43 @@
 //! The Dockerfiles and the compose file.
 
 use crate::tools::{installed, must, python, root};
+use serde_json::Value;
 use std::{collections::BTreeSet, fs, process::Command};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
+/// The services of the compose file, by name.
+fn services() -> Value {
+    let compose: Value = serde_saphyr::from_str(&read("docker-compose.yml")).unwrap();
+    compose["services"].clone()
+}
+
 #[test]
 fn the_compose_file_is_valid() {
     let Some(mut check) = python("check-jsonschema") else { return };
     must(check.args(["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]));
+}
+
+/// A gateway's port has no TLS and serves `/backend/`, and Docker's rules come before those of a firewall.
+#[test]
+fn compose_publishes_ports_on_this_machine_only() {
+    let services = services();
+    let published = |service: &Value| service["ports"].as_array().cloned().unwrap_or_default();
+    for gateway in ["gateway", "gateway-2"] {
+        assert_eq!(published(&services[gateway]).len(), 1, "{gateway}");
+    }
+    for (name, service) in services.as_object().unwrap() {
+        assert_eq!(service["network_mode"], Value::Null, "{name}");
+        for port in published(service) {
+            let port = port.as_str().unwrap();
+            let is_local = port.starts_with("127.0.0.1:") || port.starts_with("${GATEWAY_HOST:-127.0.0.1}:");
+            assert!(is_local, "{name}: {port}");
+        }
+    }
+    let example = read(".env.example");
+    assert!(example.lines().all(|line| !line.starts_with("GATEWAY_HOST")), "{example}");
 }
 
 #[test]
