@@ -1,7 +1,7 @@
 //! The Dockerfiles and the compose file.
 
 use crate::tools::{installed, must, python, root};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, process::Command};
 
 fn read(path: &str) -> String {
@@ -38,6 +38,36 @@ fn compose_publishes_ports_on_this_machine_only() {
     }
     let example = read(".env.example");
     assert!(example.lines().all(|line| !line.starts_with("GATEWAY_HOST")), "{example}");
+}
+
+/// In `.env`, a variable names a folder or file of this machine; in the container, the place where that is mounted.
+#[test]
+fn compose_mounts_kinds_texts_and_endpoints_of_webhooks() {
+    let services = services();
+    for (service, variable, default, target) in [
+        ("chat-service", "KINDS_DIR", "./deploy/kinds", "/etc/vyzio/kinds"),
+        ("notify-service", "CATALOGUE_DIR", "./deploy/catalogue", "/etc/vyzio/catalogue"),
+        ("notify-service", "WEBHOOKS", "/dev/null", "/etc/vyzio/webhooks.toml"),
+    ] {
+        assert!(root().join(default).exists(), "{default}");
+        for service in [service.to_owned(), format!("{service}-2")] {
+            let Value::Object(service) = &services[&service] else { panic!("no {service}") };
+            let mount = json!({
+                "type": "bind",
+                "source": format!("${{{variable}:-{default}}}"),
+                "target": target,
+                "read_only": true,
+                "bind": {"create_host_path": false},
+            });
+            assert!(service["volumes"].as_array().unwrap().contains(&mount), "{variable}: {service:?}");
+            // Without a file, WEBHOOK_URL may be set.
+            let path = match variable {
+                "WEBHOOKS" => format!("${{WEBHOOKS:+{target}}}"),
+                _ => target.to_owned(),
+            };
+            assert_eq!(service["environment"][variable], path);
+        }
+    }
 }
 
 #[test]
