@@ -1,16 +1,73 @@
 //! The Dockerfiles and the compose file.
 
 use crate::tools::{installed, must, python, root};
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, process::Command};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
+/// The services of the compose file, by name.
+fn services() -> Value {
+    let compose: Value = serde_saphyr::from_str(&read("docker-compose.yml")).unwrap();
+    compose["services"].clone()
+}
+
 #[test]
 fn the_compose_file_is_valid() {
     let Some(mut check) = python("check-jsonschema") else { return };
     must(check.args(["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]));
+}
+
+/// A gateway's port has no TLS and serves `/backend/`, and Docker's rules come before those of a firewall.
+#[test]
+fn compose_publishes_ports_on_this_machine_only() {
+    let services = services();
+    let published = |service: &Value| service["ports"].as_array().cloned().unwrap_or_default();
+    for gateway in ["gateway", "gateway-2"] {
+        assert_eq!(published(&services[gateway]).len(), 1, "{gateway}");
+    }
+    for (name, service) in services.as_object().unwrap() {
+        assert_eq!(service["network_mode"], Value::Null, "{name}");
+        for port in published(service) {
+            let port = port.as_str().unwrap();
+            let is_local = port.starts_with("127.0.0.1:") || port.starts_with("${GATEWAY_HOST:-127.0.0.1}:");
+            assert!(is_local, "{name}: {port}");
+        }
+    }
+    let example = read(".env.example");
+    assert!(example.lines().all(|line| !line.starts_with("GATEWAY_HOST")), "{example}");
+}
+
+/// In `.env`, a variable names a folder or file of this machine; in the container, the place where that is mounted.
+#[test]
+fn compose_mounts_kinds_texts_and_endpoints_of_webhooks() {
+    let services = services();
+    for (service, variable, default, target) in [
+        ("chat-service", "KINDS_DIR", "./deploy/kinds", "/etc/vyzio/kinds"),
+        ("notify-service", "CATALOGUE_DIR", "./deploy/catalogue", "/etc/vyzio/catalogue"),
+        ("notify-service", "WEBHOOKS", "/dev/null", "/etc/vyzio/webhooks.toml"),
+    ] {
+        assert!(root().join(default).exists(), "{default}");
+        for service in [service.to_owned(), format!("{service}-2")] {
+            let Value::Object(service) = &services[&service] else { panic!("no {service}") };
+            let mount = json!({
+                "type": "bind",
+                "source": format!("${{{variable}:-{default}}}"),
+                "target": target,
+                "read_only": true,
+                "bind": {"create_host_path": false},
+            });
+            assert!(service["volumes"].as_array().unwrap().contains(&mount), "{variable}: {service:?}");
+            // Without a file, WEBHOOK_URL may be set.
+            let path = match variable {
+                "WEBHOOKS" => format!("${{WEBHOOKS:+{target}}}"),
+                _ => target.to_owned(),
+            };
+            assert_eq!(service["environment"][variable], path);
+        }
+    }
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn secrets_are_only_referenced() {
         (ALL, ["my-gateway", "my-chat", "my-notify", "my-typing"]),
     ] {
         let Some(resources) = rendered(values) else { return };
-        assert_eq!(of_kind("Secret", &resources).count() + of_kind("ConfigMap", &resources).count(), 0);
+        assert_eq!(of_kind("Secret", &resources).count(), 0);
         for ((service, ..), secret) in SERVICES.into_iter().zip(secrets) {
             let container = container(service, &resources);
             assert_eq!(container["envFrom"], json!([{"secretRef": {"name": secret}}]));
@@ -210,6 +210,69 @@ fn secrets_are_only_referenced() {
                 assert!(!["NATS_URL", "DATABASE_URL", "JWT_SECRET"].contains(&name), "{service}: {name}");
             }
         }
+    }
+}
+
+/// Each has a volume below `/etc/vyzio`, and a variable with its path.
+#[test]
+fn kinds_texts_and_endpoints_of_webhooks_are_files_of_their_services() {
+    let Some(resources) = rendered(ALL) else { return };
+    let values = read(ALL);
+    for (service, variable, name, path) in [
+        ("chat-service", "KINDS_DIR", "kinds", "/etc/vyzio/kinds"),
+        ("notify-service", "CATALOGUE_DIR", "catalogue", "/etc/vyzio/catalogue"),
+        ("notify-service", "WEBHOOKS", "webhooks", "/etc/vyzio/webhooks/webhooks.toml"),
+    ] {
+        assert_eq!(env(service, variable, &resources)["value"], path);
+        let mount = json!({"name": name, "mountPath": format!("/etc/vyzio/{name}"), "readOnly": true});
+        assert!(
+            container(service, &resources)["volumeMounts"].as_array().unwrap().contains(&mount),
+            "{name}"
+        );
+        let volume = if name == "webhooks" {
+            json!({"name": name, "secret": {"secretName": values["webhooksSecret"]}})
+        } else {
+            let map = format!("vyzio-{name}");
+            assert_eq!(named("ConfigMap", &map, &resources)["data"], values[name]);
+            json!({"name": name, "configMap": {"name": map}})
+        };
+        let pod = &named("Deployment", &format!("vyzio-{service}"), &resources)["spec"]["template"]["spec"];
+        assert!(pod["volumes"].as_array().unwrap().contains(&volume), "{name}");
+    }
+    for (service, count) in
+        [("gateway", 0), ("chat-service", 1), ("notify-service", 2), ("typing-service", 0)]
+    {
+        let mounts = container(service, &resources)["volumeMounts"].as_array().map_or(0, Vec::len);
+        assert_eq!(mounts, count, "{service}");
+    }
+    // Without files, there are no volumes, and the built-in kinds and texts are used.
+    let resources = rendered(MINIMAL).unwrap();
+    assert_eq!(of_kind("ConfigMap", &resources).count(), 0);
+    for (service, ..) in SERVICES {
+        let pod = &named("Deployment", &format!("vyzio-{service}"), &resources)["spec"]["template"]["spec"];
+        assert_eq!(
+            (&pod["volumes"], &container(service, &resources)["volumeMounts"]),
+            (&Value::Null, &Value::Null)
+        );
+        for variable in ["KINDS_DIR", "CATALOGUE_DIR", "WEBHOOKS"] {
+            assert_eq!(env(service, variable, &resources), &Value::Null, "{service}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_kind_changes_the_pods_of_chat_service_only() {
+    let rendered = |text: &str| {
+        let kind = format!("kinds.review\\.json={text}");
+        Some(template(helm()?, &["--values", MINIMAL, "--set-string", &kind]).unwrap())
+    };
+    let Some(first) = rendered("1") else { return };
+    let second = rendered("2").unwrap();
+    for (service, ..) in SERVICES {
+        let name = format!("vyzio-{service}");
+        let pods =
+            [&first, &second].map(|resources| &named("Deployment", &name, resources)["spec"]["template"]);
+        assert_eq!(pods[0] != pods[1], service == "chat-service", "{service}");
     }
 }
 
@@ -347,6 +410,9 @@ fn bad_values_are_refused_with_a_remedy() {
         (&format!("{both},gateway.replicas=3"), "additional properties 'replicas' not allowed"),
         (&format!("{both},gateway.env.SEND_RATE=3"), "got number, want string"),
         (&format!("{both},chatService.replicas=0"), "minimum"),
+        (&format!("{both},kinds.Review\\.json=x"), "does not match pattern"),
+        (&format!("{both},kinds.review\\.json=3"), "got number, want string"),
+        (&format!("{both},catalogue.fr\\.txt=x"), "does not match pattern"),
         // A policy without peers would allow all.
         (&format!("{both},networkPolicy.nats=null"), "missing property 'nats'"),
     ] {
@@ -356,8 +422,8 @@ fn bad_values_are_refused_with_a_remedy() {
     }
 }
 
-/// The part of the API of Kubernetes that helm reads Secrets with; `gateway` is the data of that Secret.
-async fn api_server(gateway: Value) -> String {
+/// The part of the API of Kubernetes that helm reads Secrets with; there is one.
+async fn api_server(name: &str, data: Value) -> String {
     let version = json!({"major": "1", "minor": "34", "gitVersion": "v1.34.0"});
     let resources = json!({
         "kind": "APIResourceList",
@@ -367,8 +433,8 @@ async fn api_server(gateway: Value) -> String {
     let secret = json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": "gateway", "namespace": "vyzio"},
-        "data": gateway,
+        "metadata": {"name": name, "namespace": "vyzio"},
+        "data": data,
     });
     let missing =
         json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
@@ -377,7 +443,7 @@ async fn api_server(gateway: Value) -> String {
         .route("/api", get(async || Json(json!({"kind": "APIVersions", "versions": ["v1"]}))))
         .route("/apis", get(async || Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": []}))))
         .route("/api/v1", get(async || Json(resources)))
-        .route("/api/v1/namespaces/vyzio/secrets/gateway", get(async || Json(secret)))
+        .route(&format!("/api/v1/namespaces/vyzio/secrets/{name}"), get(async || Json(secret)))
         .fallback(async || (StatusCode::NOT_FOUND, Json(missing)));
     let address = format!("127.0.0.1:{}", free_port().unwrap());
     let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
@@ -385,25 +451,30 @@ async fn api_server(gateway: Value) -> String {
     format!("http://{address}")
 }
 
+/// The chart, with what helm reads from an API server with one Secret.
+async fn rendered_with(secret: &str, data: Value, arguments: &[&str]) -> Option<Result<Vec<Value>, String>> {
+    let server = api_server(secret, data).await;
+    let helm = helm()?;
+    let all = ["--values", MINIMAL, "--dry-run=server", "--kube-apiserver", &server];
+    Some(template(helm, &[&all, arguments].concat()))
+}
+
+fn annotation<'a>(service: &str, name: &str, resources: &'a [Value]) -> &'a Value {
+    let deployment = named("Deployment", &format!("vyzio-{service}"), resources);
+    &deployment["spec"]["template"]["metadata"]["annotations"][name]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_secret_changes_the_pods() {
-    let rendered = async |gateway: Value| {
-        let server = api_server(gateway).await;
-        let helm = helm()?;
-        let arguments = ["--values", MINIMAL, "--dry-run=server", "--kube-apiserver", &server];
-        Some(template(helm, &arguments))
-    };
-    let hash = |resources: &[Value], service: &str| {
-        let deployment = named("Deployment", &format!("vyzio-{service}"), resources);
-        deployment["spec"]["template"]["metadata"]["annotations"]["checksum/secret"].clone()
-    };
+    let rendered = async |data: Value| rendered_with("gateway", data, &[]).await;
+    let hash = |service: &str, resources: &[Value]| annotation(service, "checksum/secret", resources).clone();
     let Some(first) = rendered(json!({"NATS_URL": "YQ==", "JWT_SECRET": "YQ=="})).await else { return };
     let first = first.unwrap();
     let second = rendered(json!({"NATS_URL": "YQ==", "JWT_SECRET": "Yg=="})).await.unwrap().unwrap();
-    assert_eq!(hash(&first, "gateway").as_str().unwrap().len(), 64);
-    assert_ne!(hash(&first, "gateway"), hash(&second, "gateway"));
+    assert_eq!(hash("gateway", &first).as_str().unwrap().len(), 64);
+    assert_ne!(hash("gateway", &first), hash("gateway", &second));
     // A Secret that can't be read has none.
-    assert_eq!(hash(&first, "chat-service"), Value::Null);
+    assert_eq!(hash("chat-service", &first), Value::Null);
     for (gateway, message) in [
         (json!({"JWT_SECRET": "YQ=="}), "has no NATS_URL: add it"),
         (json!({"NATS_URL": "YQ=="}), "add JWT_SECRET or JWT_PUBLIC_KEY, or set gateway.jwksUrl"),
@@ -412,4 +483,20 @@ async fn a_changed_secret_changes_the_pods() {
         let error = rendered(gateway).await.unwrap().unwrap_err();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_endpoints_of_webhooks_change_the_pods_of_notify_service() {
+    let rendered =
+        async |data: Value| rendered_with("webhooks", data, &["--set", "webhooksSecret=webhooks"]).await;
+    let hash =
+        |service: &str, resources: &[Value]| annotation(service, "checksum/webhooks", resources).clone();
+    let Some(first) = rendered(json!({"webhooks.toml": "YQ=="})).await else { return };
+    let first = first.unwrap();
+    let second = rendered(json!({"webhooks.toml": "Yg=="})).await.unwrap().unwrap();
+    assert_eq!(hash("notify-service", &first).as_str().unwrap().len(), 64);
+    assert_ne!(hash("notify-service", &first), hash("notify-service", &second));
+    assert_eq!(hash("chat-service", &first), Value::Null);
+    let error = rendered(json!({"endpoints": "YQ=="})).await.unwrap().unwrap_err();
+    assert!(error.contains("has no webhooks.toml: add it"), "{error}");
 }

@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use async_nats::ServerAddr;
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ContextKind, error::ErrorKind};
-use std::{ffi::OsString, fmt, path::PathBuf, process::ExitCode};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum, error::ContextKind, error::ErrorKind};
+use std::{env, ffi::OsString, fmt, path::PathBuf, process::ExitCode};
 
 /// Connection to NATS.
 #[derive(Clone, Args)]
@@ -170,15 +170,23 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a configuration from the arguments and the environment.
+/// Reads a configuration from the arguments and the environment. An empty variable, as compose passes it on, is an
+/// unset one.
 ///
 /// # Errors
 /// If the configuration is invalid, or only a text was requested.
 pub fn read<C: Parser>(arguments: impl IntoIterator<Item = OsString>) -> Result<C, Exit> {
-    C::try_parse_from(arguments).map_err(|error| match error.kind() {
+    let command = C::command().mut_args(without_empty_variable);
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| C::from_arg_matches(&matches));
+    parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Info(error),
         _ => Exit::Invalid(error_line::<C>(&error)),
     })
+}
+
+fn without_empty_variable(argument: Arg) -> Arg {
+    let value = argument.get_env().and_then(env::var_os);
+    if value.is_some_and(|value| value.is_empty()) { argument.env(None::<&'static str>) } else { argument }
 }
 
 fn error_line<C: Parser>(error: &clap::Error) -> String {

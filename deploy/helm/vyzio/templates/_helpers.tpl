@@ -40,7 +40,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 
 {{/* Environment variables of a service that are not secret. */}}
 {{- define "vyzio.env" -}}
-{{- $env := merge (dict) .values.env .root.Values.env }}
+{{- $env := merge (dict) .paths .values.env .root.Values.env }}
 {{- range $name := list "NATS_URL" "DATABASE_URL" "DATABASE_DIRECT_URL" "JWT_SECRET" "JWT_SECRET_PREVIOUS" "BACKEND_KEYS" "WEBHOOK_SECRET" "ADMIN_ADDR" "GATEWAY_ADDR" "PORT" }}
 {{- if hasKey $env $name }}
 {{- $place := ternary (printf "%s.env" $.key) "env" (hasKey $.values.env $name) }}
@@ -108,6 +108,17 @@ can't be read, as with `helm template`.
 {{- if not (or .values.jwksUrl $keys) }}
 {{- fail (printf "%s has no key for tokens: add JWT_SECRET or JWT_PUBLIC_KEY, or set gateway.jwksUrl" $secret) }}
 {{- end }}
+{{- end }}
+{{- toJson $data | sha256sum }}
+{{- end }}
+{{- end }}
+
+{{/* Hash of the Secret with the endpoints of webhooks, as above. */}}
+{{- define "vyzio.webhooksHash" -}}
+{{- $data := (lookup "v1" "Secret" .Release.Namespace .Values.webhooksSecret).data }}
+{{- if $data }}
+{{- if not (hasKey $data "webhooks.toml") }}
+{{- fail (printf "Secret %q in the namespace %q has no webhooks.toml: add it, or set webhooksSecret to the name of another Secret" .Values.webhooksSecret .Release.Namespace) }}
 {{- end }}
 {{- toJson $data | sha256sum }}
 {{- end }}
