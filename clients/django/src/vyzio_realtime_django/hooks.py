@@ -47,7 +47,7 @@ def _add(subject: str, user: AbstractBaseUser, using: str) -> None:
         outbox.add(subject, body, using=alias)
         return
 
-    # A function and not a partial, whose name a robust callback of Django needs for its log.
+    # Not a partial: if a robust callback fails, Django logs its `__qualname__`.
     def add() -> None:
         outbox.add(subject, body, using=alias)
 
