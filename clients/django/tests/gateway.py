@@ -125,7 +125,7 @@ class Gateway:
                 return 403, problem(403, "forbidden")
             status = 201 if method == "POST" else 200
             return status, {"conversation_id": int(found[1]), "message_id": int(found[3] or 987), **body}
-        return 404, problem(404, "not_found")
+        return 404, problem(404, "not_found", "no such path")
 
     def store(self, connection: int, event: dict[str, Any]) -> dict[str, Any]:
         refused = self.refuse(event)
@@ -142,8 +142,9 @@ class Gateway:
         return {"event_id": event["event_id"], "seq": seq}
 
 
-def problem(status: int, code: str) -> dict[str, Any]:
-    return {"type": "about:blank", "title": "", "status": status, "code": code, "detail": f"a {code} of the tests"}
+def problem(status: int, code: str, detail: str = "") -> dict[str, Any]:
+    detail = detail or f"a {code} of the tests"
+    return {"type": "about:blank", "title": "", "status": status, "code": code, "detail": detail}
 
 
 def kill_process(event: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -83,10 +84,53 @@ class RelayTests(GatewayMixin, TransactionTestCase):
         self.gateway.start()
         later(minutes=1)
         self.gateway.override = lambda method, path, body: (
-            (403, problem(403, "forbidden")) if "sessions" in path else None
+            (403, problem(403, "forbidden", "the key lacks the scope for this call")) if "sessions" in path else None
         )
         self.assertEqual(call("realtime_relay"), "1 published, 2 errors\n")
         self.assertEqual(len(self.gateway.events), 1)
+        self.assertEqual(Outbox.objects.filter(failed_at=None).count(), 2)
+
+    def update(self, number: int, state: str) -> None:
+        body = {"conversation_id": 123, "message_id": number, "data": {"state": state}}
+        outbox.add("chat.messages.update", body, key=f"offer-{number}")
+
+    def test_a_request_that_a_service_refuses_is_given_up(self) -> None:
+        refusals = [(403, "blocked"), (403, "forbidden"), (404, "not_found"), (409, "conflict"), (409, "too_late")]
+        for number, (status, code) in enumerate(refusals, 1):
+            with self.subTest(code=code):
+                Outbox.objects.all().delete()
+                self.gateway.override = lambda method, path, body: (status, problem(status, code))
+                self.update(number, "accepted")
+                row = Outbox.objects.get()
+                self.assertIsNotNone(row.failed_at)
+                self.assertEqual(row.last_error, f"{code}: a {code} of the tests")
+                self.assertEqual(call("realtime_replay", row.pk), "0 published, 1 errors\n")
+                self.assertFalse(Outbox.objects.filter(failed_at=None).exists(), "the relay gives it up too")
+                self.gateway.override = lambda method, path, body: None
+                self.update(number, "paid")
+                self.assertEqual(Outbox.objects.get(), row, "the next change of the offer has not waited")
+
+    def test_a_request_that_operators_can_help_is_not_given_up(self) -> None:
+        answers: list[tuple[int, Any]] = [
+            (401, problem(401, "unauthorized")),
+            (403, problem(403, "forbidden", "the key lacks the scope for this call")),
+            (403, problem(403, "origin_not_allowed")),
+            (404, problem(404, "not_found", "no such path")),
+            (404, "a page of a proxy"),
+            (409, problem(409, "a_code_of_a_later_release")),
+        ]
+        for number, (status, answer) in enumerate(answers, 1):
+            with self.subTest(status=status, answer=answer):
+                self.gateway.override = lambda method, path, body: (status, answer)
+                self.update(number, "accepted")
+                later(minutes=1)
+                with contextlib.suppress(CommandError):
+                    call("realtime_relay")
+                row = Outbox.objects.get()
+                self.assertEqual((row.attempts, row.failed_at), (2, None))
+                later(minutes=2)
+                self.gateway.override = lambda method, path, body: None
+                self.assertEqual(call("realtime_relay"), "1 published, 0 errors\n")
 
     def test_several_relays_publish_each_event_once(self) -> None:
         self.emit_without_gateway(300)

@@ -181,6 +181,10 @@ class CheckTests(GatewayMixin, SimpleTestCase):
         self.assertEqual(self.ids(WEBHOOK_SECRET="whsec_no base64"), ["vyzio.E003"])
         self.assertEqual(self.ids(WEBHOOK_SECRET=["whsec_é", "whsec_c2hvcnQ="]), ["vyzio.E003", "vyzio.E003"])
 
+    def test_users_need_ids_that_are_integers(self) -> None:
+        with override_settings(AUTH_USER_MODEL="sessions.Session"):
+            self.assertEqual(self.ids(), ["vyzio.E004"])
+
     def test_checks_of_a_deployment_ask_the_gateway(self) -> None:
         self.assertEqual(self.gateway.requests, [])
         self.gateway.signing_key_id = signing_key_id()

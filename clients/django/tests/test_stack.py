@@ -120,6 +120,23 @@ class StackTests(TransactionTestCase):
             messages.send(opened, 99, "Bonjour")
         self.assertEqual(raised.exception.code, "forbidden")
 
+    def test_the_relay_gives_up_a_change_of_a_deleted_message_but_not_one_without_a_scope(self) -> None:
+        opened = conversations.between(self.ada, self.ben)
+        sent = messages.send(opened, self.ada, "Bonjour")
+        ids = {"conversation_id": opened["conversation_id"], "message_id": sent["message_id"]}
+        for wrong in ({"URL": f"{STACK['url']}/other"}, {"API_KEY": STACK["events_key"]}):
+            with self.subTest(wrong=wrong):
+                with vyzio(**wrong):
+                    outbox.add("chat.messages.update", {**ids, "message": "Bonsoir"})
+                self.assertIsNone(Outbox.objects.get().failed_at)
+                later(minutes=1)
+                self.assertEqual(outbox.relay().sent, 1)
+        messages.remove(opened, sent, "insulting")
+        outbox.add("chat.messages.update", {**ids, "message": "Bonne nuit"})
+        row = Outbox.objects.get()
+        self.assertIn("not_found", row.last_error)
+        self.assertIsNotNone(row.failed_at)
+
     def test_an_offer_is_accepted_and_an_order_is_announced(self) -> None:
         opened = conversations.between(self.ada, self.ben)
         offer = {"amount": 4500, "currency": "EUR", "state": "open"}

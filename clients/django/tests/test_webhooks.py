@@ -12,9 +12,11 @@ import time
 import unittest
 from datetime import datetime, timezone
 from typing import Any
+from unittest import mock
 
 from django.conf import settings
-from django.db import connection
+from django.contrib.auth.models import User
+from django.db import connection, connections
 from django.http import HttpResponse
 from django.test import Client, TransactionTestCase
 from support import vyzio
@@ -45,7 +47,14 @@ def deliver(client: Client, content: bytes, headers: dict[str, str]) -> HttpResp
     return response
 
 
-class WebhookTests(TransactionTestCase):
+def atomic_requests(database: str) -> Any:
+    """Sets `ATOMIC_REQUESTS` of a database, as a context manager."""
+    return mock.patch.dict(connections.settings[database], ATOMIC_REQUESTS=True)
+
+
+class WebhookMixin(TransactionTestCase):
+    """What the tests of webhooks need."""
+
     def setUp(self) -> None:
         self.received: list[dict[str, Any]] = []
 
@@ -76,6 +85,8 @@ class WebhookTests(TransactionTestCase):
         client = client or Client(enforce_csrf_checks=True)
         return deliver(client, content, headers)
 
+
+class WebhookTests(WebhookMixin):
     def test_a_webhook_is_handled_once(self) -> None:
         self.connect(signals.reminder_due, self.remind)
         for _ in range(3):
@@ -197,3 +208,44 @@ class WebhookTests(TransactionTestCase):
         body = json.dumps(BODY)
         signed = Webhook(SECRET).sign("reminder-1", now, body)
         self.assertEqual(signed, signature(SECRET, "reminder-1", int(now.timestamp()), body.encode()))
+
+
+class AtomicRequestsTests(WebhookTests):
+    """The same, in the transaction of the request."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        changed = atomic_requests("default")
+        changed.start()
+        self.addCleanup(changed.stop)
+
+
+class ReceiversElsewhereTests(WebhookMixin):
+    """Receivers that write to another database than the one that remembers the webhook."""
+
+    databases = {"default", "users"}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.failures = [1]
+        self.connect(signals.reminder_due, self.write_and_fail_once)
+
+    def write_and_fail_once(self, **kwargs: Any) -> None:
+        self.remind(**kwargs)
+        User.objects.using("users").create(username=f"user {len(self.received)}")
+        if self.failures:
+            self.failures.pop()
+            raise RuntimeError("no mail server")
+
+    def deliver_twice(self) -> tuple[int, int]:
+        """The rows in the webhook's database and in the other one after a delivery that fails and one that does not."""
+        client = Client(raise_request_exception=False)
+        self.assertEqual([self.post(client=client).status_code for _ in range(2)], [500, 204])
+        return Reminder.objects.count(), User.objects.using("users").count()
+
+    def test_a_receiver_that_fails_leaves_what_it_wrote_to_another_database(self) -> None:
+        self.assertEqual(self.deliver_twice(), (1, 2))
+
+    def test_atomic_requests_roll_back_the_other_database_too(self) -> None:
+        with atomic_requests("users"):
+            self.assertEqual(self.deliver_twice(), (1, 1))

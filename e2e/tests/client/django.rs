@@ -6,8 +6,9 @@ use e2e::{Options, SECRET, Stack};
 use serde_json::json;
 use testkit::{TestDatabase, free_port};
 
-/// The key of the backend.
+/// The key of the backend, and one that only publishes events.
 const KEY: &str = "the-key-of-the-end-to-end-tests-0123456789";
+const EVENTS_KEY: &str = "the-key-of-the-end-to-end-tests-for-events";
 const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// The oldest Django, and the newest one for each Python that this project supports.
 const OLDEST: &str = "Django==4.2.30";
@@ -44,7 +45,7 @@ async fn the_django_package_passes_its_tests_with_the_oldest_django_on_sqlite() 
 async fn the_django_package_passes_its_tests_on_postgres_and_against_a_stack() {
     let port = free_port().expect("a port");
     let env = vec![
-        ("BACKEND_KEYS", format!("shop:{KEY}")),
+        ("BACKEND_KEYS", format!("shop:{KEY},notifier:{EVENTS_KEY}:events")),
         ("WEBHOOK_URL", format!("http://127.0.0.1:{port}/realtime/webhook/")),
         ("WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
         ("WEBHOOK_EVENTS", "chat.reported".to_owned()),
@@ -55,7 +56,7 @@ async fn the_django_package_passes_its_tests_on_postgres_and_against_a_stack() {
     let url = format!("http://{}", stack.host(0));
     let nats = stack.nats_urls("operator").join(",");
     let stack_of_test = json!({
-        "url": url, "nats": nats, "key": KEY, "secret": SECRET,
+        "url": url, "nats": nats, "key": KEY, "events_key": EVENTS_KEY, "secret": SECRET,
         "webhook_port": port, "webhook_secret": WEBHOOK_SECRET,
     });
     let env = stack_of_test.to_string();

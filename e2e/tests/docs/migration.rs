@@ -109,7 +109,12 @@ impl Shop {
 
 /// Starts a stack that accepts the marketplace's tokens.
 async fn stack() -> Stack {
-    let env = vec![("TOKEN_COOKIE", "access_token".to_owned()), ("ALLOWED_ORIGINS", ORIGIN.to_owned())];
+    let env = vec![
+        ("TOKEN_COOKIE", "access_token".to_owned()),
+        ("ALLOWED_ORIGINS", ORIGIN.to_owned()),
+        // No user of Django.
+        ("SYSTEM_USER_ID", "9000".to_owned()),
+    ];
     Stack::with(Options { env, ..Options::default() }).await
 }
 
@@ -188,6 +193,15 @@ async fn conversations_are_migrated_with_their_ids_and_back() {
     assert!(refused.contains("has gone on here since"), "{refused}");
     shop.play(&stack, "take-that-back").await;
 
+    // A deleted message and a system message do not go back.
+    let path = "/backend/conversations/123/messages";
+    let wrong = json!({"sender_id": 457, "message": "Une erreur"});
+    let wrong = stack.call_as_backend("POST", path, Some(wrong)).await.expect(201);
+    let deletion = format!("{path}/{}", wrong["message_id"]);
+    stack.call_as_backend("DELETE", &deletion, Some(json!({"reason": "hers"}))).await.expect(200);
+    let sold = json!({"system": true, "message": "Vendu"});
+    let sold = stack.call_as_backend("POST", path, Some(sold)).await.expect(201);
+
     // Migrates back, twice, and then imports again.
     let back = format!(
         "{}{}",
@@ -201,8 +215,11 @@ async fn conversations_are_migrated_with_their_ids_and_back() {
     let last = there.as_array().unwrap().last().unwrap();
     assert_eq!(*last, json!([sent["message_id"], 123, 457, "Ici"]));
     assert_eq!(there.as_array().unwrap().len(), 8);
-    assert_eq!(shop.import(&stack).await, [[5, 5], [11, 11], [8, 8], [8, 8]]);
-    assert_eq!(messages(&stack, 123, 456).await.len(), 6);
+    shop.play(&stack, "on-its-own-again").await;
+    assert_eq!(shop.import(&stack).await, [[5, 5], [11, 11], [9, 9], [9, 9]]);
+    let all = messages(&stack, 123, 456).await;
+    assert_eq!(all.len(), 9);
+    assert!(all[8][0].as_i64() > sold["message_id"].as_i64(), "Django has not reused an id of this side");
 }
 
 fn psql(script: &str, database: &str) -> String {

@@ -1,7 +1,7 @@
 """Offers: calls of the page of a conversation. Each answers 204, or an object with `detail`, which the page shows.
 
 The state of an offer is here, and its message shows it: the change is sent after the commit, and repeated by the relay until
-the gateway has it. So the message never shows a state that is not here.
+the gateway has it, or says that the message is deleted. So the message never shows a state that is not here.
 """
 
 import uuid

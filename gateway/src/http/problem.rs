@@ -41,7 +41,7 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes other methods")
     }
 
-    /// An unknown path.
+    /// An unknown path. The Django package tells it from a missing resource by the text.
     pub fn no_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "no such path")
     }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.db import router, transaction
+
 from . import outbox
 from .conf import settings
 from .ids import user_id
+from .models import Outbox
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -27,10 +30,27 @@ def user_saved(
     if created or not is_new or (update_fields is not None and "password" not in update_fields):
         return
     if settings().REVOKE_ON_PASSWORD_CHANGE:
-        outbox.add("sessions.revoke", {"user_id": user_id(instance)}, using=using)
+        _add("sessions.revoke", instance, using)
 
 
 def user_deleted(*, instance: AbstractBaseUser, using: str, **kwargs: Any) -> None:
     """Erases the user, if the site wants it."""
     if settings().ERASE_ON_USER_DELETION:
-        outbox.add("users.erase", {"user_id": user_id(instance)}, using=using)
+        _add("users.erase", instance, using)
+
+
+def _add(subject: str, user: AbstractBaseUser, using: str) -> None:
+    """Adds a row to the outbox that the relay reads. The user's database need not have one."""
+    body = {"user_id": user_id(user)}
+    alias = router.db_for_write(Outbox)
+    if alias == using:
+        outbox.add(subject, body, using=alias)
+        return
+
+    # Not a partial: if a robust callback fails, Django logs its `__qualname__`.
+    def add() -> None:
+        outbox.add(subject, body, using=alias)
+
+    # No transaction spans both databases. A row that is committed first would also erase a user whose deletion is
+    # rolled back.
+    transaction.on_commit(add, using=using, robust=True)

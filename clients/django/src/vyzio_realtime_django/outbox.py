@@ -43,6 +43,10 @@ CLAIM_SECONDS = 60.0
 MAX_PAUSE = 60.0
 # Statuses of a refusal for good. Others can be corrected: the API key, its scopes, the address.
 INVALID = frozenset({400, 413, 422})
+# Codes with which services refuse a request for good, such as the change of a message that is deleted.
+HOPELESS = frozenset({"blocked", "conflict", "forbidden", "not_found", "too_late"})
+# The gateway's own refusals have the codes of services, and no field but the detail differs. They can be corrected.
+OF_GATEWAY = frozenset({"the key lacks the scope for this call", "no such path"})
 # The status of the answer to a key that the gateway does not know.
 UNKNOWN_KEY = 401
 
@@ -148,7 +152,7 @@ def _try_now(row: Outbox, timeout: float, alias: str) -> None:
         _pause.succeeded()
     _settle(row, error, alias)
     if error is not None:
-        log.warning("outbox row %s is left to realtime_relay: %s", row.pk, error)
+        log.warning("outbox row %s was not published: %s", row.pk, error)
 
 
 def _send(rows: Sequence[Outbox], timeout: float) -> list[RealtimeError | None]:
@@ -168,14 +172,20 @@ def _settle(row: Outbox, error: RealtimeError | None, alias: str) -> None:
         return
     now = timezone.now()
     is_too_old = now - row.created_at > timedelta(days=settings().RETRY_DAYS)
-    is_invalid = isinstance(error, Refused) and error.status in INVALID
+    is_hopeless = isinstance(error, Refused) and _is_hopeless(row, error)
     rows.update(
         attempts=F("attempts") + 1,
         last_error=str(error)[:1000],
         due_at=now + timedelta(seconds=pause_after(row.attempts)),
         claim=None,
-        failed_at=now if is_invalid or is_too_old else None,
+        failed_at=now if is_hopeless or is_too_old else None,
     )
+
+
+def _is_hopeless(row: Outbox, error: Refused) -> bool:
+    """Whether no repeat can succeed. Events go to no service that could refuse them."""
+    is_by_service = error.code in HOPELESS and error.detail not in OF_GATEWAY and not row.subject.startswith(EVENTS)
+    return is_by_service or error.status in INVALID
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Signals of webhooks.
 
-A receiver gets `data` (the event, as in docs/publishing.md), `event_id` and `timestamp`. It runs in a transaction, and an
-exception rolls that back: the webhook comes again later.
+A receiver gets `data` (the event, as in docs/publishing.md), `event_id` and `timestamp`. It runs in a transaction of the
+database of `Received`, and an exception rolls that back: the webhook comes again later.
 """
 
 from django.dispatch import Signal

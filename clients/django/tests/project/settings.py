@@ -64,7 +64,11 @@ def database(url: str) -> dict[str, Any]:
     }
 
 
-DATABASES = {"default": database(os.environ.get("DATABASE_URL", "sqlite:"))}
+DATABASES = {
+    "default": database(os.environ.get("DATABASE_URL", "sqlite:")),
+    # For tests of sites with several databases.
+    "users": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+}
 VYZIO = {
     "URL": "http://127.0.0.1:9",
     "API_KEY": "a key of the tests, of 32 characters or more",

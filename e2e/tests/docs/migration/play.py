@@ -44,6 +44,10 @@ def too_late():
     send(Conversation.objects.get(id=123), 456, "Trop tard")
 
 
+def on_its_own_again():
+    send(Conversation.objects.get(id=123), 456, "De retour")
+
+
 def take_back():
     Message.objects.get(content="Trop tard").delete()
 
@@ -91,6 +95,7 @@ COMMANDS = {
     "more": more,
     "more-after-the-switch": too_late,
     "take-that-back": take_back,
+    "on-its-own-again": on_its_own_again,
     "messages": messages,
     "token": token,
     "cookie": cookie,

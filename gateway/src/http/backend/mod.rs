@@ -171,6 +171,7 @@ async fn admitted(shared: &Shared, route: &str, request: &mut Request) -> Result
         backend.cloned().ok_or_else(|| Refusal::new(Code::Unauthorized, "the key is missing or unknown"))?;
     shared.limits.backend_call(&backend.name)?;
     if !is_permitted(&backend, route) {
+        // The Django package tells this from the refusal of a service by the text.
         return Err(Refusal::new(Code::Forbidden, "the key lacks the scope for this call").into());
     }
     if let Some(slot) = request.extensions().get::<Slot>().cloned() {
