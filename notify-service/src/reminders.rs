@@ -163,7 +163,11 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
     pub async fn prepare(&self) -> Result<(), StoreError> {
         let steps = self.inboxes.steps().iter().map(|step| (step.name.as_str(), step.away.as_secs_f64()));
         let steps: Vec<(&str, f64)> = steps.collect();
-        self.inboxes.with_retry(async || Ok(store::add_sweeps(self.inboxes.pool(), &steps).await?)).await
+        let add = async || Ok(store::add_sweeps(self.inboxes.pool(), &steps).await?);
+        for step in self.inboxes.with_retry(add).await? {
+            tracing::warn!(step, "no sweep for days: users are not reminded of what was unread before now");
+        }
+        Ok(())
     }
 
     /// Sweeps all steps and publishes the reminders. A step that fails delays no other.

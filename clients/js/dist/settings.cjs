@@ -141,9 +141,10 @@ var Preferences = class extends Emitter {
   }
   /** Whether reminders of a type are sent over a channel: the most specific setting wins. */
   isOn(type, channel) {
-    const { types, defaults } = this.snapshot;
-    const known = (settings) => settings[type]?.[channel] ?? settings["*"]?.[channel];
-    return this.snapshot.mandatory.includes(type) || (known(types) ?? known(defaults) ?? true);
+    const { types, defaults, mandatory } = this.snapshot;
+    const id = type.replaceAll(".", "-");
+    const known = (settings, type2) => settings[type2]?.[channel] ?? settings["*"]?.[channel];
+    return mandatory.includes(id) || (known(types, type) ?? known(defaults, id) ?? true);
   }
   /** Switches reminders of a type, or of all (`*`), over a channel on or off. `null` removes the user's setting. */
   async set(type, channel, on) {

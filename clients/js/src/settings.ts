@@ -134,9 +134,10 @@ export class Preferences extends Emitter<{ change: void }> {
 
   /** Whether reminders of a type are sent over a channel: the most specific setting wins. */
   isOn(type: string, channel: string): boolean {
-    const { types, defaults } = this.snapshot;
-    const known = (settings: TypeSettings) => settings[type]?.[channel] ?? settings['*']?.[channel];
-    return this.snapshot.mandatory.includes(type) || (known(types) ?? known(defaults) ?? true);
+    const { types, defaults, mandatory } = this.snapshot;
+    const id = type.replaceAll('.', '-'); // As the operator's texts name it.
+    const known = (settings: TypeSettings, type: string) => settings[type]?.[channel] ?? settings['*']?.[channel];
+    return mandatory.includes(id) || (known(types, type) ?? known(defaults, id) ?? true);
   }
 
   /** Switches reminders of a type, or of all (`*`), over a channel on or off. `null` removes the user's setting. */

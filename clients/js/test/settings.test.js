@@ -147,6 +147,18 @@ describe('settings of notifications', { concurrency: true }, () => {
     await preferences.set('listing_published', 'mail', null);
     assert.deepEqual([preferences.snapshot.types, preferences.snapshot.error], [{}, null]);
   });
+
+  test('a type with dots has the default of its text, whose name has dashes', async (context) => {
+    const stored = { types: {}, quiet: null, defaults: { 'order-paid': { mail: false } }, mandatory: ['order-late'] };
+    const fetched = (url, options) =>
+      `${url}`.endsWith('/api/me/preferences') ? Promise.resolve(Response.json(stored)) : fetch(url, options);
+    const { rt } = await client(context, someone(), { fetch: fetched });
+    const preferences = preferencesOf(rt);
+    await until('them', () => preferences.snapshot.loaded, preferences);
+    assert.deepEqual([preferences.isOn('order.paid', 'mail'), preferences.isOn('order.paid', 'push')], [false, true]);
+    preferences.snapshot.types['order.late'] = { mail: false };
+    assert.equal(preferences.isOn('order.late', 'mail'), true, 'mandatory');
+  });
 });
 
 test('a message in a muted conversation alerts nobody', async (context) => {

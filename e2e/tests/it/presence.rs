@@ -6,10 +6,12 @@ use crate::{
     raw::{self, FIN, TEXT},
     wait_for_unread,
 };
+use contract::presence::LEASE;
 use e2e::{Answer, Flow, Kind, Options, Socket, Stack, documented, documented::Sender, eventually, within};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use testkit::Signal;
 use tokio::io::AsyncWriteExt;
 
 const ADA: i64 = 1;
@@ -289,6 +291,31 @@ async fn the_users_of_a_killed_gateway_lapse_within_15_seconds() {
     sees(&stack, ADA, "3", &online(EVE)).await;
     let _ben = stack.socket_at(0, "/ws/", BEN).await;
     until(&mut ada, BEN, true).await;
+}
+
+/// P4, and law R5 of reminders: a service that was suspended takes nobody for absent.
+#[tokio::test]
+async fn a_service_that_was_suspended_ends_no_lease() {
+    let stack = Stack::with(Options::one_of_each()).await;
+    let id = stack.conversation(&[ADA, BEN]).await;
+    let mut ada = stack.socket(&path(id), ADA).await;
+    let ben = stack.socket("/ws/", BEN).await;
+    until(&mut ada, BEN, true).await;
+    sees(&stack, ADA, "2", &online(BEN)).await;
+    for kind in [Kind::Typing, Kind::Notify] {
+        stack.signal(kind, 0, Signal::Stop);
+    }
+    // Longer than a lease.
+    tokio::time::sleep(LEASE + Duration::from_secs(2)).await;
+    for kind in [Kind::Typing, Kind::Notify] {
+        stack.signal(kind, 0, Signal::Cont);
+        let paused = async || (stack.metric(kind, 0, "presence_pauses_total").await >= 1.0).then_some(());
+        eventually("the service to notice", paused).await;
+        assert_eq!(stack.metric(kind, 0, "presence_lapses_total").await, 0.0, "{kind:?}");
+    }
+    sees(&stack, ADA, "2", &online(BEN)).await;
+    ben.close().await;
+    until(&mut ada, BEN, false).await;
 }
 
 /// Users who come and leave while a service is cut off from NATS are known once it is back.

@@ -6,6 +6,7 @@ from datetime import time
 from django import forms
 from django.conf import settings
 from django.contrib import messages as flash
+from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
 from django.core import signing
 from django.core.exceptions import ValidationError
@@ -108,13 +109,16 @@ def unsubscribe_token(user):
 def unsubscribe(request, token):
     """Ends the mails. Mail programs POST here for one click (RFC 8058); a person, or a scanner of links, gets a button."""
     try:
-        user = signing.loads(token, salt=SALT)
+        pk = signing.loads(token, salt=SALT)
     except signing.BadSignature as error:
         raise Http404 from error
     if request.method != "POST":
         return render(request, "shop/unsubscribe.html")
+    # A user who was deleted gets no mails, and nothing must be stored about them.
+    user = get_user_model().objects.filter(pk=pk).first()
     try:
-        preferences.switch_off(user, "mail")
+        if user is not None:
+            preferences.switch_off(user, "mail")
     except RealtimeError:
         return render(request, "shop/unsubscribe.html", {"is_away": True}, status=503)
     return render(request, "shop/unsubscribe.html", {"is_done": True})

@@ -6,6 +6,7 @@ raises an exception: if the mail server is away, the reminder comes again later.
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.cache import cache
 from django.core.mail import EmailMultiAlternatives
 from django.dispatch import receiver
 from django.template.loader import render_to_string
@@ -16,6 +17,8 @@ from . import push
 from .preferences import unsubscribe_token
 
 LONGEST_SUBJECT = 150
+# A reminder may be sent again after it was settled. Several processes need a cache that they share.
+SETTLED_SECONDS = 7 * 24 * 3600
 
 
 @receiver(reminder_due)
@@ -26,7 +29,7 @@ def remind(data, **kwargs):
     items = [{**item, "link": link(item)} for item in data["items"]]
     if data["step"] == "mail" and user.email:
         send_mail(user, items, data.get("more", 0))
-    elif data["step"] == "push":
+    elif data["step"] == "push" and not cache.get(f"settled:{data['event_id']}"):
         show = {
             "tag": data["event_id"],
             "title": items[0]["title"],
@@ -39,6 +42,7 @@ def remind(data, **kwargs):
 @receiver(settled)
 def remove_pushes(data, **kwargs):
     """Everything in these reminders has been read, here or on another device."""
+    cache.set_many({f"settled:{event_id}": True for event_id in data["reminders"]}, SETTLED_SECONDS)
     user = get_user_model().objects.filter(pk=data["user_id"]).first()
     if user is not None:
         push.send(user, {"close": data["reminders"]})

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core import mail
+from django.core.cache import cache
 from django.core.mail.backends.locmem import EmailBackend
 from django.test import Client, TestCase, TransactionTestCase, override_settings
 from vyzio_realtime_django import Unavailable, outbox, preferences, testing
@@ -38,6 +39,7 @@ def unpadded(content):
 class WebhookTestCase(testing.RealtimeMixin, TestCase):
     def setUp(self):
         super().setUp()
+        cache.clear()
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         changed = override_settings(VAPID_KEY_FILE=f"{folder.name}/vapid.pem")
@@ -111,6 +113,14 @@ class MailTests(WebhookTestCase):
         testing.fail_next(Unavailable("away"))
         self.assertEqual(Client().post(self.unsubscribe_link()).status_code, 503)
 
+    def test_nothing_is_stored_about_a_user_who_was_deleted(self):
+        self.remind()
+        link = self.unsubscribe_link()
+        self.ada.delete()
+        calls = list(testing.calls)
+        self.assertEqual(Client().post(link).status_code, 200)
+        self.assertEqual(testing.calls, calls)
+
     def test_a_subject_is_one_short_line(self):
         self.assertEqual(self.remind(message="Un\nDeux\r\n" + "Trois " * 50), 204)
         [sent] = mail.outbox
@@ -173,6 +183,13 @@ class PushTests(WebhookTestCase):
         self.assertTrue(authorization.startswith("vapid t="))
         self.assertIn(push.public_key(), authorization)
         self.assertEqual(mail.outbox, [])
+
+    def test_a_reminder_that_comes_after_it_was_settled_is_not_shown(self):
+        event_id = f"reminder-push-{self.ada.pk}-2"
+        settled = {"event_id": f"settled-push-{self.ada.pk}-2", "reminders": [event_id], "user_id": self.ada.pk}
+        self.assertEqual(self.deliver("notify.settled", settled), 204)
+        self.assertEqual(self.remind("push", 2), 204)
+        self.assertEqual([message for message, _ in self.service.received], [{"close": [event_id]}])
 
     def test_a_subscription_that_has_ended_is_deleted_and_one_that_fails_is_not(self):
         self.service.status = 500

@@ -35,18 +35,19 @@ const GONE_DAYS: i32 = 2;
 /// however long its delay is.
 const FORGOTTEN_DAYS: i32 = GONE_DAYS + 7;
 
-/// Lets new steps begin now, and those that come back after days without a sweep. Each has the time from the start of
-/// an episode until the step looks at it, in seconds.
-pub async fn add_sweeps(db: impl PgExecutor<'_>, steps: &[(&str, f64)]) -> sqlx::Result<()> {
+/// Lets new steps begin now, and those that come back after days without a sweep, which it returns. Each has the time
+/// from the start of an episode until the step looks at it, in seconds.
+pub async fn add_sweeps(db: impl PgExecutor<'_>, steps: &[(&str, f64)]) -> sqlx::Result<Vec<String>> {
     let (steps, delays): (Vec<&str>, Vec<f64>) = steps.iter().copied().unzip();
     // Each step is named once.
     let query = "with new as (select * from unnest($1::text[], $2::float8[]) as new (step, delay)),
         back as (
             update sweeps set upto = now(), began = now() from new
             where sweeps.step = new.step and upto < now() - make_interval(secs => delay, days => $3)
-        )
-        insert into sweeps (step, upto) select step, now() from new on conflict do nothing";
-    postgres::query(query).bind(steps).bind(delays).bind(GONE_DAYS).execute(db).await.map(drop)
+            returning sweeps.step
+        ), added as (insert into sweeps (step, upto) select step, now() from new on conflict do nothing)
+        select step from back";
+    postgres::query_scalar(query).bind(steps).bind(delays).bind(GONE_DAYS).fetch_all(db).await
 }
 
 /// Time by which the progress of each of these steps is behind the current time, in seconds.

@@ -62,7 +62,7 @@ fn after_a_gap_a_snapshot_replaces_the_state_but_not_later_batches() {
     let mut leases = Leases::new(10, now);
     leases.delta(&delta(1, &[1, 2, 3], &[]), now);
     leases.delta(&delta(4, &[5], &[]), now);
-    assert!(!leases.is_settled(now + LEASE));
+    assert!(!leases.is_settled(now + PAUSE));
     let asks = leases.asks(now);
     assert_eq!(asks, [Ask { gateway: "g".to_owned(), after: None }]);
     assert_eq!(leases.asks(now), [], "one request at a time");
@@ -74,7 +74,7 @@ fn after_a_gap_a_snapshot_replaces_the_state_but_not_later_batches() {
     assert_eq!(asks, [Ask { gateway: "g".to_owned(), after: Some(user(4)) }]);
     leases.page(&asks[0], &page(5, &[5, 6], false), now);
     assert_eq!(present(&leases), [2, 5, 6]);
-    assert!(leases.is_settled(now + LEASE));
+    assert!(leases.is_settled(now + PAUSE));
 }
 
 #[test]
@@ -113,6 +113,21 @@ fn no_lease_ends_before_a_gateway_could_renew_it_after_a_doubt() {
     assert_eq!(leases.lapse(now + 3 * LEASE).len(), 1);
 }
 
+#[test]
+fn after_a_pause_of_the_replica_no_lease_is_over_and_nothing_is_settled() {
+    let now = Instant::now();
+    let mut leases = Leases::new(10, now);
+    leases.delta(&delta(1, &[1], &[]), now);
+    let later = now + 2 * LEASE;
+    assert!(!leases.is_settled(later), "before it notices");
+    assert!(leases.runs(later));
+    assert_eq!(leases.lapse(later), []);
+    assert!(!leases.is_settled(later));
+    assert!(!leases.runs(later + PAUSE));
+    assert!(leases.is_settled(later + PAUSE));
+    assert_eq!(leases.lapse(later + LEASE).len(), 1, "the gateway is gone");
+}
+
 /// A gateway: the users with open sockets, and those in its batches so far.
 #[derive(Default)]
 struct Model {
@@ -139,6 +154,8 @@ enum Step {
     /// A replica starts anew.
     Restart(usize),
     Wait(u64),
+    /// A replica is suspended for so long.
+    Suspend(usize, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -154,6 +171,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => replica.clone().prop_map(Step::Page),
         1 => replica.prop_map(Step::Restart),
         2 => (0..8_000_u64).prop_map(Step::Wait),
+        1 => (0..REPLICAS, 0..30_000_u64).prop_map(|(replica, millis)| Step::Suspend(replica, millis)),
     ]
 }
 
@@ -210,11 +228,25 @@ impl World {
                 self.replicas[replica] = Leases::new(100, now);
                 self.pages[replica].clear();
             }
-            Step::Wait(millis) => {
-                self.now += Duration::from_millis(millis);
-                for replica in &mut self.replicas {
-                    replica.lapse(self.now);
-                }
+            Step::Wait(millis) => self.wait(millis, None),
+            Step::Suspend(replica, millis) => {
+                self.wait(millis, Some(replica));
+                self.replicas[replica].runs(self.now);
+                self.replicas[replica].lapse(self.now);
+            }
+        }
+    }
+
+    /// Time passes; all replicas run but the one that is suspended.
+    fn wait(&mut self, millis: u64, suspended: Option<usize>) {
+        let end = self.now + Duration::from_millis(millis);
+        while self.now < end {
+            self.now = end.min(self.now + Duration::from_secs(1));
+            for (_, replica) in
+                self.replicas.iter_mut().enumerate().filter(|(index, _)| Some(*index) != suspended)
+            {
+                replica.runs(self.now);
+                replica.lapse(self.now);
             }
         }
     }
