@@ -3,17 +3,20 @@
 use super::events::{Pending, publish_entry};
 use crate::store;
 use anyhow::Context;
-use contract::chat::LogEntry;
+use contract::chat::{LogEntry, MessageChanged};
 use futures_util::future::join_all;
 use service::{
     Bus,
     postgres::{self, Pool},
 };
 use std::time::Duration;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 /// Maximum number of entries that wait for JetStream; further ones stay in the table until they are stale.
 pub const WAITING: usize = 1024;
+/// Maximum number of batches whose events wait for `EVENTS_OUT`; those of further ones stay in the table until they are
+/// stale.
+const TELLING: usize = 16;
 /// Minimum time between two publications to JetStream. A single commit is published at once. In a burst, each message
 /// mostly supersedes the notification of the one before, which costs little if notify-service receives both together.
 const LOG_INTERVAL: Duration = Duration::from_millis(200);
@@ -23,32 +26,52 @@ const ENTRY_BYTES: usize = 512 * 1024;
 /// Publishes entries to JetStream and deletes their rows once they are acknowledged. Rows without an acknowledgement
 /// stay in the table and are published again.
 pub async fn publish_log(bus: Bus, mut receiver: mpsc::Receiver<Pending>, pool: Pool) {
-    let mut batch = Vec::with_capacity(WAITING);
+    let (mut batch, mut telling) = (Vec::with_capacity(WAITING), JoinSet::new());
     while receiver.recv_many(&mut batch, WAITING).await > 0 {
-        let mut published = Vec::new();
+        let (mut published, mut told) = (Vec::new(), Vec::new());
         for pending in merge(batch.drain(..)) {
             let ack = publish_entry(&bus, &pending).await;
-            let (bus, backend_event) = (&bus, pending.backend_event);
-            let ack = async move {
-                ack?.await.map(drop).context("no acknowledgement from JetStream")?;
-                match backend_event {
-                    Some(event) => bus.store(&*event, &event.event_id).await,
-                    None => Ok(()),
-                }
-            };
-            published.push((pending.outbox_ids, ack));
+            let Pending { outbox_ids, backend_event, .. } = pending;
+            let ack = async move { ack?.await.map(drop).context("no acknowledgement from JetStream") };
+            match backend_event {
+                Some(event) => told.push((outbox_ids, tell(bus.clone(), ack, event))),
+                None => published.push((outbox_ids, ack)),
+            }
         }
-        let done = acknowledged(published).await;
-        if let Err(error) = postgres::in_time(store::delete_outbox(&pool, &done)).await {
-            tracing::warn!(
-                error = service::bus::chain(&error),
-                "delete published rows of the outbox; they will be published again"
-            );
+        // The stream for backends may be slow or away. It delays no notification.
+        while telling.try_join_next().is_some() {}
+        if telling.len() < TELLING {
+            let pool = pool.clone();
+            telling.spawn(async move { delete(&pool, &acknowledged(told).await).await });
+        } else {
+            let left = told.iter().map(|(outbox_ids, _)| outbox_ids.len() as u64).sum();
+            metrics::counter!("chat_outbox_unacknowledged_total").increment(left);
         }
+        delete(&pool, &acknowledged(published).await).await;
         let next = Instant::now() + LOG_INTERVAL;
         while Instant::now() < next && receiver.len() < WAITING / 2 && !receiver.is_closed() {
             tokio::time::sleep(LOG_INTERVAL / 8).await;
         }
+    }
+}
+
+/// Publishes the event of an entry for backends, once JetStream has the entry.
+async fn tell(
+    bus: Bus,
+    entry: impl Future<Output = anyhow::Result<()>>,
+    event: Box<MessageChanged>,
+) -> anyhow::Result<()> {
+    entry.await?;
+    bus.store(&*event, &event.event_id).await
+}
+
+async fn delete(pool: &Pool, done: &[i64]) {
+    if done.is_empty() {
+        return;
+    }
+    if let Err(error) = postgres::in_time(store::delete_outbox(pool, done)).await {
+        let error = service::bus::chain(&error);
+        tracing::warn!(error, "delete published rows of the outbox; they will be published again");
     }
 }
 
@@ -97,8 +120,13 @@ fn merge(pending: impl IntoIterator<Item = Pending>) -> Vec<Pending> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::{ConversationId, MessageId, UserId, chat::Stored};
+    use crate::store::tests::database;
+    use contract::{ConversationId, Event, MessageId, UserId, chat::Stored};
+    use futures_util::StreamExt;
     use proptest::prelude::*;
+    use service::config::Nats;
+    use testkit::{NatsServer, wait::within};
+    use tokio_util::sync::CancellationToken;
 
     fn entries() -> impl Strategy<Value = Vec<Pending>> {
         // For each entry, the number of recipients of each message; `None` for a marker.
@@ -186,6 +214,43 @@ mod tests {
         let all = merge((1..=50).map(stored));
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].message_id(), "outbox-1-50");
+    }
+
+    /// The stream for backends accepts a change only once the log has the next entry.
+    #[tokio::test]
+    async fn a_stream_for_backends_that_waits_delays_no_entry() {
+        let (server, database) = (NatsServer::start().await.unwrap(), database().await);
+        let (nats, shutdown) = (Nats { nats_url: server.url(), nats_creds: None }, CancellationToken::new());
+        let bus = Bus::connect("chat-service", &nats, &shutdown).await.unwrap().unwrap();
+        service::streams::open(&bus, service::streams::chat_log()).await.unwrap();
+        let mut changes = bus.subscribe(MessageChanged::PATTERN.to_owned()).await.unwrap();
+        bus.client().flush().await.unwrap();
+        let insert = "insert into outbox (conversation_ids, message_ids) values ('{1}', '{1}') returning id";
+        let row = async || -> i64 { postgres::query_scalar(insert).fetch_one(&database.pool).await.unwrap() };
+        let event = serde_json::json!({
+            "event_id": "chat.changed-1-1", "occurred_at": "2025-12-09T10:30:00.123456Z", "conversation_id": 1,
+            "message_id": 1, "seq": 1, "sender_id": 1, "change": 1,
+        });
+        let event: MessageChanged = serde_json::from_value(event).unwrap();
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let log = tokio::spawn(publish_log(bus.clone(), receiver, database.pool.clone()));
+        let entry = || LogEntry::Stored { messages: vec![] };
+        let backend_event = Some(Box::new(event));
+        sender.send(Pending { outbox_ids: vec![row().await], entry: entry(), backend_event }).await.unwrap();
+        let change = within("the change", changes.next()).await.unwrap();
+        let next = Pending { outbox_ids: vec![row().await], entry: entry(), backend_event: None };
+        sender.send(next).await.unwrap();
+        let stream = bus.jetstream().get_stream_no_info(contract::streams::CHAT_STREAM).await.unwrap();
+        let has_next = async || stream.get_raw_message(2).await.is_ok();
+        testkit::eventually("the next entry", has_next).await;
+        let ack = r#"{"stream":"EVENTS_OUT","seq":1}"#;
+        bus.client().publish(change.reply.unwrap(), ack.into()).await.unwrap();
+        let is_empty = "select count(*) = 0 from outbox";
+        let is_empty =
+            async || postgres::query_scalar::<bool>(is_empty).fetch_one(&database.pool).await.unwrap();
+        testkit::eventually("no rows", is_empty).await;
+        drop(sender);
+        log.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

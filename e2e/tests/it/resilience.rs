@@ -201,7 +201,7 @@ async fn the_count_of_a_notification_is_right_after_a_crashed_chat_service_did_n
         <sqlx::PgConnection as sqlx::Connection>::connect(&stack.database.url()).await.unwrap();
     let query = "select from chat.mark_read($1, 2, $2)";
     sqlx::query("set search_path = chat").execute(&mut database).await.unwrap();
-    // The marker must not be published before the next message is stored: its row becomes stale only then.
+    // The marker must not be published before the next message has its notification: its row becomes stale only then.
     let mut transaction = sqlx::Connection::begin(&mut database).await.unwrap();
     sqlx::query(query).bind(id).bind(sent[1]).execute(&mut *transaction).await.unwrap();
     let later = "update outbox set created_at = now() + interval '1 hour' where reader = 2";
@@ -209,6 +209,7 @@ async fn the_count_of_a_notification_is_right_after_a_crashed_chat_service_did_n
     transaction.commit().await.unwrap();
     ada.send(json!({"message": "three"})).await;
     let third = ada.next_of("message").await["message_id"].as_i64();
+    while newest(&ben.next_of("message_received").await).0 != third {}
     let old = "update outbox set created_at = now() - interval '10 seconds' where reader = 2";
     assert_eq!(sqlx::query(old).execute(&mut database).await.unwrap().rows_affected(), 1);
     let (mut marker, mut is_right) = (Value::Null, false);
