@@ -119,6 +119,8 @@ async fn run(pool: &Pool, steps: &[Step]) -> Result<(), TestCaseError> {
             settings.take(*step, number);
             let seen = conversations(pool, &[id.get()], user(of(number))).await.unwrap();
             prop_assert_eq!(Settings::of(&seen[0]), *settings, "user {} after {:?}", number, step);
+            let counted = unread(pool, user(of(number))).await.unwrap().messages;
+            prop_assert_eq!(counted, if settings.archived { 0 } else { seen[0].unread_count });
             let listed = vec![id.get()];
             let (shown, hidden) = if settings.archived { (vec![], listed) } else { (listed, vec![]) };
             prop_assert_eq!(list_of(pool, of(number), false, false).await, &shown[..]);

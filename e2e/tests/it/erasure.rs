@@ -89,7 +89,14 @@ async fn nothing_names_an_erased_user_or_has_a_text_of_theirs() {
     for (index, text) in secrets[1..].iter().enumerate() {
         let conversation = if index % 3 == 0 { with_both } else { with_ben };
         let path = format!("/api/conversations/{conversation}/messages");
-        messages.push(post(path, json!({"message": text})).await);
+        let body = if index > 12 && index % 5 == 0 {
+            // The text is made from the data.
+            let data = json!({"starts_at": "2026-12-01T14:30:00Z", "place": text, "state": "proposed"});
+            json!({"kind": "appointment", "data": data})
+        } else {
+            json!({"message": text})
+        };
+        messages.push(post(path, body).await);
     }
     // Some are edited or deleted before: their former texts are stored.
     for (index, message) in messages.iter().enumerate().take(12) {
@@ -252,6 +259,14 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
         }
         stack.post(&path, peer, json!({"message": "a text of others"})).await.expect(201);
     }
+    let with_ben = stack.conversation(&[ADA, BEN]).await;
+    let place = json!({"latitude": 48.5, "longitude": 2, "label": "Chez Ada"});
+    let answered =
+        stack.get(&format!("/api/conversations/{with_ben}/messages"), ADA).await["items"][0].clone();
+    let located = json!({"kind": "location", "data": place, "reply_to": answered["message_id"]});
+    let path = format!("/api/conversations/{with_ben}/messages");
+    expected.insert("Position : 48.5, 2".to_owned());
+    stack.post(&path, ADA, located.clone()).await.expect(201);
     super::wait_for_unread(&stack, ADA, 2, 1).await;
     stack.call("PUT", &format!("/api/blocks/{EVE}"), ADA, None).await.expect(204);
     stack.post("/api/reports", ADA, json!({"user_id": EVE, "reason": "her reason"})).await.expect(201);
@@ -280,6 +295,9 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
         of_kind("message").iter().map(|message| message["content"].as_str().unwrap().to_owned()).collect();
     assert_eq!(texts.len(), expected.len(), "each once");
     assert_eq!(texts.into_iter().collect::<BTreeSet<_>>(), expected);
+    let has_all =
+        |message: &Value| located.as_object().unwrap().iter().all(|(name, value)| message[name] == *value);
+    assert!(of_kind("message").iter().any(has_all), "the kind, the data and the reply");
     assert_eq!(of_kind("user"), [json!({"user_id": ADA, "username": "name-1"})]);
     assert_eq!(of_kind("conversation").len(), 2);
     assert_eq!(of_kind("block")[0]["user_id"], EVE);

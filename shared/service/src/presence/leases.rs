@@ -21,7 +21,7 @@ const ASK_ANEW: Duration = Duration::from_millis(250);
 /// Time in which every gateway answers a replica that says hello.
 const FIRST_ALIVE: Duration = Duration::from_secs(2);
 /// Time without [`Leases::runs`] after which the replica was suspended: payloads wait, and leases seem to be over.
-const PAUSE: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// A change of a user's presence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Leases {
         }
     }
 
-    /// Records that the replica runs, at least once a second. Returns true if it was suspended until now; then all that
+    /// Records that the replica runs, at least every 2 s. Returns true if it was suspended until now; then all that
     /// it knows is in [doubt](Self::doubt).
     pub fn runs(&mut self, now: Instant) -> bool {
         let was_suspended = now - self.ran_at > PAUSE;

@@ -30,7 +30,7 @@ const USERS_MAX: usize = 100_000;
 /// Time limit of a request for a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval at which the follower records that it runs.
-const PULSE: Duration = Duration::from_secs(1);
+const PULSE: Duration = Duration::from_secs(2);
 /// Number of batches of changes that wait for one reader.
 const CHANGES_WAITING: usize = 1_024;
 
