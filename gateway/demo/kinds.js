@@ -33,7 +33,8 @@ export class Kinds {
     if (deleted || !data || !Object.hasOwn(TEXTS, kind)) return null;
     const labels = this.#schemas.get(kind)?.['x-vyzio']?.labels?.[language()];
     const { state } = data;
-    return { title: t(`kind_${kind}`), text: TEXTS[kind](data), state, label: state && (Object.hasOwn(labels ?? {}, state) ? labels[state] : state) };
+    const label = labels && Object.hasOwn(labels, state) ? labels[state] : state;
+    return { title: t(`kind_${kind}`), text: TEXTS[kind](data), state, label };
   }
 
   /** The text in one line. */
