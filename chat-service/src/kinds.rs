@@ -12,7 +12,7 @@ use jsonschema::{PatternOptions, Validator, draft202012};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -213,6 +213,13 @@ impl Kind {
             }
             None => None,
         };
+        let listed = listed(&schema);
+        for value in labels.values().flat_map(BTreeMap::keys) {
+            ensure!(
+                listed.contains(value.as_str()),
+                "x-vyzio/labels: \"{value}\" is in no \"enum\" or \"const\" of \"properties\""
+            );
+        }
         // All languages are checked, so that clients can use them.
         let mut templates = BTreeMap::new();
         for (of, text) in &texts {
@@ -250,6 +257,14 @@ impl Kind {
             }
         }
     }
+}
+
+/// The texts that a schema lists as values of its properties.
+fn listed(schema: &Value) -> BTreeSet<&str> {
+    let properties = schema["properties"].as_object().into_iter().flat_map(serde_json::Map::values);
+    let values = properties
+        .flat_map(|property| property["enum"].as_array().into_iter().flatten().chain(property.get("const")));
+    values.filter_map(Value::as_str).collect()
 }
 
 /// The JSON files of a folder, by name.

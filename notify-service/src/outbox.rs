@@ -19,6 +19,7 @@ use service::{
     Backoff, Bus,
     postgres::{self, Pool},
 };
+use sqlx::PgConnection;
 use std::{
     sync::{
         Arc,
@@ -166,9 +167,13 @@ impl Publisher {
     /// Publishes the oldest events of a subject, and removes those that JetStream acknowledges. Returns their number.
     async fn publish_batch(&self, subject: &'static str) -> anyhow::Result<usize> {
         let mut tx = self.pool.begin().await?;
-        let rows = store::lock_oldest(&mut tx, subject, BATCH).await?;
+        let mut rows = store::lock_oldest(&mut tx, subject, BATCH).await?;
         if rows.is_empty() {
             return Ok(0);
+        }
+        let found = rows.len();
+        if subject == REMINDER_SUBJECT {
+            remove_read(&mut tx, &mut rows).await?;
         }
         let completed = match subject {
             SENT_SUBJECT => Some(chat_events::complete(&self.bus, self.wanted, &rows).await?),
@@ -181,7 +186,7 @@ impl Publisher {
         tx.commit().await?;
         match refused.into_iter().next() {
             Some((_, error)) => Err(error),
-            None => Ok(rows.len()),
+            None => Ok(found),
         }
     }
 
@@ -227,6 +232,20 @@ async fn publish(bus: &Bus, events: &[Outgoing]) -> Vec<(String, anyhow::Error)>
     refused
 }
 
+/// Removes the reminders in which everything was read while they waited.
+async fn remove_read(tx: &mut PgConnection, rows: &mut Vec<Outgoing>) -> sqlx::Result<()> {
+    let of_user = |row: &Outgoing| Some((row.user_id?, row.event_id.clone()));
+    let (users, reminders): (Vec<i64>, Vec<String>) = rows.iter().filter_map(of_user).unzip();
+    let reminders: Vec<&str> = reminders.iter().map(String::as_str).collect();
+    let read = crate::store::without_unread(&mut *tx, &users, &reminders).await?;
+    if read.is_empty() {
+        return Ok(());
+    }
+    rows.retain(|row| !read.contains(&row.event_id));
+    let read: Vec<&str> = read.iter().map(String::as_str).collect();
+    store::remove(tx, &read).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,24 +263,50 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn events_wait_and_a_refused_subject_delays_no_other() {
+    /// A publisher, with NATS and a database.
+    async fn publisher() -> (Publisher, NatsServer, Reads) {
         let reads = Reads::of("notify", &crate::MIGRATIONS, &postgres::PLANS, &[]).await.unwrap();
-        let pool: Pool = reads.pool().clone().into();
         let nats = NatsServer::start().await.unwrap();
         let config = service::config::Nats { nats_url: nats.url(), nats_creds: None };
         let bus = Bus::connect("notify-service", &config, &CancellationToken::new()).await.unwrap().unwrap();
-        let (_catalogue, texts) = watch::channel(Arc::new(Catalogue::load(None).unwrap()));
-        let inboxes = Inboxes::new(pool.clone(), bus.clone(), texts);
-        let outbox = Outbox { is_full: Arc::default() };
         let publisher = Publisher {
-            bus: bus.clone(),
-            pool,
+            bus,
+            pool: reads.pool().clone().into(),
             wake: Arc::default(),
-            outbox: outbox.clone(),
+            outbox: Outbox { is_full: Arc::default() },
             wanted: Wanted::default(),
             counted: 2,
         };
+        (publisher, nats, reads)
+    }
+
+    /// A reminder that had to wait is of no use once everything in it was read (law R2).
+    #[tokio::test]
+    async fn a_reminder_of_which_all_was_read_meanwhile_is_not_published() {
+        let (publisher, _nats, reads) = publisher().await;
+        let reminder = |user: i64| Outgoing {
+            user_id: Some(user),
+            ..event(&format!("reminder-push-{user}-1"), REMINDER_SUBJECT)
+        };
+        store::add(reads.pool(), &[reminder(1), reminder(2)]).await.unwrap();
+        let unread = "insert into reminded (user_id, step, subject, upto, since, told_at, event_id)
+            values (2, 'push', 'c1', 1, now(), now(), 'reminder-push-2-1')";
+        sqlx::query(unread).execute(reads.pool()).await.unwrap();
+        service::streams::open(&publisher.bus, service::streams::events_out()).await.unwrap();
+        assert!(publisher.publish_all().await);
+        let stream = publisher.bus.jetstream().get_stream(EVENTS_OUT_STREAM).await.unwrap();
+        assert_eq!(stream.cached_info().state.messages, 1);
+        let published = stream.get_raw_message(1).await.unwrap();
+        assert_eq!(published.headers.get("Nats-Msg-Id").unwrap().as_str(), "reminder-push-2-1");
+        assert!(store::waiting(reads.pool(), &SUBJECTS).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn events_wait_and_a_refused_subject_delays_no_other() {
+        let (publisher, _nats, reads) = publisher().await;
+        let (bus, outbox) = (publisher.bus.clone(), publisher.outbox.clone());
+        let (_catalogue, texts) = watch::channel(Arc::new(Catalogue::load(None).unwrap()));
+        let inboxes = Inboxes::new(publisher.pool.clone(), bus.clone(), texts);
         let store = async |events: &[Outgoing]| inboxes.tell(events).await.unwrap();
 
         // Without chat-service, the first one can't be completed. A repeat is the same event.

@@ -17,11 +17,13 @@ use contract::{
 };
 use service::{Presence, bus::chain, presence};
 use std::{collections::HashMap, time::Duration};
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum number of publications of a state that keeps changing.
 const PUBLICATIONS: usize = 8;
+/// Time for which a publication waits until the client has sent it. Without NATS, it is sent later.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of users in one statement.
 const BATCH: usize = 1_000;
 /// Pause between two statements that remove times, so that other transactions don't wait for long.
@@ -91,7 +93,7 @@ impl PresenceStore {
             if self.hides(stored) {
                 return BackendPresence::Hidden { user_id, hidden: true };
             }
-            let online = self.present.as_ref().is_some_and(|present| present.is_present(user_id));
+            let online = self.is_present(user_id);
             BackendPresence::Shown(UserPresence {
                 user_id,
                 online,
@@ -124,48 +126,48 @@ impl PresenceStore {
         let hidden = !shown;
         let write = async || Ok(store::set_hidden(self.inboxes.pool(), user_id, hidden).await?);
         self.inboxes.with_retry(write).await.map_err(|error| refusal(&error))?;
-        let is_present = self.publish_hidden(user_id).await;
-        // At once: otherwise, the next event would say when a user who hides left.
+        // At once, and first: otherwise, the next event would say when a user who hides left.
+        let is_present = self.is_present(user_id);
         if let Err(error) = self.tell(vec![Settled { user_id, is_present, at: Timestamp::now() }]).await {
             tracing::warn!(error = chain(&error), "tell backends who hides; told with the next change");
         }
+        self.publish_hidden(user_id, hidden).await;
         Ok(())
     }
 
     /// Tells the gateways that nothing is stored about a user any longer, who was erased.
     pub async fn erased(&self, user: UserId) {
         if self.present.is_some() {
-            self.publish_hidden(user).await;
+            self.publish_hidden(user, self.inboxes.hides_by_default()).await;
         }
     }
 
-    /// Tells the gateways whether a user hides. It is read again after it was published, so that of concurrent changes,
-    /// the last one to publish publishes the final state. Returns whether the user is present.
-    async fn publish_hidden(&self, user_id: UserId) -> bool {
-        let online = self.present.as_ref().is_some_and(|present| present.is_present(user_id));
-        let mut published = None;
+    fn is_present(&self, user: UserId) -> bool {
+        self.present.as_ref().is_some_and(|present| present.is_present(user))
+    }
+
+    /// Tells the gateways whether a user hides. What is stored is read again after it was published, because another
+    /// replica may have changed it meanwhile. Gateways compare from time to time, in case even that was too early.
+    async fn publish_hidden(&self, user_id: UserId, mut hidden: bool) {
         for _ in 0..PUBLICATIONS {
+            let kind = UserNewsKind::Hidden { hidden, online: self.is_present(user_id) };
             let publish = async {
-                let stored = store::presences(self.inboxes.pool(), &[user_id.get()]).await?;
-                let hidden = self.hides(stored.get(&user_id).copied().unwrap_or_default());
-                if published != Some(hidden) {
-                    let news = UserNews { user_id, kind: UserNewsKind::Hidden { hidden, online } };
-                    self.inboxes.bus().publish(&news).await?;
-                    self.inboxes.bus().client().flush().await?;
-                }
-                anyhow::Ok(hidden)
+                self.inboxes.bus().publish(&UserNews { user_id, kind }).await?;
+                timeout(FLUSH_TIMEOUT, self.inboxes.bus().client().flush()).await??;
+                let read = async || Ok(store::presences(self.inboxes.pool(), &[user_id.get()]).await?);
+                let stored = self.inboxes.with_retry(read).await?;
+                anyhow::Ok(self.hides(stored.get(&user_id).copied().unwrap_or_default()))
             };
             match publish.await {
-                Ok(hidden) if published.replace(hidden) == Some(hidden) => break,
-                Ok(_) => {}
+                Ok(stored) if stored == hidden => return,
+                Ok(stored) => hidden = stored,
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::warn!(error, "publish who hides; gateways read it later");
-                    break;
+                    return;
                 }
             }
         }
-        online
     }
 
     /// Stores events for backends about those of these users whose presence, as others see it, differs from what

@@ -45,8 +45,8 @@ pub struct Reminders<P> {
     inboxes: Inboxes,
     /// Whether a user is present.
     is_present: P,
-    /// Whether `is_present` can be relied on.
-    is_settled: Box<dyn Fn() -> bool + Send + Sync>,
+    /// [`Presence::settled`]: whether `is_present` can be relied on.
+    settled: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     /// Of each step.
     progress: Vec<Progress>,
 }
@@ -83,8 +83,8 @@ pub struct Swept {
 pub async fn run(inboxes: Inboxes, presence: Option<Presence>, shutdown: CancellationToken) {
     let known = presence.clone();
     let is_present = move |user| known.as_ref().is_some_and(|presence| presence.is_present(user));
-    let is_settled = move || presence.as_ref().is_none_or(Presence::is_settled);
-    let reminders = Reminders::new(inboxes, is_present, is_settled);
+    let settled = move || presence.as_ref().map_or(Some(0), Presence::settled);
+    let reminders = Reminders::new(inboxes, is_present, settled);
     let (mut tick, mut measure) = (tokio::time::interval(INTERVAL), tokio::time::interval(MEASURE_INTERVAL));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,7 +97,7 @@ pub async fn run(inboxes: Inboxes, presence: Option<Presence>, shutdown: Cancell
                         reminders.prepare().await?;
                         is_prepared = true;
                     }
-                    if (reminders.is_settled)() {
+                    if (reminders.settled)().is_some() {
                         reminders.sweep_all().await;
                     }
                     Ok(())
@@ -149,11 +149,11 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
     pub fn new(
         inboxes: Inboxes,
         is_present: P,
-        is_settled: impl Fn() -> bool + Send + Sync + 'static,
+        settled: impl Fn() -> Option<u64> + Send + Sync + 'static,
     ) -> Self {
         let start = || Progress { checked: AtomicI64::default(), rows: AtomicI64::new(ROWS) };
         let progress = inboxes.steps().iter().map(|_| start()).collect();
-        Self { inboxes, is_present, is_settled: Box::new(is_settled), progress }
+        Self { inboxes, is_present, settled: Box::new(settled), progress }
     }
 
     /// Lets new steps begin now.
@@ -208,6 +208,7 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
     /// If Postgres fails.
     pub async fn sweep(&self, index: usize, now: Option<OffsetDateTime>) -> Result<Swept, StoreError> {
         let (step, progress) = (&self.inboxes.steps()[index], &self.progress[index]);
+        let settled = (self.settled)();
         let catalogue = self.inboxes.catalogue();
         let types: Vec<String> = catalogue
             .policies()
@@ -257,8 +258,8 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
             _ => scope.since,
         };
         store::advance_sweep(&mut tx, &step.name, upto).await?;
-        // If this process was suspended since the decisions, those who seem to be away may be present.
-        if !(self.is_settled)() {
+        // If this process was suspended meanwhile, those who seemed to be away may be present.
+        if settled.is_none() || (self.settled)() != settled {
             tx.rollback().await?;
             return Ok(Swept::default());
         }

@@ -46,6 +46,7 @@ pub use reminders::{
     end_all_episodes, end_episodes, forget_needless, items, last_seen, last_told, lock_sweep, needless,
     newest_of_many, progress, recent_steps, save as save_decisions, save_many, save_mutes, save_told,
     shorten_episodes, sweep_progress, undecided, unread, unread_counts, waiting_while_present,
+    without_unread,
 };
 
 pub use presence::{

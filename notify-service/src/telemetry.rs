@@ -82,8 +82,12 @@ pub const METRICS: &[Metric] = &[
     ),
     Metric::gauge("webhook_lag", "Events that an endpoint has not received, by endpoint."),
     Metric::gauge(
+        "webhook_room_ratio",
+        "Part of the stream EVENTS_OUT that can be written before it loses an event that an endpoint lacks, by endpoint.",
+    ),
+    Metric::gauge(
         "webhook_retrying",
-        "Of these, those being delivered or waiting for another attempt, by endpoint; at most 50,000.",
+        "Events being delivered or waiting for another attempt, by endpoint; at most 50,000.",
     ),
     Metric::counter(
         "presence_events_dropped_total",

@@ -4,7 +4,7 @@ use super::Api;
 use crate::{
     error::invalid,
     kinds::{Kinds, Origin},
-    store,
+    store::{self, SentKey},
 };
 use contract::chat::{Message, Send, SendBatch, SendOne, Sent, StoreOne, StoredOne};
 use contract::{Refusal, Request, frames, limits, text::display_name};
@@ -33,17 +33,22 @@ impl Api {
             .map(|index| Span::under(batch.trace_of(index), SendBatch::SUBJECT, Kind::Server))
             .collect();
         let deadlines = batch.deadlines.into_iter().map(Some).chain(iter::repeat(deadline()));
-        let sends = batch.sends.into_iter().zip(spans).zip(deadlines);
-        let kinds = self.rules.kinds.get();
-        let sent = sends.map(async |((send, span), deadline)| {
-            let send = match self.check(&kinds, send, Origin::Users).await {
+        let (kinds, mut refused) = (self.rules.kinds.get(), Vec::new());
+        let sends = batch.sends.into_iter().enumerate();
+        let checked = sends.map(|(index, send)| check(&kinds, send, Origin::Users, index, &mut refused));
+        let checked: Vec<Result<Send, Refusal>> = checked.collect();
+        let sent = checked.into_iter().zip(spans).zip(deadlines).map(async |((checked, span), deadline)| {
+            let send = match checked {
                 Ok(send) => send,
-                Err(sent) => return sent,
+                Err(refusal) => return Sent::Refused(refusal),
             };
             let stored = timeout(BATCH_PATIENCE, self.lanes.store(send, span, deadline)).await;
             stored.unwrap_or_else(|_| Sent::Refused(Refusal::unavailable()))
         });
-        let mut sent = join_all(sent).await;
+        let (mut sent, repeated) = tokio::join!(join_all(sent), self.repeated(&refused));
+        for (index, message) in repeated {
+            sent[index] = message;
+        }
         self.as_now(&mut sent).await;
         let brief = |sent| match sent {
             // The gateway doesn't know the text and the data as they are stored.
@@ -53,21 +58,24 @@ impl Api {
         Ok(sent.into_iter().map(brief).collect())
     }
 
-    /// Checks a send against its kind. A kind may have changed since a message was stored: then a repeat of the send
-    /// does not fit, and returns the message. In that case, or if it is refused, returns the answer.
-    async fn check(&self, kinds: &Kinds, send: Send, by: Origin) -> Result<Send, Sent> {
-        let key = (send.conversation_id, send.sender_id);
-        let client_id = send.client_id.clone().filter(|_| send.kind.is_some());
-        let refused = match kinds.check(send, by) {
-            Ok(send) => return Ok(send),
-            Err(refusal) => refusal,
-        };
-        let Some(client_id) = client_id else { return Err(Sent::Refused(refused)) };
-        let stored = store::sent(&self.pool, key.0, key.1, &client_id).await;
-        match stored.map_err(|error| refusal("look for a repeated message", &error)) {
-            Ok(Some(message)) => Err(Sent::Repeated(message)),
-            Ok(None) => Err(Sent::Refused(refused)),
-            Err(refusal) => Err(Sent::Refused(refusal)),
+    /// The answers to those of these sends that are repeats of stored messages, each with its index. A kind may have
+    /// changed since then, so that the same data do not fit any longer.
+    async fn repeated(&self, refused: &[(usize, SentKey)]) -> Vec<(usize, Sent)> {
+        if refused.is_empty() {
+            return Vec::new();
+        }
+        let keys: Vec<&SentKey> = refused.iter().map(|(_, key)| key).collect();
+        match timeout(BATCH_PATIENCE, store::sent(&self.pool, &keys)).await {
+            Ok(Ok(found)) => {
+                found.into_iter().map(|(key, message)| (refused[key].0, Sent::Repeated(message))).collect()
+            }
+            failed => {
+                if let Ok(Err(error)) = failed {
+                    refusal("look for repeated messages", &error);
+                }
+                let unavailable = |(index, _): &(usize, _)| (*index, Sent::Refused(Refusal::unavailable()));
+                refused.iter().map(unavailable).collect()
+            }
         }
     }
 
@@ -125,14 +133,17 @@ impl Api {
             reply_to: send.reply_to,
             system: send.system,
         };
-        let kinds = self.rules.kinds.get();
-        let mut sent = [match self.check(&kinds, send, Origin::Backends).await {
+        let (kinds, mut refused) = (self.rules.kinds.get(), Vec::new());
+        let mut sent = [match check(&kinds, send, Origin::Backends, 0, &mut refused) {
             Ok(send) => {
                 let span = Span::under(trace::current(), "store", Kind::Internal);
                 self.lanes.store(send, span, deadline()).await
             }
-            Err(sent) => sent,
+            Err(refusal) => Sent::Refused(refusal),
         }];
+        for (_, repeated) in self.repeated(&refused).await {
+            sent = [repeated];
+        }
         self.as_now(&mut sent).await;
         let [sent] = sent;
         match sent {
@@ -143,4 +154,18 @@ impl Api {
             Sent::Placed(_) => Err(Refusal::internal()),
         }
     }
+}
+
+/// Checks a send against its kind. If it is refused, and may be a repeat, adds its index and its key.
+fn check(
+    kinds: &Kinds,
+    send: Send,
+    by: Origin,
+    index: usize,
+    refused: &mut Vec<(usize, SentKey)>,
+) -> Result<Send, Refusal> {
+    // A repeat has a kind, and a `client_id` of its sender.
+    let client_id = send.kind.as_ref().and_then(|_| Send::public_key(send.client_id.clone()?));
+    let key = client_id.map(|client_id| (send.conversation_id.get(), send.sender_id.get(), client_id));
+    kinds.check(send, by).inspect_err(|_| refused.extend(key.map(|key| (index, key))))
 }

@@ -191,6 +191,7 @@ fn a_broken_file_is_refused_with_its_reason() {
         ("poll.json", schema(json!({"x-vyzio": {"create": {"type": 5}}})), "x-vyzio/create"),
         ("poll.json", text("{b}: x"), "{b}: no required property"),
         ("poll.json", text("x {a/100}"), "{a/100}: it is no integer"),
+        ("poll.json", schema(json!({"x-vyzio": {"labels": {"fr": {"open": "x"}}}})), "\"open\" is in no"),
         ("poll.json", text("x {a"), "no end"),
         ("poll.json", text("{a} {a}"), "only placeholders"),
         ("poll.json", large, "larger than"),

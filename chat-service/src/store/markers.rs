@@ -111,10 +111,10 @@ pub async fn heads(db: impl PgExecutor<'_>, conversations: &[i64]) -> sqlx::Resu
 /// Numbers of a user's unread conversations and messages, without archived conversations: the list does not show them.
 pub async fn unread(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Unread> {
     let row = postgres::query(
-        "select count(*) filter (where c.last_seq > p.read_seq) as conversations,
-                coalesce(sum(c.last_seq - p.read_seq), 0)::bigint as messages
+        "select count(*) as conversations, coalesce(sum(c.last_seq - p.read_seq), 0)::bigint as messages
          from participants p join conversations c on c.conversation_id = p.conversation_id
-         where p.user_id = $1 and not (p.archived_seq is not null and is_archived(p, c))",
+         where p.user_id = $1 and c.last_seq > p.read_seq
+           and not (p.archived_seq is not null and is_archived(p, c))",
     )
     .bind(user.get())
     .fetch_one(db)

@@ -1,13 +1,13 @@
 //! Messages: storing batches and reading pages.
 
 use super::{People, id, time_of, timestamp};
-use contract::{ConversationId, Deadline, MessageId, UserId};
+use contract::{ConversationId, Deadline, MessageId};
 use contract::{
     chat::{Data, DeletedBy, Message, Send},
     log::Range,
 };
 use serde_json::value::RawValue;
-use service::postgres::{self, Pool};
+use service::postgres;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -215,25 +215,34 @@ pub async fn messages(
     rows.iter().map(message).collect()
 }
 
-/// The message that a user has sent with a `client_id`.
-pub async fn sent(
-    db: &Pool,
-    conversation: ConversationId,
-    sender: UserId,
-    client_id: &str,
-) -> sqlx::Result<Option<Message>> {
-    let row = postgres::query(
-        "select * from messages where conversation_id = $1 and sender_id = $2 and client_id = $3",
+/// A conversation, a sender and a `client_id`.
+pub type SentKey = (i64, i64, String);
+
+/// The messages with these keys, each with the index of its key.
+pub async fn sent(db: impl PgExecutor<'_>, keys: &[&SentKey]) -> sqlx::Result<Vec<(usize, Message)>> {
+    let rows = postgres::query(
+        "select k.ord, m.*, not exists (
+             select from participants p
+             where p.conversation_id = m.conversation_id and p.user_id <> m.sender_id and p.read_seq < m.seq
+         ) as is_read
+         from unnest($1::bigint[], $2::bigint[], $3::text[]) with ordinality
+             as k (conversation_id, sender_id, client_id, ord)
+         cross join lateral (
+             select * from messages m
+             where m.conversation_id = k.conversation_id and m.sender_id = k.sender_id and m.client_id = k.client_id
+             limit 1
+         ) m",
     )
-    .bind(conversation.get())
-    .bind(sender.get())
-    .bind(client_id)
-    .fetch_optional(db)
+    .bind(keys.iter().map(|(conversation, ..)| *conversation).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, sender, _)| *sender).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(.., client_id)| client_id.as_str()).collect::<Vec<_>>())
+    .fetch_all(db)
     .await?;
-    let Some(mut message) = row.as_ref().map(message).transpose()? else { return Ok(None) };
-    let members = super::members(db, conversation, None).await?;
-    message.is_read = members.is_read(&message);
-    Ok(Some(message))
+    let found = |row: &PgRow| {
+        let index = usize::try_from(row.try_get::<i64, _>("ord")? - 1).unwrap_or_default();
+        Ok((index, Message { is_read: row.try_get("is_read")?, ..message(row)? }))
+    };
+    rows.iter().map(found).collect()
 }
 
 pub fn message(row: &PgRow) -> sqlx::Result<Message> {

@@ -20,7 +20,7 @@ pub use changes::{Change, Changed, FormerTexts, Kind, change_message, changes, v
 pub use conversations::{Opening, conversations, describe, list, open_conversation, opened};
 pub use markers::{MarkOutcome, heads, mark_read, moved_marker, unread};
 pub use members::{DisplayName, Members, People, members, members_of_each, participants, save_usernames};
-pub use messages::{Batch, Outcome, between, message, messages, page, sent, store_messages};
+pub use messages::{Batch, Outcome, SentKey, between, message, messages, page, sent, store_messages};
 pub use mine::{clear_mine, mine_of, mute, set_mine};
 pub use outbox::{OutboxRow, delete_outbox, lock_stale, outbox_age};
 pub use retention::{

@@ -125,7 +125,8 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
         reads_at_most!(reads, 60, blocks(pool, one, range, 50));
     }
     reads_at_most!(reads, 110, messages(pool, &vec![longest.get(); some.len()], &some));
-    reads_at_most!(reads, 20, sent(&pool.clone().into(), longest, one, "key"));
+    let keys: Vec<SentKey> = (1..=50).map(|n| (longest.get(), 1, format!("key-{n}"))).collect();
+    reads_at_most!(reads, 50 * 3, sent(pool, &keys.iter().collect::<Vec<_>>()));
     reads_at_most!(reads, 200, participants(pool, &ids));
     reads_at_most!(reads, 200, heads(pool, &ids));
     reads_at_most!(reads, 400, conversations(&pool.clone().into(), &ids, one));

@@ -411,7 +411,11 @@ async fn crowd(users: i64) {
     );
     // On a slow machine, users come one after another, and each may be in a batch of its own.
     let most = took.as_secs_f64() / 0.025 + 2.0;
-    assert!(sent < most, "{sent} batches of at most {most}");
+    if most > all(users) {
+        println!("skipped the number of batches: the machine is too slow");
+    } else {
+        assert!(sent < most, "{sent} batches of at most {most}");
+    }
     drop(sockets);
     for (socket, watched) in &mut watchers {
         only(socket, *watched, false).await;

@@ -138,9 +138,9 @@ impl Inboxes {
         Ok(Read { last, place })
     }
 
-    /// The names of the steps.
-    fn step_names(&self) -> Vec<&str> {
-        self.steps.iter().map(|step| step.name.as_str()).collect()
+    /// The names of the steps whose reminders are settled.
+    fn settling(&self) -> Vec<&str> {
+        self.steps.iter().filter(|step| step.settle).map(|step| step.name.as_str()).collect()
     }
 
     /// Ends the episodes of what was marked: one conversation or notification, or with `None`, all. Returns
@@ -152,12 +152,12 @@ impl Inboxes {
         subject: Option<String>,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let (steps, user) = (self.step_names(), user.get());
+        let (steps, user) = (self.settling(), user.get());
         let settled = match subject {
             Some(subject) => store::end_episodes(tx, &steps, &[user], &[subject]).await?,
             None => store::end_all_episodes(tx, &steps, user).await?,
         };
-        self.tell_settled(tx, settled, at).await
+        tell_settled(tx, settled, at).await
     }
 
     /// Lets the reminders follow what has changed: ends the episodes of conversations that were read, starts those
@@ -169,13 +169,15 @@ impl Inboxes {
         changes: &Changes,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let (mut settled, steps) = (Vec::new(), self.step_names());
+        let mut settled = Vec::new();
         if !changes.ended.is_empty() {
             let (users, subjects) = subjects(changes.ended.iter());
-            settled = store::end_episodes(tx, &steps, &users, &subjects).await?;
+            settled = store::end_episodes(tx, &self.settling(), &users, &subjects).await?;
         }
         if !changes.shortened.is_empty() {
-            settled.extend(store::shorten_episodes(tx, &steps, &changes.shortened).await?);
+            let steps: Vec<&str> = self.steps.iter().map(|step| step.name.as_str()).collect();
+            let shortened = &changes.shortened;
+            settled.extend(store::shorten_episodes(tx, (&steps, &self.settling()), shortened).await?);
         }
         if !changes.mutes.is_empty() {
             let (users, subjects) = subjects(changes.mutes.keys());
@@ -189,29 +191,7 @@ impl Inboxes {
             let (users, subjects) = subjects(superseding.iter());
             store::decide_subjects_again(tx, &users, &subjects, false).await?;
         }
-        self.tell_settled(tx, settled, at).await
-    }
-
-    /// Takes reminders back that are perhaps not published yet, and tells backends of those whose steps settle: they may
-    /// have them, because a process may end after it has published. Returns whether there are events to publish after
-    /// the commit.
-    async fn tell_settled(
-        &self,
-        tx: &mut PgConnection,
-        mut settled: Vec<SettledRow>,
-        at: Timestamp,
-    ) -> Result<bool, StoreError> {
-        if settled.is_empty() {
-            return Ok(false);
-        }
-        let reminders: Vec<&str> = settled.iter().map(|row| row.event_id.as_str()).collect();
-        telling::take_back(&mut *tx, &reminders).await?;
-        settled.retain(|row| self.steps.iter().any(|step| step.settle && step.name == row.step));
-        let events = settled::events(settled, at).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        if !events.is_empty() {
-            telling::add(tx, &events).await?;
-        }
-        Ok(!events.is_empty())
+        tell_settled(tx, settled, at).await
     }
 }
 
@@ -235,9 +215,8 @@ impl Inboxes {
             .with_retry(async || {
                 let mut tx = self.pool.begin().await?;
                 let recent = store::recent_steps(&mut tx).await?;
-                let told = self.step_names();
-                let steps: Vec<&str> =
-                    told.iter().copied().chain(recent.iter().map(String::as_str)).collect();
+                let steps = self.steps.iter().map(|step| step.name.as_str());
+                let steps: Vec<&str> = steps.chain(recent.iter().map(String::as_str)).collect();
                 let needless = store::needless(&mut tx, &steps, after, limit).await?;
                 let (found, next) = (needless.found, needless.last);
                 let forgotten = Forgotten { count: found.len(), next };
@@ -247,8 +226,8 @@ impl Inboxes {
                 let mut users: Vec<i64> = found.iter().map(|place| place.user).collect();
                 users.dedup();
                 store::lock_inboxes(&mut tx, &users).await?;
-                let settled = store::forget_needless(&mut tx, &told, &steps, &found).await?;
-                let is_settled = self.tell_settled(&mut tx, settled, Timestamp::now()).await?;
+                let settled = store::forget_needless(&mut tx, &self.settling(), &steps, &found).await?;
+                let is_settled = tell_settled(&mut tx, settled, Timestamp::now()).await?;
                 tx.commit().await?;
                 Ok((forgotten, is_settled))
             })
@@ -263,4 +242,16 @@ impl Inboxes {
 /// The users, and the subjects of the conversations.
 fn subjects<'a>(memberships: impl Iterator<Item = &'a Membership>) -> (Vec<i64>, Vec<String>) {
     memberships.map(|(user, conversation)| (user.get(), format!("c{conversation}"))).unzip()
+}
+
+async fn tell_settled(
+    tx: &mut PgConnection,
+    settled: Vec<SettledRow>,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let events = settled::events(settled, at).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    if !events.is_empty() {
+        telling::add(tx, &events).await?;
+    }
+    Ok(!events.is_empty())
 }

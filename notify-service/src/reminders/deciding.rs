@@ -26,9 +26,9 @@ use time::OffsetDateTime;
 
 /// Maximum number of notifications of one user that become part of a reminder, besides those about which the sweep
 /// decides one by one. A user with more gets another reminder.
-const MANY: usize = 50_000;
-/// Number of these that a statement saves, because statements have a time limit.
-const MANY_PART: usize = 5_000;
+const MANY: i64 = 50_000;
+/// Minimum number of these that a statement saves. Statements have a time limit, and each has a cost of its own.
+const MANY_PART: i64 = 500;
 
 /// What is to be reminded of.
 #[derive(Default)]
@@ -125,10 +125,10 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
         for ((user, _), told) in due.iter().zip(&told).filter(|((_, due), _)| due.has_more) {
             let types = self.due_types(&known, catalogue, (step, scope), *user, now);
             let many = Many { step: &step.name, user: *user, types: &types };
-            let mut before = i64::MAX;
-            for _ in 0..MANY / MANY_PART {
-                let part = (before, MANY_PART as i64);
-                let Some(last) = store::save_many(tx, &many, &told.event_id, now, part).await? else { break };
+            let (mut before, part) = (i64::MAX, limit.max(MANY_PART));
+            for _ in 0..MANY / part {
+                let saved = store::save_many(tx, &many, &told.event_id, now, (before, part)).await?;
+                let Some(last) = saved else { break };
                 before = last;
             }
         }

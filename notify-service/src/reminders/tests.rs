@@ -313,7 +313,9 @@ impl World {
     fn reminders(&self) -> Reminders<impl Fn(UserId) -> bool + use<>> {
         let (present, is_settled) = (self.present.clone(), self.is_settled.clone());
         let is_present = move |user: UserId| present.lock().unwrap().contains(&user.get());
-        Reminders::new(self.inboxes.clone(), is_present, move || is_settled.load(Ordering::Relaxed))
+        Reminders::new(self.inboxes.clone(), is_present, move || {
+            is_settled.load(Ordering::Relaxed).then_some(0)
+        })
     }
 
     async fn mute(&self, user: i64, id: i64) {
@@ -559,35 +561,6 @@ async fn a_step_begins_when_it_is_configured() {
         drain(&reminders, 0, later(60)).await;
         assert_eq!(conversations(world.told().await.0), expected, "swept {age} days ago");
     }
-}
-
-/// A reminder that waits to be published is of no use once everything in it was read (R2).
-#[tokio::test]
-async fn a_reminder_that_is_not_published_yet_is_taken_back_when_all_of_it_is_read() {
-    let mut world = World::new().await;
-    world.clear().await;
-    let reminders = world.reminders();
-    for conversation in [1, 2] {
-        let op = world.message(conversation);
-        world.apply(1, op, 0).await;
-    }
-    for index in [0, 1] {
-        drain(&reminders, index, world.at(90)).await;
-    }
-    let waiting = async |world: &World| -> i64 {
-        let query = "select count(*) from telling where subject = 'notify.reminder'";
-        postgres::query_scalar(query).fetch_one(world.inboxes.pool()).await.unwrap()
-    };
-    let read = |moved: i64, message| {
-        let (conversation, message) = (ConversationId::new(moved).unwrap(), MessageId::new(message).unwrap());
-        OpKind::Read(Moved { conversation, message, seq: None, marker: None })
-    };
-    world.apply(1, read(1, 1_000), 100).await;
-    assert_eq!(waiting(&world).await, 2, "there is another conversation in them");
-    world.apply(1, read(2, 1_000), 100).await;
-    assert_eq!(waiting(&world).await, 0);
-    let (_, settled) = world.told().await;
-    assert_eq!(settled.len(), 1, "the process may have ended after it had published");
 }
 
 /// What a step has postponed before it began anew keeps no other waiting.

@@ -180,7 +180,6 @@ async fn no_query_reads_more_rows_if_more_is_stored() {
     reads_at_most!(reads, 110, async {
         telling::lock_oldest(&mut *pool.acquire().await?, "chat.read", 50).await
     });
-    reads_at_most!(reads, 150, telling::take_back(pool, &ids));
     reads_at_most!(reads, 150, telling::remove(pool, &ids));
     reads_at_most!(reads, 20, telling::waiting(pool, &crate::outbox::SUBJECTS));
     reads_at_most!(reads, 6 * 110, telling::backlogs(pool, &crate::outbox::SUBJECTS, 100));
@@ -248,6 +247,10 @@ async fn no_query_of_reminders_reads_more_rows_if_more_is_stored() {
     );
     reads_at_most!(reads, 4, within!(|tx| end_all_episodes(tx, &["push"], 1_000)));
     reads_at_most!(reads, 2, within!(|tx| decide_again(tx, 1_002)));
+    let told: Vec<i64> = (1_000..1_100).collect();
+    let told_ids: Vec<String> = told.iter().map(|user| format!("reminder-push-{user}")).collect();
+    let told_ids: Vec<&str> = told_ids.iter().map(String::as_str).collect();
+    reads_at_most!(reads, 100, without_unread(pool, &told, &told_ids));
     reads_at_most!(reads, 50, within!(|tx| count_waiting(tx, "push", 50)));
     reads_at_most!(reads, 150, within!(|tx| delete_old_times(tx, 50)));
     // Of each decision: itself, the step, and the notification.

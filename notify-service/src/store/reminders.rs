@@ -14,7 +14,7 @@ mod episodes;
 pub use decisions::{
     Decided, DueTypes, ItemRow, Many, UnreadRow, decide_again, decide_subjects_again, delete_obsolete,
     delete_old_times, items, last_seen, last_told, newest_of_many, save, save_many, save_mutes, save_told,
-    unread,
+    unread, without_unread,
 };
 pub use episodes::{
     DecisionPlace, SettledRow, end_all_episodes, end_episodes, forget_needless, needless, shorten_episodes,

@@ -70,18 +70,6 @@ pub async fn remove(db: impl PgExecutor<'_>, event_ids: &[&str]) -> sqlx::Result
     postgres::query(query).bind(event_ids).execute(db).await.map(drop)
 }
 
-/// Removes events that are not needed any more, unless they are being published now.
-pub async fn take_back(db: impl PgExecutor<'_>, event_ids: &[&str]) -> sqlx::Result<()> {
-    postgres::query(
-        "delete from telling where event_id in (
-            select event_id from telling where event_id = any($1) for update skip locked)",
-    )
-    .bind(event_ids)
-    .execute(db)
-    .await
-    .map(drop)
-}
-
 /// Those of these subjects that have events.
 pub async fn waiting(db: impl PgExecutor<'_>, subjects: &[&str]) -> sqlx::Result<Vec<String>> {
     let query = "select subject from unnest($1::text[]) as known (subject)

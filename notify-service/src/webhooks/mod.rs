@@ -18,6 +18,7 @@ use async_nats::{
     jetstream::{
         AckKind, Message,
         consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+        stream,
     },
 };
 use contract::{
@@ -44,7 +45,7 @@ const IN_FLIGHT: usize = 16;
 const PENDING: i64 = 50_000;
 /// Time for which a request for events waits at NATS.
 const FETCH_WAIT: Duration = Duration::from_secs(5);
-/// Interval of the measurements of `webhook_lag` and `webhook_retrying`.
+/// Interval of the measurements.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// Delay after a dead letter could not be stored.
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(30);
@@ -297,14 +298,15 @@ impl Webhook {
         metrics::counter!("webhooks_total", &labels).increment(1);
     }
 
-    /// Regularly measures how many events the endpoint has not received, until the token is cancelled.
+    /// Regularly measures how many events the endpoint has not received, and how far the stream is from losing one of
+    /// them, until the token is cancelled.
     async fn measure_lag(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LAG_INTERVAL) => {}
                 () = shutdown.cancelled() => return,
             }
-            let Ok(stream) = self.bus.jetstream().get_stream_no_info(EVENTS_OUT_STREAM).await else {
+            let Ok(stream) = self.bus.jetstream().get_stream(EVENTS_OUT_STREAM).await else {
                 continue;
             };
             if let Ok(info) = stream.consumer_info(self.consumer()).await {
@@ -312,7 +314,19 @@ impl Webhook {
                 let gauge = |name| metrics::gauge!(name, "endpoint" => self.endpoint.name.clone());
                 gauge("webhook_lag").set(lag as f64);
                 gauge("webhook_retrying").set(info.num_ack_pending as f64);
+                let oldest = (lag > 0).then_some(info.ack_floor.stream_sequence + 1);
+                gauge("webhook_room_ratio").set(room(oldest, stream.cached_info()));
             }
         }
     }
+}
+
+/// Part of the stream's bytes that can still be written before it removes the `oldest` event which an endpoint has not
+/// received. 1 if there is none, or the stream has no limit.
+fn room(oldest: Option<u64>, stream: &stream::Info) -> f64 {
+    let (state, most) = (&stream.state, stream.config.max_bytes as f64);
+    let Some(oldest) = oldest.filter(|_| most > 0.0) else { return 1.0 };
+    let used = state.bytes as f64 / most;
+    let before = oldest.saturating_sub(state.first_sequence) as f64 / state.messages.max(1) as f64;
+    (1.0 - used + used * before).clamp(0.0, 1.0)
 }

@@ -500,3 +500,27 @@ fn the_schedule_covers_three_days_with_a_tenth_of_jitter() {
     let stream = service::streams::events_out();
     assert!(stream.max_age > 2 * total && stream.retention == RetentionPolicy::Limits);
 }
+
+#[tokio::test]
+async fn the_room_is_what_can_be_written_before_a_missing_event_is_removed() {
+    let world = World::start().await;
+    for change in 1..=4 {
+        world.changed(change).await;
+    }
+    let stream = world.bus.jetstream().get_stream(EVENTS_OUT_STREAM).await.unwrap();
+    let mut info = stream.cached_info().clone();
+    let share = |info: &jetstream::stream::Info, oldest| (room(oldest, info) * 100.0).round();
+    info.config.max_bytes = i64::try_from(info.state.bytes).unwrap() * 2;
+    assert_eq!(
+        [None, Some(5), Some(3), Some(1)].map(|oldest| share(&info, oldest)),
+        [100.0, 100.0, 75.0, 50.0]
+    );
+    // Full, and the first event is removed next; it may be removed already.
+    info.config.max_bytes /= 2;
+    assert_eq!(
+        [Some(5), Some(3), Some(1), Some(0)].map(|oldest| share(&info, oldest)),
+        [100.0, 50.0, 0.0, 0.0]
+    );
+    info.config.max_bytes = -1;
+    assert_eq!(share(&info, Some(1)), 100.0);
+}

@@ -7,7 +7,7 @@ use crate::{
     files, logs, metrics, panics, trace,
 };
 use anyhow::Context;
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{env, future::Future, num::NonZeroUsize, process::ExitCode, thread, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,6 +20,9 @@ pub enum Workers {
     /// One thread for each processor.
     PerProcessor,
 }
+
+/// Variable with a number of worker threads.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 
 /// Implements a service's `main`: reads the configuration, starts logs and traces, and runs the service until SIGTERM
 /// or SIGINT cancels the token. Returns the exit code: 0 after a clean stop, 2 for an invalid configuration, 1
@@ -62,9 +65,7 @@ where
     panics::count();
     files::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if workers == Workers::One && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        runtime.worker_threads(1);
-    }
+    runtime.worker_threads(worker_threads(workers)?.get());
     let runtime = runtime.enable_all().build().context("start the runtime")?;
     metrics::identify(name);
     // Dropped before the runtime, which sends the last spans.
@@ -72,6 +73,18 @@ where
     runtime.block_on(async {
         let shutdown = on_signal()?;
         run(config, shutdown).await
+    })
+}
+
+/// Number of worker threads. tokio itself would panic if the variable is empty or no number.
+fn worker_threads(workers: Workers) -> anyhow::Result<NonZeroUsize> {
+    if let Some(threads) = env::var_os(WORKER_THREADS).filter(|threads| !threads.is_empty()) {
+        let number = threads.to_str().and_then(|threads| threads.parse().ok());
+        return number.with_context(|| format!("{WORKER_THREADS} must be a number of threads"));
+    }
+    Ok(match workers {
+        Workers::One => NonZeroUsize::MIN,
+        Workers::PerProcessor => thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     })
 }
 

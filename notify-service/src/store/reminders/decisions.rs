@@ -251,6 +251,18 @@ pub async fn last_seen(
     Ok(rows.into_iter().collect())
 }
 
+/// Those of these reminders of users in which everything has been read.
+pub async fn without_unread(
+    db: impl PgExecutor<'_>,
+    users: &[i64],
+    event_ids: &[&str],
+) -> sqlx::Result<Vec<String>> {
+    let query = "select event_id from unnest($1::bigint[], $2::text[]) as told (user_id, event_id)
+        where not exists (
+            select from reminded where reminded.user_id = told.user_id and reminded.event_id = told.event_id)";
+    postgres::query_scalar(query).bind(users).bind(event_ids).fetch_all(db).await
+}
+
 /// When users last had a reminder of a step.
 pub async fn last_told(
     db: &mut PgConnection,

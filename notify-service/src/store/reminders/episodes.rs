@@ -15,7 +15,6 @@ const SETTLED_DAYS: i32 = 7;
 #[derive(Debug, FromRow)]
 pub struct SettledRow {
     pub user_id: i64,
-    pub step: String,
     pub event_id: String,
     /// What was read, if it is one thing.
     pub subject: Option<String>,
@@ -29,12 +28,12 @@ macro_rules! settled {
             "with ended as (",
             $($ended)*,
             " returning reminded.user_id, reminded.step, reminded.subject, reminded.event_id, reminded.told_at)
-            select user_id, step, event_id, subject from (
-                select user_id, step, event_id, count(*) as gone,
+            select user_id, event_id, subject from (
+                select user_id, event_id, count(*) as gone,
                     case when count(distinct subject) = 1 then min(subject) end as subject
                 from ended
                 where event_id is not null and step = any($1) and told_at > now() - make_interval(days => $2)
-                group by user_id, step, event_id
+                group by user_id, event_id
             ) as gone
             -- Sees the table as it was before: with nothing else, what is gone was all.
             where gone = (select count(*) from (
@@ -79,11 +78,11 @@ pub async fn end_all_episodes(
 }
 
 /// Starts episodes later, because users have read their first messages: each with the unread notification, and the new
-/// start. A reminder that was of the newest message stays; otherwise each step decides again. Returns the reminders that
-/// are settled thereby.
+/// start. A reminder that was of the newest message stays; otherwise each step decides again. Returns the reminders of
+/// the `settling` steps that are settled thereby.
 pub async fn shorten_episodes(
     db: &mut PgConnection,
-    steps: &[&str],
+    (steps, settling): (&[&str], &[&str]),
     shortened: &HashMap<Membership, (NotificationId, OffsetDateTime)>,
 ) -> sqlx::Result<Vec<SettledRow>> {
     let users: Vec<i64> = shortened.keys().map(|(user, _)| user.get()).collect();
@@ -114,7 +113,7 @@ pub async fn shorten_episodes(
         where reminded.user_id = read.user_id and reminded.subject = read.subject
           and not (event_id is not null and upto >= read.id)"
     ))
-    .bind(steps)
+    .bind(settling)
     .bind(SETTLED_DAYS)
     .bind(&users)
     .bind(&subjects)
@@ -216,11 +215,11 @@ pub async fn needless(
     Ok(Needless { found, last })
 }
 
-/// Deletes those of these decisions that nothing needs. Returns the reminders of the `told` steps that are settled
+/// Deletes those of these decisions that nothing needs. Returns the reminders of the `settling` steps that are settled
 /// thereby. The inboxes are locked.
 pub async fn forget_needless(
     db: &mut PgConnection,
-    told: &[&str],
+    settling: &[&str],
     steps: &[&str],
     found: &[DecisionPlace],
 ) -> sqlx::Result<Vec<SettledRow>> {
@@ -230,7 +229,7 @@ pub async fn forget_needless(
         where reminded.user_id = old.user_id and reminded.subject = old.subject and reminded.step = old.step and ",
         is_needless!("reminded", "$6")
     ))
-    .bind(told)
+    .bind(settling)
     .bind(SETTLED_DAYS)
     .bind(found.iter().map(|place| place.user).collect::<Vec<_>>())
     .bind(column(|place| &place.subject))

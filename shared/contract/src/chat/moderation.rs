@@ -78,7 +78,7 @@ pub struct Reported {
 }
 
 /// chat-service → backends, on the stream `EVENTS_OUT`: a report for the backend that moderates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReportMade {
     /// The same each time that the event is published.
     pub event_id: String,
@@ -87,6 +87,15 @@ pub struct ReportMade {
     /// The report.
     #[serde(flatten)]
     pub reported: Reported,
+}
+
+impl<'de> Deserialize<'de> for ReportMade {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not flattened: that could not keep the text of `data`.
+        let text = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        let reported: Reported = serde_json::from_str(text.get()).map_err(serde::de::Error::custom)?;
+        Ok(reported.into())
+    }
 }
 
 impl From<Reported> for ReportMade {

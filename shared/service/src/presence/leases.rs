@@ -20,7 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const ASK_ANEW: Duration = Duration::from_millis(250);
 /// Time in which every gateway answers a replica that says hello.
 const FIRST_ALIVE: Duration = Duration::from_secs(2);
-/// Time without [`Leases::runs`] after which the replica was suspended: payloads wait, and leases seem to be over.
+/// Time without [`Leases::runs`] after which the replica counts as suspended: payloads wait, and leases seem to be over.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// A change of a user's presence.
@@ -53,6 +53,8 @@ pub struct Leases {
     unsure_until: Instant,
     /// When the replica last ran.
     ran_at: Instant,
+    /// Number of calls of [`Leases::doubt`].
+    doubts: u64,
 }
 
 /// A present user.
@@ -103,7 +105,13 @@ impl Leases {
             lapsed: 0,
             unsure_until: now + FIRST_ALIVE,
             ran_at: now,
+            doubts: 0,
         }
+    }
+
+    /// How often all that the replica knows was in [doubt](Self::doubt).
+    pub fn doubts(&self) -> u64 {
+        self.doubts
     }
 
     /// Records that the replica runs, at least every 2 s. Returns true if it was suspended until now; then all that
@@ -167,6 +175,7 @@ impl Leases {
     /// Records that payloads may have been lost, or were not received for a time: no lease ends before each gateway had
     /// time to renew it.
     pub fn doubt(&mut self, now: Instant) {
+        self.doubts += 1;
         self.unsure_until = now + FIRST_ALIVE;
         for gateway in self.gateways.values_mut() {
             gateway.lapses_at = gateway.lapses_at.max(now + LEASE);

@@ -21,6 +21,7 @@ use std::{
 };
 use tokio::{
     sync::broadcast::{self, error::RecvError},
+    task::coop::unconstrained,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,7 +50,7 @@ const METRICS: &[Metric] = &[
     ),
     Metric::counter(
         "presence_pauses_total",
-        "Times that this process was suspended for seconds, after which it asked all gateways for a sign of life.",
+        "Times that this process was suspended or starved for seconds, after which it asked all gateways for a sign of life.",
     ),
     Metric::counter("presence_snapshots_total", "Pages of snapshots requested from gateways, by outcome.")
         .by("outcome", &["done", "failed"]),
@@ -134,9 +135,16 @@ impl Presence {
     }
 
     /// Whether the replica has heard of every gateway: not in the first seconds, not while NATS is disconnected, not
-    /// during a snapshot, and not after the process was suspended. Otherwise a user may be present although [`Presence::is_present`] is false.
+    /// during a snapshot, and not after the process was suspended. Otherwise a user may be present although
+    /// [`Presence::is_present`] is false.
     pub fn is_settled(&self) -> bool {
         self.bus.is_connected() && self.leases().is_settled(Instant::now())
+    }
+
+    /// [`Presence::is_settled`], and a number that stays the same as long as nothing came between: not even a moment in
+    /// which this replica did not know who is present.
+    pub fn settled(&self) -> Option<u64> {
+        self.is_settled().then(|| self.leases().doubts())
     }
 
     /// The changes from now on. A reader that begins here and then reads the state misses nothing.
@@ -198,7 +206,7 @@ impl Follower {
                 Wake::Pulse => {}
                 Wake::Due => {
                     // Those that have arrived renew leases that are over otherwise.
-                    while let Some(Some(message)) = self.alives.next().now_or_never() {
+                    while let Some(Some(message)) = unconstrained(self.alives.next()).now_or_never() {
                         self.alive(&message);
                     }
                     let changes = self.presence.leases().lapse(Instant::now());
@@ -238,8 +246,9 @@ impl Follower {
     }
 
     fn alive(&mut self, message: &Message) {
-        // The batches that a gateway sent before its sign of life have arrived before it, on the other subscription.
-        while let Some(Some(message)) = self.deltas.next().now_or_never() {
+        // The batches that a gateway sent before its sign of life have arrived before it, on the other subscription. All
+        // of them: tokio's budget for a task must not end the loop.
+        while let Some(Some(message)) = unconstrained(self.deltas.next()).now_or_never() {
             self.delta(&message);
         }
         if let Some(alive) = decode::<Alive>(message) {
