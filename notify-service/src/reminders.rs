@@ -34,7 +34,7 @@ const CHECKED: i64 = 10_000;
 /// Maximum number of sweeps of a step without a pause.
 const SWEEPS: usize = 20;
 /// Time by which the stored progress of a step may be behind while there is nothing to do.
-const LAG: Duration = Duration::from_secs(10);
+const LAG: Duration = Duration::from_secs(30);
 /// Number up to which those that wait are counted.
 const COUNTED: i64 = 100_000;
 /// Time between two measurements.
@@ -161,8 +161,7 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
     /// # Errors
     /// If Postgres fails.
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        let steps = self.inboxes.steps().iter().map(|step| (step.name.as_str(), step.away.as_secs_f64()));
-        let steps: Vec<(&str, f64)> = steps.collect();
+        let steps = self.delays();
         let add = async || Ok(store::add_sweeps(self.inboxes.pool(), &steps).await?);
         for step in self.inboxes.with_retry(add).await? {
             tracing::warn!(step, "no sweep for days: users are not reminded of what was unread before now");
@@ -170,9 +169,29 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
         Ok(())
     }
 
-    /// Sweeps all steps and publishes the reminders. A step that fails delays no other.
+    /// The steps, each with the time from the start of an episode until the step looks at it, in seconds.
+    fn delays(&self) -> Vec<(&str, f64)> {
+        self.inboxes.steps().iter().map(|step| (step.name.as_str(), step.away.as_secs_f64())).collect()
+    }
+
+    /// The names of the steps that may have something to do.
+    async fn busy(&self, now: Option<OffsetDateTime>) -> Result<Vec<String>, StoreError> {
+        let lag = LAG.as_secs_f64();
+        let read = async || Ok(store::busy_steps(self.inboxes.pool(), &self.delays(), lag, now).await?);
+        self.inboxes.with_retry(read).await
+    }
+
+    /// Sweeps the steps that have something to do, and publishes the reminders. A step that fails delays no other.
     async fn sweep_all(&self) {
-        for (index, step) in self.inboxes.steps().iter().enumerate() {
+        let busy = match self.busy(None).await {
+            Ok(busy) => busy,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "look for reminders that are due; will be retried");
+                return;
+            }
+        };
+        let steps = self.inboxes.steps().iter().enumerate();
+        for (index, step) in steps.filter(|(_, step)| busy.contains(&step.name)) {
             if let Err(error) = self.sweep_step(index).await {
                 let error = chain(&error);
                 tracing::warn!(step = step.name, error, "sweep for reminders; will be retried");

@@ -42,10 +42,10 @@ pub use preferences::{
 };
 pub use reminders::{
     Decided, DecisionPlace, DueTypes, ItemRow, Many, Scope, SettledRow, UnreadRow, add_sweeps, advance_sweep,
-    count_waiting, decide_again, decide_subjects_again, delete_obsolete, delete_old_times, due_again,
-    end_all_episodes, end_episodes, forget_needless, items, last_seen, last_told, lock_sweep, needless,
-    newest_of_many, progress, recent_steps, save as save_decisions, save_many, save_mutes, save_told,
-    shorten_episodes, sweep_progress, undecided, unread, unread_counts, waiting_while_present,
+    busy_steps, count_waiting, decide_again, decide_subjects_again, delete_obsolete, delete_old_times,
+    due_again, end_all_episodes, end_episodes, forget_needless, items, last_seen, last_told, lock_sweep,
+    needless, newest_of_many, progress, recent_steps, save as save_decisions, save_many, save_mutes,
+    save_told, shorten_episodes, sweep_progress, undecided, unread, unread_counts, waiting_while_present,
     without_unread,
 };
 

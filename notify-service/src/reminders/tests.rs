@@ -924,9 +924,33 @@ async fn sweeps_that_find_nothing_seldom_write() {
         postgres::query_scalar::<OffsetDateTime>(query).fetch_one(world.inboxes.pool()).await.unwrap()
     };
     let before = world.at(-1);
-    assert_eq!(progress(29).await, before, "10 s behind");
-    assert_eq!(progress(30).await, world.at(10), "11 s");
-    assert_eq!(progress(32).await, world.at(10));
+    assert_eq!(progress(49).await, before, "30 s behind");
+    assert_eq!(progress(50).await, world.at(30), "31 s");
+    assert_eq!(progress(52).await, world.at(30));
+}
+
+#[tokio::test]
+async fn steps_without_anything_to_do_are_not_swept() {
+    let mut world = World::new().await;
+    world.clear().await;
+    let reminders = world.reminders();
+    let busy = async |world: &World, now| reminders.busy(Some(world.at(now))).await.unwrap();
+    let none = [""; 0];
+    // The steps have delays of 20 s and 1 min.
+    assert_eq!(busy(&world, 49).await, none);
+    assert_eq!(busy(&world, 50).await, ["push"], "31 s behind");
+    drain(&reminders, 0, world.at(50)).await;
+    assert_eq!(busy(&world, 50).await, none);
+    let op = world.message(1);
+    world.apply(1, op, 40).await;
+    assert_eq!(busy(&world, 59).await, none);
+    assert_eq!(busy(&world, 60).await, ["push"], "an unread message");
+    world.present.lock().unwrap().insert(1);
+    drain(&reminders, 0, world.at(60)).await;
+    assert_eq!(busy(&world, 61).await, ["push"], "it waits while the user is present");
+    world.present.lock().unwrap().clear();
+    drain(&reminders, 0, world.at(61)).await;
+    assert_eq!((world.told().await.0.len(), busy(&world, 61).await), (1, vec![]));
 }
 
 /// Preferences are those at the time of the decision (law F1 of preferences): off while it waits, and on after it was

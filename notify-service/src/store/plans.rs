@@ -222,6 +222,9 @@ async fn no_query_of_reminders_reads_more_rows_if_more_is_stored() {
     }
     reads_at_most!(reads, 10, within!(|tx| undecided(tx, scope, now, 1_000)));
     reads_at_most!(reads, 4, within!(|tx| sweep_progress(tx, "push")));
+    for (step, now) in [("push", None), ("mail", None), ("push", Some(now - hours(20)))] {
+        reads_at_most!(reads, 200, within!(|tx| busy_steps(tx, &[(step, 20.0)], 30.0, now)));
+    }
     reads_at_most!(reads, 2, within!(|tx| lock_sweep(tx, "push", now)));
     for size in [1, 100] {
         let users: Vec<i64> = (1_000..1_000 + size).collect();

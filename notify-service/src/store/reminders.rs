@@ -58,6 +58,43 @@ pub async fn progress(db: impl PgExecutor<'_>, steps: &[&str]) -> sqlx::Result<H
     Ok(rows.into_iter().collect())
 }
 
+/// Those of these steps, each with its delay in seconds, that may have something to do: something waits, or is newly due
+/// whatever its type, or the progress is `lag` seconds behind. One query, because this is asked all the time. With
+/// `now`, tests set the clock.
+pub async fn busy_steps(
+    db: impl PgExecutor<'_>,
+    steps: &[(&str, f64)],
+    lag: f64,
+    now: Option<OffsetDateTime>,
+) -> sqlx::Result<Vec<String>> {
+    let (steps, delays): (Vec<&str>, Vec<f64>) = steps.iter().copied().unzip();
+    postgres::query_scalar(concat!(
+        "select known.step from (
+            select step, coalesce($4, clock_timestamp()) - make_interval(secs => delay) as until,
+                make_interval(secs => greatest($5 - delay, 0)) as late
+            from unnest($1::text[], $2::float8[]) as known (step, delay)
+        ) as known join sweeps on sweeps.step = known.step
+        where upto < until - make_interval(secs => $3)
+            or exists (select from reminded where reminded.step = known.step and told_at is null)
+            or (
+                select true from notifications
+                where read_at is null and since is not null and since <= until and since > upto - late and since > began
+                    and not exists (
+                        select from reminded where reminded.user_id = notifications.user_id
+                            and reminded.step = known.step and reminded.since = notifications.since and subject = ",
+        subject!(),
+        ") order by since limit 1
+            )"
+    ))
+    .bind(steps)
+    .bind(delays)
+    .bind(lag)
+    .bind(now)
+    .bind(COMMIT_SECONDS)
+    .fetch_all(db)
+    .await
+}
+
 /// How far a step got, the current time, and whether anything waits; `None` if the step has not begun.
 pub async fn sweep_progress(
     db: impl PgExecutor<'_>,
