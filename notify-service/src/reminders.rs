@@ -33,8 +33,10 @@ const ROWS: i64 = 5_000;
 const CHECKED: i64 = 10_000;
 /// Maximum number of sweeps of a step without a pause.
 const SWEEPS: usize = 20;
-/// Time by which the stored progress of a step may be behind while there is nothing to do.
-const LAG: Duration = Duration::from_secs(30);
+/// Time by which the stored progress of a step may be behind while it finds nothing to do.
+const LAG: Duration = Duration::from_secs(10);
+/// The same while there is nothing to look at. Postgres, which writes nothing otherwise, sleeps in between.
+const IDLE_LAG: Duration = Duration::from_secs(300);
 /// Number up to which those that wait are counted.
 const COUNTED: i64 = 100_000;
 /// Time between two measurements.
@@ -174,16 +176,16 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
         self.inboxes.steps().iter().map(|step| (step.name.as_str(), step.away.as_secs_f64())).collect()
     }
 
-    /// The names of the steps that may have something to do.
-    async fn busy(&self, now: Option<OffsetDateTime>) -> Result<Vec<String>, StoreError> {
-        let lag = LAG.as_secs_f64();
+    /// The names of the steps that may have something to do: to decide, or to save progress that is behind by `lag`.
+    async fn busy(&self, lag: Duration, now: Option<OffsetDateTime>) -> Result<Vec<String>, StoreError> {
+        let lag = lag.as_secs_f64();
         let read = async || Ok(store::busy_steps(self.inboxes.pool(), &self.delays(), lag, now).await?);
         self.inboxes.with_retry(read).await
     }
 
     /// Sweeps the steps that have something to do, and publishes the reminders. A step that fails delays no other.
     async fn sweep_all(&self) {
-        let busy = match self.busy(None).await {
+        let busy = match self.busy(IDLE_LAG, None).await {
             Ok(busy) => busy,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "look for reminders that are due; will be retried");
@@ -308,9 +310,11 @@ impl<P: Fn(UserId) -> bool> Reminders<P> {
     async fn measure(&self) -> Result<(), StoreError> {
         let pool = self.inboxes.pool();
         let names: Vec<&str> = self.inboxes.steps().iter().map(|step| step.name.as_str()).collect();
+        let busy = self.busy(Duration::MAX, None).await?;
         let progress = store::progress(pool, &names).await?;
         for step in self.inboxes.steps().iter() {
-            let behind = progress.get(&step.name).map_or(0.0, |age| age - step.away.as_secs_f64());
+            let age = progress.get(&step.name).filter(|_| busy.contains(&step.name));
+            let behind = age.map_or(0.0, |age| age - step.away.as_secs_f64());
             metrics::gauge!("reminders_behind_seconds", "step" => step.name.clone()).set(behind.max(0.0));
             let waiting = store::count_waiting(pool, &step.name, COUNTED).await?;
             metrics::gauge!("reminders_waiting", "step" => step.name.clone()).set(waiting as f64);

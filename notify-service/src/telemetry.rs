@@ -66,7 +66,7 @@ pub const METRICS: &[Metric] = &[
     ),
     Metric::gauge(
         "reminders_behind_seconds",
-        "Time by which the sweeps of a step are behind: what is due since then may not be decided. Up to 32 s if nothing is due.",
+        "Time by which the sweeps of a step are behind: what is due since then may not be decided. 0 if nothing is due or waits, otherwise up to 12 s.",
     ),
     Metric::gauge(
         "reminders_waiting",

@@ -74,7 +74,7 @@ pub async fn busy_steps(
                 make_interval(secs => greatest($5 - delay, 0)) as late
             from unnest($1::text[], $2::float8[]) as known (step, delay)
         ) as known join sweeps on sweeps.step = known.step
-        where upto < until - make_interval(secs => $3)
+        where extract(epoch from until - upto)::float8 > $3
             or exists (select from reminded where reminded.step = known.step and told_at is null)
             or (
                 select true from notifications
