@@ -72,6 +72,12 @@ impl Outbox {
             outbox: outbox.clone(),
             wanted,
             counted: COUNTED,
+            settling: inboxes
+                .steps()
+                .iter()
+                .filter(|step| step.settle)
+                .map(|step| format!("reminder-{}-", step.name))
+                .collect(),
         };
         tasks.spawn(publisher.run(shutdown.clone()));
         outbox
@@ -99,6 +105,8 @@ struct Publisher {
     wanted: Wanted,
     /// [`COUNTED`], which tests lower.
     counted: i64,
+    /// The starts of the ids of reminders that are settled.
+    settling: Vec<String>,
 }
 
 impl Publisher {
@@ -173,7 +181,7 @@ impl Publisher {
         }
         let found = rows.len();
         if subject == REMINDER_SUBJECT {
-            remove_read(&mut tx, &mut rows).await?;
+            self.remove_read(&mut tx, &mut rows).await?;
         }
         let completed = match subject {
             SENT_SUBJECT => Some(chat_events::complete(&self.bus, self.wanted, &rows).await?),
@@ -188,6 +196,20 @@ impl Publisher {
             Some((_, error)) => Err(error),
             None => Ok(found),
         }
+    }
+
+    /// Removes the reminders in which everything was read while they waited. Those of steps that settle stay: a former
+    /// attempt may have published them, and their settlement comes.
+    async fn remove_read(&self, tx: &mut PgConnection, rows: &mut Vec<Outgoing>) -> sqlx::Result<()> {
+        let settles = |id: &str| self.settling.iter().any(|start| id.starts_with(start.as_str()));
+        let final_ones = rows.iter().filter(|row| !settles(&row.event_id));
+        let of_user = |row: &Outgoing| Some((row.user_id?, row.event_id.clone()));
+        let (users, reminders): (Vec<i64>, Vec<String>) = final_ones.filter_map(of_user).unzip();
+        let reminders: Vec<&str> = reminders.iter().map(String::as_str).collect();
+        let read = crate::store::without_unread(&mut *tx, &users, &reminders).await?;
+        rows.retain(|row| !read.contains(&row.event_id));
+        let read: Vec<&str> = read.iter().map(String::as_str).collect();
+        store::remove(tx, &read).await
     }
 
     /// Measures how many events wait, and for how long.
@@ -232,20 +254,6 @@ async fn publish(bus: &Bus, events: &[Outgoing]) -> Vec<(String, anyhow::Error)>
     refused
 }
 
-/// Removes the reminders in which everything was read while they waited.
-async fn remove_read(tx: &mut PgConnection, rows: &mut Vec<Outgoing>) -> sqlx::Result<()> {
-    let of_user = |row: &Outgoing| Some((row.user_id?, row.event_id.clone()));
-    let (users, reminders): (Vec<i64>, Vec<String>) = rows.iter().filter_map(of_user).unzip();
-    let reminders: Vec<&str> = reminders.iter().map(String::as_str).collect();
-    let read = crate::store::without_unread(&mut *tx, &users, &reminders).await?;
-    if read.is_empty() {
-        return Ok(());
-    }
-    rows.retain(|row| !read.contains(&row.event_id));
-    let read: Vec<&str> = read.iter().map(String::as_str).collect();
-    store::remove(tx, &read).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +284,7 @@ mod tests {
             outbox: Outbox { is_full: Arc::default() },
             wanted: Wanted::default(),
             counted: 2,
+            settling: vec!["reminder-push-".to_owned()],
         };
         (publisher, nats, reads)
     }
@@ -284,20 +293,24 @@ mod tests {
     #[tokio::test]
     async fn a_reminder_of_which_all_was_read_meanwhile_is_not_published() {
         let (publisher, _nats, reads) = publisher().await;
-        let reminder = |user: i64| Outgoing {
+        let reminder = |step: &str, user: i64| Outgoing {
             user_id: Some(user),
-            ..event(&format!("reminder-push-{user}-1"), REMINDER_SUBJECT)
+            ..event(&format!("reminder-{step}-{user}-1"), REMINDER_SUBJECT)
         };
-        store::add(reads.pool(), &[reminder(1), reminder(2)]).await.unwrap();
+        // That of a push is settled, and may have been published before.
+        let reminders = [reminder("mail", 1), reminder("mail", 2), reminder("push", 1)];
+        store::add(reads.pool(), &reminders).await.unwrap();
         let unread = "insert into reminded (user_id, step, subject, upto, since, told_at, event_id)
-            values (2, 'push', 'c1', 1, now(), now(), 'reminder-push-2-1')";
+            values (2, 'mail', 'c1', 1, now(), now(), 'reminder-mail-2-1')";
         sqlx::query(unread).execute(reads.pool()).await.unwrap();
         service::streams::open(&publisher.bus, service::streams::events_out()).await.unwrap();
         assert!(publisher.publish_all().await);
         let stream = publisher.bus.jetstream().get_stream(EVENTS_OUT_STREAM).await.unwrap();
-        assert_eq!(stream.cached_info().state.messages, 1);
-        let published = stream.get_raw_message(1).await.unwrap();
-        assert_eq!(published.headers.get("Nats-Msg-Id").unwrap().as_str(), "reminder-push-2-1");
+        assert_eq!(stream.cached_info().state.messages, 2);
+        for (seq, event_id) in [(1, "reminder-mail-2-1"), (2, "reminder-push-1-1")] {
+            let published = stream.get_raw_message(seq).await.unwrap();
+            assert_eq!(published.headers.get("Nats-Msg-Id").unwrap().as_str(), event_id);
+        }
         assert!(store::waiting(reads.pool(), &SUBJECTS).await.unwrap().is_empty());
     }
 
