@@ -238,8 +238,7 @@ mod tests {
         let (nats, shutdown) = (Nats { nats_url: server.url(), nats_creds: None }, CancellationToken::new());
         let bus = Bus::connect("chat-service", &nats, &shutdown).await.unwrap().unwrap();
         service::streams::open(&bus, service::streams::chat_log()).await.unwrap();
-        let mut changes = bus.subscribe(MessageChanged::PATTERN.to_owned()).await.unwrap();
-        bus.client().flush().await.unwrap();
+        let mut changes = testkit::nats::subscribe(bus.client(), MessageChanged::PATTERN).await.unwrap();
         let insert = "insert into outbox (conversation_ids, message_ids) values ('{1}', '{1}') returning id";
         let row = async || -> i64 { postgres::query_scalar(insert).fetch_one(&database.pool).await.unwrap() };
         let event = serde_json::json!({

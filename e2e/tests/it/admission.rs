@@ -200,8 +200,7 @@ async fn serve_pages(stack: &Stack) -> tokio::task::JoinHandle<()> {
     };
     let (large, small) = (page(210), page(1));
     assert!(large.len() > 850_000 && large.len() < 1_000_000, "{}", large.len());
-    let mut requests = backend.subscribe("chat.messages.page").await.unwrap();
-    backend.flush().await.unwrap();
+    let mut requests = testkit::nats::subscribe(&backend, "chat.messages.page").await.unwrap();
     tokio::spawn(async move {
         while let Some(request) = requests.next().await {
             let page: Value = serde_json::from_slice(&request.payload).unwrap();

@@ -641,8 +641,7 @@ async fn the_api_for_backends_has_its_own_document_and_page() {
 async fn an_event_has_the_headers_of_cloudevents_and_no_others() {
     let stack = Stack::start().await;
     let nats = stack.backend().await;
-    let mut events = nats.subscribe("events.payment_completed").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = testkit::nats::subscribe(&nats, "events.payment_completed").await.unwrap();
     let key = bearer(BACKEND_KEY);
     let headers = [("authorization", &*key), ("ce-id", "c1"), ("ce-source", "/pay"), ("x-other", "x")];
     call(&stack, ("POST", "/backend/events/payment_completed"), &headers, Some(&event(1))).await.expect(202);

@@ -325,8 +325,7 @@ async fn backends_are_told_of_changes_if_the_operator_wants_it() {
     let stack =
         Stack::with(Options { env: vec![("TELL", "changed".to_owned())], ..Options::default() }).await;
     let backend = stack.backend().await;
-    let mut told = backend.subscribe("chat.changed").await.unwrap();
-    backend.flush().await.unwrap();
+    let mut told = testkit::nats::subscribe(&backend, "chat.changed").await.unwrap();
     let (conversation, messages) = talk(&stack, &["one"]).await;
     edit(&stack, &messages[0], "1").await;
     delete(&stack, &messages[0]).await;

@@ -59,8 +59,7 @@ async fn replies_to_backends_on_nats_are_documented() {
         body
     };
     request("chat.messages.update", "updateMessage", with("message", "Bonjour !")).await;
-    let mut moderators = backend.subscribe("chat.reported").await.unwrap();
-    backend.flush().await.unwrap();
+    let mut moderators = testkit::nats::subscribe(&backend, "chat.reported").await.unwrap();
     let report = json!({"message_id": sent["message_id"], "reason": "rude"});
     stack.post("/api/reports", 457, report).await.expect(201);
     let message = within("the report", moderators.next()).await.unwrap();

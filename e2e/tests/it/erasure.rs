@@ -248,7 +248,9 @@ async fn an_erasure_continues_after_any_kill() {
 #[tokio::test]
 async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
     let stack = Stack::start().await;
-    let mut expected = BTreeSet::new();
+    let mut expected = BTreeSet::from(["Position : 48.5, 2".to_owned()]);
+    let place = json!({"latitude": 48.5, "longitude": 2, "label": "Chez Ada"});
+    let mut located = json!({"kind": "location", "data": place});
     for (peer, count) in [(BEN, 130), (EVE, 2)] {
         let conversation = stack.conversation(&[ADA, peer]).await;
         let path = format!("/api/conversations/{conversation}/messages");
@@ -257,16 +259,13 @@ async fn an_export_has_everything_of_a_user_and_no_text_of_others() {
             stack.post(&path, ADA, json!({"message": text})).await.expect(201);
             expected.insert(text);
         }
+        if peer == BEN {
+            let answered = stack.get(&path, ADA).await["items"][0]["message_id"].clone();
+            located["reply_to"] = answered;
+            stack.post(&path, ADA, located.clone()).await.expect(201);
+        }
         stack.post(&path, peer, json!({"message": "a text of others"})).await.expect(201);
     }
-    let with_ben = stack.conversation(&[ADA, BEN]).await;
-    let place = json!({"latitude": 48.5, "longitude": 2, "label": "Chez Ada"});
-    let answered =
-        stack.get(&format!("/api/conversations/{with_ben}/messages"), ADA).await["items"][0].clone();
-    let located = json!({"kind": "location", "data": place, "reply_to": answered["message_id"]});
-    let path = format!("/api/conversations/{with_ben}/messages");
-    expected.insert("Position : 48.5, 2".to_owned());
-    stack.post(&path, ADA, located.clone()).await.expect(201);
     super::wait_for_unread(&stack, ADA, 2, 1).await;
     stack.call("PUT", &format!("/api/blocks/{EVE}"), ADA, None).await.expect(204);
     stack.post("/api/reports", ADA, json!({"user_id": EVE, "reason": "her reason"})).await.expect(201);

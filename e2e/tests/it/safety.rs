@@ -77,8 +77,7 @@ async fn a_report_keeps_the_message_and_reaches_the_moderators() {
     let message = stack.post(&format!("/api/conversations/{id}/messages"), 1, sent).await.expect(201);
     let message_id = message["message_id"].clone();
     let backend = stack.backend().await;
-    let mut moderators = backend.subscribe("chat.reported").await.unwrap();
-    backend.flush().await.unwrap();
+    let mut moderators = testkit::nats::subscribe(&backend, "chat.reported").await.unwrap();
     let report = json!({"message_id": message_id, "reason": "spam"});
     let made = stack.post("/api/reports", 2, report.clone()).await.expect(201);
     assert_eq!((&made["user_id"], &made["message"]["content"]), (&json!(1), &json!("buy my coins")));

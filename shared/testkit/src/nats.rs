@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures_util::StreamExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
@@ -18,6 +19,7 @@ use crate::{
     process::{Child, Output, Program, Signal},
     provision,
     server::{self, StartOutcome},
+    wait::within,
 };
 
 /// Options of a [`NatsServer`]. The default suits a test.
@@ -305,4 +307,18 @@ fn greets(port: u16, name: &str) -> bool {
         && BufReader::new(stream).read_line(&mut greeting).is_ok()
         && greeting.starts_with("INFO ")
         && greeting.contains(name)
+}
+
+/// Subscribes, and waits until the server has the subscription: a flush only sends it, and the messages of other
+/// connections may overtake it.
+///
+/// # Errors
+/// If the client is closed.
+pub async fn subscribe(client: &async_nats::Client, subject: &str) -> anyhow::Result<async_nats::Subscriber> {
+    let subscription = client.subscribe(subject.to_owned()).await?;
+    let own = client.new_inbox();
+    let mut answers = client.subscribe(own.clone()).await?;
+    client.publish(own, "".into()).await?;
+    within("NATS to subscribe", answers.next()).await.context("the client is closed")?;
+    Ok(subscription)
 }
