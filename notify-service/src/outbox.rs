@@ -202,9 +202,9 @@ impl Publisher {
     /// attempt may have published them, and their settlement comes.
     async fn remove_read(&self, tx: &mut PgConnection, rows: &mut Vec<Outgoing>) -> sqlx::Result<()> {
         let settles = |id: &str| self.settling.iter().any(|start| id.starts_with(start.as_str()));
-        let final_ones = rows.iter().filter(|row| !settles(&row.event_id));
+        let unsettled = rows.iter().filter(|row| !settles(&row.event_id));
         let of_user = |row: &Outgoing| Some((row.user_id?, row.event_id.clone()));
-        let (users, reminders): (Vec<i64>, Vec<String>) = final_ones.filter_map(of_user).unzip();
+        let (users, reminders): (Vec<i64>, Vec<String>) = unsettled.filter_map(of_user).unzip();
         let reminders: Vec<&str> = reminders.iter().map(String::as_str).collect();
         let read = crate::store::without_unread(&mut *tx, &users, &reminders).await?;
         rows.retain(|row| !read.contains(&row.event_id));

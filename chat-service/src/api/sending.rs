@@ -70,11 +70,12 @@ impl Api {
                 found.into_iter().map(|(key, message)| (refused[key].0, Sent::Repeated(message))).collect()
             }
             failed => {
-                if let Ok(Err(error)) = failed {
-                    refusal("look for repeated messages", &error);
-                }
-                let unavailable = |(index, _): &(usize, _)| (*index, Sent::Refused(Refusal::unavailable()));
-                refused.iter().map(unavailable).collect()
+                // Whether they are repeats is not known, so their senders try again.
+                let refusal = match failed {
+                    Ok(Err(error)) => refusal("look for repeated messages", &error),
+                    _ => Refusal::unavailable(),
+                };
+                refused.iter().map(|(index, _)| (*index, Sent::Refused(refusal.clone()))).collect()
             }
         }
     }

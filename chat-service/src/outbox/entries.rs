@@ -18,8 +18,8 @@ use tokio::{
 
 /// Maximum number of entries that wait for JetStream; further ones stay in the table until they are stale.
 pub const WAITING: usize = 1024;
-/// Maximum number of batches whose events wait for `EVENTS_OUT`; those of further ones stay in the table until they are
-/// stale.
+/// Maximum number of batches whose events wait for `EVENTS_OUT` at once. The rows of any others stay in the table, and the
+/// sweep publishes them.
 const TELLING: usize = 16;
 /// Minimum time between two publications to JetStream. A single commit is published at once. In a burst, each message
 /// mostly supersedes the notification of the one before, which costs little if notify-service receives both together.
